@@ -1,0 +1,192 @@
+"""What a person sees: progress and notes on standard error, results on standard output.
+
+On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves
+standard output to one JSON document, `--quiet` silences notes and progress, never errors.
+Rich is imported only where something is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TextIO
+
+from pipeline.errors import PipelineError
+
+PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
+
+
+class Meter(Protocol):
+    """Progress of one item; safe to call from any thread."""
+
+    def start(self, total: int | None, done: int = 0) -> None:
+        """Begins, or begins again; sizes in bytes, `total` None when unknown."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are there."""
+
+    def note(self, text: str) -> None:
+        """Says something about the item: a retry, another mirror."""
+
+
+@dataclass
+class Console:
+    """Where everything is said. `json` and `quiet` are the options of the same name."""
+
+    json: bool = False
+    quiet: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def say(self, text: str = "") -> None:
+        """A line of the result, for people."""
+        if not self.json:
+            print(text, file=self.out, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line about what is going on."""
+        if not self.quiet:
+            print(text, file=self.err, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Something the person should know although the work goes on."""
+        print(f"warning: {text}", file=self.err, flush=True)
+
+    def fail(self, error: PipelineError) -> None:
+        """The error that ends the run; as JSON too when asked for."""
+        if self.json:
+            self.result(error.as_dict())
+        print(f"error: {error}", file=self.err, flush=True)
+
+    def result(self, data: object) -> None:
+        """The whole result as one JSON document, when `--json` asks for it."""
+        if self.json:
+            print(json.dumps(data, indent=2, default=str), file=self.out, flush=True)
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+        """A table for people: boxed on a terminal, aligned columns elsewhere."""
+        if self.json:
+            return
+        texts = [[str(cell) for cell in row] for row in rows]
+        if self.out.isatty():
+            self._rich_table(headings, texts, title)
+            return
+        if title:
+            print(title, file=self.out)
+        widths = [max(len(row[i]) for row in [list(headings), *texts]) for i in range(len(headings))]
+        for row in [list(headings), ["-" * width for width in widths], *texts]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=self.out)
+        self.out.flush()
+
+    def _rich_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+        from rich import box
+        from rich.console import Console as Rich
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        Rich(file=self.out).print(table)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Progress of several items at once, bars on a terminal and plain lines elsewhere."""
+        if self.err.isatty() and not self.quiet:
+            with _bars(self.err) as bars:
+                yield bars
+        else:
+            yield PlainProgress(self)
+
+
+class Progress(Protocol):
+    """Makes one meter per item."""
+
+    def meter(self, name: str) -> Meter:
+        """The meter of the item called `name`."""
+
+
+@dataclass
+class PlainProgress:
+    """Plain lines, no more often than every `PLAIN_INTERVAL` seconds and item."""
+
+    console: Console
+
+    def meter(self, name: str) -> Meter:
+        return _PlainMeter(self.console, name)
+
+
+@dataclass
+class _PlainMeter:
+    console: Console
+    name: str
+    total: int | None = None
+    done: int = 0
+    last: float = 0.0
+
+    def start(self, total: int | None, done: int = 0) -> None:
+        self.total, self.done, self.last = total, done, time.monotonic()
+        of = f" of {human_bytes(total)}" if total else ""
+        self.console.note(f"{self.name}: at {human_bytes(done)}{of}")
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.last >= PLAIN_INTERVAL:
+            self.last = time.monotonic()
+            percent = f" ({100 * self.done // self.total} %)" if self.total else ""
+            self.console.note(f"{self.name}: {human_bytes(self.done)}{percent}")
+
+    def note(self, text: str) -> None:
+        self.console.note(f"{self.name}: {text}")
+
+
+@contextlib.contextmanager
+def _bars(stream: TextIO) -> Iterator[Progress]:
+    from rich.console import Console as Rich
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as RichProgress
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with RichProgress(*columns, TimeRemainingColumn(), console=Rich(file=stream)) as drawn:
+
+        class Bar:
+            def __init__(self, name: str) -> None:
+                self.name = name
+                self.task = drawn.add_task(escape(name), total=None, start=False)
+                self.lock = threading.Lock()
+
+            def start(self, total: int | None, done: int = 0) -> None:
+                drawn.reset(self.task, total=total, completed=done)
+
+            def advance(self, count: int) -> None:
+                with self.lock:
+                    drawn.advance(self.task, count)
+
+            def note(self, text: str) -> None:
+                drawn.console.print(f"{escape(self.name)}: {escape(text)}")
+
+        class Bars:
+            def meter(self, name: str) -> Meter:
+                return Bar(name)
+
+        yield Bars()
+
+
+def human_bytes(count: int | None) -> str:
+    """Bytes in binary units with one decimal: `1.5 MiB`."""
+    if count is None:
+        return "?"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")

@@ -1,0 +1,133 @@
+"""Typed errors: whose fault it is, what to do next, and the exit code.
+
+Knows nothing of kernels or commands: every other module raises these, and only
+`pipeline.cli` turns them into text and an exit status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The public table of exit codes; docs/exit-codes.md repeats it and a test compares the two."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    REFUSED = 4
+    BUILD = 5
+    TEST = 6
+    HOST = 7
+    LOCKED = 8
+
+    @property
+    def meaning(self) -> str:
+        """One sentence for help and docs."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    ExitCode.OK: "everything asked for was done",
+    ExitCode.BUG: "a mistake in this program; please report it with the log",
+    ExitCode.USAGE: "a mistake on the command line or in a line file",
+    ExitCode.UNREACHABLE: "a source could not be had from any place it is known to be",
+    ExitCode.REFUSED: "something was had, but is not what it must be: digest, signature, role or tree",
+    ExitCode.BUILD: "a build step failed",
+    ExitCode.TEST: "a test or a lab scenario failed",
+    ExitCode.HOST: "the host lacks a program, a permission or room",
+    ExitCode.LOCKED: "another run holds what this one needs",
+}
+
+
+class PipelineError(Exception):
+    """Base of all errors a person can act on.
+
+    `what` happened, `where` (file:line, URL or path), `why` it matters, and `hint`: the next
+    command to type. Only `what` is required.
+    """
+
+    code = ExitCode.BUG
+
+    def __init__(self, what: str, *, where: str = "", why: str = "", hint: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+
+    def __str__(self) -> str:
+        parts = (("where", self.where), ("why", self.why), ("next", self.hint))
+        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in parts if text)])
+
+    def as_dict(self) -> dict[str, object]:
+        """The error as `--json` prints it."""
+        return {
+            "error": type(self).__name__,
+            "exit_code": int(self.code),
+            "what": self.what,
+            "where": self.where,
+            "why": self.why,
+            "next": self.hint,
+        }
+
+
+class UsageError(PipelineError):
+    """The command line asks for something that is not there or makes no sense."""
+
+    code = ExitCode.USAGE
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One mistake in a file a person edits: `file:line`, what is wrong, what is allowed."""
+
+    file: str
+    line: int
+    what: str
+    allowed: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}" + (f"; allowed: {self.allowed}" if self.allowed else "")
+
+
+class FileProblems(UsageError):
+    """Every mistake of a line or settings file at once."""
+
+    def __init__(self, title: str, problems: list[Problem], *, hint: str = "") -> None:
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join([title, *(f"  {p}" for p in self.problems)]), hint=hint)
+
+    def as_dict(self) -> dict[str, object]:
+        listed = [{"file": p.file, "line": p.line, "what": p.what, "allowed": p.allowed} for p in self.problems]
+        return {**super().as_dict(), "problems": listed}
+
+
+class Unreachable(PipelineError):
+    """No place that should have the source gave it."""
+
+    code = ExitCode.UNREACHABLE
+
+
+class Refused(PipelineError):
+    """Something was had and is not what it must be."""
+
+    code = ExitCode.REFUSED
+
+
+class HostLacks(PipelineError):
+    """The host lacks a program, a permission or room."""
+
+    code = ExitCode.HOST
+
+
+class Locked(PipelineError):
+    """Another run holds the lock."""
+
+    code = ExitCode.LOCKED
+
+
+class TestsFailed(PipelineError):
+    """The test run or a lab scenario failed."""
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+    code = ExitCode.TEST

@@ -1,0 +1,530 @@
+"""The typed model of a line file, and how one is read.
+
+A line is data: sources with their pins, keys, roles, the rules that prove a role, and the
+patches of each series. This module reads and checks that data; it fetches and applies nothing.
+Every mistake is reported at once, with file:line and what is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pipeline import paths
+from pipeline.errors import FileProblems, Problem, UsageError
+
+SCHEMA = 1
+SCHEMES = ("http", "https", "ftp", "file")
+
+
+class RoleName(StrEnum):
+    """What a kernel is for."""
+
+    DIRECTOR = "director"
+    REALSERVER = "realserver"
+    STOCK = "stock"
+
+
+def _pattern(name: str, pattern: str, allowed: str) -> Any:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value):
+            return value
+        raise PydanticCustomError(name, "{value!r} is not a {what}", {"value": value, "what": name, "allowed": allowed})
+
+    return AfterValidator(check)
+
+
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme in SCHEMES and (parts.netloc or parts.scheme == "file") and PurePosixPath(parts.path).name:
+        return value
+    allowed = f"{', '.join(SCHEMES)} URLs that end in a file name"
+    raise PydanticCustomError("url", "{value!r} is not a URL of a file", {"value": value, "allowed": allowed})
+
+
+def _inside(value: str) -> str:
+    """A relative POSIX path that stays where it is joined."""
+    parts = value.split("/")
+    if value and not value.startswith("/") and ".." not in parts and "\\" not in value and "\0" not in value:
+        return value
+    allowed = "a relative path without '..'"
+    raise PydanticCustomError("path", "{value!r} leaves its directory", {"value": value, "allowed": allowed})
+
+
+Sha256 = Annotated[str, _pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
+ObjectId = Annotated[str, _pattern("git object id", r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")]
+Fingerprint = Annotated[
+    str, _pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")
+]
+Name = Annotated[str, _pattern("name", r"[a-z0-9][a-z0-9.-]*", "lower-case letters, digits, '-' and '.'")]
+FileName = Annotated[str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]*", "one file name without '/'")]
+BuildId = Annotated[str, _pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
+Config = Annotated[str, _pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
+Url = Annotated[str, AfterValidator(_url)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Size = Annotated[int, Field(gt=0)]
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+# A table that cannot be changed after it was read.
+Table = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+class Model(BaseModel):
+    """Frozen, and no key may be misspelt; keys are written with dashes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        alias_generator=lambda name: name.replace("_", "-"),
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Key(Model):
+    """An OpenPGP key, known by its full fingerprint; where the key itself can be had."""
+
+    title: str
+    fingerprint: Fingerprint
+    urls: tuple[Url, ...] = ()
+    files: tuple[str, ...] = ()  # on the host, or beside the line file
+    expired: date | None = None
+
+
+class Member(Model):
+    """A file inside an archive. `signer` limits the pin to archives signed by that key."""
+
+    path: Inside
+    size: Size
+    sha256: Sha256
+    signer: Name | None = None
+
+
+class Tree(Model):
+    """The kernel tree inside an SRPM: its archive and git tree hash; `manifest` lists its blobs."""
+
+    archive: FileName
+    git_tree: ObjectId
+    entries: Size
+    manifest: FileName | None = None
+
+
+class Spec(Model):
+    """The spec file inside an SRPM: lines it must contain, and its digest where the signer's is known."""
+
+    path: FileName
+    contains: tuple[str, ...] = Field(min_length=1)
+    known: Table[Name, Sha256] = Field(default_factory=_empty)
+
+
+class FileSource(Model):
+    """A file with its digest in the line file."""
+
+    kind: Literal["file"]
+    file: FileName
+    urls: tuple[Url, ...] = ()
+    size: Size
+    sha256: Sha256
+    members: tuple[Member, ...] = ()
+
+
+class SrpmSource(Model):
+    """A source RPM. Without a digest here it is pinned on first use, in the line's lock file."""
+
+    kind: Literal["srpm"]
+    file: FileName
+    urls: tuple[Url, ...] = ()
+    size: Size | None = None
+    sha256: Sha256 | None = None
+    nevra: str
+    signers: tuple[Name, ...] = Field(min_length=1)
+    spec: Spec
+    tree: Tree
+    members: tuple[Member, ...] = ()
+
+
+class DebianSource(Model):
+    """The upstream tarball of a Debian source package, by the digest in Debian's signed index.
+
+    `version` is a Debian version, or a prefix that ends in '.': then the newest one is taken, or,
+    with `accept_older`, the newest that the archive really has, which is said: archives list a
+    new version some time before all of them hold its files.
+    """
+
+    kind: Literal["debian"]
+    package: Name
+    version: str = Field(min_length=1)
+    accept_older: bool = False
+    sha256: Sha256 | None = None
+    size: Size | None = None
+
+
+class Debian(Model):
+    """The part of Debian's archive a line reads: its suites, and the keys their index must be signed by."""
+
+    suites: tuple[Name, ...] = Field(min_length=1)
+    keyring: tuple[Name, ...] = Field(min_length=1)
+
+
+Source = Annotated[FileSource | SrpmSource | DebianSource, Field(discriminator="kind")]
+
+
+class Role(Model):
+    """What a kernel is for: its patches in order, what marks its packages, and its kernel options."""
+
+    buildid: BuildId = ""
+    series: tuple[Name, ...] = ()
+    config: Table[Config, str] = Field(default_factory=_empty)
+
+
+class Rule(Model):
+    """What a patch's content must be for its role to be proven. A path ending in '/' is a directory."""
+
+    must_add: tuple[Inside, ...] = ()
+    must_touch: tuple[Inside, ...] = ()
+    must_not_touch: tuple[Inside, ...] = ()
+    must_contain: tuple[str, ...] = ()
+    option_define: str
+    option_number: int = Field(ge=1, le=255)
+
+
+class LeaveOut(Model):
+    """A file section of a patch that is left out: why, where its value goes, digests before and after."""
+
+    file: Inside
+    why: str = Field(min_length=10)
+    config: Table[Config, str] = Field(default_factory=_empty)
+    sha256_before: Sha256
+    sha256_after: Sha256
+
+
+class Patch(Model):
+    """One patch of a series: a member of a source, or a file of ours, and the blobs it must leave."""
+
+    role: RoleName
+    source: Name | None = None
+    member: Inside | None = None
+    file: Inside | None = None
+    sha256: Sha256
+    leave_out: tuple[LeaveOut, ...] = ()
+    effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
+
+
+class LineData(Model):
+    """The content of a line file together with its series file."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: Name
+    title: str
+    kernel: str
+    kernel_source: Name | None = None
+    keys: Table[Name, Key] = Field(default_factory=_empty)
+    debian: Debian | None = None
+    sources: Table[Name, Source]
+    roles: Table[RoleName, Role]
+    rules: Table[RoleName, Rule] = Field(default_factory=_empty)
+    patches: Table[Name, Patch] = Field(default_factory=_empty)
+
+
+@dataclass(frozen=True)
+class Override:
+    """A line file outside the project: which line it extends, its digest, and the keys it changes."""
+
+    base: str
+    file: str
+    sha256: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line as everything else sees it."""
+
+    data: LineData
+    files: tuple[Path, ...]
+    lock_file: Path
+    override: Override | None = None
+
+    @property
+    def name(self) -> str:
+        """The line's name; an override always has one of its own."""
+        return self.data.name
+
+    @property
+    def label(self) -> str:
+        """The name as every output shows it: an override cannot be taken for what it extends."""
+        return self.name if self.override is None else f"{self.name} (OVERRIDES {self.override.base})"
+
+    @property
+    def notice(self) -> str:
+        """What an override changes, for the head of every report; empty for the project's own lines."""
+        if self.override is None:
+            return ""
+        changes = ", ".join(self.override.changes)
+        return f"not the line {self.override.base}: {self.override.file} overrides {changes}"
+
+    def evidence(self) -> dict[str, Any]:
+        """What every piece of evidence says of the line it is about."""
+        override = None if self.override is None else vars(self.override)
+        return {"line": self.name, "kernel": self.data.kernel, "override": override}
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A TOML file as read, kept for the line numbers of its keys."""
+
+    path: Path
+    text: str
+    raw: dict[str, Any]
+
+    def has(self, path: Sequence[str | int]) -> bool:
+        return len(_existing(self.raw, path)) == len(path)
+
+    def line(self, path: Sequence[str | int]) -> int:
+        from pipeline import tomlpos
+
+        return tomlpos.line_of(self.text, path)
+
+
+def names() -> list[str]:
+    """The lines that come with the project."""
+    return sorted(p.stem for p in paths.lines_dir().glob("*.toml") if not p.name.endswith(".lock.toml"))
+
+
+def load(name: str | None = None, line_file: Path | None = None) -> Line:
+    """The line called `name`, or the one in `line_file`, which may extend one of the project's.
+
+    Raises `UsageError` when there is no such line and `FileProblems` with every mistake at once.
+    """
+    if line_file is not None:
+        line = _load_file(line_file)
+        if name not in (None, line.name):
+            raise UsageError(f"--line-file holds the line {line.name}, not {name}", where=str(line_file))
+        return line
+    path = paths.lines_dir() / f"{name}.toml"
+    if name not in names():
+        raise UsageError(f"there is no line {name!r}", why=f"known: {', '.join(names())}", hint="./inv lines")
+    return _load_file(path)
+
+
+def _load_file(path: Path) -> Line:
+    own = _read(path)
+    base_name = own.raw.get("extends")
+    documents, override = [own], None
+    if base_name is not None:
+        documents.append(_base_document(own, base_name))
+    series = paths.patches_dir() / documents[-1].path.stem / "series.toml"
+    if series.is_file() and documents[-1].path.parent == paths.lines_dir():
+        documents.append(_read(series))
+    if base_name is not None:
+        base: dict[str, Any] = {}
+        for document in documents[1:]:
+            base |= document.raw
+        changes = tuple(sorted(set(_changes(own.raw, base))))
+        digest = hashlib.sha256(own.text.encode()).hexdigest()
+        override = Override(str(base_name), str(path), digest, changes)
+    data = _validated(documents)
+    lock = path.with_name(path.name.removesuffix(".toml") + ".lock.toml")
+    return Line(data, tuple(document.path for document in documents), lock, override)
+
+
+def _base_document(own: _Document, base_name: object) -> _Document:
+    mistakes = []
+    if base_name not in names():
+        mistakes.append(Problem(str(own.path), own.line(["extends"]), f"no line {base_name!r}", ", ".join(names())))
+    elif own.raw.get("name", base_name) == base_name:
+        allowed = f"a name of its own, such as {base_name}-house"
+        mistakes.append(
+            Problem(str(own.path), own.line(["name"]), "an override must not bear the base's name", allowed)
+        )
+    if mistakes:
+        raise FileProblems(f"1 mistake in {own.path}", mistakes)
+    return _read(paths.lines_dir() / f"{base_name}.toml")
+
+
+def _read(path: Path) -> _Document:
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _Document(path, text, tomllib.loads(text))
+    except FileNotFoundError:
+        raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the line file cannot be read: {error}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"at line (\d+)", str(error))
+        number = int(found[1]) if found else len(text.splitlines()) or 1
+        raise FileProblems(f"{path} is not TOML", [Problem(str(path), number, str(error))]) from None
+    except RecursionError:
+        raise FileProblems(f"{path} is not TOML", [Problem(str(path), 1, "it is nested too deeply")]) from None
+
+
+def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of what `own` sets, down to the depth where `base` has no table."""
+    for key, value in own.items():
+        if prefix or key not in ("schema", "extends", "name", "title"):
+            if _goes_deeper(key, value, base):
+                yield from _changes(value, base[key], f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+
+def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `own` laid over it: tables key by key, everything else whole."""
+    result = dict(base)
+    for key, value in own.items():
+        result[key] = _merged(value, result[key]) if _goes_deeper(key, value, result) else value
+    return result
+
+
+def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
+    """Whether a table is laid over the base's key by key. What a patch leaves is one statement: whole or not."""
+    return key != "effect" and isinstance(value, dict) and isinstance(base.get(key), dict)
+
+
+def _validated(documents: Sequence[_Document]) -> LineData:
+    raw: dict[str, Any] = {}
+    for document in reversed(documents):
+        raw = _merged(document.raw, raw)
+    raw.pop("extends", None)
+    try:
+        data = LineData.model_validate(raw)
+    except ValidationError as error:
+        found = [_explain(raw, dict(item)) for item in error.errors(include_url=False)]
+    else:
+        found = list(_cross_checks(data))
+    if not found:
+        return data
+    problems = [_located(documents, path, what, allowed) for path, what, allowed in found]
+    title = f"{len(problems)} mistake(s) in the line file {documents[0].path}"
+    raise FileProblems(title, problems, hint="docs/lines.md describes every key")
+
+
+def _located(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
+    """The problem in the document that says most about `path`; the first of equals."""
+    document = max(documents, key=lambda d: len(_existing(d.raw, path)))
+    return Problem(str(document.path), document.line(_existing(document.raw, path)), what, allowed)
+
+
+def _existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The longest beginning of `path` that is there; parts that are no key, such as a union's tag, left out."""
+    found: list[str | int] = []
+    here: Any = raw
+    for part in path:
+        keys: Any = here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
+        if part in keys:
+            here = here[part]
+            found.append(part)
+    return tuple(found)
+
+
+_Found = tuple[tuple[str | int, ...], str, str]
+
+
+def _explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> _Found:
+    """Pydantic's error as place, what is wrong and what is allowed, in this project's words."""
+    loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"] if part != "[key]")
+    kind, context = str(item["type"]), item.get("ctx") or {}
+    dotted = ".".join(str(part) for part in _existing(raw, loc))
+    if kind == "extra_forbidden":
+        return (
+            loc,
+            f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}",
+            ", ".join(_keys_at(loc[:-1])),
+        )
+    if kind == "missing":
+        return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return loc, f"{dotted}: the kind of a source is missing or unknown", "file, srpm, debian"
+    allowed = str(context.get("allowed") or context.get("expected") or "")
+    return loc, f"{dotted}: {item['msg']}", allowed
+
+
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    """The keys allowed in the table at `loc`."""
+    here: Any = LineData
+    for part in loc:
+        while get_origin(here) is Annotated:
+            here = get_args(here)[0]
+        if isinstance(here, type) and issubclass(here, Model):
+            here = next((f.annotation for f in here.model_fields.values() if f.alias == part), None)
+        elif {"file", "srpm", "debian"} >= {part} and FileSource in get_args(here):
+            here = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}[str(part)]
+        else:
+            arguments = [a for a in get_args(here) if a not in (type(None), ...)]
+            here = arguments[-1] if arguments else None
+            if part in ("file", "srpm", "debian"):
+                continue
+    return sorted(str(f.alias) for f in here.model_fields.values()) if hasattr(here, "model_fields") else []
+
+
+def _cross_checks(data: LineData) -> Iterator[_Found]:
+    """What one key says of another: names that must exist, roles that must be provable."""
+    checks: tuple[Callable[[LineData], Iterator[_Found]], ...] = (_check_keys, _check_roles, _check_patches)
+    for check in checks:
+        yield from check(data)
+
+
+def _check_keys(data: LineData) -> Iterator[_Found]:
+    known = ", ".join(data.keys) or "none; add a [keys.NAME] table"
+    named: list[tuple[tuple[str | int, ...], str]] = []
+    for name, source in data.sources.items():
+        where = ("sources", name)
+        if isinstance(source, SrpmSource):
+            named += [((*where, "signers", index), key) for index, key in enumerate(source.signers)]
+            named += [((*where, "spec", "known", key), key) for key in source.spec.known]
+        if isinstance(source, DebianSource) and data.debian is None:
+            yield where, "Debian sources need to know whose index to believe", "a [debian] table"
+        if source.kind != "file" and (source.sha256 is None) != (source.size is None):
+            yield where, "sha256 and size belong together", "both or neither"
+    named += [
+        (("debian", "keyring", index), key) for index, key in enumerate(data.debian.keyring if data.debian else ())
+    ]
+    for path, key in named:
+        if key not in data.keys:
+            yield path, f"no key {key!r}", known
+
+
+def _check_roles(data: LineData) -> Iterator[_Found]:
+    if data.kernel_source not in data.sources and (data.kernel_source or data.patches):
+        which = "the key kernel-source names no source" if data.kernel_source else "nothing says which tree is patched"
+        yield ("kernel-source",), which, f"kernel-source = one of {', '.join(data.sources)}"
+    if RoleName.STOCK not in data.roles:
+        yield ("roles",), "the role 'stock' is missing: it is the control of every test of roles", "[roles.stock]"
+    for name, role in data.roles.items():
+        if (name is RoleName.STOCK) != (not role.series):
+            yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
+        for index, patch in enumerate(role.series):
+            if patch not in data.patches:
+                yield ("roles", name.value, "series", index), f"no patch {patch!r}", ", ".join(data.patches) or "none"
+        if role.series and name not in data.rules:
+            yield ("roles", name.value), f"nothing proves the role {name.value}", f"a [rules.{name.value}] table"
+
+
+def _check_patches(data: LineData) -> Iterator[_Found]:
+    for name, patch in data.patches.items():
+        where = ("patches", name)
+        if (patch.source is None) != (patch.member is None) or (patch.source is None) == (patch.file is None):
+            yield where, f"patch {name} needs one origin", "source and member, or file"
+        elif patch.source is not None and patch.source not in data.sources:
+            yield (*where, "source"), f"no source {patch.source!r}", ", ".join(data.sources)

@@ -1,0 +1,64 @@
+"""Locks between runs: flock(2), so that the kernel releases them whatever kills the holder.
+
+Shared for those who use the store, exclusive for those who change what others rely on. A lock
+file is never removed: its content names the last exclusive holder, for the message only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import Locked
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Holds the lock at `path`; `wait=False` raises `Locked` naming the holder instead of waiting."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b", buffering=0) as stream:
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        try:
+            fcntl.flock(stream, kind | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            holder = _holders(stream) or _written(stream) or "a run that reads the store"
+            raise Locked(
+                "another run holds the lock", where=str(path), why=holder, hint="wait for it to end, then try again"
+            ) from None
+        if not shared:
+            # The name is for a message only: a full disk must not keep anybody from cleaning it up.
+            with contextlib.suppress(OSError):
+                stream.truncate(0)
+                stream.write(f"pid {os.getpid()}: {' '.join(sys.argv)[:300]}\n".encode())
+        yield
+
+
+def _holders(stream: IO[bytes]) -> str:
+    """Those who hold the lock now, as proc(5) `/proc/locks` lists them; readers write no name into the file."""
+    status = os.fstat(stream.fileno())
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        return ""
+    # "1: FLOCK ADVISORY READ 4932 fe:00:2164842 0 EOF"; those who wait have an arrow in the second column.
+    pids = {int(row[4]) for row in rows if len(row) > 5 and row[1] == "FLOCK" and row[5] == file}
+    return "; ".join(f"pid {pid}: {_command(pid)}" for pid in sorted(pids) if pid > 0)
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "(gone)"
+    return b" ".join(words).decode(errors="replace").strip()[:300]
+
+
+def _written(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read(400).decode(errors="replace").strip()

@@ -1,0 +1,165 @@
+"""The one way to run a program.
+
+Argument vectors only, an explicit environment, the whole process group killed when we stop
+waiting, and an error whose text differs by cause: not found, killed by a signal, timed out,
+or a non-zero exit status. Knows nothing of what it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import ExitCode, HostLacks, PipelineError
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "SSL_CERT_FILE")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished program left: its status and both outputs, as bytes."""
+
+    argv: tuple[str, ...]
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; undecodable bytes are kept visible."""
+        return self.out.decode(errors="backslashreplace")
+
+    @property
+    def error_text(self) -> str:
+        """Standard error as text."""
+        return self.err.decode(errors="backslashreplace")
+
+
+class ProgramFailed(PipelineError):
+    """A program ended badly. `result` is None when it never started or was stopped by us."""
+
+    code = ExitCode.BUG
+
+    def __init__(self, what: str, argv: Sequence[str], result: Result | None = None, cwd: Path | None = None) -> None:
+        tail = "" if result is None else "\n".join((result.error_text or result.text).strip().splitlines()[-12:])
+        super().__init__(what + (f"\n{tail}" if tail else ""), hint=reproducer(argv, cwd))
+        self.argv, self.result = tuple(argv), result
+
+
+class ProgramMissing(HostLacks):
+    """The program is not on the path."""
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment every program gets: a few inherited names, the C.UTF-8 locale, and `extra`."""
+    names = [*_KEPT, *(name.upper() for name in _KEPT)]
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {**kept, "LC_ALL": "C.UTF-8", "TZ": "UTC", **extra}
+
+
+def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
+    """The command line to copy and paste."""
+    command = shlex.join(argv)
+    return f"(cd {shlex.quote(str(cwd))} && {command})" if cwd else command
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | IO[bytes] | None = None,
+    timeout: float | None = None,
+    accept: Iterable[int] = (0,),
+) -> Result:
+    """Runs `argv` to its end and returns its outputs.
+
+    `timeout` in seconds; `accept` are the exit statuses that are no error. Raises
+    `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
+    """
+    with start(argv, env=env, cwd=cwd, stdin=stdin if not isinstance(stdin, bytes) else subprocess.PIPE) as child:
+        words = tuple(str(word) for word in argv)
+        try:
+            out, err = child.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
+    result = Result(words, child.returncode, out, err)
+    if result.status < 0:
+        raise ProgramFailed(f"{words[0]} was killed by {_signal_name(-result.status)}", words, result, cwd)
+    if result.status not in set(accept):
+        raise ProgramFailed(f"{words[0]} failed with exit status {result.status}", words, result, cwd)
+    return result
+
+
+def show(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Runs `argv` with our own standard output and error; returns its exit status."""
+    with start(argv, env=env, cwd=cwd, stdout=None, stderr=None) as child:
+        return child.wait()
+
+
+@contextlib.contextmanager
+def start(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int | None = subprocess.PIPE,
+    stderr: IO[bytes] | int | None = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program in a group of its own; leaving the block kills what is left of the group.
+
+    The child also dies when the thread that started it dies, so that SIGKILL leaves nothing.
+    """
+    words = [str(word) for word in argv]
+    parent = os.getpid()
+    try:
+        child = subprocess.Popen(
+            words,
+            env=dict(env if env is not None else clean_environment()),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=lambda: _die_with(parent),
+        )
+    except FileNotFoundError:
+        if cwd is not None and not cwd.is_dir():
+            raise PipelineError("the working directory is not there", where=str(cwd)) from None
+        raise ProgramMissing(f"the program {words[0]} is not installed", hint="./inv doctor") from None
+    except PermissionError:
+        raise ProgramMissing(f"the program {words[0]} may not be executed", hint="./inv doctor") from None
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _die_with(parent: int) -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died between fork and prctl
+        os._exit(127)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

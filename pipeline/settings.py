@@ -1,0 +1,173 @@
+"""Every setting, written once: its option, TOML key, environment name, default, help and docs.
+
+Order of precedence: the option, the environment variable, the settings file (`inv.toml` in the
+working directory, or the file named by FNAT_SETTINGS), the default.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import FileProblems, Problem, UsageError
+
+Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
+SETTINGS_FILE = "inv.toml"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. `name` is the option without its dashes and the TOML key."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    least: float = 0  # smallest value allowed for whole numbers and seconds
+
+    @property
+    def option(self) -> str:
+        """As typed on the command line."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the same meaning."""
+        return "FNAT_" + self.name.upper().replace("-", "_")
+
+    @property
+    def attribute(self) -> str:
+        """As Python code spells it."""
+        return self.name.replace("-", "_")
+
+
+ROWS = (
+    Setting("artifacts", "path", Path("artifacts"), "directory of everything this tool makes; the store is in it"),
+    Setting("line-file", "path", None, "a line file outside the project that extends a line and overrides parts of it"),
+    Setting("mirror", "list", (), "directory or URL to try before a source's own addresses; may be repeated"),
+    Setting("debian-mirror", "text", "", "Debian archive to read; default: the one the host's apt uses"),
+    Setting("offline", "flag", False, "make no request at all; fail when something is not in the store or a mirror"),
+    Setting("refresh", "flag", False, "ask the signed Debian index again even where an answer is recorded"),
+    Setting("jobs", "whole", 4, "downloads at a time", least=1),
+    Setting("retries", "whole", 4, "attempts per address before the next one is tried", least=1),
+    Setting(
+        "stall", "seconds", 30.0, "seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1
+    ),
+    Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
+    Setting("json", "flag", False, "print one JSON document on standard output"),
+    Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
+)
+TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
+
+_Read = Callable[[Setting, Any], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of one run."""
+
+    artifacts: Path
+    line_file: Path | None
+    mirror: tuple[str, ...]
+    debian_mirror: str
+    offline: bool
+    refresh: bool
+    jobs: int
+    retries: int
+    stall: float
+    connect: float
+    json: bool
+    quiet: bool
+
+    @property
+    def store(self) -> Path:
+        """The content-addressed store's directory."""
+        return self.artifacts / "store"
+
+
+def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from options as given (attribute names; None, False and () mean not given).
+
+    Raises `UsageError` for a value that is not allowed and `FileProblems` for the settings file.
+    """
+    environ = os.environ if environ is None else environ
+    from_file = _read_file(Path(environ.get("FNAT_SETTINGS", SETTINGS_FILE)), "FNAT_SETTINGS" in environ)
+    values = {}
+    for row in ROWS:
+        given = options.get(row.attribute)
+        if given not in (None, False, (), []):
+            values[row.attribute] = _checked(row, given, row.option)
+        elif environ.get(row.variable):
+            values[row.attribute] = _checked(row, environ[row.variable], row.variable)
+        else:
+            values[row.attribute] = from_file.get(row.name, row.default)
+    return Settings(**values)
+
+
+def _read_file(path: Path, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise UsageError(
+                "the settings file is not there", where=str(path), hint="unset FNAT_SETTINGS or name a file"
+            )
+        return {}
+    try:
+        raw = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the settings file is not TOML: {error}", where=str(path)) from None
+    values, problems = {}, []
+    for key, value in raw.items():
+        if key not in TABLE:
+            problems.append(Problem(str(path), _line_of(path, key), f"unknown setting {key!r}", ", ".join(TABLE)))
+            continue
+        try:
+            values[key] = _checked(TABLE[key], value, key)
+        except UsageError as error:
+            problems.append(Problem(str(path), _line_of(path, key), error.what))
+    if problems:
+        raise FileProblems(f"{len(problems)} mistake(s) in {path}", problems)
+    return values
+
+
+def _line_of(path: Path, key: str) -> int:
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if line.split("=")[0].strip().strip("\"'") == key:
+            return number
+    return 1
+
+
+def _checked(row: Setting, value: Any, said: str) -> Any:
+    """`value` in the row's type, or `UsageError` naming `said`, where it came from."""
+    reader: dict[str, _Read] = {
+        "flag": _flag,
+        "text": lambda _, v: str(v),
+        "whole": lambda r, v: _number(r, int(str(v))),
+        "seconds": lambda r, v: _number(r, float(v)),
+        "path": lambda _, v: Path(str(v)).expanduser(),
+        "list": lambda _, v: tuple(v.split()) if isinstance(v, str) else tuple(str(item) for item in v),
+    }
+    try:
+        return reader[row.kind](row, value)
+    except (ValueError, TypeError):
+        wanted = {"flag": "true or false", "list": "a list"}.get(row.kind, f"a number, {row.least:g} or more")
+        raise UsageError(f"{said} is {value!r}; it must be {wanted}") from None
+
+
+def _flag(_: Setting, value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise ValueError(value) from None
+
+
+def _number(row: Setting, value: Any) -> Any:
+    if not row.least <= value < float("inf"):
+        raise ValueError(value)
+    return value

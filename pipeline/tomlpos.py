@@ -1,0 +1,72 @@
+"""Line numbers of TOML keys, for error messages. Imported only once a mistake has been found."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Sequence
+
+import tree_sitter_toml
+from tree_sitter import Language, Node, Parser
+
+Key = tuple[str | int, ...]
+
+
+def line_of(text: str, path: Sequence[str | int]) -> int:
+    """The 1-based line where `path` stands in the TOML `text`, or where its nearest parent does."""
+    known = dict(_positions(Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node))
+    wanted = tuple(path)
+    while wanted and wanted not in known:
+        wanted = wanted[:-1]
+    return known.get(wanted, 1)
+
+
+def _positions(root: Node) -> Iterator[tuple[Key, int]]:
+    counts: dict[Key, int] = {}
+    for node in root.named_children:
+        if node.type == "pair":
+            yield from _pair(node, ())
+        elif node.type in ("table", "table_array_element"):
+            key = _indexed(_key(node.named_children[0]), counts)
+            if node.type == "table_array_element":
+                counts[key] = counts.get(key, -1) + 1
+                yield key, node.start_point[0] + 1
+                key = (*key, counts[key])
+            yield key, node.start_point[0] + 1
+            for pair in node.named_children[1:]:
+                if pair.type == "pair":
+                    yield from _pair(pair, key)
+
+
+def _pair(pair: Node, prefix: Key) -> Iterator[tuple[Key, int]]:
+    keys, value = pair.named_children[0], pair.named_children[-1]
+    path = (*prefix, *_key(keys))
+    yield path, pair.start_point[0] + 1
+    yield from _value(value, path)
+
+
+def _value(value: Node, path: Key) -> Iterator[tuple[Key, int]]:
+    inner = [child for child in value.named_children if child.type != "comment"]
+    if value.type == "inline_table":
+        for pair in inner:
+            yield from _pair(pair, path)
+    elif value.type == "array":
+        for index, item in enumerate(inner):
+            yield (*path, index), item.start_point[0] + 1
+            yield from _value(item, (*path, index))
+
+
+def _key(node: Node) -> Key:
+    if node.type == "dotted_key":
+        return tuple(part for child in node.named_children for part in _key(child))
+    text = (node.text or b"").decode()
+    return (ast.literal_eval(text) if text[:1] in "\"'" else text,)
+
+
+def _indexed(key: Key, counts: dict[Key, int]) -> Key:
+    """`key` with the index of the last element put behind every parent that is an array of tables."""
+    whole: Key = ()
+    for depth, part in enumerate(key):
+        whole = (*whole, part)
+        if depth < len(key) - 1 and whole in counts:
+            whole = (*whole, counts[whole])
+    return whole
