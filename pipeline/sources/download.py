@@ -1,0 +1,387 @@
+"""The one downloader: gets a pinned file from any place that has it, and lets nothing wrong through.
+
+Places are tried in order, mirrors first; each gets several attempts unless what went wrong there
+cannot get better. Bytes are hashed as they come, resumed where a server can prove that the file
+is still the same, and become an object of the store only with the right digest. Must not know
+what a file is for, nor ever use a name a server sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import queue
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+from pipeline import trace
+from pipeline.console import Console, Meter
+from pipeline.errors import HostLacks, Locked, PipelineError, Refused, Unreachable, UsageError
+from pipeline.settings import Settings
+from pipeline.sources import transport
+from pipeline.sources.intake import Intake
+from pipeline.sources.store import Partial, Store
+from pipeline.sources.transport import Address, Body, Failed, Wrong, local_path
+
+SLOWEST = 1024  # bytes per second; less than this over a whole stall time is a stall
+FIRST_WAIT, LONGEST_WAIT = 0.5, 20.0  # seconds between attempts: doubling from one to the other
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file to get. `name` is its file name as the line file pins it: mirrors have it under that name.
+
+    `urls` are its own addresses, in order; `size` in bytes; `sha256` None only for a source that
+    is pinned on first use. Raises `UsageError` for a name that is not a plain file name.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    sha256: str | None
+    size: int | None
+
+    def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or re.search(r"[/\0]", self.name):
+            raise UsageError(f"not a file name: {self.name!r}", why="mirrors are asked for it; it must not leave them")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One failed attempt at one address (shown without its password), in words."""
+
+    url: str
+    what: str
+    wrong: Wrong | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file that was had. `url` None: it was here already. `attempts` are those that failed before."""
+
+    name: str
+    path: Path
+    sha256: str
+    size: int
+    url: str | None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fetch. `mirrors` are directories or URLs; `stall` and `connect` in seconds.
+
+    `wait` and `jitter` (a number in [0, 1)) are there for tests.
+    """
+
+    mirrors: tuple[str, ...]
+    offline: bool
+    jobs: int
+    retries: int
+    stall: float
+    connect: float
+    wait: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = random.random
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Options:
+        """The options a run's settings ask for."""
+        return cls(
+            mirrors=settings.mirror,
+            offline=settings.offline,
+            jobs=settings.jobs,
+            retries=settings.retries,
+            stall=settings.stall,
+            connect=settings.connect,
+        )
+
+
+def fetch(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetched:
+    """Has `wanted` in the store and returns where; no request at all when it is there already.
+
+    Raises `Refused` when any place gave wrong bytes and none the right ones, `Unreachable` when
+    no place gave anything, `HostLacks` when there is no room.
+    """
+    return _fetch(wanted, store, options, meter, threading.Event())
+
+
+def fetch_unverified(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetched:
+    """Downloads a file that has no pin yet, outside the store's objects, and returns it with its digest.
+
+    The caller holds `store.using()` and an object lock of its own (so that only one run pins the
+    file) until it has verified the file and called `store.adopt` or `store.keep_bad`. Raises as
+    `fetch` does.
+    """
+    key = "unpinned-" + hashlib.sha256("\n".join([wanted.name, *wanted.urls]).encode()).hexdigest()
+    with store.using(), _alone(store, key, meter):
+        job = _Job(wanted, store, options, meter, store.partial(key), threading.Event())
+        had = job.run()
+        # Named by content, so that what a killed run left is found and replaced by the next one.
+        path = had.path.rename(had.path.with_name(f"unverified-{had.sha256}"))
+        return replace(had, path=path)
+
+
+def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console: Console) -> list[Fetched]:
+    """Fetches all of `wanted`, `options.jobs` at a time, and returns them in the same order.
+
+    One failure stops no other file; at the end all errors are raised as one, and of their kinds
+    `Refused` wins.
+    """
+    stop = threading.Event()
+    with store.using(), console.progress() as progress:
+
+        def one(item: Wanted) -> Fetched | Exception:
+            try:
+                return _fetch(item, store, options, progress.meter(item.name), stop)
+            except Exception as error:  # noqa: BLE001 - raised at the end, with those of the other files
+                return error
+
+        try:
+            outcomes = _in_threads(one, wanted, options.jobs)
+        finally:
+            stop.set()  # after Ctrl-C the threads end at their next chunk
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    if errors:
+        raise _together(errors)
+    return [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
+
+
+def _in_threads(work: Callable[[Wanted], _T], items: Sequence[Wanted], jobs: int) -> list[_T]:
+    """`work` of each item. The threads are daemons: a person who presses Ctrl-C waits for none of them."""
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for index in range(len(items)):
+        todo.put(index)
+    done: dict[int, _T] = {}
+
+    def loop() -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                index = todo.get_nowait()
+                done[index] = work(items[index])
+
+    threads = [threading.Thread(target=loop, name=f"fetch-{n}", daemon=True) for n in range(min(jobs, len(items)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [done[index] for index in range(len(items))]
+
+
+def _together(errors: list[Exception]) -> Exception:
+    """One error for all of them; a mistake of ours is not hidden among the others."""
+    for error in errors:
+        if not isinstance(error, PipelineError):
+            return error
+    if len(errors) == 1:
+        return errors[0]
+    worst = next((k for k in (Refused, UsageError, HostLacks, Unreachable) for e in errors if isinstance(e, k)), None)
+    return (worst or PipelineError)("\n".join([f"{len(errors)} files could not be had", *map(str, errors)]))
+
+
+def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: threading.Event) -> Fetched:
+    if wanted.sha256 is None:
+        raise ValueError(f"{wanted.name} has no pin: fetch_unverified is for such files")
+    with store.using():
+        if found := _in_store(wanted, store):
+            return found
+        with _alone(store, wanted.sha256, meter):
+            # Another run may have fetched it while this one waited.
+            if found := _in_store(wanted, store):
+                return found
+            had = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
+            found = replace(had, path=store.adopt(had.path, wanted.sha256))
+            store.write_origin(wanted.sha256, found.url or "")
+            return found
+
+
+def _in_store(wanted: Wanted, store: Store) -> Fetched | None:
+    if wanted.sha256 is None or not store.has(wanted.sha256, wanted.size):
+        return None
+    path = store.path(wanted.sha256)
+    return Fetched(wanted.name, path, wanted.sha256, path.stat().st_size, None)
+
+
+@contextlib.contextmanager
+def _alone(store: Store, key: str, meter: Meter) -> Iterator[None]:
+    """The object's lock; says so when it has to be waited for."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(store.object_lock(key, wait=False))
+        except Locked as busy:
+            meter.note(f"is being fetched already, waiting ({busy.why})")
+            held.enter_context(store.object_lock(key))
+        yield
+
+
+class _Stopped(Exception):
+    """The whole run ends: Ctrl-C."""
+
+
+def _addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
+    """Every place `wanted` may be at, mirrors first."""
+    for mirror in options.mirrors:
+        local = Path(mirror) if "://" not in mirror else local_path(mirror)
+        if local is None:
+            yield Address(f"{mirror.rstrip('/')}/{quote(wanted.name)}")
+            continue
+        yield Address("", local / wanted.name)
+        if wanted.sha256 is not None:  # the layout of an exported mirror
+            yield Address("", local / "files" / wanted.sha256)
+    for url in wanted.urls:
+        yield Address(url, local_path(url))
+
+
+@dataclass
+class _Job:
+    """One download, done by who holds the lock of its partial."""
+
+    wanted: Wanted
+    store: Store
+    options: Options
+    meter: Meter
+    part: Partial
+    stop: threading.Event
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def run(self) -> Fetched:
+        """The file with the right digest (any, when there is no pin), still in `partial/`."""
+        if had := self._complete_already():
+            return had
+        for address in _addresses(self.wanted, self.options):
+            if had := self._address(address):
+                for lied in filter(lambda attempt: attempt.wrong, self.attempts):
+                    self.meter.note(f"warning: {lied.url} {lied.what}")
+                return had
+        raise self._failure()
+
+    def _complete_already(self) -> Fetched | None:
+        """What a run left that was killed after the last byte: the digest is the proof, wherever it came from."""
+        size = self.part.size()
+        if not size or self.wanted.sha256 is None or self.wanted.size not in (None, size):
+            return None
+        with self.part.path.open("rb") as stream:
+            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        return self._had(actual, size, self.part.origin()[0] or None) if actual == self.wanted.sha256 else None
+
+    def _had(self, sha256: str, size: int, url: str | None) -> Fetched:
+        trace.point("verify.done")
+        return Fetched(self.wanted.name, self.part.settle(), sha256, size, url, tuple(self.attempts))
+
+    def _address(self, address: Address) -> Fetched | None:
+        """All attempts at one place; None when it is of no use."""
+        if self.options.offline and address.path is None:
+            self.attempts.append(Attempt(address.shown, "not asked: offline"))
+            return None
+        for number in range(1, self.options.retries + 1):
+            if self.stop.is_set():
+                raise _Stopped
+            try:
+                return self._once(address)
+            except Failed as failure:
+                self.attempts.append(Attempt(address.shown, failure.what, failure.wrong))
+                if failure.final:
+                    return None
+                if number < self.options.retries:
+                    self._pause(f"{address.shown}: {failure.what}", number, failure.after)
+        return None
+
+    def _pause(self, text: str, number: int, after: float) -> None:
+        """Full jitter, so that many clients of a server that came back do not return at once."""
+        seconds = self.options.jitter() * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1))
+        seconds = max(seconds, min(after, LONGEST_WAIT))
+        self.meter.note(f"{text}; attempt {number + 1} of {self.options.retries} in {seconds:.1f} s")
+        self.options.wait(seconds)
+
+    def _once(self, address: Address, *, resume: bool = True) -> Fetched:
+        """One attempt, checked. Raises `Failed`."""
+        offset, validator = self._resumable(address) if resume else (0, "")
+        with transport.opened(address, offset, validator, self.options) as body:
+            sha256, size = self._receive(address, body)
+        trace.point("download.done")
+        if self.wanted.sha256 in (None, sha256) and self.wanted.size in (None, size):
+            return self._had(sha256, size, address.shown)
+        if body.start:
+            # The file may have changed between two attempts; only a whole one tells.
+            self.meter.note(f"{address.shown}: what was resumed is not the file wanted; downloading it whole")
+            return self._once(address, resume=False)
+        self.part.settle()
+        kept = self.store.keep_bad(self.part.path, self.wanted.name, sha256)
+        what = f"gave wrong bytes: sha256 {sha256}, {size} bytes; kept as {kept}"
+        raise Failed(what, final=True, wrong=Wrong(sha256, size, kept))
+
+    def _resumable(self, address: Address) -> tuple[int, str]:
+        """Where to go on, and the proof to ask the server for; 0 when there is nothing to go on with."""
+        url, validator = self.part.origin()
+        size = self.part.size()
+        enough = self.wanted.size is not None and size >= self.wanted.size
+        if address.path is not None or url != address.shown or not validator or enough:
+            return 0, ""
+        return size, validator
+
+    def _receive(self, address: Address, body: Body) -> tuple[str, int]:
+        """Takes the whole body; the digest and the size in bytes of the file it completes."""
+        wanted = self.wanted.size
+        if wanted is not None and body.total is not None and wanted != body.total:
+            what = f"announces {body.total} bytes, wanted {wanted}"
+            raise Failed(what, final=True, wrong=Wrong(None, body.total, None))
+        if not body.start:
+            self.part.restart(address.shown, body.validator)
+        total = body.total if wanted is None else wanted
+        self.meter.start(total, body.start)
+        with self.store.writing(total and total - body.start), Intake(self.part.path) as intake:
+            size = self._pump(body, intake)
+        if total is not None and size < total and not (body.whole and body.total is None):
+            raise Failed(f"broke off at {size} of {total} bytes")
+        return intake.sha256.hexdigest(), size
+
+    def _pump(self, body: Body, intake: Intake) -> int:
+        """Moves bytes until the end, or one chunk past the pinned size; returns the file's size in bytes.
+
+        Only time spent waiting for the sender counts against it, not that of our own disk.
+        """
+        size, waited, moved = body.start, 0.0, 0
+        while self.wanted.size is None or size <= self.wanted.size:
+            before = time.monotonic()
+            chunk = body.read()
+            waited += time.monotonic() - before
+            if not chunk:
+                break
+            if self.stop.is_set():
+                raise _Stopped
+            intake.put(chunk)
+            self.meter.advance(len(chunk))
+            size, moved = size + len(chunk), moved + len(chunk)
+            if waited >= self.options.stall:
+                if moved < SLOWEST * waited:
+                    raise Failed(f"too slow: {moved} bytes in {waited:.1f} s")
+                waited, moved = 0.0, 0
+        return size
+
+    def _failure(self) -> PipelineError:
+        """The error for a person: what was wanted, and what every place gave instead."""
+        said = Counter(f"{attempt.url}: {attempt.what}" for attempt in self.attempts)
+        lines = [f"  {text}" + (f" ({times} times)" if times > 1 else "") for text, times in said.items()]
+        wrong = [attempt for attempt in self.attempts if attempt.wrong]
+        name, size = self.wanted.name, self.wanted.size
+        digest = f"sha256 {self.wanted.sha256}" if self.wanted.sha256 else "any digest, to be proven"
+        pinned = f"  wanted {digest}, {'any size' if size is None else f'{size} bytes'}"
+        if wrong:
+            return Refused(
+                "\n".join([f"{name}: what was had is not the file that is pinned", pinned, *lines]),
+                where=wrong[0].url,
+                why="the file was changed or replaced there, or the pin is wrong; nothing of it is used",
+                hint="look at the file that was kept; --mirror DIR uses a good copy from DIR",
+            )
+        if self.options.offline:
+            hint = "drop --offline, or add --mirror DIR with the file in DIR"
+        else:
+            hint = "check the network and try again, or add --mirror DIR with the file in DIR"
+        return Unreachable("\n".join([f"{name}: no place gave it", pinned, *lines]), hint=hint)

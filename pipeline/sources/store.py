@@ -1,0 +1,291 @@
+"""The content-addressed store: what is in it is verified, complete, and never changes.
+
+A file gets here by one rename, after its caller verified it; what is not verified yet stays in
+`partial/`, what proved wrong in `bad/`. Must not know where files come from or what they are for.
+
+    sha256/ab/<hex>   objects, mode 0444, named by their own digest
+    partial/          downloads on the way, each with a sidecar that says where it comes from
+    bad/              evidence: <sha256 it has>-<name>
+    records/          small JSON documents, such as what a floating source resolved to
+    locks/            the store's lock and one lock per object
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from pipeline import trace
+from pipeline.console import human_bytes
+from pipeline.errors import HostLacks, Refused
+from pipeline.files import sha256_of, write_atomic
+from pipeline.locks import locked
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """An object that no longer has the digest it is named by, and where it was moved."""
+
+    sha256: str
+    actual: str
+    kept: Path
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `Store.gc` removed; `freed` in bytes."""
+
+    removed: tuple[Path, ...]
+    freed: int
+
+
+class Store:
+    """The store under `root`, which is made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._objects, self._partial = root / "sha256", root / "partial"
+        self._bad, self._locks, self._records = root / "bad", root / "locks", root / "records"
+
+    def path(self, sha256: str) -> Path:
+        """Where the object is, or would be. Raises `ValueError` for what is no lower-case SHA-256."""
+        if not re.fullmatch("[0-9a-f]{64}", sha256):
+            raise ValueError(f"not a SHA-256 in lower-case hex: {sha256!r}")
+        return self._objects / sha256[:2] / sha256
+
+    def has(self, sha256: str, size: int | None = None) -> bool:
+        """Whether the object is there, of `size` bytes when given; its digest was checked when it came in."""
+        path = self.path(sha256)
+        return path.is_file() and (size is None or path.stat().st_size == size)
+
+    def adopt(self, temporary: Path, sha256: str) -> Path:
+        """Makes a file the caller has verified an object, by one rename; returns its place.
+
+        `temporary` is on the store's file system, such as in its `partial/`, and is gone
+        afterwards. When the object is there already nothing else happens. Raises `HostLacks`.
+        """
+        target = self.path(sha256)
+        if self._there_already(target, temporary):
+            temporary.unlink(missing_ok=True)
+            return target
+        with self.writing(temporary.stat().st_size):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _to_disk(temporary)
+            temporary.chmod(0o444)
+            trace.point("publish.before-rename")
+            temporary.replace(target)
+            trace.point("publish.after-rename")
+            for directory in (target.parent, self._objects):
+                _to_disk(directory)
+        return target
+
+    def _there_already(self, target: Path, temporary: Path) -> bool:
+        if not target.is_file():
+            return False
+        # Of another size although the digest is the same: what is there was cut short by the disk; replace it.
+        return not temporary.exists() or temporary.stat().st_size == target.stat().st_size
+
+    def keep_bad(self, temporary: Path, name: str, actual_sha256: str) -> Path:
+        """Moves a file that is not what it should be to where a person can look at it."""
+        safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:100]
+        kept = self._bad / f"{actual_sha256}-{safe}"
+        with self.writing():
+            self._bad.mkdir(parents=True, exist_ok=True)
+            temporary.chmod(0o444)
+            temporary.replace(kept)
+        return kept
+
+    def partial(self, key: str) -> Partial:
+        """The download on its way under `key`; only for who holds `object_lock(key)`."""
+        return Partial(self, key)
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """The document called `name`, None when there is none. Raises `Refused` when it is no JSON object."""
+        path = self._record(name)
+        try:
+            document = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise Refused("a record of the store is damaged", where=str(path), hint=f"rm {path}")
+        return document
+
+    def records(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """Every document whose name begins with `prefix`, by name."""
+        names = [unquote(path.stem) for path in sorted(self._records.glob("[!.]*.json"))]
+        return {name: self.record(name) or {} for name in names if name.startswith(prefix)}
+
+    def write_record(self, name: str, document: Mapping[str, Any]) -> None:
+        """Replaces the document called `name` in one rename. Raises `HostLacks`."""
+        text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+        with self.writing(len(text)):
+            write_atomic(self._record(name), text)
+
+    def write_origin(self, sha256: str, address: str) -> None:
+        """Records where an object came from, and when."""
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        self.write_record(f"origin-{sha256}", {"address": address, "fetched": moment})
+
+    def origin(self, sha256: str) -> str:
+        """Where an object came from; `the store` when that was before records were kept."""
+        return str((self.record(f"origin-{sha256}") or {}).get("address") or "the store")
+
+    def _record(self, name: str) -> Path:
+        return self._records / f"{quote(name, safe='')}.json"
+
+    @contextlib.contextmanager
+    def object_lock(self, key: str, *, wait: bool = True) -> Iterator[None]:
+        """Held by the one who fetches `key`: the second waits, looks again, and finds it there.
+
+        `wait=False` raises `Locked` instead. Nobody takes two of them, so nobody waits in a ring.
+        """
+        with self._lock(f"objects/{quote(key, safe='')}.lock", shared=False, wait=wait):
+            yield
+
+    @contextlib.contextmanager
+    def using(self) -> Iterator[None]:
+        """Held, by any number of runs, while objects are fetched or read: nothing is removed meanwhile."""
+        with self._lock("store.lock", shared=True, wait=True):
+            yield
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Held by who removes objects. Raises `Locked`, naming the holder, when anyone uses the store."""
+        with self._lock("store.lock", shared=False, wait=False):
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self, name: str, *, shared: bool, wait: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as held:
+            with self.writing():  # taking the lock may make a file; the errors of those who hold it are their own
+                held.enter_context(locked(self._locks / name, shared=shared, wait=wait))
+            yield
+
+    def verify(self) -> list[Damaged]:
+        """Hashes every object again; what is damaged is moved to `bad/` and reported."""
+        damaged = []
+        with self.using():
+            for path in sorted(self._objects.glob("*/*")):
+                if sha256_of(path) != path.name and (found := self._set_aside(path)):
+                    damaged.append(found)
+        return damaged
+
+    def _set_aside(self, path: Path) -> Damaged | None:
+        with self.object_lock(path.name):
+            # Look again: another run may have moved or replaced it before the lock was ours.
+            actual = sha256_of(path) if path.exists() else path.name
+            if actual == path.name:
+                return None
+            return Damaged(path.name, actual, self.keep_bad(path, path.name, actual))
+
+    def gc(self, keep: set[str]) -> Collected:
+        """Removes objects that are not in `keep`, downloads that nobody will go on with, and bad files.
+
+        A download on its way to an object in `keep` stays, to be resumed. Raises `Locked` when
+        anyone uses the store, and `ValueError` for what is no digest before anything is removed.
+        """
+        kept = {self.path(digest) for digest in keep}
+        removed, freed = [], 0
+        with self.changing(), self.writing():
+            for path in [*self._objects.glob("*/*"), *self._stale(keep)]:
+                if path not in kept:
+                    freed += path.stat().st_size
+                    path.unlink()
+                    removed.append(path)
+            for shard in self._objects.glob("*"):
+                with contextlib.suppress(OSError):  # not empty
+                    shard.rmdir()
+        return Collected(tuple(removed), freed)
+
+    def _stale(self, keep: set[str]) -> Iterator[Path]:
+        yield from self._bad.glob("*")
+        yield from self._records.glob(".*")  # temporaries of killed writes
+        for path in self._partial.glob("*"):
+            digest = path.name.partition(".")[0]
+            if digest not in keep or self.has(digest):
+                yield path
+
+    @contextlib.contextmanager
+    def writing(self, needed: int | None = None) -> Iterator[None]:
+        """Turns "no room" and "not allowed" into `HostLacks`; `needed` in bytes when it is known."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _FULL:
+                amount = f"for {human_bytes(needed)} " if needed else ""
+                raise HostLacks(
+                    f"there is no room {amount}in the store: {error.strerror}",
+                    where=str(self.root),
+                    hint="make room there, then run the same command again: it goes on where it stopped",
+                ) from error
+            if error.errno in _FORBIDDEN:
+                raise HostLacks(f"the store cannot be written: {error.strerror}", where=str(self.root)) from error
+            raise
+
+
+class Partial:
+    """One unverified download: its bytes and, beside them, the sidecar that says which file they begin.
+
+    The sidecar is written after the bytes of another file are gone and before the first new
+    byte comes, so that whatever kills the run it never speaks of bytes of another origin.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        directory = store.root / "partial"
+        self._store, self._directory, self._key = store, directory, key
+        self.path, self._sidecar = directory / f"{key}.part", directory / f"{key}.json"
+
+    def size(self) -> int:
+        """Bytes that are there, 0 for none."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def origin(self) -> tuple[str, str]:
+        """The URL and the validator (ETag, Last-Modified) of the bytes; empty texts when not known."""
+        try:
+            said = json.loads(self._sidecar.read_bytes())
+            return str(said["url"]), str(said["validator"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return "", ""
+
+    def restart(self, url: str, validator: str) -> None:
+        """Begins anew with an empty file whose bytes will come from `url`."""
+        with self._store.writing():
+            self.forget()
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+            write_atomic(self._sidecar, json.dumps({"url": url, "validator": validator}))
+
+    def settle(self) -> Path:
+        """Drops all but the bytes, which are complete; returns where they are."""
+        self._sidecar.unlink(missing_ok=True)
+        for leftover in self._directory.glob(f".{self._sidecar.name}.*"):  # of a killed write
+            leftover.unlink(missing_ok=True)
+        return self.path
+
+    def forget(self) -> None:
+        """Drops everything."""
+        self.path.unlink(missing_ok=True)
+        self.settle()
+
+
+def _to_disk(path: Path) -> None:
+    """Waits until a file's bytes, or a directory's names, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

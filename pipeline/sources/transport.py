@@ -1,0 +1,357 @@
+"""How bytes come from one address: http(s), ftp, or a file on this machine.
+
+Each opener yields a `Body` that starts where the caller's part ends only if the sender proves that
+it still is the same file. Must not know what is wanted, nor where bytes go.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import email.utils
+import ftplib
+import http.client
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from pipeline import __version__
+from pipeline.errors import UsageError
+from pipeline.files import CHUNK
+
+if TYPE_CHECKING:
+    import requests
+
+_REDIRECTS = 10
+_FINAL_STATUS = frozenset(range(400, 500)) - {408, 425, 429}  # RFC 9110 section 15.5: the others say "later"
+_T = TypeVar("_T")
+
+
+class Timeouts(Protocol):
+    """How long to wait, in seconds: for a connection, and for the next byte."""
+
+    @property
+    def connect(self) -> float: ...
+
+    @property
+    def stall(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Bytes that are not what was wanted; `sha256` and `kept` None when only their size was announced."""
+
+    sha256: str | None
+    size: int
+    kept: Path | None
+
+
+class Failed(Exception):
+    """An attempt failed. `final`: it cannot get better there; `after`: seconds the server asks to wait."""
+
+    def __init__(self, what: str, *, final: bool = False, after: float = 0.0, wrong: Wrong | None = None) -> None:
+        super().__init__(what)
+        self.what, self.final, self.after, self.wrong = what, final, after, wrong
+
+
+@dataclass(frozen=True)
+class Address:
+    """A place to try: a URL, or a path when it is on this machine. `shown` is what people may read."""
+
+    url: str
+    path: Path | None = None
+
+    @property
+    def shown(self) -> str:
+        if self.path is not None:
+            return str(self.path)
+        parts = split(self.url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise UsageError(f"not a URL: {url!r}: {error}") from None
+
+
+def local_path(url: str) -> Path | None:
+    """The path a file:// URL names, None for other URLs."""
+    parts = split(url)
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    return Path(unquote(parts.path))
+
+
+@dataclass(frozen=True)
+class Body:
+    """A file on its way. `read` gives the next bytes and b"" at the end, and raises `Failed`.
+
+    `start` is the offset of the first byte, `total` the size of the whole file as announced,
+    `validator` what proves later that it is still the same file, "" for nothing. `whole`: the
+    protocol tells the end of the file from a connection that broke.
+    """
+
+    read: Callable[[], bytes]
+    start: int = 0
+    total: int | None = None
+    validator: str = ""
+    whole: bool = True
+
+
+@contextlib.contextmanager
+def opened(address: Address, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
+    """The file at `address`, from `offset` on when it is provably the same file, else from its beginning."""
+    scheme = urlsplit(address.url).scheme
+    if address.path is not None:
+        opened = _opened_file(address.path)
+    elif scheme in ("http", "https"):
+        opened = _opened_http(address.url, offset, validator, options)
+    elif scheme == "ftp":
+        opened = _opened_ftp(address.url, offset, validator, options)
+    else:
+        raise Failed(f"no such kind of address: {scheme or 'not a URL'}", final=True)
+    with opened as body:
+        yield body
+
+
+def _within(seconds: float, call: Callable[[], _T]) -> _T:
+    """`call()` in a thread of its own, given up after `seconds`.
+
+    A look-up of a name knows no time limit, and headers that come byte by byte outlast any limit
+    on a single read.
+    """
+    answer: concurrent.futures.Future[_T] = concurrent.futures.Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+            answer.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    concurrent.futures.wait([answer], seconds)
+    if not answer.done():
+        raise Failed(f"no answer within {seconds:g} s")
+    return answer.result()
+
+
+def _patience(options: Timeouts) -> float:
+    """Seconds until an answer must have begun, look-up, connection and redirects included."""
+    return 2 * (options.connect + options.stall)
+
+
+@contextlib.contextmanager
+def _opened_file(path: Path) -> Iterator[Body]:
+    if not path.is_file():  # nor a pipe or a device, which might never end
+        raise Failed("is not there" if not path.exists() else "is not a file", final=True)
+    try:
+        stream = path.open("rb", buffering=0)
+    except OSError as error:
+        raise Failed(error.strerror or str(error), final=True) from None
+    with stream:
+
+        def read() -> bytes:
+            try:
+                return stream.read(CHUNK)
+            except OSError as error:
+                raise Failed(error.strerror or str(error), final=True) from None
+
+        yield Body(read, total=os.fstat(stream.fileno()).st_size)
+
+
+@contextlib.contextmanager
+def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
+    import requests
+
+    with requests.Session() as session, contextlib.ExitStack() as open_responses:
+        session.max_redirects = _REDIRECTS
+
+        def ask(start: int) -> requests.Response:
+            response = _within(_patience(options), lambda: _ask(session, url, start, validator, options))
+            return open_responses.enter_context(contextlib.closing(response))
+
+        response = ask(offset)
+        if offset and (response.status_code == 416 or not _goes_on(response, offset, validator)):
+            offset, response = 0, ask(0)
+        elif response.status_code == 200:
+            offset = 0
+        _check_status(response, 206 if offset else 200)
+        yield _http_body(response, offset, options)
+
+
+def _ask(session: requests.Session, url: str, offset: int, validator: str, options: Timeouts) -> requests.Response:
+    """One GET, its body not read yet. Raises `Failed`."""
+    import requests
+
+    # identity: the pinned bytes are those of the file, not those of a transfer's compression
+    headers = {"User-Agent": f"lvs-fullnat-pipeline/{__version__}", "Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+    try:
+        return session.get(url, headers=headers, stream=True, timeout=(options.connect, options.stall))
+    except requests.TooManyRedirects:
+        raise Failed(f"more than {_REDIRECTS} redirects", final=True) from None
+    except (OSError, ValueError) as error:  # RequestException is an OSError
+        what = _innermost(error)
+        # requests raises ValueErrors for what is no address, also when a redirect led there.
+        final = isinstance(error, ValueError) or "CERTIFICATE_VERIFY_FAILED" in what
+        raise Failed(what, final=final) from None
+
+
+def _goes_on(response: requests.Response, offset: int, validator: str) -> bool:
+    """False for a part that is not the one asked for, or not of the same file."""
+    if response.status_code != 206:
+        return True
+    changed = validator.startswith('"') and response.headers.get("ETag", validator) != validator
+    return _content_range(response)[0] == offset and not changed
+
+
+def _content_range(response: requests.Response) -> tuple[int, int | None]:
+    """First byte and total size of `Content-Range: bytes 5-9/10` (RFC 9110 section 14.4); -1 when it is not that."""
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if not match:
+        return -1, None
+    return int(match[1]), None if match[2] == "*" else int(match[2])
+
+
+def _check_status(response: requests.Response, wanted: int) -> None:
+    status = response.status_code
+    if status != wanted:
+        after = _seconds(response.headers.get("Retry-After", ""))
+        raise Failed(f"HTTP {status} {response.reason}".rstrip(), final=status in _FINAL_STATUS, after=after)
+
+
+def _seconds(retry_after: str) -> float:
+    """Retry-After, a number of seconds or a date (RFC 9110 section 10.2.3), in seconds from now."""
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def _http_body(response: requests.Response, offset: int, options: Timeouts) -> Body:
+    headers, raw = response.headers, response.raw
+    raw.enforce_content_length = False  # `_receive` compares sizes, and can say where it broke off
+    length = headers.get("Content-Length", "").strip()
+    total = offset + int(length) if length.isdecimal() else None
+    if offset:
+        total = _content_range(response)[1] or total
+    etag = headers.get("ETag", "")
+    # A weak ETag speaks of meaning, not of bytes: If-Range must not carry it (RFC 9110 section 13.1.5).
+    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")
+
+    def read() -> bytes:
+        return _read_http(raw, options.stall)
+
+    chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+    return Body(read, offset, total, validator, whole=total is not None or chunked)
+
+
+def _read_http(raw: Any, stall: float) -> bytes:
+    """What is there of the body, undecoded: not a full chunk, or a slow drip would hold us for hours."""
+    import urllib3.exceptions as errors
+
+    try:
+        data: bytes = raw.read1(CHUNK, decode_content=False)
+        return data
+    except (errors.ReadTimeoutError, TimeoutError):
+        raise Failed(f"no byte for {stall:g} s") from None
+    except (errors.HTTPError, OSError) as error:
+        raise Failed(_innermost(error)) from None
+
+
+def _innermost(error: BaseException) -> str:
+    """The first cause in its own words: what the libraries wrap around it is long and names objects."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, http.client.IncompleteRead):
+        return "broke off between two chunks"
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened_ftp(url: str, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
+    """FTP knows no ETag: time and size of the file stand for it. Proxies are not used for it."""
+    ftp = ftplib.FTP()
+    try:
+        opened = _within(_patience(options), lambda: _ftp_transfer(ftp, url, offset, validator, options))
+        with opened.connection as connection:
+
+            def read() -> bytes:
+                with _ftp_errors(options.stall):
+                    chunk = connection.recv(CHUNK)
+                    if not chunk:
+                        connection.close()
+                        ftp.voidresp()  # a transfer that was cut ends in the same silence
+                    return chunk
+
+            yield Body(read, opened.start, opened.total, opened.validator)
+    finally:
+        ftp.close()
+
+
+@dataclass(frozen=True)
+class _Transfer:
+    connection: socket.socket
+    start: int
+    total: int | None
+    validator: str
+
+
+def _ftp_transfer(ftp: ftplib.FTP, url: str, offset: int, validator: str, options: Timeouts) -> _Transfer:
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    with _ftp_errors(options.stall):
+        ftp.connect(parts.hostname or "", parts.port or ftplib.FTP_PORT, timeout=options.connect)
+        ftp.timeout = options.stall
+        if ftp.sock is not None:
+            ftp.sock.settimeout(options.stall)
+        ftp.login(unquote(parts.username or ""), unquote(parts.password or ""))
+        ftp.voidcmd("TYPE I")
+        total, changed = _ftp_answer(lambda: ftp.size(path)), _ftp_answer(lambda: ftp.sendcmd(f"MDTM {path}"))
+        current = f"{changed}/{total}" if changed and total is not None else ""
+        if current != validator or not offset:
+            offset = 0
+        try:
+            connection, _ = ftp.ntransfercmd(f"RETR {path}", rest=offset or None)
+        except ftplib.error_perm:
+            if not offset:
+                raise
+            offset, (connection, _) = 0, ftp.ntransfercmd(f"RETR {path}")  # this server knows no REST
+        connection.settimeout(options.stall)
+    return _Transfer(connection, offset, total, current)
+
+
+def _ftp_answer(ask: Callable[[], _T]) -> _T | None:
+    """An answer that not every server knows."""
+    try:
+        return ask()
+    except ftplib.error_perm:
+        return None
+
+
+@contextlib.contextmanager
+def _ftp_errors(stall: float) -> Iterator[None]:
+    try:
+        yield
+    except ftplib.error_perm as error:
+        raise Failed(f"FTP {error}", final=True) from None
+    except TimeoutError:
+        raise Failed(f"no byte for {stall:g} s") from None
+    except ValueError as error:  # ftplib refuses line breaks in a path
+        raise Failed(str(error), final=True) from None
+    except ftplib.all_errors as error:
+        raise Failed(f"FTP {_innermost(error)}") from None
