@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +36,36 @@ def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
+    """A fresh directory below `parent`, gone afterwards; what killed runs left there is removed first.
+
+    Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        with _holding(parent):  # so that nobody takes what is just being made for a leftover
+            for left in parent.glob(f"{prefix}*"):
+                with contextlib.suppress(OSError), _holding(left, wait=False):  # in use, or not ours
+                    shutil.rmtree(left)
+            path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+            held.enter_context(_holding(path))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _holding(directory: Path, *, wait: bool = True) -> Iterator[None]:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -7,16 +7,17 @@ Every mistake is reported at once, with file:line and what is allowed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
@@ -24,6 +25,9 @@ from pydantic_core import PydanticCustomError
 
 from pipeline import paths
 from pipeline.errors import FileProblems, Problem, UsageError
+
+if TYPE_CHECKING:  # it reads the model below
+    from pipeline.linechecks import Found
 
 SCHEMA = 1
 SCHEMES = ("http", "https", "ftp", "file")
@@ -37,23 +41,30 @@ class RoleName(StrEnum):
     STOCK = "stock"
 
 
+def _mistake(kind: str, said: str, allowed: str) -> PydanticCustomError:
+    # The text goes in as a value: as a template its braces would be read.
+    return PydanticCustomError(kind, "{said}", {"said": said, "allowed": allowed})
+
+
 def _pattern(name: str, pattern: str, allowed: str) -> Any:
     compiled = re.compile(pattern)
 
     def check(value: str) -> str:
         if compiled.fullmatch(value):
             return value
-        raise PydanticCustomError(name, "{value!r} is not a {what}", {"value": value, "what": name, "allowed": allowed})
+        raise _mistake(name, f"{value!r} is not a {name}", allowed)
 
     return AfterValidator(check)
 
 
 def _url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme in SCHEMES and (parts.netloc or parts.scheme == "file") and PurePosixPath(parts.path).name:
-        return value
+    with contextlib.suppress(ValueError):  # urllib's own refusal: brackets, ports
+        parts = urlsplit(value)
+        addressed = parts.scheme == "file" or (parts.hostname and parts.port != 0)
+        if parts.scheme in SCHEMES and addressed and PurePosixPath(parts.path).name:
+            return value
     allowed = f"{', '.join(SCHEMES)} URLs that end in a file name"
-    raise PydanticCustomError("url", "{value!r} is not a URL of a file", {"value": value, "allowed": allowed})
+    raise _mistake("url", f"{value!r} is not a URL of a file", allowed)
 
 
 def _inside(value: str) -> str:
@@ -62,7 +73,7 @@ def _inside(value: str) -> str:
     if value and not value.startswith("/") and ".." not in parts and "\\" not in value and "\0" not in value:
         return value
     allowed = "a relative path without '..'"
-    raise PydanticCustomError("path", "{value!r} leaves its directory", {"value": value, "allowed": allowed})
+    raise _mistake("path", f"{value!r} leaves its directory", allowed)
 
 
 Sha256 = Annotated[str, _pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
@@ -282,7 +293,8 @@ class Line:
         if self.override is None:
             return ""
         changes = ", ".join(self.override.changes)
-        return f"not the line {self.override.base}: {self.override.file} overrides {changes}"
+        file = f"{self.override.file} (sha256 {self.override.sha256[:16]}…)"
+        return f"not the line {self.override.base}: {file} overrides {changes or 'nothing'}"
 
     def evidence(self) -> dict[str, Any]:
         """What every piece of evidence says of the line it is about."""
@@ -296,10 +308,8 @@ class _Document:
 
     path: Path
     text: str
+    sha256: str
     raw: dict[str, Any]
-
-    def has(self, path: Sequence[str | int]) -> bool:
-        return len(_existing(self.raw, path)) == len(path)
 
     def line(self, path: Sequence[str | int]) -> int:
         from pipeline import tomlpos
@@ -342,9 +352,8 @@ def _load_file(path: Path) -> Line:
         for document in documents[1:]:
             base |= document.raw
         changes = tuple(sorted(set(_changes(own.raw, base))))
-        digest = hashlib.sha256(own.text.encode()).hexdigest()
-        override = Override(str(base_name), str(path), digest, changes)
-    data = _validated(documents)
+        override = Override(str(base_name), str(path), own.sha256, changes)
+    data = _validated(documents, overriding=override is not None)
     lock = path.with_name(path.name.removesuffix(".toml") + ".lock.toml")
     return Line(data, tuple(document.path for document in documents), lock, override)
 
@@ -365,15 +374,16 @@ def _base_document(own: _Document, base_name: object) -> _Document:
 
 def _read(path: Path) -> _Document:
     try:
-        text = path.read_text(encoding="utf-8")
-        return _Document(path, text, tomllib.loads(text))
+        data = path.read_bytes()
+        text = data.decode()
+        return _Document(path, text, hashlib.sha256(data).hexdigest(), tomllib.loads(text))
     except FileNotFoundError:
         raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the line file cannot be read: {error}", where=str(path)) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also a number of more digits than Python takes
         found = re.search(r"at line (\d+)", str(error))
-        number = int(found[1]) if found else len(text.splitlines()) or 1
+        number = int(found[1]) if found else 1 if "at end of document" not in str(error) else text.count("\n") + 1
         raise FileProblems(f"{path} is not TOML", [Problem(str(path), number, str(error))]) from None
     except RecursionError:
         raise FileProblems(f"{path} is not TOML", [Problem(str(path), 1, "it is nested too deeply")]) from None
@@ -402,7 +412,24 @@ def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
     return key != "effect" and isinstance(value, dict) and isinstance(base.get(key), dict)
 
 
-def _validated(documents: Sequence[_Document]) -> LineData:
+def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
+    """The line the documents give together. What is wrong without the override too is its base's mistake."""
+    data, found = _judged(documents)
+    if data is not None and not found:
+        return data
+    inherited = set(_judged(documents[1:])[1]) if overriding else set()
+    problems = []
+    for item in dict.fromkeys(found):
+        guilty = documents[1:] if item in inherited else documents[:1] if overriding else documents
+        problems.append(_located(guilty, *item))
+    title = f"{len(problems)} mistake(s) in the line file {documents[0].path}"
+    raise FileProblems(title, problems, hint="docs/lines.md describes every key")
+
+
+def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
+    """The merged documents, the first of them on top, as data; and every mistake in them."""
+    from pipeline import linechecks  # not at the top: it reads the model above
+
     raw: dict[str, Any] = {}
     for document in reversed(documents):
         raw = _merged(document.raw, raw)
@@ -410,121 +437,13 @@ def _validated(documents: Sequence[_Document]) -> LineData:
     try:
         data = LineData.model_validate(raw)
     except ValidationError as error:
-        found = [_explain(raw, dict(item)) for item in error.errors(include_url=False)]
-    else:
-        found = list(_cross_checks(data))
-    if not found:
-        return data
-    problems = [_located(documents, path, what, allowed) for path, what, allowed in found]
-    title = f"{len(problems)} mistake(s) in the line file {documents[0].path}"
-    raise FileProblems(title, problems, hint="docs/lines.md describes every key")
+        return None, [linechecks.explain(raw, dict(item)) for item in error.errors(include_url=False)]
+    return data, list(linechecks.cross_checks(data))
 
 
 def _located(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
     """The problem in the document that says most about `path`; the first of equals."""
-    document = max(documents, key=lambda d: len(_existing(d.raw, path)))
-    return Problem(str(document.path), document.line(_existing(document.raw, path)), what, allowed)
+    from pipeline.linechecks import existing
 
-
-def _existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
-    """The longest beginning of `path` that is there; parts that are no key, such as a union's tag, left out."""
-    found: list[str | int] = []
-    here: Any = raw
-    for part in path:
-        keys: Any = here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
-        if part in keys:
-            here = here[part]
-            found.append(part)
-    return tuple(found)
-
-
-_Found = tuple[tuple[str | int, ...], str, str]
-
-
-def _explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> _Found:
-    """Pydantic's error as place, what is wrong and what is allowed, in this project's words."""
-    loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"] if part != "[key]")
-    kind, context = str(item["type"]), item.get("ctx") or {}
-    dotted = ".".join(str(part) for part in _existing(raw, loc))
-    if kind == "extra_forbidden":
-        return (
-            loc,
-            f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}",
-            ", ".join(_keys_at(loc[:-1])),
-        )
-    if kind == "missing":
-        return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
-    if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return loc, f"{dotted}: the kind of a source is missing or unknown", "file, srpm, debian"
-    allowed = str(context.get("allowed") or context.get("expected") or "")
-    return loc, f"{dotted}: {item['msg']}", allowed
-
-
-def _keys_at(loc: Sequence[str | int]) -> list[str]:
-    """The keys allowed in the table at `loc`."""
-    here: Any = LineData
-    for part in loc:
-        while get_origin(here) is Annotated:
-            here = get_args(here)[0]
-        if isinstance(here, type) and issubclass(here, Model):
-            here = next((f.annotation for f in here.model_fields.values() if f.alias == part), None)
-        elif {"file", "srpm", "debian"} >= {part} and FileSource in get_args(here):
-            here = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}[str(part)]
-        else:
-            arguments = [a for a in get_args(here) if a not in (type(None), ...)]
-            here = arguments[-1] if arguments else None
-            if part in ("file", "srpm", "debian"):
-                continue
-    return sorted(str(f.alias) for f in here.model_fields.values()) if hasattr(here, "model_fields") else []
-
-
-def _cross_checks(data: LineData) -> Iterator[_Found]:
-    """What one key says of another: names that must exist, roles that must be provable."""
-    checks: tuple[Callable[[LineData], Iterator[_Found]], ...] = (_check_keys, _check_roles, _check_patches)
-    for check in checks:
-        yield from check(data)
-
-
-def _check_keys(data: LineData) -> Iterator[_Found]:
-    known = ", ".join(data.keys) or "none; add a [keys.NAME] table"
-    named: list[tuple[tuple[str | int, ...], str]] = []
-    for name, source in data.sources.items():
-        where = ("sources", name)
-        if isinstance(source, SrpmSource):
-            named += [((*where, "signers", index), key) for index, key in enumerate(source.signers)]
-            named += [((*where, "spec", "known", key), key) for key in source.spec.known]
-        if isinstance(source, DebianSource) and data.debian is None:
-            yield where, "Debian sources need to know whose index to believe", "a [debian] table"
-        if source.kind != "file" and (source.sha256 is None) != (source.size is None):
-            yield where, "sha256 and size belong together", "both or neither"
-    named += [
-        (("debian", "keyring", index), key) for index, key in enumerate(data.debian.keyring if data.debian else ())
-    ]
-    for path, key in named:
-        if key not in data.keys:
-            yield path, f"no key {key!r}", known
-
-
-def _check_roles(data: LineData) -> Iterator[_Found]:
-    if data.kernel_source not in data.sources and (data.kernel_source or data.patches):
-        which = "the key kernel-source names no source" if data.kernel_source else "nothing says which tree is patched"
-        yield ("kernel-source",), which, f"kernel-source = one of {', '.join(data.sources)}"
-    if RoleName.STOCK not in data.roles:
-        yield ("roles",), "the role 'stock' is missing: it is the control of every test of roles", "[roles.stock]"
-    for name, role in data.roles.items():
-        if (name is RoleName.STOCK) != (not role.series):
-            yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
-        for index, patch in enumerate(role.series):
-            if patch not in data.patches:
-                yield ("roles", name.value, "series", index), f"no patch {patch!r}", ", ".join(data.patches) or "none"
-        if role.series and name not in data.rules:
-            yield ("roles", name.value), f"nothing proves the role {name.value}", f"a [rules.{name.value}] table"
-
-
-def _check_patches(data: LineData) -> Iterator[_Found]:
-    for name, patch in data.patches.items():
-        where = ("patches", name)
-        if (patch.source is None) != (patch.member is None) or (patch.source is None) == (patch.file is None):
-            yield where, f"patch {name} needs one origin", "source and member, or file"
-        elif patch.source is not None and patch.source not in data.sources:
-            yield (*where, "source"), f"no source {patch.source!r}", ", ".join(data.sources)
+    document = max(documents, key=lambda d: len(existing(d.raw, path)))
+    return Problem(str(document.path), document.line(existing(document.raw, path)), what, allowed)

@@ -144,17 +144,24 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
     """`value` in the row's type, or `UsageError` naming `said`, where it came from."""
     reader: dict[str, _Read] = {
         "flag": _flag,
-        "text": lambda _, v: str(v),
+        "text": lambda _, v: _text(v),
         "whole": lambda r, v: _number(r, int(str(v))),
-        "seconds": lambda r, v: _number(r, float(v)),
-        "path": lambda _, v: Path(str(v)).expanduser(),
-        "list": lambda _, v: tuple(v.split()) if isinstance(v, str) else tuple(str(item) for item in v),
+        "seconds": lambda r, v: _number(r, float(str(v))),
+        "path": lambda _, v: Path(_text(v)).expanduser(),
+        "list": lambda _, v: tuple(v.split()) if isinstance(v, str) else tuple(_text(item) for item in v),
     }
     try:
         return reader[row.kind](row, value)
     except (ValueError, TypeError):
-        wanted = {"flag": "true or false", "list": "a list"}.get(row.kind, f"a number, {row.least:g} or more")
-        raise UsageError(f"{said} is {value!r}; it must be {wanted}") from None
+        number = f"a number, {row.least:g} or more"
+        wanted = {"flag": "true or false", "text": "text", "path": "a path", "list": "a list of texts"}
+        raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str | Path):
+        return str(value)
+    raise TypeError(value)
 
 
 def _flag(_: Setting, value: Any) -> bool:

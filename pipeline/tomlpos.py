@@ -16,6 +16,10 @@ def line_of(text: str, path: Sequence[str | int]) -> int:
     known = dict(_positions(Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node))
     wanted = tuple(path)
     while wanted and wanted not in known:
+        # A table that has no line of its own begins where the first key in it does.
+        inside = [line for key, line in known.items() if key[: len(wanted)] == wanted]
+        if inside:
+            return min(inside)
         wanted = wanted[:-1]
     return known.get(wanted, 1)
 
@@ -28,8 +32,9 @@ def _positions(root: Node) -> Iterator[tuple[Key, int]]:
         elif node.type in ("table", "table_array_element"):
             key = _indexed(_key(node.named_children[0]), counts)
             if node.type == "table_array_element":
+                if key not in counts:  # the array begins with its first element
+                    yield key, node.start_point[0] + 1
                 counts[key] = counts.get(key, -1) + 1
-                yield key, node.start_point[0] + 1
                 key = (*key, counts[key])
             yield key, node.start_point[0] + 1
             for pair in node.named_children[1:]:
@@ -38,7 +43,7 @@ def _positions(root: Node) -> Iterator[tuple[Key, int]]:
 
 
 def _pair(pair: Node, prefix: Key) -> Iterator[tuple[Key, int]]:
-    keys, value = pair.named_children[0], pair.named_children[-1]
+    keys, value = (child for child in pair.named_children if child.type != "comment")
     path = (*prefix, *_key(keys))
     yield path, pair.start_point[0] + 1
     yield from _value(value, path)
@@ -56,10 +61,22 @@ def _value(value: Node, path: Key) -> Iterator[tuple[Key, int]]:
 
 
 def _key(node: Node) -> Key:
-    if node.type == "dotted_key":
-        return tuple(part for child in node.named_children for part in _key(child))
-    text = (node.text or b"").decode()
-    return (ast.literal_eval(text) if text[:1] in "\"'" else text,)
+    parts: list[str] = []
+    todo = [node]  # not by recursion: the parts of a dotted key are nested in each other
+    while todo:
+        here = todo.pop()
+        if here.type == "dotted_key":
+            todo += reversed(here.named_children)
+        else:
+            parts.append(_plain((here.text or b"").decode()))
+    return tuple(parts)
+
+
+def _plain(text: str) -> str:
+    """A key without its quotes; basic strings have only escapes that Python has too."""
+    if text.startswith('"'):
+        return str(ast.literal_eval(text))
+    return text[1:-1] if text.startswith("'") else text
 
 
 def _indexed(key: Key, counts: dict[Key, int]) -> Key:

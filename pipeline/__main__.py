@@ -1,0 +1,5 @@
+"""`python -m pipeline`: what `./inv` runs."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,176 @@
+"""Turns a function into a task: options out of the settings table, errors into text and exit codes.
+
+Every verb of tasks.py is made here, so that all of them treat `--json`, `--quiet`, mistakes on
+the command line and typed errors alike. Only light modules are imported at start-up.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from invoke.collection import Collection
+from invoke.context import Context
+from invoke.exceptions import Exit, ParseError
+from invoke.program import Program as InvokeProgram
+from invoke.tasks import task as make_task
+
+from pipeline import settings as table
+from pipeline.console import Console
+from pipeline.errors import ExitCode, PipelineError, UsageError
+from pipeline.session import Session
+
+EVERYWHERE = ("artifacts", "json", "quiet")
+_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+
+
+def verb(
+    *options: str, words: Sequence[str] = (), pairs: Sequence[str] = (), help: Mapping[str, str] | None = None
+) -> Callable[..., Any]:
+    """Makes a task of a function `f(session, ...)`.
+
+    `options` name rows of the settings table; `words` are own options that `./inv` also takes
+    without their names, `pairs` those that take two words; `help` describes the function's own
+    parameters. What the function returns is printed with `--json`.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        rows = [table.TABLE[name] for name in dict.fromkeys((*options, *EVERYWHERE))]
+        own = list(inspect.signature(function).parameters.values())[1:]
+
+        @functools.wraps(function)
+        def body(context: Context, **given: Any) -> None:
+            if code := _run(function, {p.name: given.pop(p.name) for p in own}, given):
+                raise Exit(code=code)
+
+        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        shared = [_parameter(row) for row in rows]
+        body.__signature__ = inspect.Signature([first, *own, *shared])  # type: ignore[attr-defined]
+        lists = [p.name for p in own if "list[" in str(p.annotation)] + [r.attribute for r in rows if r.kind == "list"]
+        described = {**(help or {}), **{row.attribute: _help(row) for row in rows}}
+        task = make_task(
+            help={name.replace("_", "-"): text for name, text in described.items()},
+            iterable=lists,
+            auto_shortflags=False,
+            positional=[p.name for p in own if p.default is inspect.Parameter.empty],
+        )(body)
+        task.words, task.pairs = tuple(words), tuple(pairs)
+        return task
+
+    return decorate
+
+
+def _parameter(row: table.Setting) -> inspect.Parameter:
+    default = False if row.kind == "flag" else None
+    return inspect.Parameter(row.attribute, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
+
+
+def _help(row: table.Setting) -> str:
+    shown = row.default if row.kind not in ("flag", "list") else None
+    return row.help + (f" [{shown}]" if shown not in (None, "") else "")
+
+
+def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+    console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
+    try:
+        settings = table.load(options)
+        console = Console(json=settings.json, quiet=settings.quiet)
+        result = function(Session(settings, console), **own)
+        code = ExitCode.OK
+        if isinstance(result, Outcome):
+            code, result = result.code, result.data
+        if result is not None:
+            console.result(result)
+        return int(code)
+    except PipelineError as error:
+        console.fail(error)
+        return int(error.code)
+    except KeyboardInterrupt:
+        console.warn("stopped; what was begun goes on with the next run")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _nobody_reads_on()
+        return int(ExitCode.OK)
+
+
+def _nobody_reads_on() -> None:
+    """Lets later output go nowhere: after `| head` has seen enough nothing is wrong."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A result that is no exception and yet ends with another exit code than 0."""
+
+    data: Any
+    code: ExitCode
+
+
+class Program(InvokeProgram):
+    """Invoke's program with two differences: words without option names, and exit code 2 for mistakes."""
+
+    def parse_tasks(self) -> None:
+        """Gives each word its option's name before invoke reads it; ends with 2 where it cannot."""
+        try:
+            self.core.unparsed = named_words(self.core.unparsed, self.collection)
+            super().parse_tasks()
+        except ParseError as error:
+            # Where options could not be told apart, `--json` is looked for as a word.
+            mistake = UsageError(str(error), hint="./inv --list, or ./inv --help VERB")
+            Console(json="--json" in self.argv).fail(mistake)
+            raise Exit(code=int(mistake.code)) from None
+
+
+def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
+    """`patches el6` as `patches --line el6`, `--diff A B` as `--diff A --diff B`.
+
+    What has its name already is left alone; so is a word that no verb takes, for invoke to refuse.
+    """
+    result: list[str] = []
+    task: Any = None
+    words: list[str] = []
+    due: list[str] = []  # what the next words are, positional arguments and option values first
+    for token in tokens:
+        if token.startswith("-"):
+            words = [word for word in words if word != token.lstrip("-").partition("=")[0]]
+            due = _due(task, token) or due
+        elif due:
+            result += [due[0]] if due[0] else []
+            due = due[1:]
+        elif words:
+            result.append(f"--{words.pop(0)}")
+        else:
+            task = collection[token] if token in collection.task_names else None
+            words, due = list(getattr(task, "words", ())), [""] * len(task.positional if task else ())
+        result.append(token)
+    return result
+
+
+def _due(task: Any, option: str) -> list[str]:
+    """The words that belong to this option, each as what must be put before it."""
+    for argument in task.get_arguments() if task else ():
+        if option.lstrip("-") in argument.names and argument.takes_value:
+            return ["", option] if option.lstrip("-") in task.pairs else [""]
+    return []
+
+
+def main() -> None:
+    """The command line behind `./inv` and the installed program."""
+    import tasks
+    from pipeline import __version__
+
+    namespace = Collection.from_module(tasks)
+    try:
+        Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()
+    except BrokenPipeError:
+        _nobody_reads_on()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _nobody_reads_on()

@@ -1,0 +1,315 @@
+"""Applies a series of patches beside a pristine tree and proves what it changed.
+
+Two programs apply it independently: GNU patch with the options of the kernel's spec file, and git.
+Both work in directories that hold only the files the series names, so nothing else can change; the
+results must be the same blob for blob. Knows nothing of roles and never writes to the tree itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import PipelineError, Refused
+from pipeline.patching import names
+from pipeline.patching.patchfile import FileChange, Kind, PatchFile, git_environment, parse
+from pipeline.sources import gittree
+from pipeline.sources.gittree import FILE, SYMLINK, Difference, Entry, Listing
+
+DELETED = "0" * 40
+LISTED = 20  # differences shown in one message
+# As ApplyPatch of kernel.spec: -p1 -F1. The rest asks no questions and leaves no other files behind;
+# the patch was read as a unified diff, so it is taken as nothing else.
+GNU_PATCH = (
+    *("patch", "-p1", "-F1", "--no-backup-if-mismatch", "--verbose"),
+    *("--force", "--unified", "--reject-file=-"),
+)
+GIT_APPLY = ("git", "apply", "-p1", "--whitespace=nowarn", "-")
+_FILE = re.compile(r"patching (?:file|symbolic link) ")
+_HUNK = re.compile(
+    r"Hunk #(?P<number>\d+) (?:succeeded at \d+(?: with fuzz (?P<fuzz>\d+))?(?: \(offset (?P<offset>-?\d+) lines?\))?"
+    r"|(?P<failed>[A-Za-z ]+?)(?: at \d+.*)?)\.?"
+)
+
+
+@dataclass(frozen=True)
+class HunkReport:
+    """How one hunk applied: its number in the file, its line in the patch, by how many lines it moved."""
+
+    number: int
+    line: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What a patch did to one file. `new_mode` is the mode the patch gives it, None if it gives none."""
+
+    path: str
+    old_path: str
+    status: Kind
+    new_mode: str | None
+    hunks: tuple[HunkReport, ...]
+    before: Entry | None
+    after: Entry | None
+
+    @property
+    def offsets(self) -> int:
+        """Hunks that applied at another line than the patch says."""
+        return sum(hunk.offset != 0 for hunk in self.hunks)
+
+
+@dataclass(frozen=True)
+class PatchReport:
+    """How one patch of the series applied: every hunk exactly, or at an offset."""
+
+    name: str
+    sha256: str
+    files: tuple[FileReport, ...]
+
+
+@dataclass(frozen=True)
+class SeriesReport:
+    """How a series applied. `before` are the touched files of the pristine tree.
+
+    `changed` maps every path that is different afterwards to its new entry, None for deleted ones.
+    """
+
+    patches: tuple[PatchReport, ...]
+    before: Mapping[str, Entry]
+    changed: Mapping[str, Entry | None]
+
+    @property
+    def hunks(self) -> int:
+        """Hunks of all patches."""
+        return sum(len(file.hunks) for patch in self.patches for file in patch.files)
+
+    @property
+    def offsets(self) -> int:
+        """Hunks of all patches that applied at an offset."""
+        return sum(file.offsets for patch in self.patches for file in patch.files)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The tree a series leaves: its git tree id, and how many paths differ from the pristine one."""
+
+    tree: str
+    changed: int
+
+
+def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: Path) -> SeriesReport:
+    """Applies (name, bytes) in order to copies in `scratch`, which must be empty or not exist.
+
+    Raises `Refused` for a hunk that needs fuzz or does not apply, for a file that is not as the patch
+    assumes, and when GNU patch and git do not leave the same.
+    """
+    if scratch.is_dir() and any(scratch.iterdir()):
+        raise PipelineError("the scratch directory is not empty", where=str(scratch))
+    parsed = [parse(data, name) for name, data in series]
+    touched = sorted({path for patch in parsed for change in patch.files for path in change.paths})
+    sides = (scratch / "patch", scratch / "git")
+    for patch in parsed:
+        _check_parents(pristine, patch)
+    for side in sides:
+        _copy(pristine, touched, side)
+    before = gittree.of_directory(sides[0])
+    reports = tuple(_apply(patch, *sides) for patch in parsed)
+    after = gittree.of_directory(sides[0])
+    changed = {item.path: item.actual for item in gittree.compare(before, after)}
+    return SeriesReport(reports, before, changed)
+
+
+def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> Proof:
+    """Proves that the series leaves the pristine tree with exactly the blobs of `effect`.
+
+    `effect` maps paths to blob ids, 40 zeros for a deleted file. Raises `Refused` with every path
+    that is missing, extra or different.
+    """
+    touched = {path for patch in report.patches for file in patch.files for path in (file.old_path, file.path)}
+    foreign = gittree.compare({path: pristine[path] for path in touched if path in pristine}, report.before)
+    if foreign:
+        raise _refuse_paths("the tree is not the pristine one", foreign)
+    actual = dict(pristine)
+    for path, entry in report.changed.items():
+        actual.pop(path, None)
+        if entry is not None:
+            actual[path] = entry
+    differences = gittree.compare(_expected(report, pristine, effect), actual)
+    if differences:
+        raise _refuse_paths("the series leaves another tree than recorded", differences)
+    return Proof(gittree.tree_id(actual), len(report.changed))
+
+
+def _expected(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> dict[str, Entry]:
+    """The listing that `effect` describes; modes are the pristine ones and those the patches give."""
+    modes = {path: entry.mode for path, entry in report.before.items()}
+    for file in (file for patch in report.patches for file in patch.files):
+        if file.status is Kind.RENAMED:
+            modes[file.path] = modes.get(file.old_path, FILE)
+        modes[file.path] = file.new_mode or modes.get(file.path, FILE)
+    expected = dict(pristine)
+    for path, blob in effect.items():
+        expected.pop(path, None)
+        if blob != DELETED:
+            expected[path] = Entry(modes.get(path, FILE), blob)
+    return expected
+
+
+def _refuse_paths(what: str, differences: Sequence[Difference]) -> Refused:
+    def text(entry: Entry | None) -> str:
+        return f"{entry.mode} {entry.blob}" if entry else "not there"
+
+    rows = [f"  {d.kind} {d.path}: expected {text(d.expected)}, found {text(d.actual)}" for d in differences[:LISTED]]
+    more = [f"  and {len(differences) - LISTED} more"] if len(differences) > LISTED else []
+    return Refused(
+        "\n".join([f"{what}: {len(differences)} path(s) differ", *rows, *more]),
+        where=differences[0].path,
+        why="the kernel would not be built from the sources that were examined",
+        hint="compare the patch with the pinned one; a new patch needs its own effect table in series.toml",
+    )
+
+
+def _check_parents(root: Path, patch: PatchFile) -> None:
+    """No path of the patch may lead through a symbolic link, nor be one unless the patch says so."""
+    for change in patch.files:
+        for path in change.paths:
+            parts = path.split("/")
+            above = ("/".join(parts[:count]) for count in range(1, len(parts)))
+            link = next((directory for directory in above if (root / directory).is_symlink()), None)
+            if link is not None:
+                raise _refuse(
+                    patch, change, f"{path} lies beyond the symbolic link {link}", "it would change another file"
+                )
+            if (root / path).is_symlink() and not change.link:
+                raise _refuse(patch, change, f"{path} is a symbolic link in the tree", "the patch means a plain file")
+
+
+def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
+    """Copies the touched files that exist, with git's idea of their modes; nothing is shared with the tree."""
+    side.mkdir(parents=True)
+    for path in touched:
+        source, copy = pristine / path, side / path
+        if source.is_symlink() or source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_symlink():
+            copy.symlink_to(os.readlink(source))  # noqa: PTH115 - pathlib would tidy the target
+        elif source.is_file():
+            shutil.copyfile(source, copy)
+            copy.chmod(int(gittree.file_mode(source.stat().st_mode), 8) & 0o777)
+        elif source.exists():
+            raise Refused(f"the patch names {path}, which is no file in the tree", where=path)
+
+
+def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
+    """Applies one patch on both sides and compares them."""
+    _check_parents(side, patch)
+    before = gittree.of_directory(side)
+    for change in patch.files:
+        _check_presence(patch, change, before)
+    hunks = _gnu_patch(patch, side)
+    _git_apply(patch, other)
+    after = gittree.of_directory(side)
+    _check_results(patch, before, after, gittree.of_directory(other), side)
+    files = tuple(
+        FileReport(c.path, c.old_path, c.kind, c.new_mode, reports, before.get(c.old_path), after.get(c.path))
+        for c, reports in zip(patch.files, hunks, strict=True)
+    )
+    return PatchReport(patch.name, patch.sha256, files)
+
+
+def _check_presence(patch: PatchFile, change: FileChange, before: Listing) -> None:
+    """What the patch adds must not be there, what it changes must."""
+    new = change.path if change.kind in (Kind.ADDED, Kind.RENAMED) else None
+    if new is not None and new in before:
+        raise _refuse(patch, change, f"{new} is in the tree already", "the patch creates it")
+    if change.kind is not Kind.ADDED and change.old_path not in before:
+        raise _refuse(
+            patch,
+            change,
+            f"{change.old_path} is not in the tree",
+            "the patch changes it; a file that only exists later (.config) must be left out by a rule in series.toml",
+        )
+
+
+def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
+    """Applies with GNU patch and reads from its output how each hunk of each file went."""
+    result = process.run(GNU_PATCH, cwd=side, stdin=patch.data, accept=(0, 1, 2))
+    found: list[list[re.Match[str]]] = []
+    for line in result.text.splitlines():
+        if _FILE.match(line):
+            found.append([])
+        elif found and (match := _HUNK.fullmatch(line)) is not None:
+            found[-1].append(match)
+    _check_rejects(patch, found)
+    same = [len(change.hunks) for change in patch.files] == [len(matches) for matches in found]
+    if result.status or not same:
+        said = "; ".join((result.error_text or result.text).strip().splitlines()[-3:])
+        raise Refused(
+            f"patch {patch.name}: GNU patch does not apply it as it was read (exit status {result.status}): {said}",
+            where=patch.name,
+            hint=process.reproducer(result.argv, side) + f" < {patch.name}",
+        )
+    return [
+        tuple(
+            HunkReport(hunk.number, hunk.line, int(match["offset"] or 0))
+            for hunk, match in zip(change.hunks, matches, strict=True)
+        )
+        for change, matches in zip(patch.files, found, strict=True)
+    ]
+
+
+def _check_rejects(patch: PatchFile, found: Sequence[Sequence[re.Match[str]]]) -> None:
+    """Refuses every hunk that needed fuzz or was rejected: the patch was made for another tree."""
+    rows, first = [], 0
+    for change, matches in zip(patch.files, found, strict=False):
+        for hunk, match in zip(change.hunks, matches, strict=False):
+            if match["fuzz"] or match["failed"]:
+                how = f"applies only with fuzz {match['fuzz']}" if match["fuzz"] else "does not apply"
+                rows.append(f"{change.path}: hunk #{hunk.number} (line {hunk.line} of the patch) {how}")
+                first = first or hunk.line
+    if rows:
+        more = f"\n  and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+        raise Refused(
+            f"patch {patch.name} needs rebase: " + "\n  ".join(rows[:LISTED]) + more,
+            where=f"{patch.name}:{first}",
+            why="with fuzz a hunk may land in the wrong place and still compile",
+            hint="is this the tree the patch was made for? Compare the pins of the sources of this line",
+        )
+
+
+def _git_apply(patch: PatchFile, side: Path) -> None:
+    result = process.run(GIT_APPLY, cwd=side, env=git_environment(), stdin=patch.complete, accept=(0, 1, 128))
+    if result.status:
+        said = "; ".join(result.error_text.strip().splitlines()[:3])
+        raise Refused(
+            f"patch {patch.name}: GNU patch applies it, git does not: {said}",
+            where=patch.name,
+            why="a patch that two programs apply differently leaves no certain tree",
+            hint=process.reproducer(result.argv, side) + f" < {patch.name}",
+        )
+
+
+def _check_results(patch: PatchFile, before: Listing, after: Listing, other: Listing, side: Path) -> None:
+    """Only what the patch names has changed, both programs left the same, and no link leaves the tree."""
+    named = {path: change for change in patch.files for path in change.paths}
+    strange = [item for item in gittree.compare(before, after) if item.path not in named]
+    if strange:
+        raise _refuse_paths(f"patch {patch.name}: GNU patch changed what the patch does not name", strange)
+    differences = gittree.compare(after, other)
+    if differences:
+        raise _refuse_paths(f"patch {patch.name}: git (found) and GNU patch (expected) differ", differences)
+    for path, change in named.items():
+        if path in after and after[path].mode == SYMLINK:
+            target = os.fsencode(os.readlink(side / path))  # noqa: PTH115 - as above
+            names.check_link(path, target, lambda what, change=change, **_: _refuse(patch, change, what, ""))
+
+
+def _refuse(patch: PatchFile, change: FileChange, what: str, why: str) -> Refused:
+    where = f"{patch.name}:{change.line}"
+    return Refused(f"patch {patch.name}, file {change.path}: {what}", where=where, why=why, hint=f"look at {where}")

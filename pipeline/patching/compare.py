@@ -1,0 +1,147 @@
+"""Compares two versions of a patch by what they do, not by where they do it.
+
+Line numbers and context may move between versions; the lines removed and added, the modes and the
+names may not. Needs no kernel tree and decides nothing: it shows.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pipeline.lines import RoleName, Rule
+from pipeline.patching.patchfile import FileChange, PatchFile
+from pipeline.patching.roles import Classification, classify
+
+SHOWN = 40  # differing lines shown per file
+
+
+class Verdict(StrEnum):
+    """How two versions of a patch relate on one file."""
+
+    ONLY_A = "only in A"
+    ONLY_B = "only in B"
+    SAME = "same effect"
+    DIFFERENT = "differs"
+
+
+@dataclass(frozen=True)
+class FileComparison:
+    """One file. `lines` begin with `A` or `B` (who has it) and the line with its sign, at most `SHOWN`.
+
+    `left_out` counts further ones; `about` says what else differs: kind, mode or old name.
+    """
+
+    path: str
+    verdict: Verdict
+    about: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One version: its digests, its role by content (None if not proven), its option numbers per macro."""
+
+    name: str
+    sha256: str
+    patch_id: str | None
+    role: RoleName | None
+    by: str
+    options: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two versions of a patch, file by file in order of path."""
+
+    a: Side
+    b: Side
+    files: tuple[FileComparison, ...]
+
+    @property
+    def same_effect(self) -> bool:
+        """Whether both do the same, line numbers and context aside."""
+        return all(file.verdict is Verdict.SAME for file in self.files)
+
+    @property
+    def differing(self) -> tuple[FileComparison, ...]:
+        """The files on which they do not do the same."""
+        return tuple(file for file in self.files if file.verdict is not Verdict.SAME)
+
+
+def compare(a: PatchFile, b: PatchFile, rules: Mapping[RoleName, Rule]) -> Comparison:
+    """Compares two patches by effect; `rules` tell the role and the option number of each."""
+    ours, theirs = ({change.path: change for change in patch.files} for patch in (a, b))
+    files = tuple(_file(path, ours.get(path), theirs.get(path)) for path in sorted(ours.keys() | theirs.keys()))
+    return Comparison(_side(a, classify(a, rules)), _side(b, classify(b, rules)), files)
+
+
+def _side(patch: PatchFile, found: Classification) -> Side:
+    options = {option.define: option.numbers for option in found.options.values() if option.found}
+    return Side(patch.name, patch.sha256, patch.patch_id, found.role, found.by, options)
+
+
+def _file(path: str, a: FileChange | None, b: FileChange | None) -> FileComparison:
+    if a is None or b is None:
+        return FileComparison(path, Verdict.ONLY_B if a is None else Verdict.ONLY_A)
+    about = tuple(_about(a, b))
+    ours, theirs = list(_effect(a)), list(_effect(b))
+    if ours == theirs:
+        return FileComparison(path, Verdict.DIFFERENT if about else Verdict.SAME, about)
+    lines = list(_differing(_flat(ours), _flat(theirs)))
+    if not lines:
+        about = (*about, "the same lines, grouped around other unchanged lines")
+    return FileComparison(path, Verdict.DIFFERENT, about, tuple(lines[:SHOWN]), max(0, len(lines) - SHOWN))
+
+
+def _about(a: FileChange, b: FileChange) -> Iterator[str]:
+    for what, one, other in (
+        ("kind", a.kind, b.kind),
+        ("mode", a.new_mode, b.new_mode),
+        ("old name", a.old_path, b.old_path),
+        ("symbolic link", a.link, b.link),
+    ):
+        if one != other:
+            yield f"{what}: {one} in A, {other} in B"
+
+
+_Group = tuple[tuple[bytes, ...], tuple[bytes, ...]]
+
+
+def _effect(change: FileChange) -> Iterator[_Group]:
+    """Each run of changed lines as (removed, added): what stays when context and line numbers move."""
+    for hunk in change.hunks:
+        removed: list[bytes] = []
+        added: list[bytes] = []
+        for line in (*hunk.body, b" "):
+            if line[:1] == b"-":
+                removed.append(line)
+            elif line[:1] == b"+":
+                added.append(line)
+            elif line[:1] == b"\\":
+                _mark(removed, added)
+            elif removed or added:
+                yield tuple(removed), tuple(added)
+                removed, added = [], []
+
+
+def _mark(removed: list[bytes], added: list[bytes]) -> None:
+    """A missing line end belongs to the line above it."""
+    last = added or removed
+    if last:
+        last[-1] += b" (no newline at end of file)"
+
+
+def _flat(groups: list[_Group]) -> list[bytes]:
+    return [line for removed, added in groups for line in (*removed, *added)]
+
+
+def _differing(ours: list[bytes], theirs: list[bytes]) -> Iterator[str]:
+    matcher = difflib.SequenceMatcher(None, ours, theirs, autojunk=len(ours) + len(theirs) > 2000)
+    for tag, a_from, a_to, b_from, b_to in matcher.get_opcodes():
+        if tag != "equal":
+            yield from (f"A {line.decode(errors='backslashreplace')}" for line in ours[a_from:a_to])
+            yield from (f"B {line.decode(errors='backslashreplace')}" for line in theirs[b_from:b_to])

@@ -1,0 +1,283 @@
+"""`inv patches`: proves every patch of a line by content, applies each series, and says so.
+
+The table is the evidence an auditor reads: where each patch came from, which role its name
+claims, which role its content proves and by which rule, and what it leaves in the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Refused, UsageError
+from pipeline.files import write_atomic
+from pipeline.lines import Line, Patch, RoleName
+from pipeline.patching import apply, compare, leaveout, patchfile, roles
+from pipeline.session import Session
+from pipeline.sources import archive, kerneltree
+from pipeline.sources.fetching import Sources, Verified
+
+LARGEST = 32 << 20  # bytes of one patch; the largest known has half a megabyte
+SHOWN_OFFSETS = 12  # hunks listed by name in the text; the JSON has all
+
+
+@dataclass(frozen=True)
+class Proven:
+    """A patch of one series whose content is what the series says; `data` is what is applied."""
+
+    name: str
+    slot: RoleName
+    model: Patch
+    parsed: patchfile.PatchFile
+    found: roles.Classification
+    notes: tuple[str, ...]
+    data: bytes
+    origin: str
+
+    def row(self) -> tuple[str, ...]:
+        """As the table shows it."""
+        size = (str(len(self.parsed.files)), str(self.parsed.hunks), f"+{self.parsed.added} -{self.parsed.removed}")
+        return (self.name, self.parsed.sha256[:16] + "…", self.where, self.claim, str(self.found.role), *size)
+
+    @property
+    def where(self) -> str:
+        """The archive's member, or our own file."""
+        return str(self.model.member or self.model.file)
+
+    @property
+    def claim(self) -> str:
+        """The role its name claims."""
+        return roles.claimed(self.where)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As evidence keeps it."""
+        return {
+            "patch": self.name,
+            "role": self.slot.value,
+            "sha256": self.parsed.sha256,
+            "patch_id": self.parsed.patch_id,
+            "member": self.where,
+            "origin": self.origin,
+            "role_claimed_by_name": self.claim,
+            "role_found": self.found.role,
+            "found_by": self.found.by,
+            "option_number": list(self.found.option.numbers) if self.found.option else [],
+            "files": len(self.parsed.files),
+            "hunks": self.parsed.hunks,
+            "added": self.parsed.added,
+            "removed": self.parsed.removed,
+            "blank_lines_restored": self.parsed.restored,
+            "left_out": [rule.model_dump(mode="json", by_alias=True) for rule in self.model.leave_out],
+            "applied_sha256": hashlib.sha256(self.data).hexdigest(),
+            "notes": list(self.notes),
+        }
+
+
+def prove_line(line: Line, session: Session) -> dict[str, Any]:
+    """Proves and applies every series of the line. Raises `Refused` for the first set that is not what it says."""
+    sources = Sources(line, session.settings, session.console)
+    verified = {item.name: item for item in sources.fetch()}
+    proven = prove_series(line, verified)
+    headings = ("patch", "sha256", "origin", "name claims", "content proves", "files", "hunks", "lines")
+    session.console.table(headings, [item.row() for item in proven], f"line {line.label}")
+    for item in proven:
+        _say_proven(item, session)
+    tree = _pristine(line, proven, sources, verified, session)
+    applied = {
+        role: _apply(role, [item for item in proven if item.slot is role], tree, session) for role in line.data.roles
+    }
+    document = {**line.evidence(), "patches": [item.as_dict() for item in proven], "roles": applied}
+    write_atomic(_evidence(session, line), json.dumps(document, indent=2, default=str) + "\n")
+    session.console.say(f"evidence: {_evidence(session, line)}")
+    return document
+
+
+def prove_series(line: Line, verified: Mapping[str, Verified]) -> list[Proven]:
+    """Every patch of every series, proven; all that is refused is raised together."""
+    proven, refused = [], []
+    for slot, role in line.data.roles.items():
+        for name in role.series:
+            try:
+                proven.append(_prove(line, slot, name, verified))
+            except Refused as error:
+                refused.append(error)
+    if refused:
+        raise refused[0] if len(refused) == 1 else Refused("\n".join(map(str, refused)))
+    roles.check_options({item.name: item.found for item in proven})
+    return proven
+
+
+def _prove(line: Line, slot: RoleName, name: str, verified: Mapping[str, Verified]) -> Proven:
+    model = line.data.patches[name]
+    data, origin = _patch_bytes(line, name, model, verified)
+    parsed = patchfile.parse(data, name)
+    found = roles.classify(parsed, line.data.rules)
+    notes = roles.check(name, model, parsed, slot, found)
+    return Proven(name, slot, model, parsed, found, notes, leaveout.leave_all_out(data, model.leave_out, name), origin)
+
+
+def _patch_bytes(line: Line, name: str, model: Patch, verified: Mapping[str, Verified]) -> tuple[bytes, str]:
+    """A patch and where it came from: a member of a verified source, or a file of ours."""
+    if model.source is not None and model.member is not None:
+        source = verified[model.source]
+        found = archive.read(source.path, {model.member: LARGEST}).get(model.member)
+        if found is None:
+            raise Refused(f"patch {name}: {source.file} has no {model.member}", where=str(source.path))
+        return found, f"{source.file} (sha256 {source.sha256}) from {source.origin}"
+    file = str(model.file)
+    places = [path.parent / file for path in line.files]
+    place = next((path for path in places if path.is_file()), None)
+    if place is None:
+        raise UsageError(f"patch {name}: the file {file} is not there", where=", ".join(map(str, places)))
+    return place.read_bytes(), f"a file of this project, {place}"
+
+
+def _say_proven(item: Proven, session: Session) -> None:
+    say = session.console.say
+    say(f"{item.name}: out of {item.origin}")
+    say(f"{item.name}: {item.slot} {item.found.by}")
+    if item.found.option:
+        say(f"{item.name}: TCP option {', '.join(map(str, item.found.option.numbers))} ({item.found.option.define})")
+    for rule in item.model.leave_out:
+        moved = ", ".join(f"{option}={value}" for option, value in rule.config.items()) or "nothing"
+        say(f"{item.name}: {rule.file} left out ({rule.why}); to the kernel configuration: {moved}")
+    if item.parsed.restored:
+        say(f"{item.name}: its last {item.parsed.restored} blank lines are cut off; GNU patch puts them back")
+    for note in item.notes:
+        session.console.warn(f"{item.name}: {note}")
+
+
+def _pristine(
+    line: Line, proven: Sequence[Proven], sources: Sources, verified: Mapping[str, Verified], session: Session
+) -> kerneltree.Pristine | None:
+    """The line's tree with every file that any series touches; None when there is no patch at all."""
+    touched = {path for item in proven for change in item.parsed.files for path in change.paths}
+    if line.data.kernel_source is None or not touched:
+        return None
+    return kerneltree.pristine(sources, verified[line.data.kernel_source], touched, session.console)
+
+
+def _apply(
+    role: RoleName, series: Sequence[Proven], tree: kerneltree.Pristine | None, session: Session
+) -> dict[str, Any]:
+    """Applies one role's series to a scratch copy of the real tree and proves what it leaves."""
+    if not series or tree is None:
+        session.console.say(f"{role}: no patch; the tree stays as it is")
+        return {"patches": 0}
+    effect: dict[str, str] = {}
+    for item in series:
+        effect |= item.model.effect
+    with tempfile.TemporaryDirectory(prefix="series-") as scratch:
+        report = apply.apply_series(tree.files, [(item.name, item.data) for item in series], Path(scratch) / "tree")
+    proof = apply.prove(report, tree.listing, effect)
+    session.console.say(
+        f"{role}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "
+        f"{proof.changed} paths differ from the pristine tree {tree.tree[:12]}, each as recorded: {proof.tree[:12]}"
+    )
+    offsets = list(_offsets(report))
+    for text in offsets[:SHOWN_OFFSETS]:
+        session.console.say(f"  {text}")
+    if len(offsets) > SHOWN_OFFSETS:
+        session.console.say(f"  and {len(offsets) - SHOWN_OFFSETS} more")
+    return {"patches": len(series), "pristine": tree.tree, "tree": proof.tree, "files": list(_files(report))}
+
+
+def _offsets(report: apply.SeriesReport) -> Iterator[str]:
+    for patch in report.patches:
+        for file in patch.files:
+            for hunk in file.hunks:
+                if hunk.offset:
+                    yield f"{patch.name}: {file.path} hunk {hunk.number} moved by {hunk.offset} lines"
+
+
+def _files(report: apply.SeriesReport) -> Iterator[dict[str, Any]]:
+    for patch in report.patches:
+        for file in patch.files:
+            yield {
+                "patch": patch.name,
+                "path": file.path,
+                "status": file.status,
+                "before": file.before.blob if file.before else None,
+                "after": file.after.blob if file.after else None,
+                "hunks": [{"number": hunk.number, "offset": hunk.offset, "fuzz": 0} for hunk in file.hunks],
+            }
+
+
+def _evidence(session: Session, line: Line) -> Path:
+    return session.settings.artifacts / "evidence" / line.name / "patches.json"
+
+
+def _read_patch(path: str) -> patchfile.PatchFile:
+    try:
+        return patchfile.parse(Path(path).read_bytes(), path)
+    except OSError as error:
+        raise UsageError(f"the patch cannot be read: {error.strerror}", where=path) from None
+
+
+def classify_file(path: str, line: Line, session: Session) -> dict[str, Any]:
+    """The role of any patch file by the line's rules; refuses one that fits none or several."""
+    parsed = _read_patch(path)
+    found = roles.classify(parsed, line.data.rules)
+    claim = roles.claimed(path)
+    if not line.data.rules:
+        raise UsageError(
+            f"the line {line.name} has no rules to hold a patch against", hint="./inv patches el6 --classify FILE"
+        )
+    session.console.table(
+        ("patch", "sha256", "name claims", "content proves", "files", "hunks", "lines"),
+        [
+            (
+                Path(path).name,
+                parsed.sha256,
+                claim,
+                str(found.role or "no single role"),
+                len(parsed.files),
+                parsed.hunks,
+                f"+{parsed.added} -{parsed.removed}",
+            )
+        ],
+    )
+    for role in line.data.rules:
+        failed = found.failed(role)
+        session.console.say(f"{role}: {'fits' if not failed else '; '.join(failed)}")
+    known = [name for name, model in line.data.patches.items() if model.sha256 == parsed.sha256]
+    session.console.say(f"pinned in the line {line.label}: {', '.join(known) or 'no'}")
+    if found.role is None:
+        raise Refused("the patch fits the rules of " + ("several roles" if found.fits else "no role"), where=path)
+    return {
+        "patch": path,
+        "sha256": parsed.sha256,
+        "role": found.role,
+        "by": found.by,
+        "claims": claim,
+        "pinned": known,
+    }
+
+
+def compare_files(pair: Sequence[str], line: Line, session: Session) -> dict[str, Any]:
+    """Two versions of a patch, file by file, by what they do."""
+    one, other = (_read_patch(path) for path in pair)
+    result = compare.compare(one, other, line.data.rules)
+    for letter, side in (("A", result.a), ("B", result.b)):
+        options = ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in side.options.items())
+        role = side.role or "no single role"
+        session.console.say(f"{letter}: {side.name} sha256 {side.sha256}, {role}, {options or 'no option number'}")
+    for file in result.differing:
+        session.console.say(f"{file.path}: {file.verdict}" + (f" ({'; '.join(file.about)})" if file.about else ""))
+        for text in file.lines:
+            session.console.say(f"    {text}")
+        if file.left_out:
+            session.console.say(f"    and {file.left_out} lines more")
+    same = len(result.files) - len(result.differing)
+    session.console.say(f"{same} files with the same effect, {len(result.differing)} that differ")
+    return {
+        "same_effect": result.same_effect,
+        "a": {"name": result.a.name, "sha256": result.a.sha256, "role": result.a.role},
+        "b": {"name": result.b.name, "sha256": result.b.sha256, "role": result.b.role},
+        "files": [{"path": f.path, "verdict": f.verdict, "about": f.about, "lines": f.lines} for f in result.files],
+    }

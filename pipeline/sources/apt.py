@@ -1,0 +1,266 @@
+"""Debian source packages by Debian's own signed metadata, in an apt root of our own.
+
+apt is asked only for the signed index: which versions there are, and each file's digest. The
+files themselves go through the one downloader. The host's apt lists are neither read nor
+changed; of its configuration only the archive's address and the proxies are taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from pipeline import process
+from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
+from pipeline.files import sha256_of, write_atomic
+from pipeline.lines import DebianSource
+
+# What apt-get says of an index that was had and is not what it must be.
+_BAD = re.compile(
+    r"not signed|NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|invalid signature|NOSPLIT|NODATA|Hash Sum mismatch"
+    r"|unexpected size|is expired|is not valid yet"
+)
+INDEX_TIMEOUT = 300.0  # seconds for all indexes together; about 10 MB for one suite
+
+
+@dataclass(frozen=True)
+class Index:
+    """A signed index that was used: its suite, date and the digests of both its files."""
+
+    suite: str
+    date: str
+    inrelease: Path
+    sources: Path
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the signed index says of one source package's upstream tarball. `size` in bytes."""
+
+    package: str
+    version: str
+    file: str
+    url: str
+    size: int
+    sha256: str
+
+
+def is_archive(base: str) -> bool:
+    """Whether `base` is a local directory laid out as a Debian archive."""
+    return (Path(base) / "dists").is_dir()
+
+
+def archive_addresses(suites: Sequence[str], setting: str, mirrors: Sequence[str]) -> dict[str, str]:
+    """The archive of each suite: from a local mirror, the setting, or the host's own apt.
+
+    A security suite lives in the archive beside: `debian` and `debian-security`.
+    """
+    local = next((m for m in mirrors if is_archive(f"{m}/debian")), None)
+    base = f"file:{Path(local).resolve()}/debian" if local else setting.rstrip("/")
+    found = {suite: _beside(base, suite) for suite in suites} if base else _of_host(suites)
+    if missing := [suite for suite in suites if suite not in found]:
+        raise UsageError(
+            f"no Debian archive is known for {', '.join(missing)}",
+            why="this host's apt does not use one",
+            hint="add --debian-mirror URL; the list of mirrors: https://www.debian.org/mirror/list",
+        )
+    return found
+
+
+def _beside(base: str, suite: str) -> str:
+    return f"{base}-security" if suite.endswith("-security") else base
+
+
+def _of_host(suites: Sequence[str]) -> dict[str, str]:
+    """Addresses out of the host's apt sources, whatever Debian release the host runs."""
+    argv = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
+    try:
+        listed = process.run(argv, env=_host_environment()).text
+    except (process.ProgramMissing, process.ProgramFailed):
+        return {}
+    rows = [line.rsplit(" ", 2) for line in dict.fromkeys(listed.splitlines())]
+    entries = [(address.rstrip("/"), release) for address, release, component in rows if component == "main"]
+    found = {suite: _likeliest(suite, entries) for suite in suites}
+    return {suite: address for suite, address in found.items() if address}
+
+
+def _likeliest(suite: str, entries: Sequence[tuple[str, str]]) -> str:
+    """The address whose path is Debian's or whose release is `suite`, at best both: others have a `bookworm` too."""
+    kind = "/debian-security" if suite.endswith("-security") else "/debian"
+    by_path = [entry for entry in entries if entry[0].endswith(kind)]
+    by_release = [entry for entry in entries if entry[1] == suite]
+    both = [entry for entry in by_path if entry in by_release]
+    return next((address for address, _ in (*both, *by_release, *by_path)), "")
+
+
+class AptRoot:
+    """A private apt: its directory holds lists, configuration and keyring of its own.
+
+    It reads the source index of the archives, or with `binary` that of the amd64 packages.
+    """
+
+    def __init__(self, root: Path, archives: Mapping[str, str], keyring: bytes, *, binary: bool = False) -> None:
+        self.root, self.archives = root.resolve(), dict(archives)
+        for part in ("lists/partial", "cache/archives/partial", "etc"):
+            (self.root / part).mkdir(parents=True, exist_ok=True)
+        write_atomic(self.root / "keyring.gpg", keyring)
+        write_atomic(self.root / "status", "")
+        signed = f"[signed-by={self.root}/keyring.gpg]"
+        kind = "deb" if binary else "deb-src"
+        rows = [f"{kind} {signed} {address} {suite} main\n" for suite, address in self.archives.items()]
+        write_atomic(self.root / "sources.list", "".join(rows))
+        write_atomic(self.root / "apt.conf", self._configuration())
+
+    def _configuration(self) -> str:
+        local = any(address.startswith("file:") for address in self.archives.values())
+        settings = {
+            "Dir": "/",
+            "Dir::State": f"{self.root}",
+            "Dir::State::lists": f"{self.root}/lists",
+            "Dir::State::status": f"{self.root}/status",
+            "Dir::Cache": f"{self.root}/cache",
+            "Dir::Etc": f"{self.root}/etc",
+            "Dir::Etc::parts": f"{self.root}/etc",
+            "Dir::Etc::sourcelist": f"{self.root}/sources.list",
+            "APT::Architecture": "amd64",
+            "APT::Sandbox::User": "",  # as ourselves: another user could not write here
+            "APT::Update::Error-Mode": "any",
+            "Acquire::Languages": "none",
+            "Acquire::GzipIndexes": "true",  # kept as signed, so that they can be carried elsewhere
+            "Acquire::CompressionTypes::Order::": "xz",
+            "Acquire::IndexTargets::deb-src::Sources::KeepCompressedAs": "xz",
+            "Acquire::ForceHash": "sha256",
+            "Acquire::Retries": "2",
+            # A carried archive is as old as it is; its signature and digests are checked all the same.
+            **({"Acquire::Check-Valid-Until": "false"} if local else {}),
+            **_host_proxies(),
+        }
+        return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+    def _run(self, *argv: str, timeout: float = 60.0, accept: Sequence[int] = (0,)) -> process.Result:
+        environment = process.clean_environment(APT_CONFIG=str(self.root / "apt.conf"))
+        return process.run(argv, env=environment, timeout=timeout, accept=accept)
+
+    def update(self) -> None:
+        """Reads the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
+        try:
+            self._run("apt-get", "-q", "update", timeout=INDEX_TIMEOUT)
+        except process.ProgramFailed as error:
+            where = ", ".join(f"{address} {suite}" for suite, address in self.archives.items())
+            text = str(error)
+            bad = _BAD.search(text)
+            kind: type[PipelineError] = Refused if bad else Unreachable
+            what = "is not signed by a pinned key, damaged or out of date" if bad else "could not be read"
+            raise kind(f"Debian's source index {what}", where=where, why=error.what, hint=_HINT) from None
+
+    def resolve(self, source: DebianSource) -> Iterator[Resolved]:
+        """The upstream tarballs of the versions that match, the newest first.
+
+        Raises `Unreachable` when the index has none.
+        """
+        stanzas = {s["Version"]: s for s in self._stanzas(source.package)}
+        matching = [version for version in stanzas if _matches(version, source.version)]
+        if not matching:
+            raise Unreachable(
+                f"Debian's index has no {source.package} {source.version}",
+                where=", ".join(f"{address} {suite}" for suite, address in self.archives.items()),
+                why=f"it offers {', '.join(sorted(stanzas)) or 'nothing'}",
+                hint="change the version in the line file, or name an archive that has it: --debian-mirror URL",
+            )
+        digests = set()
+        for version in sorted(matching, key=functools.cmp_to_key(self._order), reverse=True):
+            resolved = self._upstream(source, version, stanzas[version])
+            if resolved.sha256 not in digests:  # Debian's own revisions share one upstream tarball
+                digests.add(resolved.sha256)
+                yield resolved
+
+    def binary(self, package: str) -> Resolved:
+        """The newest amd64 package of this name. Raises `Unreachable` when the index has none."""
+        try:
+            listed = self._run("apt-get", "download", "--print-uris", package).text
+        except process.ProgramFailed as error:
+            raise Unreachable(f"Debian's index has no package {package}", why=error.what, hint=_HINT) from None
+        row = re.search(r"^'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", listed, re.MULTILINE)
+        if row is None:
+            raise Refused(f"apt gave no SHA-256 of the package {package}", why=listed.strip())
+        return Resolved(package, unquote(row[2]).split("_")[1], unquote(row[2]), row[1], int(row[3]), row[4])
+
+    def dependencies(self, package: str) -> list[str]:
+        """Names of the packages that `package` depends on."""
+        text = self._run("apt-cache", "depends", "--important", package).text
+        return re.findall(r"^ +Depends: (\S+)$", text, re.MULTILINE)
+
+    def _stanzas(self, package: str) -> Iterator[dict[str, str]]:
+        try:
+            text = self._run("apt-cache", "showsrc", "--only-source", package).text
+        except process.ProgramFailed:
+            return
+        for stanza in text.split("\n\n"):
+            fields = dict(re.findall(r"^([\w-]+):((?:.*)(?:\n .*)*)", stanza, re.MULTILINE))
+            if "Version" in fields:
+                yield {name: value.strip() for name, value in fields.items()}
+
+    def _order(self, one: str, other: str) -> int:
+        """dpkg's order of two versions that differ."""
+        return -1 if self._run("dpkg", "--compare-versions", one, "lt", other, accept=(0, 1)).status == 0 else 1
+
+    def _upstream(self, source: DebianSource, version: str, stanza: Mapping[str, str]) -> Resolved:
+        files = [row.split() for row in stanza.get("Checksums-Sha256", "").splitlines() if row.strip()]
+        for digest, size, name in files:
+            if re.search(r"\.orig\.tar\.\w+$", name) and "/" not in name:
+                listed = self._run("apt-get", "source", "--print-uris", f"{source.package}={version}").text
+                url = next((u for u in re.findall(r"'([^']+)'", listed) if unquote(u).endswith("/" + name)), "")
+                return Resolved(source.package, version, name, url, int(size), digest)
+        raise Refused(f"the Debian source package {source.package} {version} has no upstream tarball")
+
+    def indexes(self) -> list[Index]:
+        """The signed indexes that answers rest on."""
+        return indexes(self.root)
+
+    def evidence(self) -> list[dict[str, Any]]:
+        """The indexes as records keep them."""
+        return [
+            {"suite": i.suite, "date": i.date, "inrelease": sha256_of(i.inrelease), "sources": sha256_of(i.sources)}
+            for i in self.indexes()
+        ]
+
+
+def indexes(root: Path) -> list[Index]:
+    """The signed indexes in the private apt root at `root`."""
+    found = []
+    for release in sorted((root / "lists").glob("*_InRelease")):
+        text = release.read_text(errors="replace")
+        suite = release.name.removesuffix("_InRelease").rpartition("_dists_")[2]
+        date = re.search(r"^Date: (.*)$", text, re.MULTILINE)
+        prefix = release.name.removesuffix("InRelease")
+        for sources in (root / "lists").glob(f"{prefix}main_source_Sources*"):
+            found.append(Index(suite, date[1] if date else "", release, sources))
+    return found
+
+
+_HINT = "check the network, or take another archive: --debian-mirror URL, or --mirror DIR of an exported one"
+
+
+def _matches(version: str, wanted: str) -> bool:
+    return version.startswith(wanted) if wanted.endswith(".") else version == wanted
+
+
+def _host_environment() -> dict[str, str]:
+    """For questions to the host's own apt, whose settings may lie where this variable says."""
+    return process.clean_environment(**{name: os.environ[name] for name in ("APT_CONFIG",) if name in os.environ})
+
+
+def _host_proxies() -> dict[str, str]:
+    """Proxy settings of the host's apt; everything else there is the host's own affair."""
+    try:
+        dumped = process.run(["apt-config", "dump"], env=_host_environment()).text
+    except (process.ProgramMissing, process.ProgramFailed):
+        return {}
+    rows = re.findall(r'^(Acquire::(?:http|https|ftp)::Proxy(?:::[\w.-]+)?) "(.*)";$', dumped, re.MULTILINE)
+    return {name: value for name, value in rows if value}

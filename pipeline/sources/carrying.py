@@ -1,0 +1,95 @@
+"""Carries a line to a host without network, and checks all of it there again.
+
+An exported directory is a mirror for `--mirror DIR`: `files/` by digest, `keys/` by fingerprint,
+`debian*/` laid out as the part of Debian's archive that holds the signed indexes, and `lines/`
+with the lock file. Nothing in it is trusted: pins, fingerprints and Debian's signatures are
+checked on the other side as if it came from the network.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.console import Console, human_bytes
+from pipeline.errors import HostLacks, UsageError
+from pipeline.files import atomic, sha256_of, write_atomic
+from pipeline.lines import Line
+from pipeline.settings import Settings
+from pipeline.sources.fetching import Sources, summary
+
+_README = """This directory carries the line {label} to a host without network.
+There, in a checkout of the project:
+
+    ./inv mirror import DIR --line {name}
+
+Every digest and signature is checked again there.
+"""
+
+
+def export(line: Line, settings: Settings, console: Console, directory: str) -> dict[str, Any]:
+    """Writes everything the line needs below `directory`, fetching first what is not in the store."""
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise UsageError("this is no directory", where=directory)
+    sources = Sources(line, settings, console)
+    found = sources.fetch()
+    try:
+        with sources.store.using():
+            for item in found:
+                _copy(item.path, target / "files" / item.sha256)
+        _export_keys(sources, target)
+        _export_indexes(sources, target)
+        for file in (*line.files, line.lock_file):
+            if file.is_file():
+                _copy(file, target / "lines" / line.name / file.name)
+        write_atomic(target / f"README-{line.name}.txt", _README.format(label=line.label, name=line.name))
+        document = {**line.evidence(), "sources": [item.as_dict() for item in found]}
+        write_atomic(target / f"mirror-{line.name}.json", json.dumps(document, indent=2) + "\n")
+    except OSError as error:
+        raise HostLacks(f"the mirror cannot be written: {error}", where=directory) from None
+    console.say(f"line {line.label}: {len(found)} files, {human_bytes(sum(i.size for i in found))}, in {target}")
+    console.say(f"on the other host: ./inv mirror import DIR --line {line.name}")
+    return {**document, "directory": str(target)}
+
+
+def import_(line: Line, settings: Settings, console: Console, directory: str) -> dict[str, Any]:
+    """Takes a line's sources out of an exported directory into the store, without any request."""
+    if not any(Path(directory).glob("mirror-*.json")):
+        hint = "./inv mirror export DIR, on a host with network"
+        raise UsageError("this is no exported mirror: there is no mirror-LINE.json in it", where=directory, hint=hint)
+    offline = replace(settings, offline=True, refresh=True, mirror=(directory, *settings.mirror))
+    found = Sources(line, offline, console).fetch()
+    console.say(summary(found))
+    console.say(f"next, without network: ./inv fetch {line.name} --offline")
+    return {**line.evidence(), "sources": [item.as_dict() for item in found]}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies whole or not at all; what is there already and the same is left alone."""
+    if target.is_file() and target.stat().st_size == source.stat().st_size and sha256_of(target) == sha256_of(source):
+        return
+    with source.open("rb") as stream, atomic(target) as out:
+        shutil.copyfileobj(stream, out, 1 << 20)
+
+
+def _export_keys(sources: Sources, target: Path) -> None:
+    """The keys that were needed here, so that signatures can be checked without network."""
+    for key in sources.line.data.keys.values():
+        record = sources.store.record(f"key-{key.fingerprint}")
+        if record is not None:
+            write_atomic(target / "keys" / f"{key.fingerprint}.asc", record["armor"])
+
+
+def _export_indexes(sources: Sources, target: Path) -> None:
+    """Debian's signed indexes that the recorded answers rest on, laid out as in its archive."""
+    if sources.line.data.debian is None:
+        return
+    for index in sources.indexes():
+        archive = "debian-security" if index.suite.endswith("-security") else "debian"
+        release = target / archive / "dists" / index.suite
+        _copy(index.inrelease, release / "InRelease")
+        _copy(index.sources, release / "main" / "source" / f"Sources{index.sources.suffix}")

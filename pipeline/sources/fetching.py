@@ -1,0 +1,398 @@
+"""Has every source of a line in the store, verified, and says how each was established.
+
+What was proven once of bytes that cannot change is recorded in the store under the digest of
+those bytes and of the pins, so that a second run proves nothing again and makes no request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.console import Console, human_bytes
+from pipeline.errors import Refused, Unreachable, UsageError
+from pipeline.files import write_atomic
+from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
+from pipeline.settings import Settings
+from pipeline.sources import download, lockfile
+from pipeline.sources.store import Store
+
+if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
+    from pipeline.sources.apt import AptRoot, Index, Resolved
+    from pipeline.sources.openpgp import PublicKey
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A source in the store. `how` is the sentence that says what its trust rests on; `size` in bytes.
+
+    `new` when this run fetched it.
+    """
+
+    name: str
+    file: str
+    path: Path
+    sha256: str
+    size: int
+    origin: str
+    version: str
+    how: str
+    new: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As evidence keeps it: what is true of the source, whichever run looks."""
+        return {key: value for key, value in asdict(self).items() if key not in ("path", "new")}
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """A source whose digest is known, before its bytes are looked at."""
+
+    name: str
+    wanted: download.Wanted
+    version: str
+    how: str
+
+
+class Sources:
+    """The sources of one line, as one run sees them."""
+
+    def __init__(self, line: Line, settings: Settings, console: Console) -> None:
+        self.line, self.settings, self.console = line, settings, console
+        self.store = Store(settings.store)
+        self.options = download.Options.from_settings(settings)
+        self.lock = lockfile.read(line)
+        self._apt: AptRoot | None = None
+
+    def fetch(self) -> list[Verified]:
+        """Fetches and verifies everything; a source that is not pinned yet is refused at the end."""
+        unpinned = [name for name, source in self.line.data.sources.items() if not self._known(name, source)]
+        pinned = [self._pinned(name, source) for name, source in self._sources() if name not in unpinned]
+        had = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
+        with self.store.using():
+            found = [self._verify(item, fetched) for item, fetched in zip(pinned, had, strict=True)]
+        self._record(found)
+        if unpinned:
+            raise self._not_pinned(unpinned)
+        return found
+
+    def pin(self, name: str) -> lockfile.Pin:
+        """Proves a source that has no digest yet and writes its pin to the lock file."""
+        source = self.line.data.sources.get(name)
+        if not isinstance(source, SrpmSource):
+            pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
+            raise UsageError(f"{name} is no source of {self.line.name} to pin", why=f"those are: {pinnable}")
+        by = git_identity()
+        lock = self.store.object_lock(f"unpinned-{source.file}")
+        with self.console.progress() as progress, self.store.using(), lock:
+            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(source.file))
+            self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
+            proof = self._prove_or_keep(fetched, source)
+            self.store.adopt(fetched.path, fetched.sha256)
+            self.store.write_origin(fetched.sha256, fetched.url or "")
+        pin = lockfile.Pin(
+            sha256=fetched.sha256,
+            size=fetched.size,
+            signer=proof["signer"],
+            fingerprint=proof["fingerprint"],
+            signed=proof["signed"],
+            nevra=proof["nevra"],
+            spec=proof["spec"],
+            tree=proof["tree"],
+            url=fetched.url or "",
+            pinned=datetime.now(UTC).isoformat(timespec="seconds"),
+            by=by,
+        )
+        self.store.write_record(self._proof_name(fetched.sha256, source), proof)
+        lockfile.write(self.line, name, pin)
+        return pin
+
+    def _sources(self) -> Iterator[tuple[str, FileSource | SrpmSource | DebianSource]]:
+        yield from self.line.data.sources.items()
+
+    def _known(self, name: str, source: FileSource | SrpmSource | DebianSource) -> bool:
+        return not isinstance(source, SrpmSource) or source.sha256 is not None or name in self.lock
+
+    def _not_pinned(self, names: Sequence[str]) -> Refused:
+        return Refused(
+            f"{', '.join(names)} of the line {self.line.name} is not pinned yet",
+            where=str(self.line.lock_file),
+            why="upstream published no digest; its signature, NEVRA, spec and kernel tree can be proven instead",
+            hint=" && ".join(f"./inv pin {self.line.name} {name}{self._line_option()}" for name in names),
+        )
+
+    def _line_option(self) -> str:
+        return f" --line-file {shlex.quote(str(self.settings.line_file))}" if self.settings.line_file else ""
+
+    def _pinned(self, name: str, source: FileSource | SrpmSource | DebianSource) -> _Pinned:
+        if isinstance(source, DebianSource):
+            return self._resolved(name, source)
+        if isinstance(source, FileSource):
+            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            return _Pinned(name, wanted, "", "digest pinned in the line file")
+        pin = self.lock.get(name)
+        if source.sha256 is None and pin is not None:
+            wanted = download.Wanted(source.file, source.urls, pin.sha256, pin.size)
+            return _Pinned(name, wanted, source.nevra, f"digest pinned by {pin.by} on {pin.pinned[:10]}")
+        wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+        return _Pinned(name, wanted, source.nevra, "digest pinned in the line file")
+
+    def _verify(self, item: _Pinned, fetched: download.Fetched) -> Verified:
+        source = self.line.data.sources[item.name]
+        how = item.how
+        if isinstance(source, SrpmSource):
+            how += "; " + self._proof(fetched, source)["said"]
+        elif isinstance(source, FileSource) and source.members:
+            self._check_members(fetched, source)
+            how += f"; {len(source.members)} members as pinned"
+        return Verified(
+            name=item.name,
+            file=item.wanted.name,
+            path=fetched.path,
+            sha256=fetched.sha256,
+            size=fetched.size,
+            origin=self.store.origin(fetched.sha256),
+            version=item.version,
+            how=how,
+            new=fetched.url is not None,
+        )
+
+    def _record(self, found: Sequence[Verified]) -> None:
+        document = {**self.line.evidence(), "sources": [item.as_dict() for item in found]}
+        if self.store.record(f"line-{self.line.name}") != json.loads(json.dumps(document)):
+            self.store.write_record(f"line-{self.line.name}", document)
+        evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
+        text = json.dumps(document, indent=2) + "\n"
+        if not evidence.is_file() or evidence.read_text() != text:
+            write_atomic(evidence, text)
+
+    # Proofs, each made once of the same bytes and the same pins.
+
+    def _proof_name(self, sha256: str, source: SrpmSource | FileSource) -> str:
+        pins = {"source": source.model_dump(mode="json"), "keys": self._fingerprints(source)}
+        return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    def _fingerprints(self, source: SrpmSource | FileSource) -> list[str]:
+        names = source.signers if isinstance(source, SrpmSource) else ()
+        return [self.line.data.keys[name].fingerprint for name in names]
+
+    def _proof(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
+        name = self._proof_name(fetched.sha256, source)
+        known = self.store.record(name)
+        if known is None:
+            self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
+            known = self._prove_srpm(fetched.path, source)
+            self.store.write_record(name, known)
+        return known
+
+    def _prove_or_keep(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
+        """The proof of a file that is not in the store yet; when it is refused, the file is kept to be looked at."""
+        try:
+            return self._prove_srpm(fetched.path, source)
+        except Refused as refusal:
+            kept = self.store.keep_bad(fetched.path, source.file, fetched.sha256)
+            refusal.where = f"{fetched.url or source.file}, kept as {kept}"
+            raise
+
+    def _prove_srpm(self, path: Path, source: SrpmSource) -> dict[str, Any]:
+        from pipeline.sources import srpm
+
+        keys = self.public_keys(source.signers)
+        manifest = self._beside_line(source.tree.manifest) if source.tree.manifest else None
+        return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch").as_dict()
+
+    def _check_members(self, fetched: download.Fetched, source: FileSource) -> None:
+        name = self._proof_name(fetched.sha256, source)
+        if self.store.record(name) is None:
+            from pipeline.sources import archive
+
+            found = archive.read(fetched.path, {member.path: 2 * member.size for member in source.members})
+            for member in source.members:
+                data = found.get(member.path)
+                digest = hashlib.sha256(data).hexdigest() if data is not None else "no such file"
+                if digest != member.sha256:
+                    why = f"wanted {member.sha256} ({member.size} bytes), had {digest}"
+                    raise Refused(
+                        f"{member.path} in {source.file} is not the pinned one", where=str(fetched.path), why=why
+                    )
+            self.store.write_record(name, {"members": sorted(found)})
+
+    # Keys: from the host, beside the line file, an exported mirror, or the network; known by fingerprint.
+
+    def public_keys(self, names: Sequence[str]) -> list[PublicKey]:
+        """Those of the keys called `names` that can be had; the others are said.
+
+        Raises `Unreachable` when there is none: what they sign cannot be checked then.
+        """
+        found, missing = [], []
+        for name in names:
+            try:
+                found.append(self._public_key(name, self.line.data.keys[name]))
+            except Unreachable as error:
+                missing.append(error)
+        if not found:
+            raise missing[0] if len(missing) == 1 else Unreachable("\n".join(map(str, missing)))
+        for reason in missing:
+            self.console.warn(f"{reason.what}; what it signed will be refused")
+        return found
+
+    def _public_key(self, name: str, key: Key) -> PublicKey:
+        from pipeline.sources import openpgp
+
+        record = f"key-{key.fingerprint}"
+        known = self.store.record(record)
+        if known is not None:
+            return openpgp.public_key(name, key, known["armor"].encode())
+        tried = []
+        for where, material in self._key_material(name, key):
+            try:
+                found = openpgp.public_key(name, key, material)
+            except Refused as error:
+                tried.append(f"{where}: {error.why}")
+                continue
+            self.store.write_record(record, {"armor": found.armor.decode(), "origin": where})
+            return found
+        raise Unreachable(
+            f"the key {name} ({key.fingerprint}) could not be had",
+            why="; ".join([*tried, f"looked for in {', '.join((*key.files, *key.urls)) or 'no place: none is named'}"]),
+            hint="put it into a file named under [keys], or into DIR/keys/FINGERPRINT.asc of --mirror DIR",
+        )
+
+    def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
+        places = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
+        for place in (*(self._beside_line(file) for file in key.files), *places):
+            if place.is_file():
+                yield str(place), place.read_bytes()
+        for url in key.urls:
+            if material := self._downloaded_key(name, url):
+                yield url, material
+
+    def _downloaded_key(self, name: str, url: str) -> bytes:
+        """The bytes at `url`, empty when they are not to be had: another place may have them."""
+        wanted = download.Wanted(f"{name}.asc", (url,), None, None)
+        lock = self.store.object_lock(f"unpinned-{wanted.name}")
+        with self.console.progress() as progress, self.store.using(), lock:
+            try:
+                fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))
+            except (Unreachable, Refused):
+                return b""
+            material = fetched.path.read_bytes()
+            fetched.path.unlink(missing_ok=True)
+            return material
+
+    def _beside_line(self, name: str) -> Path:
+        """A file named in a line file: absolute, or beside the file (of the override first) that names it."""
+        beside = [path.parent / name for path in self.line.files]
+        return next((path for path in beside if path.is_file()), beside[0])
+
+    # Debian: the signed index is asked once, and its answer recorded.
+
+    def _resolved(self, name: str, source: DebianSource) -> _Pinned:
+        record_name = f"debian-{self.line.name}-{name}-{self._question(source)}"
+        record = self.store.record(record_name)
+        if record is None or self.settings.refresh:
+            record = self._ask_index(name, source)
+            self.store.write_record(record_name, record)
+        wanted = download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
+        suites = " and ".join(index["suite"] for index in record["indexes"])
+        how = f"digest in Debian's signed index of {suites}"
+        how += "".join(f"; {version} is newer and was not to be had" for version in record["passed"][:1])
+        return _Pinned(name, wanted, record["version"], how)
+
+    def _question(self, source: DebianSource) -> str:
+        keys = [self.line.data.keys[key].fingerprint for key in self._debian.keyring]
+        asked = {"source": source.model_dump(mode="json"), "suites": self._debian.suites, "keys": keys}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _ask_index(self, name: str, source: DebianSource) -> dict[str, Any]:
+        """The index's answer as it is recorded; with `accept_older`, one whose file is in the store."""
+        root = self.apt_root()
+        passed: list[str] = []
+        for resolved in root.resolve(source):
+            if source.sha256 not in (None, resolved.sha256):
+                why = f"wanted {source.sha256}, the index says {resolved.sha256}"
+                raise Refused(f"Debian's index has another {resolved.file} than the pinned one", why=why)
+            if not source.accept_older or self._to_be_had(resolved):
+                return {**asdict(resolved), "indexes": root.evidence(), "passed": passed}
+            passed.append(resolved.version)
+            self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not to be had yet")
+        raise Unreachable(
+            f"none of the {source.package} {source.version} versions in Debian's index could be had",
+            why=f"tried {', '.join(passed)}",
+            hint="name another archive: --debian-mirror URL",
+        )
+
+    def _to_be_had(self, resolved: Resolved) -> bool:
+        wanted = download.Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
+        with self.console.progress() as progress, self.store.using():
+            try:
+                download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
+            except Unreachable:
+                return False
+        return True
+
+    def apt_root(self) -> AptRoot:
+        """The private apt of this line, its indexes read once in a run."""
+        if self._apt is None:
+            self._apt = self._new_apt_root()
+        return self._apt
+
+    def indexes(self) -> list[Index]:
+        """The signed Debian indexes that are here, read anew only when there are none."""
+        from pipeline.sources import apt
+
+        return apt.indexes(self._apt_directory) or self.apt_root().indexes()
+
+    @property
+    def _debian(self) -> Debian:
+        assert self.line.data.debian is not None  # the line file was refused without it
+        return self.line.data.debian
+
+    @property
+    def _apt_directory(self) -> Path:
+        return self.settings.artifacts / "apt" / self.line.name
+
+    def _new_apt_root(self) -> AptRoot:
+        from pipeline.sources import apt, openpgp
+
+        suites = self._debian.suites
+        archives = apt.archive_addresses(suites, self.settings.debian_mirror, self.options.mirrors)
+        if self.settings.offline and not all(address.startswith("file:") for address in archives.values()):
+            raise Unreachable(
+                "Debian's index has not been asked yet and --offline forbids it",
+                where=", ".join(archives.values()),
+                hint="run once without --offline, or add --mirror DIR of an exported mirror",
+            )
+        ring = openpgp.keyring(self.public_keys(self._debian.keyring))
+        with self.store.object_lock(f"apt-{self.line.name}"):
+            root = apt.AptRoot(self._apt_directory, archives, ring)
+            self.console.note(f"reading Debian's signed source index: {', '.join(suites)}")
+            root.update()
+        return root
+
+
+def git_identity() -> str:
+    """The person's git identity, as commits bear it. Raises `UsageError` when git has none."""
+    import git
+
+    values = {name: git.Git().config("--get", f"user.{name}", with_exceptions=False) for name in ("name", "email")}
+    if not all(values.values()):
+        raise UsageError(
+            "git does not know who you are, and a pin names its author",
+            hint='git config --global user.name "Your Name" && git config --global user.email you@example.org',
+        )
+    return f"{values['name']} <{values['email']}>"
+
+
+def summary(found: Sequence[Verified]) -> str:
+    """One line for people: how many, how much, how many of them new."""
+    new = [item for item in found if item.new]
+    fetched = f"{len(new)} fetched ({human_bytes(sum(i.size for i in new))})" if new else "nothing fetched"
+    return f"{len(found)} sources verified, {fetched}"

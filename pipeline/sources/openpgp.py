@@ -1,0 +1,157 @@
+"""OpenPGP keys pinned by full fingerprint, and signatures of RPMs checked against them.
+
+A key may come from anywhere, since its fingerprint is what is trusted. A good signature by an
+expired key is accepted and said: CentOS 6 was signed while the key was valid. Nothing of the
+person's own GnuPG or RPM configuration is read or changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import HostLacks, Refused
+from pipeline.files import scratch
+from pipeline.lines import Key
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A key that bears the pinned fingerprint. `ids` are the long key ids that may sign for it."""
+
+    name: str
+    fingerprint: str
+    ids: tuple[str, ...]
+    expires: datetime | None
+    armor: bytes
+
+    @property
+    def expired(self) -> bool:
+        """Whether its validity has ended by now."""
+        return self.expires is not None and self.expires < datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A signature found good: by which key, when, and the sentence that evidence repeats."""
+
+    signer: str
+    fingerprint: str
+    made: str
+    said: str
+
+
+def public_key(name: str, key: Key, material: bytes) -> PublicKey:
+    """The key of `key`'s fingerprint out of `material`, which may hold others and be armored or not.
+
+    Raises `Refused` when it is not among them.
+    """
+    with private_home() as home:
+        gpg = _gpg(home)
+        # Status 2 also stands for one unusable key among good ones, and for a home whose name is too
+        # long for an agent's socket; what was imported is looked at.
+        process.run([*gpg, "--import"], stdin=material, accept=(0, 2))
+        listed = process.run([*gpg, "--with-colons", "--list-keys"]).text
+        found = {block.fingerprint: block for block in _blocks(listed)}
+        block = found.get(key.fingerprint)
+        if block is None:
+            raise Refused(
+                f"the key {name} was not found",
+                why=f"wanted {key.fingerprint}, had {', '.join(found) or 'no key at all'}",
+            )
+        armor = process.run([*gpg, "--armor", "--export", key.fingerprint]).out
+    return PublicKey(name, key.fingerprint, block.ids, block.expires, armor)
+
+
+def keyring(keys: Sequence[PublicKey]) -> bytes:
+    """The keys as one binary keyring, as apt and gpgv read it."""
+    with private_home() as home:
+        return b"".join(process.run([*_gpg(home), "--dearmor"], stdin=key.armor).out for key in keys)
+
+
+def check_rpm(rpm: Path, keys: Sequence[PublicKey]) -> Signature:
+    """Checks header, payload and signature of `rpm` against `keys` only.
+
+    Raises `Refused` for an unsigned, damaged or foreign-signed file.
+    """
+    with private_home() as home:
+        env = process.clean_environment(HOME=str(home))  # a person's macros could soften the check
+        base = ["--dbpath", str(home / "rpmdb")]
+        process.run(["rpm", *base, "--initdb"], env=env)
+        for key in keys:
+            _import(home / f"{key.name}.asc", key, base, env)
+        # Without this level rpmkeys calls an unsigned package fine.
+        check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", str(rpm)]
+        said = process.run(check, env=env, accept=range(256))
+        query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
+        asked = ["rpm", *base, "--nosignature", "-qp", "--qf", query, str(rpm)]
+        stamp = process.run(asked, env=env, accept=range(256)).text
+    lines = [line.strip() for line in said.text.splitlines()[1:]]
+    signed = [line for line in lines if "ignature" in line and line.endswith(": OK")]
+    if said.status != 0 or not signed or not all(line.endswith(": OK") for line in lines):
+        raise Refused(
+            "the package's signature or digests are not good",
+            where=str(rpm),
+            why="; ".join(lines) or said.error_text.strip() or "rpmkeys said nothing",
+            hint="fetch it from another place, or name its signer's key in a line file of your own (docs/lines.md)",
+        )
+    signer = _signer(signed[0], keys, rpm)
+    ends = f", and the key expired on {signer.expires:%Y-%m-%d}" if signer.expires and signer.expired else ""
+    sentence = f"good signature by {signer.name} ({signer.fingerprint}){ends}"
+    return Signature(signer.name, signer.fingerprint, stamp.partition(", Key ID")[0], sentence)
+
+
+def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, str]) -> None:
+    path.write_bytes(key.armor)
+    try:
+        process.run(["rpmkeys", *base, "--import", str(path)], env=env)
+    except process.ProgramFailed as error:
+        raise HostLacks(
+            f"this host's rpm does not take the key {key.name}",
+            why=f"{error.what}; newer rpm refuses expired keys and keys certified with SHA-1",
+            hint="run this step on a host with rpm 4.18 or older, or under `rpmkeys` built without sequoia",
+        ) from None
+
+
+def _signer(line: str, keys: Sequence[PublicKey], rpm: Path) -> PublicKey:
+    found = re.search(r"key ID ([0-9a-f]+)", line, re.IGNORECASE)
+    for key in keys:
+        if found and any(key_id.endswith(found[1].upper()) for key_id in key.ids):
+            return key
+    raise Refused(f"rpmkeys names a signer that is none of the pinned keys: {line}", where=str(rpm))
+
+
+@dataclass(frozen=True)
+class _Block:
+    fingerprint: str
+    ids: tuple[str, ...]
+    expires: datetime | None
+
+
+def _blocks(colons: str) -> Iterator[_Block]:
+    """Primary keys out of `gpg --with-colons` (GnuPG's doc/DETAILS: fields 5, 7 and 10)."""
+    for text in re.split(r"^(?=pub:)", colons, flags=re.MULTILINE):
+        rows = [line.split(":") for line in text.splitlines()]
+        if rows and rows[0][0] == "pub":
+            ids = tuple(row[4] for row in rows if row[0] in ("pub", "sub"))
+            fingerprint = next(row[9] for row in rows if row[0] == "fpr")
+            expires = datetime.fromtimestamp(int(rows[0][6]), UTC) if rows[0][6] else None
+            yield _Block(fingerprint, ids, expires)
+
+
+def _gpg(home: Path) -> list[str]:
+    # An agent is of no use without secret keys; started all the same it would outlive us.
+    return ["gpg", "--homedir", str(home), "--no-autostart", "--batch", "--no-tty", "--quiet"]
+
+
+@contextlib.contextmanager
+def private_home() -> Iterator[Path]:
+    """A home for GnuPG and rpm with nobody's settings."""
+    with scratch(Path(tempfile.gettempdir()), "fnat-home-") as directory:
+        yield directory

@@ -1,0 +1,133 @@
+"""A kernel source RPM, proven: signature, NEVRA, spec, members and the kernel tree inside.
+
+Knows no kernel line: what must hold comes from the line file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import process
+from pipeline.errors import Refused
+from pipeline.files import scratch
+from pipeline.lines import SrpmSource
+from pipeline.sources import archive, gittree, openpgp
+
+SHOWN = 40  # differing paths listed in one message
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was found true of an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id."""
+
+    signer: str
+    fingerprint: str
+    signed: str
+    said: str
+    nevra: str
+    spec: str
+    members: dict[str, str]
+    tree: str
+    entries: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """As records and lock files keep it."""
+        return asdict(self)
+
+
+def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], manifest: Path | None, room: Path) -> Proof:
+    """Checks everything the line file says of the SRPM at `rpm`, the cheapest first.
+
+    `manifest` lists the pristine tree, so that a tree that differs can be told path by path. The
+    payload is unpacked below `room`, and removed again.
+    Raises `Refused` for the first thing that does not hold.
+    """
+    signature = openpgp.check_rpm(rpm, keys)
+    nevra = _nevra(rpm)
+    if nevra != source.nevra:
+        raise Refused(f"{source.file} holds another package", where=str(rpm), why=f"wanted {source.nevra}, had {nevra}")
+    with scratch(room) as directory:
+        payload = directory / "payload"
+        with archive.opened(rpm) as stream:
+            archive.unpack(stream, payload, source.file)
+        spec = _check_spec(payload, source, signature)
+        members = _check_members(payload, source, signature)
+        tree, entries = _check_tree(payload, source, manifest)
+    return Proof(
+        signature.signer, signature.fingerprint, signature.made, signature.said, nevra, spec, members, tree, entries
+    )
+
+
+def _nevra(rpm: Path) -> str:
+    query = "%{NAME}-%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}"
+    with openpgp.private_home() as home:
+        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--qf", query, str(rpm)]
+        return process.run(argv, env=process.clean_environment(HOME=str(home))).text.strip()
+
+
+def _file(payload: Path, name: str, source: SrpmSource) -> Path:
+    path = payload / name
+    if not path.is_file() or path.is_symlink():
+        raise Refused(f"{source.file} lacks the file {name}")
+    return path
+
+
+def _check_spec(payload: Path, source: SrpmSource, signature: openpgp.Signature) -> str:
+    data = _file(payload, source.spec.path, source).read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    known = source.spec.known.get(signature.signer)
+    if known not in (None, digest):
+        raise Refused(
+            f"{source.spec.path} is not the one {signature.signer} signed", why=f"wanted {known}, had {digest}"
+        )
+    lines = {" ".join(line.split()) for line in data.decode(errors="replace").splitlines()}
+    if missing := [line for line in source.spec.contains if line not in lines]:
+        listed = "; ".join(missing)
+        raise Refused(f"{source.spec.path} lacks lines the build hooks into", why=f"missing: {listed}")
+    return digest
+
+
+def _check_members(payload: Path, source: SrpmSource, signature: openpgp.Signature) -> dict[str, str]:
+    """Digests of the pinned members; a pin for another signer's file is recorded, not compared."""
+    found = {}
+    for member in source.members:
+        data = _file(payload, member.path, source).read_bytes()
+        found[member.path] = hashlib.sha256(data).hexdigest()
+        if member.signer in (None, signature.signer) and found[member.path] != member.sha256:
+            raise Refused(
+                f"{member.path} in {source.file} is not the pinned one",
+                why=f"wanted {member.sha256} ({member.size} bytes), had {found[member.path]} ({len(data)} bytes)",
+            )
+    return found
+
+
+def _check_tree(payload: Path, source: SrpmSource, manifest: Path | None) -> tuple[str, int]:
+    with archive.opened(_file(payload, source.tree.archive, source)) as stream:
+        actual = archive.listing(stream, source.tree.archive, strip=1)
+    tree = gittree.tree_id(actual)
+    if tree != source.tree.git_tree:
+        raise tree_refusal(source, tree, actual, gittree.read_manifest(manifest) if manifest else None)
+    return tree, len(actual)
+
+
+def tree_refusal(source: SrpmSource, tree: str, actual: gittree.Listing, pristine: gittree.Listing | None) -> Refused:
+    """The refusal of a tree that differs, with the differing paths judged one by one."""
+    what = f"the kernel tree in {source.tree.archive} is not the pinned one"
+    why = f"wanted git tree {source.tree.git_tree} ({source.tree.entries} entries), had {tree} ({len(actual)} entries)"
+    if pristine is None:
+        return Refused(what, why=why, hint="name a manifest of the tree in the line file to see which paths differ")
+    found = gittree.compare(pristine, actual)
+    count = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra", "changed")}
+    judged = ", ".join(f"{number} {kind}" for kind, number in count.items() if number)
+    rows = [f"    {difference.kind:8}{difference.path}" for difference in found[:SHOWN]]
+    if len(found) > SHOWN:
+        rows.append(f"    and {len(found) - SHOWN} more")
+    return Refused(
+        "\n".join([f"{what}: {judged}", *rows]),
+        why=why,
+        hint="if that is what you mean to build from, extend the line in a file of your own (docs/lines.md)",
+    )

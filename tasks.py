@@ -1,0 +1,134 @@
+"""The command line: one short task per verb. `./inv --list` shows them, `./inv --help VERB` each one.
+
+Everything a verb needs is imported when it runs, so that asking for help costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.cli import Outcome, verb
+from pipeline.errors import ExitCode, UsageError
+from pipeline.session import Session
+
+FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs", "retries", "stall", "connect")
+DEFAULT_LINE = "lts61"
+LINE = {"line": f"the line's name; `./inv lines` lists them [{DEFAULT_LINE}]"}
+
+
+def _line(session: Session, name: str) -> Any:
+    from pipeline import lines
+
+    line = lines.load(name or (None if session.settings.line_file else DEFAULT_LINE), session.settings.line_file)
+    if line.notice:
+        session.console.warn(line.notice)
+    return line
+
+
+@verb(*FETCHING, words=("line",), help=LINE)
+def fetch(session: Session, line: str = "") -> Any:
+    """Fetch and verify every source of a line; a second run makes no request."""
+    from pipeline.sources import fetching
+
+    chosen = _line(session, line)
+    found = fetching.Sources(chosen, session.settings, session.console).fetch()
+    rows = [(item.name, item.version, item.file, f"{item.sha256[:16]}…", item.how) for item in found]
+    session.console.table(("source", "version", "file", "sha256", "established by"), rows, f"line {chosen.label}")
+    session.console.say(fetching.summary(found))
+    return {**chosen.evidence(), "sources": [item.as_dict() for item in found]}
+
+
+@verb(*FETCHING, help={"line": "the line's name", "source": "the source to pin, as the line file names it"})
+def pin(session: Session, line: str, source: str) -> Any:
+    """Prove a source that upstream published no digest of, and write its pin to the lock file."""
+    from dataclasses import asdict
+
+    from pipeline.sources import fetching
+
+    chosen = _line(session, line)
+    made = fetching.Sources(chosen, session.settings, session.console).pin(source)
+    session.console.table(("what", "value"), list(asdict(made).items()), f"line {chosen.label}: {source} pinned")
+    session.console.say(f"written to {chosen.lock_file}; commit it")
+    return {**chosen.evidence(), "source": source, "pin": asdict(made), "lock": str(chosen.lock_file)}
+
+
+@verb("line-file", help={"show": "print the whole resolved line of this name"})
+def lines(session: Session, show: str = "") -> Any:
+    """List the lines, or print one whole, overrides and pins included."""
+    from pipeline import lines as model
+    from pipeline import showing
+
+    if show or session.settings.line_file:
+        return showing.show_line(model.load(show or None, session.settings.line_file), session.console)
+    return showing.list_lines([model.load(name) for name in model.names()], session.console)
+
+
+@verb(
+    *FETCHING,
+    words=("line",),
+    pairs=("diff",),
+    help={
+        **LINE,
+        "diff": "compare two versions of a patch by effect: --diff A B",
+        "classify": "find the role of a patch file that belongs to no series",
+    },
+)
+def patches(session: Session, line: str = "", diff: list[str] | None = None, classify: str = "") -> Any:
+    """Prove each role's patches by content, and apply them to the real tree in a scratch copy."""
+    from pipeline.patching import report
+
+    if diff and len(diff) != 2:
+        raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
+    default = "el6" if (diff or classify) and not session.settings.line_file else ""
+    chosen = _line(session, line or default)
+    if diff:
+        return report.compare_files(diff, chosen, session)
+    return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
+
+
+@verb(*FETCHING, help={"action": "export or import", "directory": "the mirror's directory", **LINE})
+def mirror(session: Session, action: str, directory: str, line: str = "") -> Any:
+    """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
+    from pipeline.sources import carrying
+
+    chosen = _line(session, line)
+    if action == "export":
+        return carrying.export(chosen, session.settings, session.console, directory)
+    if action == "import":
+        return carrying.import_(chosen, session.settings, session.console, directory)
+    raise UsageError(f"there is no `mirror {action}`", why="actions: export, import", hint="./inv mirror export DIR")
+
+
+@verb(help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"})
+def store(session: Session, action: str) -> Any:
+    """Look after the store: `store gc`, `store verify`."""
+    from pipeline.sources import upkeep
+
+    if action == "gc":
+        return upkeep.gc(session.settings, session.console)
+    if action == "verify":
+        data, damaged = upkeep.verify(session.settings, session.console)
+        return Outcome(data, ExitCode.REFUSED if damaged else ExitCode.OK)
+    raise UsageError(f"there is no `store {action}`", why="actions: gc, verify", hint="./inv store verify")
+
+
+@verb(*FETCHING, help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"})
+def doctor(session: Session, kernel: str = "") -> Any:
+    """Say whether this host can do the work: each finding, what it affects, how to mend it."""
+    from pipeline.host import doctor as checks
+
+    def debian_kernel() -> Any:
+        from pipeline.sources import probekernel
+
+        return probekernel.package(session.settings, session.console)
+
+    findings = checks.run(session.settings, session.console, kernel, debian_kernel)
+    return Outcome([finding.as_dict() for finding in findings], checks.exit_code(findings))
+
+
+@verb(help={"only": "unit, component or e2e [all]", "match": "only tests whose names match, as pytest's -k takes it"})
+def test(session: Session, only: str = "", match: str = "") -> Any:
+    """Run the tests; what they need is started by them, and missing things fail."""
+    from pipeline import testing
+
+    return testing.run(session.console, only, match)
