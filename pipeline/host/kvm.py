@@ -1,0 +1,327 @@
+"""Does KVM work here? Asked by booting a real kernel whose init says so.
+
+A device node proves nothing: it may open and then hang the guest in its firmware, or abort QEMU on
+the first MSR. So a kernel is booted with an initramfs of ours whose /init writes a marker to the
+console and powers off. Whatever is not that marker within the budget means unusable, with the
+cause. The answer is remembered until the next boot. Knows nothing of lines or of the lab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Any, cast
+
+from pipeline import files, process
+from pipeline.errors import HostLacks, PipelineError
+from pipeline.host import cpio, kernels, programs, tinyinit
+from pipeline.locks import locked
+
+MARKER = b"fnat-probe: init runs"
+BUDGET = 5.0  # seconds: this boot takes 2.4 to 3.6 s even under emulation on two cores
+MEMORY = 128  # MiB, what the lab's small guests have
+TAIL, LINE = 12, 200  # lines kept of the console and of QEMU's own messages, and characters of each
+_DEATH = re.compile(r"Kernel panic|Oops:|BUG:")  # more telling than the last line, which ends a trace
+_KEPT = 64 << 10  # bytes kept of each output while waiting
+_POLL = 0.2  # seconds between looks at whether QEMU is still there
+_VERSION = 1  # of the memory file
+
+
+class Cause(StrEnum):
+    """How the question was settled."""
+
+    BOOTED = "booted"
+    NOT_PROBED = "not probed"  # something the probe itself needs is missing
+    NO_DEVICE = "no device"
+    DENIED = "device refuses us"
+    ABORTED = "qemu gave up"
+    ENDED = "guest ended without the marker"
+    SILENT = "guest stayed silent"
+    HUNG = "guest hung"
+    CORRECTED = "failed in the lab"
+
+
+_MENDS = {
+    Cause.NO_DEVICE: "enable virtualisation in the firmware (or nested virtualisation on the hypervisor above), "
+    "then: sudo modprobe kvm_intel || sudo modprobe kvm_amd",
+    Cause.DENIED: 'sudo usermod -aG kvm "$USER", then log in again',
+}
+_MEND_BROKEN = (
+    "nothing to do for correct results; for speed, run on hardware, "
+    "or mend the nested virtualisation of the machine this one runs on"
+)
+
+
+_ASKED_ALWAYS = frozenset({Cause.NOT_PROBED, Cause.NO_DEVICE, Cause.DENIED})  # cheap, and mended without a boot
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer. `detail` is one sentence, `mend` what to do, `seconds` how long the boot took.
+
+    `console` and `errors` are the last lines of the guest's serial console and of QEMU itself.
+    """
+
+    usable: bool
+    cause: Cause
+    detail: str
+    mend: str = ""
+    seconds: float = 0.0
+    console: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> bool:
+        """Whether the answer is remembered until the next boot."""
+        return self.cause not in _ASKED_ALWAYS
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way to ask: which QEMU, which accelerator, where the answer is remembered.
+
+    `kernel` names the kernel to boot; else one readable in `boot`, else the one unpacked before,
+    else `kernel_provider` is asked for a Debian kernel package (verified by whoever provides it).
+    """
+
+    artifacts: Path
+    kernel: Path | None = None
+    kernel_provider: Callable[[], Path | None] | None = None
+    qemu: str = "qemu-system-x86_64"
+    accel: str = "kvm"
+    budget: float = BUDGET
+    path: str | None = None  # the search path to find `qemu` on; None for our own
+    device: Path = Path("/dev/kvm")
+    boot: Path = Path("/boot")
+    boot_id: Path = Path("/proc/sys/kernel/random/boot_id")
+
+    @property
+    def directory(self) -> Path:
+        """Where the memory, the unpacked kernel and the initramfs are."""
+        return self.artifacts / "host"
+
+    @property
+    def memory(self) -> Path:
+        """The remembered answer."""
+        return self.directory / "kvm.json"
+
+    def probe(self, *, forget: bool = False) -> Verdict:
+        """The remembered answer if it still holds, else a new one; `forget` asks again in any case.
+
+        Raises `OSError` when the artifacts directory cannot be written.
+        """
+        if self.accel == "kvm" and (refusal := device_refusal(self.device)):
+            return refusal
+        with locked(self.directory / "kvm.lock"):
+            if forget:
+                self.memory.unlink(missing_ok=True)
+            return self._probe()
+
+    def _probe(self) -> Verdict:
+        try:
+            key = self._key()
+            kernel = self.find_kernel()
+        except PipelineError as error:
+            if self.kernel is None and (known := self.remembered()):
+                return known  # found with a kernel that is gone, which makes it no less true
+            what = error.what.splitlines()[0] + (f" ({error.where})" if error.where else "")
+            return Verdict(False, Cause.NOT_PROBED, f"not probed: {what}", mend=error.hint)
+        key["kernel"] = files.sha256_of(kernel)
+        if known := self._recall(key):
+            return known
+        verdict = self._boot(kernel)
+        self._remember(key, verdict)
+        return verdict
+
+    def remembered(self) -> Verdict | None:
+        """What was found since this boot with this QEMU, whatever the kernel; None when never asked.
+
+        Looks at nothing but the memory; `probe` also sees whether the device still opens.
+        """
+        try:
+            return self._recall(self._key())
+        except PipelineError:
+            return None
+
+    def correct(self, reason: str) -> None:
+        """Marks it unusable until the next boot, whatever the kernel: a later run failed for `reason`.
+
+        Raises `HostLacks` when QEMU is missing, which then cannot have failed.
+        """
+        detail = f"the probe's guest booted, but later: {reason}"
+        with locked(self.directory / "kvm.lock"):
+            self._remember(self._key(), Verdict(False, Cause.CORRECTED, detail, mend=_MEND_BROKEN))
+
+    def find_kernel(self) -> Path:
+        """A bootable kernel image, of the first place that has one. Raises `HostLacks`."""
+        if self.kernel is not None:
+            if not kernels.is_bzimage(self.kernel):
+                raise HostLacks("it is no x86 kernel image that we can read", where=str(self.kernel))
+            return self.kernel
+        if found := [*kernels.kernels_in(self.boot, os.uname().release), *kernels.kernels_in(self.directory)]:
+            return found[0]
+        package = self.kernel_provider() if self.kernel_provider else None
+        if package is None:
+            raise HostLacks(
+                f"no kernel to boot: none readable in {self.boot}, and none fetched",
+                hint="sudo chmod a+r /boot/vmlinuz-* where there is one; else: ./inv doctor --kernel IMAGE",
+            )
+        return kernels.kernel_from_deb(package, self.directory)
+
+    def _key(self) -> dict[str, str]:
+        """What the answer depends on, but for the kernel."""
+        version = process.run([self._program(), "--version"], timeout=10).text.splitlines()
+        return {
+            "boot_id": self.boot_id.read_text().strip(),
+            "qemu": version[0] if version else "",
+            "accel": self.accel,
+        }
+
+    def _program(self) -> str:
+        """QEMU's path. Raises `HostLacks`."""
+        if found := shutil.which(self.qemu, path=self.path):
+            return found
+        lacking = [program for program in programs.TABLE if program.command == "qemu-system-x86_64"]
+        raise HostLacks(f"the program {self.qemu} is not installed", hint=programs.advice(lacking))
+
+    def _recall(self, key: dict[str, str]) -> Verdict | None:
+        """The remembered verdict if its key agrees; one without a kernel holds for every kernel."""
+        try:
+            known = json.loads(self.memory.read_text())
+            if known["version"] != _VERSION:
+                return None
+            agrees = all(known["key"][name] == key[name] for name in key if name in known["key"] or name != "kernel")
+            return _verdict_of(known["verdict"]) if agrees else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None  # not there, or not ours: ask again
+
+    def _remember(self, key: dict[str, str], verdict: Verdict) -> None:
+        record = {"version": _VERSION, "key": key, "verdict": dataclasses.asdict(verdict)}
+        files.write_atomic(self.memory, json.dumps(record, indent=2) + "\n")
+
+    def _boot(self, kernel: Path) -> Verdict:
+        initramfs = self.directory / "probe.cpio"
+        files.write_atomic(initramfs, probe_initramfs())
+        begun = time.monotonic()
+        with process.start(qemu_argv(self._program(), self.accel, kernel, initramfs)) as child:
+            seen = _watch(child, begun + self.budget)
+        return judge(seen, round(time.monotonic() - begun, 2), self.budget)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one boot showed: both outputs, and QEMU's exit status unless it was still running."""
+
+    console: bytes
+    errors: bytes
+    status: int | None
+
+
+def judge(seen: Seen, seconds: float, budget: float) -> Verdict:
+    """The verdict over one boot of `seconds`."""
+    console, errors = _lines(seen.console), _lines(seen.errors)
+    if MARKER in seen.console:
+        return Verdict(True, Cause.BOOTED, f"a kernel booted to its init in {seconds:.1f} s", seconds=seconds)
+    died = [line for line in console if _DEATH.search(line)]
+    guest = (died or console[-1:] or ["nothing was said"])[0]
+    if seen.status is not None and seen.status != 0:
+        how = f"was killed by {_signal(-seen.status)}" if seen.status < 0 else f"ended with exit status {seen.status}"
+        cause, detail = Cause.ABORTED, f"QEMU {how}: {(errors or [guest])[0]}"  # QEMU names the cause first
+    elif seen.status == 0:
+        cause, detail = Cause.ENDED, f"the guest ended without reaching init: {guest}"
+    elif not console:
+        cause, detail = Cause.SILENT, f"the device opens, but the guest printed nothing within {budget:g} s"
+    else:
+        cause, detail = Cause.HUNG, f"the guest did not reach init within {budget:g} s; its last words: {guest}"
+    kept = tuple(console[-TAIL:]), tuple(errors[-TAIL:])
+    return Verdict(False, cause, detail, _MEND_BROKEN, seconds, *kept)
+
+
+def device_refusal(device: Path) -> Verdict | None:
+    """Why the device cannot be opened; None when it can, which says nothing yet about its working."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+    except FileNotFoundError:
+        return Verdict(False, Cause.NO_DEVICE, f"{device} is not there", _MENDS[Cause.NO_DEVICE])
+    except OSError as error:
+        detail = f"{device} cannot be opened: {error.strerror}"
+        return Verdict(False, Cause.DENIED, detail, _MENDS[Cause.DENIED])
+    return None
+
+
+def qemu_argv(qemu: str, accel: str, kernel: Path, initramfs: Path) -> list[str]:
+    """The probe's machine: the lab's machine type and CPU, a serial console on standard output, no disk or card."""
+    return [
+        *(qemu, "-machine", "pc", "-cpu", "max", "-m", str(MEMORY), "-accel", accel),
+        *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
+        *("-kernel", str(kernel), "-initrd", str(initramfs)),
+        *("-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1"),
+    ]
+
+
+def probe_initramfs() -> bytes:
+    """The initramfs: a console to write to and an /init that writes the marker."""
+    init = tinyinit.elf(b"\n" + MARKER + b"\n")
+    return cpio.archive(
+        [cpio.directory("dev"), cpio.device("dev/console", "c", 5, 1), cpio.file("init", init, mode=0o755)]
+    )
+
+
+def _watch(child: subprocess.Popen[bytes], deadline: float) -> Seen:
+    """Reads both outputs until the marker, the end of the child, or `deadline` (monotonic seconds)."""
+    assert child.stdout is not None and child.stderr is not None
+    kept = {child.stdout: b"", child.stderr: b""}
+    with selectors.DefaultSelector() as selector:
+        for stream in kept:
+            selector.register(stream, selectors.EVENT_READ)
+        while MARKER not in kept[child.stdout] and selector.get_map():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            ready = selector.select(min(left, _POLL))
+            for event, _ in ready:
+                stream = cast(IO[bytes], event.fileobj)
+                data = os.read(stream.fileno(), _KEPT)
+                kept[stream] = (kept[stream] + data)[-_KEPT:]
+                if not data:
+                    selector.unregister(stream)
+            if not ready and child.poll() is not None:
+                break  # a grandchild may hold the pipes open for ever
+    status = child.poll()
+    if status is None and MARKER not in kept[child.stdout]:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = child.wait(timeout=max(0.0, deadline - time.monotonic()))
+    return Seen(kept[child.stdout], kept[child.stderr], status)
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _lines(output: bytes) -> list[str]:
+    """Its lines that have something printable; a terminal cannot be talked into anything by them."""
+    text = "".join(c if c.isprintable() or c == "\n" else " " for c in output.decode(errors="replace"))
+    return [line.strip()[:LINE] for line in text.splitlines() if line.strip()]
+
+
+def _verdict_of(record: dict[str, Any]) -> Verdict:
+    """A verdict from its JSON form; raises `TypeError`, `KeyError` or `ValueError` when it is none."""
+    texts = {name: tuple(str(line) for line in record[name]) for name in ("console", "errors")}
+    if not isinstance(record["usable"], bool):
+        raise TypeError(record["usable"])
+    return Verdict(**{**record, "cause": Cause(record["cause"]), **texts})

@@ -1,0 +1,196 @@
+"""The one table of programs the host must have, what each is for, and how to get them.
+
+Standard library only: the launcher runs it as `python -m pipeline.host.programs fetch` before the
+project's own environment exists. Knows package names, never what the programs are run for in detail.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline import process
+from pipeline.console import Console
+from pipeline.errors import ExitCode, HostLacks, PipelineError
+
+Group = Literal["fetch", "test", "lab", "build"]
+Manager = Literal["apt", "dnf"]
+
+GROUPS: dict[Group, str] = {
+    "fetch": "fetch, verify and pin sources; apply patches",
+    "test": "run the test suite",
+    "lab": "boot guests in the lab",
+    "build": "make builder images and build packages",
+}
+UPDATE_TIMEOUT, INSTALL_TIMEOUT = 300.0, 1800.0  # seconds; a slow mirror, not a hung one
+LOCK_WAIT = 120  # seconds to wait for another package manager, such as an unattended upgrade
+
+
+@dataclass(frozen=True)
+class HostProgram:
+    """One program: its command, the package that holds it per manager, and which work wants it.
+
+    `version` are the arguments that make it print its version; empty when it has none.
+    """
+
+    command: str
+    apt: str
+    dnf: str
+    why: str
+    groups: frozenset[Group]
+    version: tuple[str, ...] = ("--version",)
+
+
+def _row(command: str, apt: str, dnf: str, groups: str, why: str, version: str = "--version") -> HostProgram:
+    named = frozenset(group for group in GROUPS if group in groups.split())
+    return HostProgram(command, apt, dnf, why, named, tuple(version.split()))
+
+
+TABLE = (
+    _row("git", "git", "git", "fetch", "identify source trees and patches"),
+    _row("gpg", "gpg", "gnupg2", "fetch", "read the pinned signing keys"),
+    _row("gpgv", "gpgv", "gnupg2", "fetch", "check OpenPGP signatures of archive indexes"),
+    _row("rpmkeys", "rpm", "rpm", "fetch", "check signatures and digests of source RPMs"),
+    # part of rpm on both: Debian's rpm depends on its rpm2cpio package; neither prints a version
+    _row("rpm2archive", "rpm", "rpm", "fetch", "unpack source RPMs as tar", version=""),
+    _row("rpm2cpio", "rpm", "rpm", "fetch", "unpack source RPMs as cpio", version=""),
+    _row("patch", "patch", "patch", "fetch", "apply patches the way the spec file does"),
+    _row("apt-get", "apt", "apt", "fetch", "read the signed Debian index and fetch its packages"),
+    _row("xz", "xz-utils", "xz", "fetch", "unpack xz archives"),
+    _row("rpmbuild", "rpm", "rpm-build", "test", "make the small packages that tests read and refuse"),
+    _row("rpmsign", "rpm", "rpm-sign", "test", "sign the packages that tests verify"),
+    _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
+    _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
+    _row("bwrap", "bubblewrap", "bubblewrap", "build", "run builds without network and without a daemon"),
+    _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build", "make the root file systems of builder images"),
+)
+
+
+def wanted(groups: Collection[Group]) -> list[HostProgram]:
+    """The programs of any of `groups`, in the table's order."""
+    return [program for program in TABLE if program.groups & set(groups)]
+
+
+def missing(groups: Collection[Group], path: str | None = None) -> list[HostProgram]:
+    """Those of `wanted(groups)` that are not on the search path (default: this process's PATH)."""
+    return [program for program in wanted(groups) if shutil.which(program.command, path=path) is None]
+
+
+def package_manager(path: str | None = None) -> Manager | None:
+    """The package manager of this host, None when it is neither of the two we know."""
+    if shutil.which("apt-get", path=path) and shutil.which("dpkg", path=path):
+        return "apt"  # dpkg decides: apt-get alone is also a package of Fedora
+    return "dnf" if shutil.which("dnf", path=path) else None
+
+
+def install_command(lacking: Collection[HostProgram], manager: Manager) -> list[str]:
+    """The one command, for root, that installs the packages of the `lacking` programs."""
+    packages = sorted({program.apt if manager == "apt" else program.dnf for program in lacking})
+    options = {"apt": ["apt-get", "install", "-y", "--no-install-recommends"], "dnf": ["dnf", "install", "-y"]}
+    return [*options[manager], *packages]
+
+
+def may_install(path: str | None = None, user: int | None = None) -> list[str] | None:
+    """What to put before a command so that it runs as root without asking; None when that cannot be.
+
+    `user` is the user id that asks, by default the one we have.
+    """
+    if (os.geteuid() if user is None else user) == 0:
+        return []
+    sudo = shutil.which("sudo", path=path)
+    if sudo is None:
+        return None
+    try:
+        process.run([sudo, "-n", "true"], timeout=5)
+    except PipelineError:
+        return None
+    return ["sudo", "-n"]
+
+
+def advice(lacking: Collection[HostProgram], path: str | None = None) -> str:
+    """What a person types to get the `lacking` programs: one command to copy where there is one."""
+    manager = package_manager(path)
+    if manager is None:
+        return "install with this system's package manager: " + ", ".join(program.command for program in lacking)
+    command = shlex.join(install_command(lacking, manager))
+    if os.geteuid() == 0:
+        return command
+    return f"sudo {command}" if shutil.which("sudo", path=path) else f"su -c {shlex.quote(command)}"
+
+
+@dataclass(frozen=True)
+class Installer:
+    """Runs the package manager. `path` is the PATH to look programs up on, None for our own."""
+
+    console: Console
+    path: str | None = None
+    prefix: Sequence[str] | None = field(default_factory=may_install)
+
+    def ensure(self, groups: Collection[Group]) -> None:
+        """Installs what `groups` lack. Raises `HostLacks`, whose hint is the command to type."""
+        lacking = missing(groups, self.path)
+        if not lacking:
+            return
+        manager = package_manager(self.path)
+        if manager is None or self.prefix is None:
+            raise _lack(lacking, "this user may not install packages" if manager else "no apt or dnf here", self.path)
+        for program in lacking:
+            package = program.apt if manager == "apt" else program.dnf
+            self.console.note(f"installing {package} for {program.command}: {program.why}")
+        self._install(lacking, manager)
+        if still := missing(groups, self.path):
+            raise _lack(still, "their packages were installed, yet the programs are not on the path", self.path)
+
+    def _install(self, lacking: Collection[HostProgram], manager: Manager) -> None:
+        command = install_command(lacking, manager)
+        try:
+            if manager == "apt":
+                # without the option apt-get says 0 when a mirror's name cannot even be looked up
+                self._as_root(["apt-get", "update", "-o", "APT::Update::Error-Mode=any"], UPDATE_TIMEOUT)
+                command[1:1] = ["-o", f"DPkg::Lock::Timeout={LOCK_WAIT}"]
+            self._as_root(command, INSTALL_TIMEOUT)
+        except process.ProgramFailed as error:
+            raise _lack(lacking, error.what, self.path) from error
+
+    def _as_root(self, command: Sequence[str], timeout: float) -> None:
+        # env(1), because sudo hands no variable down
+        quiet = ["env", "DEBIAN_FRONTEND=noninteractive"]
+        environment = process.clean_environment(**({"PATH": self.path} if self.path is not None else {}))
+        process.run([*(self.prefix or ()), *quiet, *command], env=environment, timeout=timeout)
+
+
+def ensure(groups: Collection[Group], console: Console) -> None:
+    """Installs what `groups` lack, when that needs no password. Raises `HostLacks` otherwise."""
+    if missing(groups):
+        Installer(console).ensure(groups)
+
+
+def _lack(lacking: Collection[HostProgram], reason: str, path: str | None) -> HostLacks:
+    names = ", ".join(program.command for program in lacking)
+    purposes = "; ".join(f"{program.command}: {program.why}" for program in lacking)
+    return HostLacks(f"the host lacks {names}: {reason}", why=purposes, hint=advice(lacking, path))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """`python -m pipeline.host.programs GROUP...`: installs what the groups lack; the exit code."""
+    named = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    groups = [group for group in GROUPS if group in named]
+    if not named or len(groups) < len(set(named)):
+        console.note(f"usage: python -m pipeline.host.programs {{{','.join(GROUPS)}}}...")
+        return ExitCode.USAGE
+    try:
+        ensure(groups, console)
+    except PipelineError as error:
+        console.fail(error)
+        return error.code
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
