@@ -116,6 +116,9 @@ class Program(InvokeProgram):
 
     def parse_tasks(self) -> None:
         """Gives each word its option's name before invoke reads it; ends with 2 where it cannot."""
+        verb = next((word for word in self.core.unparsed if word in self.collection.task_names), None)
+        if verb and {"--help", "-h"} & set(self.core.unparsed):
+            self.args.help.value, self.core.unparsed = verb, []  # wherever it stands, even where words are missing
         try:
             self.core.unparsed = named_words(self.core.unparsed, self.collection)
             super().parse_tasks()
@@ -130,6 +133,7 @@ def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
     """`patches el6` as `patches --line el6`, `--diff A B` as `--diff A --diff B`.
 
     What has its name already is left alone; so is a word that no verb takes, for invoke to refuse.
+    Raises `ParseError` for an unknown option where a word is due: invoke would take it for that word.
     """
     result: list[str] = []
     task: Any = None
@@ -137,6 +141,8 @@ def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
     due: list[str] = []  # what the next words are, positional arguments and option values first
     for token in tokens:
         if token.startswith("-"):
+            if due and not any(token.lstrip("-").partition("=")[0] in a.names for a in arguments(task)):
+                raise ParseError(f"No idea what {token!r} is!")
             words = [word for word in words if word != token.lstrip("-").partition("=")[0]]
             due = _due(task, token) or due
         elif due:
@@ -151,9 +157,17 @@ def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
     return result
 
 
+def arguments(task: Any) -> list[Any]:
+    """The task's arguments. Invoke takes the help texts away at the first look: they are put back."""
+    texts = dict(task.help)
+    found: list[Any] = task.get_arguments()
+    task.help = texts
+    return found
+
+
 def _due(task: Any, option: str) -> list[str]:
     """The words that belong to this option, each as what must be put before it."""
-    for argument in task.get_arguments() if task else ():
+    for argument in arguments(task) if task else ():
         if option.lstrip("-") in argument.names and argument.takes_value:
             return ["", option] if option.lstrip("-") in task.pairs else [""]
     return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -23,19 +24,32 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A stream whose bytes appear at `path` all at once, or never."""
+    """A stream whose bytes appear at `path` all at once, or never; what killed runs left of it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
+        with contextlib.suppress(OSError), _holding(left, wait=False):  # in use, or not ours
+            left.unlink()
+    handle, temporary = _held_temporary(path.parent, prefix)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
+            temporary.chmod(mode)
+            temporary.replace(path)  # still held: nobody takes it for a leftover
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
+    """A new file, open and held with flock(2)."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=directory, prefix=prefix)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another run took it for a leftover before it was held
 
 
 @contextlib.contextmanager
@@ -59,8 +73,8 @@ def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _holding(directory: Path, *, wait: bool = True) -> Iterator[None]:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+def _holding(path: Path, *, wait: bool = True) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Refused, UsageError
-from pipeline.files import write_atomic
+from pipeline.files import scratch, write_atomic
 from pipeline.lines import Line, Patch, RoleName
 from pipeline.patching import apply, compare, leaveout, patchfile, roles
 from pipeline.session import Session
@@ -172,8 +171,8 @@ def _apply(
     effect: dict[str, str] = {}
     for item in series:
         effect |= item.model.effect
-    with tempfile.TemporaryDirectory(prefix="series-") as scratch:
-        report = apply.apply_series(tree.files, [(item.name, item.data) for item in series], Path(scratch) / "tree")
+    with scratch(session.settings.artifacts / "scratch", "series-") as room:
+        report = apply.apply_series(tree.files, [(item.name, item.data) for item in series], room / "tree")
     proof = apply.prove(report, tree.listing, effect)
     session.console.say(
         f"{role}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "

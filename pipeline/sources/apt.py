@@ -158,6 +158,12 @@ class AptRoot:
             kind: type[PipelineError] = Refused if bad else Unreachable
             what = "is not signed by a pinned key, damaged or out of date" if bad else "could not be read"
             raise kind(f"Debian's source index {what}", where=where, why=error.what, hint=_HINT) from None
+        self._own_what_is_linked()
+
+    def _own_what_is_linked(self) -> None:
+        """Copies what apt only linked to, as it does with a carried archive: the medium will be gone."""
+        for link in [path for path in (self.root / "lists").iterdir() if path.is_symlink()]:
+            write_atomic(link, link.read_bytes())
 
     def resolve(self, source: DebianSource) -> Iterator[Resolved]:
         """The upstream tarballs of the versions that match, the newest first.

@@ -266,3 +266,14 @@ def read(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
                     raise Refused(f"{item.path} in {path.name} has {item.size} bytes, more than {wanted[item.path]}")
                 found[item.path] = b"".join(_chunks(item))
     return found
+
+
+def top(path: Path) -> str:
+    """The directory that the first member of the archive at `path` lies in, as source archives have one."""
+    with opened(path) as stream, _reading(path.name):
+        for item in _items(stream, path.name, Limits(), 0):
+            name, _, below = item.path.partition("/")
+            if below or item.kind == "directory":
+                return name
+            break
+    raise Refused(f"the archive {path.name} does not begin with a directory of its own")

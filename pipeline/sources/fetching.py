@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.console import Console, human_bytes
-from pipeline.errors import Refused, Unreachable, UsageError
+from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
 from pipeline.files import write_atomic
 from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
 from pipeline.settings import Settings
@@ -379,8 +379,11 @@ class Sources:
 
 
 def git_identity() -> str:
-    """The person's git identity, as commits bear it. Raises `UsageError` when git has none."""
-    import git
+    """The person's git identity, as commits bear it. Raises `UsageError` when git has none, `HostLacks` without git."""
+    try:
+        import git
+    except ImportError:  # so GitPython says that there is no git
+        raise HostLacks("the program git is not installed", why="a pin names its author", hint="./inv doctor") from None
 
     values = {name: git.Git().config("--get", f"user.{name}", with_exceptions=False) for name in ("name", "email")}
     if not all(values.values()):

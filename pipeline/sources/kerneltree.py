@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import lzma
 import shutil
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from pipeline import trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks
+from pipeline.files import scratch
 from pipeline.lines import SrpmSource
 from pipeline.sources import archive, gittree
 from pipeline.sources.fetching import Sources, Verified
@@ -40,10 +40,10 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
         return known
     console.note(f"{source.file}: reading the kernel tree")
     place.parent.mkdir(parents=True, exist_ok=True)
-    with sources.store.object_lock(f"tree-{key}"), tempfile.TemporaryDirectory(dir=place.parent, prefix=".new-") as new:
-        fresh = Path(new) / "tree"
+    with sources.store.object_lock(f"tree-{key}"), scratch(place.parent, ".new-") as new:
+        fresh = new / "tree"
         try:
-            listing = _read(sources, source, wanted, fresh / "files", Path(new))
+            listing = _read(sources, source, wanted, fresh / "files", new)
             rows = "".join(f"{entry.mode} {entry.blob} {path}\n" for path, entry in sorted(listing.items()))
             (fresh / "listing.xz").write_bytes(lzma.compress(rows.encode(), preset=1))
             shutil.rmtree(place, ignore_errors=True)
@@ -66,15 +66,15 @@ def _kept(place: Path, wanted: Collection[str]) -> Pristine | None:
 
 
 def _read(
-    sources: Sources, source: Verified, wanted: Collection[str], into: Path, scratch: Path
+    sources: Sources, source: Verified, wanted: Collection[str], into: Path, room: Path
 ) -> dict[str, gittree.Entry]:
     into.mkdir(parents=True)
     model = sources.line.data.sources[source.name]
     tarball = source.path
     if isinstance(model, SrpmSource):
         with archive.opened(source.path) as stream:
-            archive.listing(stream, source.file, keep={model.tree.archive}, into=scratch)
-        tarball = scratch / model.tree.archive
+            archive.listing(stream, source.file, keep={model.tree.archive}, into=room)
+        tarball = room / model.tree.archive
     with archive.opened(tarball) as stream:
         found = archive.listing(stream, tarball.name, strip=1, keep=frozenset(wanted), into=into)
     if isinstance(model, SrpmSource) and gittree.tree_id(found) != model.tree.git_tree:

@@ -77,6 +77,7 @@ class Address:
 
 
 def split(url: str) -> SplitResult:
+    """The parts of a URL. Raises `UsageError` for what is none."""
     try:
         return urlsplit(url)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -37,9 +38,9 @@ def tar(*members: Spec, end: bool = True) -> bytes:
     return out.getvalue() if end else out.getvalue()[:size]
 
 
-def unpack(data: bytes, into: Path, **options: archive.Limits) -> Path:
+def unpack(data: bytes, into: Path, limits: archive.Limits | None = None) -> Path:
     destination = into / "out"
-    archive.unpack(io.BytesIO(data), destination, "test.tar", **options)
+    archive.unpack(io.BytesIO(data), destination, "test.tar", limits or archive.Limits())
     return destination
 
 
@@ -145,10 +146,8 @@ def test_whatever_an_archive_holds_it_is_unpacked_inside_or_refused(
     for _ in range(data.draw(st.integers(0, 2))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (base / "canary").write_text("untouched")
-    try:
+    with contextlib.suppress(PipelineError):
         unpack(bytes(raw), base)
-    except PipelineError:
-        pass
     assert {entry.name for entry in base.iterdir()} <= {"canary", "out"}
     assert (base / "canary").read_text() == "untouched"
     for path in (base / "out").rglob("*"):
