@@ -29,7 +29,6 @@ from pipeline.errors import FileProblems, Problem, UsageError
 if TYPE_CHECKING:  # it reads the model below
     from pipeline.linechecks import Found
 
-SCHEMA = 1
 SCHEMES = ("http", "https", "ftp", "file")
 
 

@@ -14,17 +14,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline import paths
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import atomic, sha256_of, write_atomic
-from pipeline.lines import Line
+from pipeline.lines import Line, SrpmSource
 from pipeline.settings import Settings
 from pipeline.sources.fetching import Sources, summary
 
 _README = """This directory carries the line {label} to a host without network.
 There, in a checkout of the project:
 
-    ./inv mirror import DIR --line {name}
+    {command}
 
 Every digest and signature is checked again there.
 """
@@ -43,16 +44,15 @@ def export(line: Line, settings: Settings, console: Console, directory: str) -> 
                 _copy(item.path, target / "files" / item.sha256)
         _export_keys(sources, target)
         _export_indexes(sources, target)
-        for file in (*line.files, line.lock_file):
-            if file.is_file():
-                _copy(file, target / "lines" / line.name / file.name)
-        write_atomic(target / f"README-{line.name}.txt", _README.format(label=line.label, name=line.name))
+        for file in _line_files(sources):
+            _copy(file, target / "lines" / line.name / file.name)
+        write_atomic(target / f"README-{line.name}.txt", _README.format(label=line.label, command=_command(line)))
         document = {**line.evidence(), "sources": [item.as_dict() for item in found]}
         write_atomic(target / f"mirror-{line.name}.json", json.dumps(document, indent=2) + "\n")
     except OSError as error:
         raise HostLacks(f"the mirror cannot be written: {error}", where=directory) from None
     console.say(f"line {line.label}: {len(found)} files, {human_bytes(sum(i.size for i in found))}, in {target}")
-    console.say(f"on the other host: ./inv mirror import DIR --line {line.name}")
+    console.say(f"on the other host: {_command(line)}")
     return {**document, "directory": str(target)}
 
 
@@ -66,6 +66,22 @@ def import_(line: Line, settings: Settings, console: Console, directory: str) ->
     console.say(summary(found))
     console.say(f"next, without network: ./inv fetch {line.name} --offline")
     return {**line.evidence(), "sources": [item.as_dict() for item in found]}
+
+
+def _command(line: Line) -> str:
+    """What is typed on the other host; a line file from outside the project is among what is carried."""
+    if line.files[0].parent == paths.lines_dir():
+        return f"./inv mirror import DIR --line {line.name}"
+    return f"./inv mirror import DIR --line-file DIR/lines/{line.name}/{line.files[0].name}"
+
+
+def _line_files(sources: Sources) -> list[Path]:
+    """The line's own files, its lock, and the keys and manifests that lie beside it."""
+    line = sources.line
+    named = [name for key in line.data.keys.values() for name in key.files if not Path(name).is_absolute()]
+    named += [s.tree.manifest for s in line.data.sources.values() if isinstance(s, SrpmSource) and s.tree.manifest]
+    files = [*line.files, line.lock_file, *(sources.beside_line(name) for name in named)]
+    return [file for file in files if file.is_file()]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -69,6 +69,7 @@ class Sources:
         self.options = download.Options.from_settings(settings)
         self.lock = lockfile.read(line)
         self._apt: AptRoot | None = None
+        self._fetched: set[str] = set()  # while asking an index, before the fetch of all
 
     def fetch(self) -> list[Verified]:
         """Fetches and verifies everything; a source that is not pinned yet is refused at the end."""
@@ -161,7 +162,7 @@ class Sources:
             origin=self.store.origin(fetched.sha256),
             version=item.version,
             how=how,
-            new=fetched.url is not None,
+            new=fetched.url is not None or fetched.sha256 in self._fetched,
         )
 
     def _record(self, found: Sequence[Verified]) -> None:
@@ -205,7 +206,7 @@ class Sources:
         from pipeline.sources import srpm
 
         keys = self.public_keys(source.signers)
-        manifest = self._beside_line(source.tree.manifest) if source.tree.manifest else None
+        manifest = self.beside_line(source.tree.manifest) if source.tree.manifest else None
         return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch").as_dict()
 
     def _check_members(self, fetched: download.Fetched, source: FileSource) -> None:
@@ -267,7 +268,7 @@ class Sources:
 
     def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
         places = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
-        for place in (*(self._beside_line(file) for file in key.files), *places):
+        for place in (*(self.beside_line(file) for file in key.files), *places):
             if place.is_file():
                 yield str(place), place.read_bytes()
         for url in key.urls:
@@ -287,7 +288,7 @@ class Sources:
             fetched.path.unlink(missing_ok=True)
             return material
 
-    def _beside_line(self, name: str) -> Path:
+    def beside_line(self, name: str) -> Path:
         """A file named in a line file: absolute, or beside the file (of the override first) that names it."""
         beside = [path.parent / name for path in self.line.files]
         return next((path for path in beside if path.is_file()), beside[0])
@@ -333,9 +334,11 @@ class Sources:
         wanted = download.Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
         with self.console.progress() as progress, self.store.using():
             try:
-                download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
+                had = download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
             except Unreachable:
                 return False
+        if had.url is not None:
+            self._fetched.add(had.sha256)
         return True
 
     def apt_root(self) -> AptRoot:
@@ -398,4 +401,4 @@ def summary(found: Sequence[Verified]) -> str:
     """One line for people: how many, how much, how many of them new."""
     new = [item for item in found if item.new]
     fetched = f"{len(new)} fetched ({human_bytes(sum(i.size for i in new))})" if new else "nothing fetched"
-    return f"{len(found)} sources verified, {fetched}"
+    return f"{len(found)} source{'s' * (len(found) != 1)} verified, {fetched}"

@@ -133,7 +133,14 @@ def test_the_export_has_everything_by_digest_and_says_what_to_do_with_it(either:
     for path in (either.mirror / "files").iterdir():
         assert sha256_of(path) == path.name
     said = (either.mirror / f"README-{either.name}.txt").read_text()
-    assert f"./inv mirror import DIR --line {either.name}" in said
+    assert f"./inv mirror import DIR --line-file DIR/lines/{either.name}/{either.name}.toml" in said
+
+
+def test_the_printed_command_is_enough_on_a_host_that_has_nothing_else(either: Carried) -> None:
+    shutil.rmtree(either.line.parent)
+    carried = either.mirror / "lines" / either.name / either.line.name
+    ended = either.there("mirror", "import", either.mirror, "--line-file", carried, "--json")
+    assert without_places(ended.json["sources"]) == without_places(either.sources)
     assert json.loads((either.mirror / f"mirror-{either.name}.json").read_text())["sources"] == either.sources
     assert either.line.name in {path.name for path in (either.mirror / "lines" / either.name).iterdir()}
 
