@@ -18,11 +18,12 @@ from pipeline import process
 from pipeline.console import Console
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
-Group = Literal["fetch", "test", "lab", "build"]
+Group = Literal["fetch", "debian", "test", "lab", "build"]
 Manager = Literal["apt", "dnf"]
 
 GROUPS: dict[Group, str] = {
     "fetch": "fetch, verify and pin sources; apply patches",
+    "debian": "fetch sources out of a Debian archive",
     "test": "run the test suite",
     "lab": "boot guests in the lab",
     "build": "make builder images and build packages",
@@ -60,11 +61,16 @@ TABLE = (
     _row("rpm2archive", "rpm", "rpm", "fetch", "unpack source RPMs as tar", version=""),
     _row("rpm2cpio", "rpm", "rpm", "fetch", "unpack source RPMs as cpio", version=""),
     _row("patch", "patch", "patch", "fetch", "apply patches the way the spec file does"),
-    _row("apt-get", "apt", "apt", "fetch", "read the signed Debian index and fetch its packages"),
+    _row("apt-get", "apt", "apt", "debian test", "read the signed Debian index and fetch its packages"),
+    _row("dpkg", "dpkg", "dpkg", "debian test", "tell which of two Debian versions is newer"),
     _row("xz", "xz-utils", "xz", "fetch", "unpack xz archives"),
     _row("rpmbuild", "rpm", "rpm-build", "test", "make the small packages that tests read and refuse"),
     _row("rpmsign", "rpm", "rpm-sign", "test", "sign the packages that tests verify"),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
+    _row("gcc", "gcc", "gcc", "test", "build the toy kernel"),
+    _row("make", "make", "make", "test", "build the toy kernel"),
+    _row("objcopy", "binutils", "binutils", "test", "build the toy kernel"),
+    _row("perl", "perl", "perl", "test", "build the toy kernel"),
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
     _row("bwrap", "bubblewrap", "bubblewrap", "build", "run builds without network and without a daemon"),
     _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build", "make the root file systems of builder images"),

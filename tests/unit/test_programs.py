@@ -61,7 +61,8 @@ def test_every_program_says_its_purpose_package_and_group() -> None:
 
 def test_the_groups_hold_what_each_work_needs() -> None:
     held = {group: {program.command for program in programs.wanted([group])} for group in programs.GROUPS}
-    assert held["fetch"] >= {"git", "gpg", "gpgv", "rpmkeys", "rpm2archive", "rpm2cpio", "patch", "apt-get", "xz"}
+    assert held["fetch"] >= {"git", "gpg", "gpgv", "rpmkeys", "rpm2archive", "rpm2cpio", "patch", "xz"}
+    assert held["debian"] == {"apt-get", "dpkg"}
     assert held["test"] >= {"rpmbuild", "rpmsign", "qemu-system-x86_64", "cpio"}
     assert held["lab"] == {"qemu-system-x86_64"}
     assert held["build"] == {"bwrap", "mmdebstrap"}
@@ -177,9 +178,9 @@ def test_the_module_runs_by_itself_on_a_bare_interpreter(tmp_path: Path) -> None
 
     assert launched().returncode == 2
     refused = launched("nonsense")
-    assert refused.returncode == 2 and "fetch,test,lab,build" in refused.stderr
+    assert refused.returncode == 2 and "fetch,debian,test,lab,build" in refused.stderr
     lacking = launched("build", "test")
-    assert lacking.returncode == 7 and "install with this system's package manager: rpmbuild" in lacking.stderr
+    assert lacking.returncode == 7 and "install with this system's package manager: apt-get" in lacking.stderr
 
 
 def test_the_launcher_is_told_that_all_is_well(tmp_path: Path, script: Script) -> None:
