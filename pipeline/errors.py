@@ -114,6 +114,12 @@ class Refused(PipelineError):
     code = ExitCode.REFUSED
 
 
+class BuildFailed(PipelineError):
+    """A build step failed, or made something else than was asked for."""
+
+    code = ExitCode.BUILD
+
+
 class HostLacks(PipelineError):
     """The host lacks a program, a permission or room."""
 

@@ -353,7 +353,8 @@ def _load_file(path: Path) -> Line:
         changes = tuple(sorted(set(_changes(own.raw, base))))
         override = Override(str(base_name), str(path), own.sha256, changes)
     data = _validated(documents, overriding=override is not None)
-    lock = path.with_name(path.name.removesuffix(".toml") + ".lock.toml")
+    beside = paths.locks_dir() if path.parent == paths.lines_dir() else path.parent
+    lock = beside / f"{path.name.removesuffix('.toml')}.lock.toml"
     return Line(data, tuple(document.path for document in documents), lock, override)
 
 
