@@ -86,6 +86,25 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
     return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
 
 
+BUILDING = ("runtime", "build-jobs", "gpg-key", "baseurl", "only", "force", "keep-going", "explain", "dry-run")
+
+
+@verb(*FETCHING, *BUILDING, words=("line",), help=LINE)
+def build_all(session: Session, line: str = "") -> Any:
+    """Do everything: verified sources, proven patches, packages, a signed repository."""
+    from pipeline.mainjob import MainJob
+
+    return MainJob(_line(session, line), session).build_all()
+
+
+@verb("runtime", help={"step": "the step that failed, as its message names it", "line": LINE["line"]})
+def shell(session: Session, step: str, line: str = "") -> Any:
+    """Open a shell in the sandbox of a failed step, at the point of failure."""
+    from pipeline.mainjob import shell as enter
+
+    return enter(_line(session, line), step, session)
+
+
 @verb(*FETCHING, help={"action": "export or import", "directory": "the mirror's directory", **LINE})
 def mirror(session: Session, action: str, directory: str, line: str = "") -> Any:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""

@@ -100,8 +100,9 @@ def _verb(task: Any) -> str:
     arguments = {argument.name.replace("_", "-"): argument for argument in cli.arguments(task)}
     rows = [TABLE[name] for name in arguments if name in TABLE]
     own = [argument for name, argument in arguments.items() if name not in TABLE]
-    usage = " ".join(["./inv", task.name, *_usage(task, own)])
-    parts = [f"## {task.name}\n", f"    {usage}\n", f"{' '.join((task.__doc__ or '').split())}\n"]
+    verb = task.name.replace("_", "-")
+    usage = " ".join(["./inv", verb, *_usage(task, own)])
+    parts = [f"## {verb}\n", f"    {usage}\n", f"{' '.join((task.__doc__ or '').split())}\n"]
     if own:
         parts.append(_table(("option", "meaning"), [(_typed(task, a), _cell(a.help or "")) for a in own]))
     parts.append(f"Settings: {', '.join(f'`{row.option}`' for row in sorted(rows, key=ROWS.index))}.\n")

@@ -58,6 +58,17 @@ ROWS = (
         "stall", "seconds", 30.0, "seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1
     ),
     Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
+    Setting("runtime", "text", "auto", "what runs builds: auto, bubblewrap or docker"),
+    Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
+    Setting(
+        "gpg-key", "text", "", "key to sign with: a fingerprint, or an exported secret key; default: a development key"
+    ),
+    Setting("baseurl", "text", "http://repository.example/repo", "address the .repo files name"),
+    Setting("only", "list", (), "build only this step and what it needs; may be repeated"),
+    Setting("force", "list", (), "run this step although nothing changed; may be repeated"),
+    Setting("keep-going", "flag", False, "after a failure, go on with what does not depend on it"),
+    Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
+    Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
     Setting("json", "flag", False, "print one JSON document on standard output"),
     Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
 )
@@ -80,6 +91,15 @@ class Settings:
     retries: int
     stall: float
     connect: float
+    runtime: str
+    build_jobs: int
+    gpg_key: str
+    baseurl: str
+    only: tuple[str, ...]
+    force: tuple[str, ...]
+    keep_going: bool
+    explain: bool
+    dry_run: bool
     json: bool
     quiet: bool
 

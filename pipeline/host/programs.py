@@ -66,14 +66,26 @@ TABLE = (
     _row("xz", "xz-utils", "xz", "fetch", "unpack xz archives"),
     _row("rpmbuild", "rpm", "rpm-build", "test", "make the small packages that tests read and refuse"),
     _row("rpmsign", "rpm", "rpm-sign", "test", "sign the packages that tests verify"),
+    _row("gpg-agent", "gpg-agent", "gnupg2", "test", "hold the keys that packages and repositories are signed with"),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
+    _row("rpmspec", "rpm", "rpm-build", "test", "read back the spec files we render"),
+    _row("busybox", "busybox-static", "busybox", "test", "run the role scripts under the shell of small systems"),
+    _row("dash", "dash", "dash", "test", "run the role scripts under a plain POSIX shell", version=""),
+    _row(
+        "ip", "iproute2", "iproute", "test", "make the network namespaces that role scripts are tried in", version="-V"
+    ),
+    _row("unshare", "util-linux", "util-linux", "test", "make namespaces"),
+    _row("nsenter", "util-linux", "util-linux", "test", "enter namespaces"),
+    _row("flock", "util-linux", "util-linux", "test", "lock in shell scripts"),
+    _row("dnf", "dnf", "dnf", "test", "install from the repositories we make"),
+    _row("dockerd", "docker.io", "moby-engine", "test", "run builds in a real container engine"),
     _row("gcc", "gcc", "gcc", "test", "build the toy kernel"),
     _row("make", "make", "make", "test", "build the toy kernel"),
     _row("objcopy", "binutils", "binutils", "test", "build the toy kernel"),
     _row("perl", "perl", "perl", "test", "build the toy kernel"),
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
-    _row("bwrap", "bubblewrap", "bubblewrap", "build", "run builds without network and without a daemon"),
-    _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build", "make the root file systems of builder images"),
+    _row("bwrap", "bubblewrap", "bubblewrap", "build test", "run builds without network and without a daemon"),
+    _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build test", "make the root file systems of builder images"),
 )
 
 

@@ -277,3 +277,17 @@ def top(path: Path) -> str:
                 return name
             break
     raise Refused(f"the archive {path.name} does not begin with a directory of its own")
+
+
+def beginning(path: Path) -> tuple[str, int]:
+    """The top directory of the archive at `path`, and the time of its first member in seconds since 1970."""
+    with (
+        opened(path) as stream,
+        _reading(path.name),
+        _decompressed(stream) as plain,
+        tarfile.open(fileobj=plain, mode="r|") as archive,
+    ):
+        first = archive.next()
+        if first is None:
+            raise EOFError("it has no member")
+        return _Checker(path.name, Limits()).path(first.name, 0).partition("/")[0], int(first.mtime)

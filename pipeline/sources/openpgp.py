@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,18 +80,29 @@ def check_rpm(rpm: Path, keys: Sequence[PublicKey]) -> Signature:
 
     Raises `Refused` for an unsigned, damaged or foreign-signed file.
     """
+    with rpm_checker(keys) as check:
+        return check(rpm)
+
+
+@contextlib.contextmanager
+def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signature]]:
+    """`check_rpm` for many files: the database that holds `keys` alone is made once."""
     with private_home() as home:
         env = process.clean_environment(HOME=str(home))  # a person's macros could soften the check
         base = ["--dbpath", str(home / "rpmdb")]
         process.run(["rpm", *base, "--initdb"], env=env)
         for key in keys:
             _import(home / f"{key.name}.asc", key, base, env)
-        # Without this level rpmkeys calls an unsigned package fine.
-        check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", str(rpm)]
-        said = process.run(check, env=env, accept=range(256))
-        query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
-        asked = ["rpm", *base, "--nosignature", "-qp", "--qf", query, str(rpm)]
-        stamp = process.run(asked, env=env, accept=range(256)).text
+        yield lambda rpm: _check(rpm, keys, base, env)
+
+
+def _check(rpm: Path, keys: Sequence[PublicKey], base: Sequence[str], env: Mapping[str, str]) -> Signature:
+    # Without this level rpmkeys calls an unsigned package fine.
+    check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", str(rpm)]
+    said = process.run(check, env=env, accept=range(256))
+    query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
+    asked = ["rpm", *base, "--nosignature", "-qp", "--qf", query, str(rpm)]
+    stamp = process.run(asked, env=env, accept=range(256)).text
     lines = [line.strip() for line in said.text.splitlines()[1:]]
     signed = [line for line in lines if "ignature" in line and line.endswith(": OK")]
     if said.status != 0 or not signed or not all(line.endswith(": OK") for line in lines):
@@ -154,4 +165,9 @@ def _gpg(home: Path) -> list[str]:
 def private_home() -> Iterator[Path]:
     """A home for GnuPG and rpm with nobody's settings."""
     with scratch(Path(tempfile.gettempdir()), "fnat-home-") as directory:
-        yield directory
+        try:
+            yield directory
+        finally:
+            if (directory / "pubring.kbx").exists():
+                # Where there is a /run/user/<uid>, `gpg --import` makes a directory for an agent's sockets there.
+                process.run(["gpgconf", "--homedir", directory, "--remove-socketdir"], accept=range(256))

@@ -34,7 +34,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("showing", "testing", "cli"),
+    ("showing", "testing", "cli", "mainjob"),
     ("tasks",),
     ("__main__", "reference"),
 )

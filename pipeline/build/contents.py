@@ -1,0 +1,91 @@
+"""What a built package promises besides its files: what it requires, and which files are configuration.
+
+Recipes hold these against what they meant. Must not know any recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import files, process
+from pipeline.build import rpmtool
+from pipeline.errors import PipelineError, Refused
+from pipeline.sources import openpgp
+
+_QUERY = "[%{FILEFLAGS:fflags}\t%{FILEMODES:octal}\t%{FILENAMES}\n]--\n[%{REQUIRENEVRS}\n]"
+_FLAGS_KEPT = "cn"  # rpm's letters for %config and noreplace
+
+
+@dataclass(frozen=True)
+class Promises:
+    """`kept` are configuration files that an update leaves alone, `replaced` those that it would not.
+
+    `requires` leaves out what rpm itself provides.
+    """
+
+    requires: tuple[str, ...]
+    kept: tuple[str, ...]
+    replaced: tuple[str, ...]
+    modes: dict[str, int]
+
+
+def promises(rpm: Path) -> Promises:
+    """Reads them from an RPM's header. Raises `PipelineError` when it is none."""
+    with openpgp.private_home() as home:
+        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--qf", _QUERY, str(rpm)]
+        try:
+            text = process.run(argv, env=process.clean_environment(HOME=str(home))).text
+        except process.ProgramFailed as error:
+            raise PipelineError("no RPM header could be read", where=str(rpm), why=str(error)) from None
+    head, _, requires = text.partition("--\n")
+    rows = [row.split("\t") for row in head.splitlines() if row != "(none)"]
+    config = [(flags, path) for flags, _, path in rows if "c" in flags]
+    return Promises(
+        requires=tuple(sorted({r for r in requires.splitlines() if r and not r.startswith("rpmlib(")})),
+        kept=tuple(path for flags, path in config if set(_FLAGS_KEPT) <= set(flags)),
+        replaced=tuple(path for flags, path in config if "n" not in flags),
+        modes={path: int(mode, 8) & 0o7777 for _, mode, path in rows},
+    )
+
+
+def exactly(rpms: Path, nevras: Collection[str]) -> dict[str, rpmtool.Package]:
+    """The packages below `rpms` by name; source packages do not count.
+
+    Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
+    """
+    found = [rpmtool.package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
+    expected, actual = set(nevras), {package.nevra for package in found}
+    if len(found) != len(actual) or expected != actual:
+        rows = (("missing", expected - actual), ("not expected", actual - expected))
+        why = "; ".join(f"{title}: {', '.join(sorted(names))}" for title, names in rows if names)
+        raise Refused("the build made other packages than it must", where=str(rpms), why=why or "one of them twice")
+    return {package.name: package for package in found}
+
+
+def has_files(package: rpmtool.Package, wanted: Collection[str]) -> None:
+    """Raises `Refused` for files that are missing from a package."""
+    if missing := sorted(set(wanted) - set(package.files)):
+        raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
+
+
+def keeps(package: rpmtool.Package, found: Promises, wanted: Collection[str]) -> None:
+    """Raises `Refused` unless `wanted` are exactly the configuration files, and an update leaves them alone."""
+    if set(found.kept) != set(wanted) or found.replaced:
+        why = f"kept: {', '.join(found.kept) or 'none'}; replaced: {', '.join(found.replaced) or 'none'}"
+        hint = f"%config(noreplace) for {', '.join(sorted(wanted))} and for nothing else"
+        raise Refused(f"an update of {package.name} would not keep what people configured", why=why, hint=hint)
+
+
+def evidence(package: rpmtool.Package, found: Promises) -> dict[str, Any]:
+    """A package, ready for JSON."""
+    return {
+        "file": package.path.name,
+        "nevra": package.nevra,
+        "sha256": files.sha256_of(package.path),
+        "size": package.path.stat().st_size,
+        "payload": package.payload,
+        "requires": list(found.requires),
+    }

@@ -1,0 +1,179 @@
+"""Kernel configurations: what was asked for, and whether the kernel's own tools kept to it.
+
+A fragment is a file of `CONFIG_X=value` lines with comments. Kconfig drops in silence what lacks a
+dependency and changes what something else selects, so every symbol asked for is compared with the
+configuration that came of it. Knows no kernel line and no role.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import BuildFailed, FileProblems, Problem
+
+LISTED = 40  # symbols told in one message
+_HINTED = 10  # symbols whose dependencies are looked up
+# Kconfig's values: y, m or n, a quoted string, a decimal or a hexadecimal number (kconfig-language.rst).
+_VALUE = r'[ymn]|"(?:[^"\\\n]|\\.)*"|-?\d+|0x[0-9A-Fa-f]+'
+_SET = re.compile(rf"(CONFIG_\w+)=({_VALUE})")
+_UNSET = re.compile(r"# (CONFIG_\w+) is not set")
+_ALLOWED = 'CONFIG_X=y, m, a number or "text"; `# CONFIG_X is not set`; comments; empty lines'
+_TOLD = re.compile(r"^error: kconfig: (CONFIG_\w+): asked for (.*), has (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A symbol with the value asked for (`n`: off, or not there at all), and the file:line that asks."""
+
+    symbol: str
+    value: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A symbol that came out otherwise than asked for."""
+
+    asked: Asked
+    has: str
+
+    def __str__(self) -> str:
+        what = "was dropped" if self.has == "n" else f"became {self.has}"
+        return f"{self.asked.where}: {self.asked.symbol}={self.asked.value} {what}"
+
+
+Configuration = Mapping[str, Asked]
+
+
+def fragment(path: Path) -> dict[str, Asked]:
+    """The symbols a fragment file asks for. Raises `FileProblems` with every mistake in it."""
+    return parse(path.read_text(), str(path))
+
+
+def parse(text: str, name: str) -> dict[str, Asked]:
+    """The symbols a fragment's text asks for; `name` is the file that messages show."""
+    found: dict[str, Asked] = {}
+    problems: list[Problem] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if pair := _assignment(line):
+            asked = Asked(*pair, f"{name}:{number}")
+            known = found.setdefault(asked.symbol, asked)
+            if known is not asked:
+                problems.append(Problem(name, number, f"{asked.symbol} stands already at {known.where}"))
+        elif line and not line.startswith("#"):
+            problems.append(Problem(name, number, f"{line!r} asks for nothing", _ALLOWED))
+    if problems:
+        raise FileProblems(f"{len(problems)} mistake(s) in the kernel configuration {name}", problems)
+    return found
+
+
+def options(values: Mapping[str, str], where: str) -> dict[str, Asked]:
+    """Symbols from elsewhere than a fragment file, such as a role's table in a line file."""
+    problems = [
+        Problem(where, 1, f"{symbol}={value} is no kernel option and value", _ALLOWED)
+        for symbol, value in values.items()
+        if not _SET.fullmatch(f"{symbol}={value}")
+    ]
+    if problems:
+        raise FileProblems(f"{len(problems)} mistake(s) in the kernel options of {where}", problems)
+    return {symbol: Asked(symbol, value, where) for symbol, value in values.items()}
+
+
+def merged(*parts: Configuration) -> dict[str, Asked]:
+    """One configuration of several: a later part overrides an earlier one, symbol by symbol."""
+    whole: dict[str, Asked] = {}
+    for part in parts:
+        whole |= part
+    return whole
+
+
+def text(configuration: Configuration) -> str:
+    """The configuration as the kernel's tools read it, sorted, so that the same symbols give the same bytes."""
+    rows = (
+        f"# {asked.symbol} is not set" if asked.value == "n" else f"{asked.symbol}={asked.value}"
+        for asked in sorted(configuration.values(), key=lambda asked: asked.symbol)
+    )
+    return "".join(f"{row}\n" for row in rows)
+
+
+def values(config: str) -> dict[str, str]:
+    """Every symbol of a finished `.config` with its value."""
+    return dict(pair for line in config.splitlines() if (pair := _assignment(line)))
+
+
+def compare(asked: Configuration, config: str) -> list[Difference]:
+    """The symbols asked for that the finished `.config` does not have so, in the order they were asked."""
+    has = values(config)
+    return [
+        Difference(wanted, has.get(symbol, "n"))
+        for symbol, wanted in asked.items()
+        if has.get(symbol, "n") != wanted.value
+    ]
+
+
+def check(asked: Configuration, config: str, name: str) -> None:
+    """Raises `BuildFailed` when the finished configuration `name` is not what was asked for."""
+    if found := compare(asked, config):
+        raise failure(found, name)
+
+
+def told(log: str, asked: Configuration) -> list[Difference]:
+    """The differences that the spec file's own check wrote into a build log."""
+    found = {symbol: has for symbol, _, has in _TOLD.findall(log)}
+    return [Difference(wanted, found[symbol]) for symbol, wanted in asked.items() if symbol in found]
+
+
+def failure(found: Sequence[Difference], name: str, tree: Path | None = None) -> BuildFailed:
+    """The error that lists `found`; with a kernel `tree` at hand it says what the dropped symbols depend on."""
+    rows = [f"  {difference}" for difference in found[:LISTED]]
+    if len(found) > LISTED:
+        rows.append(f"  and {len(found) - LISTED} more")
+    dropped = [difference.asked.symbol for difference in found if difference.has == "n"][:_HINTED]
+    needed = dependencies(tree, dropped) if tree is not None else None
+    if needed is not None:
+        rows += [f"  {symbol} {_needs(needed.get(symbol))}" for symbol in dropped]
+    return BuildFailed(
+        "\n".join([f"the kernel's configuration has {len(found)} symbol(s) otherwise than asked for", *rows]),
+        where=name,
+        why="a kernel without them would not do what its packages promise",
+        hint="ask for what they depend on, or do not ask for them",
+    )
+
+
+def dependencies(tree: Path, symbols: Iterable[str]) -> dict[str, list[str]]:
+    """What the Kconfig files of a kernel tree say the symbols depend on, for those that they define.
+
+    Only what stands at the symbol itself is seen, not the conditions of the menus around it.
+    """
+    wanted = {symbol.removeprefix("CONFIG_"): symbol for symbol in symbols}
+    found: dict[str, list[str]] = {}
+    for file in sorted(tree.rglob("Kconfig*")) if wanted else ():
+        current = ""
+        for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+            words = line.split(None, 2)
+            if words[:1] in (["config"], ["menuconfig"]) and len(words) > 1:
+                current = wanted.get(words[1], "")
+                if current:
+                    found.setdefault(current, [])
+            elif current and words[:2] == ["depends", "on"]:
+                found[current].append(words[2])
+            elif line and not line[0].isspace():
+                current = ""
+    return found
+
+
+def _needs(words: Sequence[str] | None) -> str:
+    if words is None:
+        return "is no option of this tree: a patch that brings it is missing, or its name is misspelt"
+    return f"depends on {' and '.join(words)}" if words else "depends on the menus around it"
+
+
+def _assignment(line: str) -> tuple[str, str] | None:
+    if match := _SET.fullmatch(line):
+        return match[1], match[2]
+    if match := _UNSET.fullmatch(line):
+        return match[1], "n"
+    return None

@@ -1,0 +1,212 @@
+"""Runs a plan: in parallel as far as needs and jobs allow, each step published by one rename.
+
+A step's directory is artifacts/steps/<step>/<key>/ with `out/`, `log` and `meta.json`. Work goes on
+in `.work-<key>`, whose metadata is written before anything else, so that a dead run can be read;
+what failed stays in `.failed` until the step is tried again, for people and for `inv shell`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pipeline import trace
+from pipeline.build.plan import Plan, Step, Work
+from pipeline.errors import PipelineError
+from pipeline.files import write_atomic
+from pipeline.locks import locked
+
+
+class State(StrEnum):
+    """What became of a step."""
+
+    RAN = "ran"
+    REUSED = "reused"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A step after the run: `why` says what decided it, `seconds` how long it took, `out` its output."""
+
+    step: str
+    key: str
+    state: State
+    why: str
+    seconds: float
+    out: Path
+    error: PipelineError | None = None
+
+
+@dataclass
+class Runner:
+    """Runs plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event."""
+
+    root: Path
+    jobs: int
+    say: Callable[[str], None]
+    force: tuple[str, ...] = ()
+    keep_going: bool = False
+    _free: int = field(init=False, default=0)
+    _bugs: list[Exception] = field(init=False, default_factory=list)
+    _change: threading.Condition = field(init=False, default_factory=threading.Condition)
+
+    def directory(self, step: Step) -> Path:
+        """Where the step's runs are."""
+        return self.root / step.directory
+
+    def published(self, step: Step, key: str) -> Path:
+        """Where the step's output of this key is, or will be."""
+        return self.directory(step) / key
+
+    def explain(self, plan: Plan) -> dict[str, tuple[State, str]]:
+        """For each step what a run would do, and which input decides it; nothing is run."""
+        told: dict[str, tuple[State, str]] = {}
+        for name, step in plan.steps.items():
+            if self._is_done(step, plan.keys[name]) and not self._forced(name):
+                told[name] = (State.REUSED, "nothing changed")
+            else:
+                told[name] = (State.RAN, self._why(plan, step))
+        return told
+
+    def run(self, plan: Plan) -> dict[str, Outcome]:
+        """Every step's outcome. What fails is reported there, not raised, so that the rest can be read too."""
+        self._free = self.jobs
+        outcomes: dict[str, Outcome] = {}
+        threads = [
+            threading.Thread(target=self._thread, args=(plan, step, outcomes), daemon=True, name=name)
+            for name, step in plan.steps.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # in short waits, so that Ctrl-C is heard
+                thread.join(0.2)
+        if self._bugs:
+            raise self._bugs[0]
+        return {name: outcomes[name] for name in plan.steps}
+
+    def _thread(self, plan: Plan, step: Step, outcomes: dict[str, Outcome]) -> None:
+        try:
+            outcome = self._when_ready(plan, step, outcomes)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, raised where the run was started
+            self._bugs.append(error)
+            place = self.published(step, plan.keys[step.name])
+            outcome = Outcome(step.name, plan.keys[step.name], State.FAILED, "a mistake in this program", 0.0, place)
+        with self._change:
+            outcomes[step.name] = outcome
+            self._change.notify_all()
+
+    def _when_ready(self, plan: Plan, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome:
+        weight = min(step.weight or self.jobs, self.jobs)
+        key = plan.keys[step.name]
+        with self._change:
+            self._change.wait_for(lambda: all(need in outcomes for need in step.needs) or self._stopped(outcomes))
+            blocking = [n for n in step.needs if n in outcomes and outcomes[n].state in (State.FAILED, State.BLOCKED)]
+            if blocking or self._stopped(outcomes):
+                why = f"{', '.join(blocking)} failed" if blocking else "another step failed"
+                return Outcome(step.name, key, State.BLOCKED, why, 0.0, self.published(step, key))
+            self._change.wait_for(lambda: self._free >= weight)
+            self._free -= weight
+        try:
+            return self._step(plan, step, key, weight)
+        finally:
+            with self._change:
+                self._free += weight
+                self._change.notify_all()
+
+    def _stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
+        return not self.keep_going and any(o.state is State.FAILED for o in outcomes.values())
+
+    def _step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
+        begun = time.monotonic()
+        place = self.published(step, key)
+        trace.point("step.begin")
+        with locked(self.directory(step) / "lock"):  # another run may be at it: then its result is ours
+            if self._is_done(step, key) and not self._forced(step.name):
+                return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place)
+            why = self._why(plan, step)
+            self.say(f"{step.name}: {why}")
+            try:
+                self._do(plan, step, key, jobs, why)
+            except PipelineError as error:
+                took = time.monotonic() - begun
+                self.say(f"{step.name}: failed after {took:.0f} s")
+                return Outcome(step.name, key, State.FAILED, why, took, place, error)
+        took = time.monotonic() - begun
+        self.say(f"{step.name}: done in {took:.1f} s")
+        return Outcome(step.name, key, State.RAN, why, took, place)
+
+    def _do(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> None:
+        directory = self.directory(step)
+        work = directory / f".work-{key}"
+        for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*")):  # ours alone: we hold the lock
+            shutil.rmtree(leftover)
+        meta = {"step": step.name, "key": key, "inputs": plan.parts[step.name], "why": why, "pid": os.getpid()}
+        for part in ("out", "scratch"):
+            (work / part).mkdir(parents=True)
+        begun = time.time()
+        self._write_meta(work, {**meta, "state": "running", "begun": begun})
+        trace.point("step.metadata-written")
+        needs = {name: self.published(plan.steps[name], plan.keys[name]) / "out" for name in step.needs}
+        try:
+            step.action(Work(step, work / "out", work / "scratch", work / "log", needs, jobs))
+        except PipelineError as error:
+            self._write_meta(work, {**meta, "state": "failed", "error": error.as_dict()})
+            self._replace(work, directory / ".failed")
+            raise
+        shutil.rmtree(work / "scratch")
+        trace.point("step.done")
+        self._write_meta(work, {**meta, "state": "done", "begun": begun, "seconds": round(time.time() - begun, 2)})
+        trace.point("step.before-rename")
+        self._replace(work, directory / key)
+        trace.point("step.after-rename")
+        shutil.rmtree(directory / ".failed", ignore_errors=True)
+
+    def _replace(self, work: Path, place: Path) -> None:
+        if place.exists():
+            old = place.with_name(f".old-{place.name.lstrip('.')}")
+            place.rename(old)
+            work.rename(place)
+            shutil.rmtree(old)
+        else:
+            work.rename(place)
+
+    def _write_meta(self, work: Path, meta: Mapping[str, Any]) -> None:
+        write_atomic(work / "meta.json", json.dumps(meta, indent=1, default=str) + "\n")
+
+    def _is_done(self, step: Step, key: str) -> bool:
+        return (self.published(step, key) / "meta.json").is_file()
+
+    def _forced(self, name: str) -> bool:
+        return any(name == forced or name.startswith(f"{forced}:") for forced in self.force)
+
+    def _why(self, plan: Plan, step: Step) -> str:
+        """Which inputs differ from the last run of this step."""
+        if self._forced(step.name):
+            return "forced"
+        known = [read_meta(path) for path in self.directory(step).glob("[!.]*/meta.json")]
+        if not known:
+            return "never run before"
+        last = max(known, key=lambda meta: float(meta.get("begun", 0)))
+        before, now = last.get("inputs", {}), plan.parts[step.name]
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        return f"changed: {', '.join(changed)}"
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """A step's metadata; empty when it cannot be read."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

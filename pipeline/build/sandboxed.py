@@ -1,0 +1,131 @@
+"""One step's rpmbuild in a sandbox: its directories, its log, what failed first, and the way back in.
+
+Must not know which package is built: a recipe fills the directories and explains its own failures.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.build import logs, rpmtool
+from pipeline.build.plan import Work
+from pipeline.errors import BuildFailed, UsageError
+from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Job, Limits, Mount, Runtime, build_user, give
+
+JOB = "job.json"  # beside a step's scratch: what to enter again
+CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where builds happen: the runtime, the image, the compiler cache's directory, the limits of a job."""
+
+    runtime: Runtime
+    image: Image
+    ccache: Path
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step adds to rpmbuild: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
+
+    `explain` gets the log and the top directory; it raises its own error or returns.
+    """
+
+    spec: str
+    epoch: int
+    fill: Callable[[Path, Path], None]
+    explain: Callable[[Path, Path], None]
+    macros: rpmtool.Macros
+
+
+def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
+    """Builds the recipe's packages and returns the directory in `work.out` that they are in.
+
+    Raises `BuildFailed` with the first real error of the log and the next commands.
+    """
+    top = work.scratch / "build"
+    rpmtool.make_tree(top)
+    recipe.fill(top / "SOURCES", top / "SPECS")
+    give(top)
+    _shared(bench.ccache)
+    macros = replace(recipe.macros, jobs=work.jobs)
+    job = Job(
+        image=bench.image,
+        argv=tuple(rpmtool.build_argv(recipe.spec, macros)),
+        log=work.log,
+        mounts=(Mount(top.resolve(), rpmtool.TOPDIR, True), Mount(bench.ccache.resolve(), rpmtool.CCACHE, True)),
+        environment=rpmtool.environment(recipe.epoch, jobs=work.jobs),
+        cwd=rpmtool.TOPDIR,
+        limits=bench.limits,
+    )
+    _remember(work, job)
+    again = f"./inv build-all --only {work.step.name} --force {work.step.name}"
+    work.log.write_text(f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n")
+    ended = bench.runtime.run(job)
+    if not ended.good:
+        recipe.explain(work.log, top)
+        raise _failure(work, f"{ended.reason.value}, status {ended.status}" if ended.status else ended.reason.value)
+    rpms = work.out / "rpms"
+    rpms.mkdir()
+    for path in sorted((top / "RPMS").rglob("*.rpm")):
+        shutil.copyfile(path, rpms / path.name)
+    return rpms
+
+
+def _failure(work: Work, ended: str) -> BuildFailed:
+    number, lines = logs.first_error(work.log)
+    failed = work.log.parent.with_name(".failed") / work.log.name
+    return BuildFailed(
+        "\n".join([f"{work.step.name} failed ({ended})", *(f"    {line[:200]}" for line in lines)]),
+        where=f"{failed}:{number}",
+        hint=f"less +{number} {failed}; or look around in the sandbox: ./inv shell {work.step.name}",
+    )
+
+
+def _shared(ccache: Path) -> None:
+    """The compiler cache's directory, the build user's own: made once, kept by ccache itself."""
+    ccache.mkdir(parents=True, exist_ok=True)
+    if ccache.stat().st_uid != build_user():
+        give(ccache)
+
+
+def _remember(work: Work, job: Job) -> None:
+    mounts = [{**asdict(mount), "source": str(mount.source)} for mount in job.mounts]
+    image = {**asdict(job.image), "rootfs": str(job.image.rootfs), "packages": str(job.image.packages)}
+    document = {"image": image, "argv": list(job.argv), "mounts": mounts, "environment": dict(job.environment)}
+    (work.scratch / JOB).write_text(json.dumps(document, indent=1) + "\n")
+
+
+def remembered(failed: Path) -> Job:
+    """The job of a failed step in `failed`, with a shell in place of its command. Raises `UsageError`."""
+    try:
+        known: Mapping[str, Any] = json.loads((failed / "scratch" / JOB).read_text())
+    except (OSError, ValueError):
+        raise UsageError("no failed build is kept there", where=str(failed), hint="./inv status") from None
+    image = known["image"]
+    top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
+    mounts = [
+        Mount(top if mount["target"] == rpmtool.TOPDIR else Path(mount["source"]), mount["target"], mount["writable"])
+        for mount in known["mounts"]
+    ]
+    return Job(
+        image=Image(image["name"], image["key"], Path(image["rootfs"]), Path(image["packages"])),
+        argv=("/bin/bash",),
+        log=failed / "shell.log",
+        mounts=tuple(mounts),
+        environment={**known["environment"], "TERM": "xterm", "AGAIN": shlex.join(known["argv"])},
+    )
+
+
+def collected(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
+    """The packages that the named steps left, in order."""
+    return [path for name in names for path in sorted((needs[name] / "rpms").glob("*.rpm"))]

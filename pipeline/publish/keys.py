@@ -1,0 +1,282 @@
+"""The key that packages are signed with: a person's own, one from a file, or a development key made here.
+
+Secret keys need a gpg-agent. For a person's own keyring it is theirs; for every other key it is one of
+ours, in a home of its own, that ends with the run: killed with its group, and by itself within seconds
+when this process was killed, since the program it was started for is then gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import itertools
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+from pipeline import process, trace
+from pipeline.errors import HostLacks, Refused, UsageError
+from pipeline.files import atomic, scratch, write_atomic
+from pipeline.lines import Key
+from pipeline.locks import locked
+from pipeline.publish.room import writing
+from pipeline.sources import openpgp
+
+DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"
+WARNING = "DEVELOPMENT KEY, NOT FOR PRODUCTION"
+RSA, BITS = "1", range(2048, 4097)  # rpm 4.8 knows RSA; below is too weak, above it was never tried
+AGENT_START = 10.0  # seconds
+_SOCKETS = "fnat-sockets"  # in a home: where its agent's sockets are
+_README = f"""{DEVELOPMENT}
+
+Made by this tool on first use, without a passphrase. Whoever can read this directory can sign with it:
+never trust it outside a test machine. For anything else set `gpg-key` to a key of your own: the fingerprint
+of one in your keyring, or the path of an exported secret key.
+"""
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """Which key signs. `made` in seconds since 1970; `armor` is its public part alone."""
+
+    identity: str
+    fingerprint: str
+    made: int
+    development: bool
+    armor: bytes
+
+    @property
+    def name(self) -> str:
+        """What files and repositories call it."""
+        return "lvs-fullnat-development" if self.development else f"lvs-fullnat-{self.fingerprint[-8:].lower()}"
+
+    @property
+    def id(self) -> str:
+        """The long key id."""
+        return self.fingerprint[-16:]
+
+    @functools.cached_property
+    def public(self) -> openpgp.PublicKey:
+        """As the checks of signatures want it."""
+        return public_key(self.name, self.fingerprint, self.armor)
+
+    def __str__(self) -> str:
+        return f"{self.identity}, {self.fingerprint}" + (f": {WARNING}" if self.development else "")
+
+
+def public_key(name: str, fingerprint: str, armor: bytes) -> openpgp.PublicKey:
+    """The key of `fingerprint` out of `armor`. Raises `Refused` when it is not in there."""
+    return openpgp.public_key(name, Key(title=name, fingerprint=fingerprint), armor)
+
+
+@dataclass(frozen=True)
+class GnuPG:
+    """gpg with one home. `options` come before everything else."""
+
+    home: Path
+    options: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        """Its full path, as rpm's `__gpg` wants it."""
+        return shutil.which("gpg") or "gpg"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What gpg, and an agent that it starts, find in their environment."""
+        return process.clean_environment(GNUPGHOME=str(self.home), **_terminal())
+
+    def __call__(self, *words: str, stdin: bytes | None = None) -> process.Result:
+        """Runs gpg to its end."""
+        return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
+
+
+def _terminal() -> dict[str, str]:
+    """Where an agent may ask for a passphrase."""
+    return {"GPG_TTY": os.ttyname(0)} if os.isatty(0) else {}
+
+
+@contextlib.contextmanager
+def opened(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
+    """The key that the setting `gpg-key` names, ready to sign, and the gpg that has it.
+
+    A full fingerprint is looked for in the person's own keyring, anything else is the path of an exported
+    secret key; empty means the development key below `directory`, which is made when it is not there.
+    """
+    fingerprint = gpg_key.replace(" ", "").removeprefix("0x").upper()
+    if re.fullmatch("[0-9A-F]{40}", fingerprint):
+        gnupg = _own()
+        yield _ready(gnupg, fingerprint), gnupg
+        return
+    file = Path(gpg_key).expanduser() if gpg_key else _development(directory)
+    with _private(directory) as gnupg:
+        _import(gnupg, file)
+        yield _ready(gnupg, ""), gnupg
+
+
+def _own() -> GnuPG:
+    """gpg as its owner uses it; the agent is theirs as well, and may ask for a passphrase."""
+    home = Path(os.environ.get("GNUPGHOME") or Path.home() / ".gnupg")
+    if not home.is_dir():
+        raise UsageError("there is no keyring to take the signing key from", where=str(home))
+    return GnuPG(home, ("--batch", "--no-tty", "--quiet"))
+
+
+@contextlib.contextmanager
+def _private(directory: Path) -> Iterator[GnuPG]:
+    """gpg in an empty home of its own below `directory`, with an agent of its own."""
+    with contextlib.ExitStack() as held:
+        with writing(directory):  # the errors of those who use it are their own
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for left in directory.glob(f".home-*/{_SOCKETS}"):
+                _remove_empty(left)
+            home = held.enter_context(scratch(directory, ".home-"))
+            link = held.enter_context(scratch(_shallow(), "fnat-home-")) / "h"
+            link.symlink_to(home.resolve())
+            held.enter_context(_agent(link))
+        yield GnuPG(link, ("--batch", "--no-tty", "--quiet", "--no-autostart"))
+
+
+def _shallow() -> Path:
+    """Where the path of an agent's socket stays below the 108 bytes of unix(7), however deep the artifacts lie."""
+    usual = tempfile.gettempdir()
+    return Path(usual if len(os.fsencode(usual)) <= 60 else "/tmp")
+
+
+@contextlib.contextmanager
+def _agent(home: Path) -> Iterator[None]:
+    """An agent that ends with the block: not detached, so in our group, and tied to a `sleep`, gpg-agent(1)."""
+    # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
+    asked = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
+    socket = Path(unquote(asked.strip()))
+    argv = ["gpg-agent", "--homedir", str(home), "--daemon", "--no-detach", "--", "sleep", "infinity"]
+    quiet = subprocess.DEVNULL
+    try:
+        with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:
+            until = time.monotonic() + AGENT_START
+            while not socket.exists():
+                if child.poll() is not None or time.monotonic() > until:
+                    raise HostLacks("gpg-agent did not start", hint=shlex.join(argv))
+                time.sleep(0.005)
+            if socket.parent != home:
+                (home / _SOCKETS).write_text(str(socket.parent))  # for the next run, should this one be killed
+            yield
+    finally:
+        if socket.parent != home:
+            for left in socket.parent.glob("S.*"):
+                left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it was never made
+                socket.parent.rmdir()
+
+
+def _remove_empty(note: Path) -> None:
+    """The directory of a killed run's sockets. Its agent removed them as it ended; one in use is not empty."""
+    with contextlib.suppress(OSError):
+        Path(note.read_text()).rmdir()
+
+
+def _import(gnupg: GnuPG, file: Path) -> None:
+    try:
+        material = file.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the signing key cannot be read: {error.strerror}",
+            where=str(file),
+            why="gpg-key is the full fingerprint of a key in your keyring, or the path of an exported secret key",
+            hint="gpg --list-secret-keys",
+        ) from None
+    try:
+        with writing(gnupg.home.resolve().parent):
+            gnupg("--import", stdin=material)
+    except process.ProgramFailed as error:
+        raise Refused(f"gpg does not take the signing key: {error.what}", where=str(file)) from None
+
+
+def _ready(gnupg: GnuPG, fingerprint: str) -> SigningKey:
+    """The secret key of `fingerprint`, or the only one there is, once it has shown that it can sign."""
+    rows = [row.split(":") for row in gnupg("--with-colons", "--list-secret-keys").text.splitlines()]
+    found = {}
+    for row, after in itertools.pairwise(rows):
+        if row[0] == "sec" and after[0] == "fpr":
+            found[after[9]] = row
+    wanted = fingerprint or next(iter(found), "")
+    if wanted not in found or (not fingerprint and len(found) > 1):
+        had = ", ".join(found) or "no secret key at all"
+        raise UsageError(f"the signing key {fingerprint or ''} was not found".replace("  ", " "), why=f"had {had}")
+    _check_kind(wanted, found[wanted])
+    named = next((row[9] for row in rows[rows.index(found[wanted]) :] if row[0] == "uid"), "")
+    identity = re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), named)
+    armor = gnupg("--armor", "--export-options", "export-minimal", "--export", wanted).out
+    key = SigningKey(identity, wanted, int(found[wanted][5]), identity == DEVELOPMENT, armor)
+    _try(gnupg, key)
+    return key
+
+
+def _check_kind(fingerprint: str, row: list[str]) -> None:
+    """Refuses what `gpg --with-colons` says cannot be used (GnuPG's doc/DETAILS, fields 2, 3, 4, 7 and 12)."""
+    wrong = []
+    if row[3] != RSA or int(row[2]) not in BITS:
+        wrong.append(f"it is no RSA key of {BITS[0]} to {BITS[-1]} bits, which is what rpm 4.8 can check")
+    if row[1] in ("e", "r", "d", "i"):
+        wrong.append({"e": "it has expired", "r": "it is revoked"}.get(row[1], "it is disabled or not valid"))
+    if "s" not in row[11]:  # a subkey's capability would be an "S" only
+        wrong.append("its primary key cannot sign, and rpm 4.8 knows no subkeys")
+    if row[6] and datetime.fromtimestamp(int(row[6]), UTC) < datetime.now(UTC) and not wrong:
+        wrong.append("it has expired")
+    if wrong:
+        raise Refused("the signing key cannot be used", where=fingerprint, why="; ".join(wrong))
+
+
+def _try(gnupg: GnuPG, key: SigningKey) -> None:
+    """One signature now: a passphrase is asked for, and an agent of the person's starts, in their environment."""
+    try:
+        gnupg("--local-user", f"{key.fingerprint}!", "--armor", "--detach-sign", stdin=b"")
+    except process.ProgramFailed as error:
+        raise Refused("the signing key does not sign", where=str(key), why=error.what) from None
+
+
+def _development(directory: Path) -> Path:
+    """The file of the development key's secret part, made on first use."""
+    place = directory / "development"
+    file = place / "secret.asc"
+    if not file.exists():
+        with writing(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with locked(directory / ".lock"):
+                if not file.exists():
+                    _make_development(directory, place)
+    return file
+
+
+def _make_development(directory: Path, place: Path) -> None:
+    """Makes it beside its place, whole, then renames: a kill leaves all of it or nothing."""
+    with scratch(directory, ".making-") as scratched, _private(directory) as gnupg, writing(directory):
+        made = scratched / "development"
+        made.mkdir(mode=0o700)
+        empty = ("--pinentry-mode", "loopback", "--passphrase", "")
+        gnupg(*empty, "--quick-generate-key", DEVELOPMENT, "rsa3072", "sign", "never")
+        trace.point("key.made")
+        with atomic(made / "secret.asc", 0o600) as stream:
+            stream.write(gnupg(*empty, "--armor", "--export-secret-keys").out)
+        write_atomic(made / "public.asc", gnupg("--armor", "--export-options", "export-minimal", "--export").out)
+        write_atomic(made / "README", _README)
+        trace.point("key.before-rename")
+        try:
+            made.rename(place)
+        except OSError as error:
+            hint = f"mv {shlex.quote(str(place))} {shlex.quote(str(place))}.old"
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise HostLacks(
+                "something else lies where the development key belongs", where=str(place), hint=hint
+            ) from None

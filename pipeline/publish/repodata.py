@@ -1,0 +1,103 @@
+"""The metadata of one repository directory, made by createrepo_c and read back.
+
+gzip and SHA-256 throughout, which yum 3.2 reads as well as dnf; for it the sqlite databases too, which it
+takes instead of parsing XML for minutes. The same packages give the same bytes: one worker, and every time
+in it is the revision's or a package's.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.metadata
+import importlib.util
+import xml.etree.ElementTree as ET
+import zlib
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import HostLacks, Refused
+from pipeline.files import sha256_of
+
+REPOMD = "repodata/repomd.xml"
+_REPO = "{http://linux.duke.edu/metadata/repo}"
+_COMMON = "{http://linux.duke.edu/metadata/common}"
+
+
+def make(directory: Path, revision: int, *, databases: bool) -> Path:
+    """Makes `directory`/repodata for the packages in it and returns its repomd.xml; `revision` in seconds."""
+    argv = [
+        str(_program()),
+        *("--quiet", "--no-pretty", "--workers", "1"),
+        *("--checksum", "sha256", "--repomd-checksum", "sha256"),
+        *("--general-compress-type", "gz", "--compress-type", "gz"),
+        *("--revision", str(revision), "--set-timestamp-to-revision"),
+        "--database" if databases else "--no-database",
+        str(directory),
+    ]
+    process.run(argv)
+    return directory / REPOMD
+
+
+def version() -> str:
+    """The version of createrepo_c: another one may write other bytes."""
+    try:
+        return importlib.metadata.version("createrepo_c")
+    except importlib.metadata.PackageNotFoundError:
+        raise _missing() from None
+
+
+def _missing() -> HostLacks:
+    return HostLacks("createrepo_c is not installed in this Python environment", hint="rm -r .venv && ./inv doctor")
+
+
+def _program() -> Path:
+    """createrepo_c as its Python wheel brings it: the same one on every host, and no import of it."""
+    spec = importlib.util.find_spec("createrepo_c")
+    program = Path(spec.origin).parent / "data" / "bin" / "createrepo_c" if spec and spec.origin else None
+    if program is None or not program.is_file():
+        raise _missing()
+    return program
+
+
+def check(directory: Path) -> dict[str, str]:
+    """SHA-256 of every package by file name, as the metadata lists them.
+
+    Raises `Refused` when a file of the metadata is missing or is not what repomd.xml says. The caller has
+    checked repomd.xml's signature.
+    """
+    listed: dict[str, str] = {}
+    try:
+        for data in ET.parse(directory / REPOMD).getroot().iter(f"{_REPO}data"):
+            path = _checked(directory, data)
+            if data.get("type") == "primary":
+                listed = _packages(gzip.decompress(path.read_bytes()))
+    except (ET.ParseError, zlib.error, EOFError, OSError, KeyError) as error:
+        raise Refused(f"the metadata is damaged: {error}", where=str(directory / REPOMD)) from None
+    return listed
+
+
+def _checked(directory: Path, data: ET.Element) -> Path:
+    """The file that an entry of repomd.xml names."""
+    digest = _child(data, f"{_REPO}checksum")
+    href = _child(data, f"{_REPO}location").attrib["href"]
+    path = directory / href
+    if path.parent != directory / "repodata" or not path.is_file():
+        raise Refused(f"the metadata names {href}, which is not there", where=str(directory / REPOMD))
+    if digest.get("type") != "sha256" or sha256_of(path) != digest.text:
+        raise Refused("a file of the metadata is not what repomd.xml says", where=str(path))
+    return path
+
+
+def _packages(primary: bytes) -> dict[str, str]:
+    packages = ET.fromstring(primary).iter(f"{_COMMON}package")
+    return {
+        _child(package, f"{_COMMON}location").attrib["href"]: _child(package, f"{_COMMON}checksum").text or ""
+        for package in packages
+    }
+
+
+def _child(element: ET.Element, tag: str) -> ET.Element:
+    found = element.find(tag)
+    if found is None:
+        raise KeyError(tag)
+    return found

@@ -1,0 +1,133 @@
+"""Signs packages and files, and believes nothing was signed until rpmkeys and gpgv say so.
+
+A signature's time is not the clock's but the package's build time, or the key's own when that is later:
+the same package signed again by the same key is the same bytes (with the same gpg and rpm). What is not
+reproducible: a key itself, and therefore everything signed by another development key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import process
+from pipeline.errors import Refused
+from pipeline.files import write_atomic
+from pipeline.publish import compat, keys, rpmheader
+from pipeline.publish.keys import GnuPG, SigningKey
+from pipeline.sources import openpgp
+
+Check = Callable[[Path], openpgp.Signature]
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A package as it was signed: where, its headers, and the digest of all but the signatures."""
+
+    path: Path
+    package: rpmheader.RpmFile
+    body_sha256: str
+
+
+@contextlib.contextmanager
+def opened(gpg_key: str, directory: Path) -> Iterator[Signer]:
+    """A signer with the key that the setting `gpg-key` names; `directory` is <artifacts>/keys.
+
+    Empty means the development key. Raises `UsageError` for a key that is not there and `Refused` for one
+    that cannot be used. Nothing of a private home is left afterwards, its gpg-agent neither.
+    """
+    with keys.opened(gpg_key, directory) as (key, gnupg):
+        yield Signer(key, gnupg)
+
+
+@dataclass(frozen=True)
+class Signer:
+    """Signs with one key, for as long as `opened` lasts."""
+
+    key: SigningKey
+    gnupg: GnuPG
+
+    def sign(self, rpms: Sequence[Path], into: Path) -> list[Signed]:
+        """Signed copies of `rpms` in `into`, which is made, in the same order; the inputs stay as they are.
+
+        They bear the names that their headers say. Raises `Refused` unless every one of them is then
+        found signed by this key, over the header and over header and payload, and otherwise unchanged.
+        """
+        into.mkdir()
+        with openpgp.rpm_checker([self.key.public]) as check:
+            return [self._sign(rpm, into, check) for rpm in rpms]
+
+    def detach(self, file: Path, when: int) -> Path:
+        """The detached armored signature of `file`, written beside it as `<file>.asc`; `when` as its time."""
+        words = ("--digest-algo", "sha256", "--local-user", self._user, "--armor", "--detach-sign")
+        made = self.gnupg(*self._clock(when), *words, stdin=file.read_bytes())
+        signature = file.with_name(f"{file.name}.asc")
+        write_atomic(signature, made.out)
+        check_detached(file, signature, self.key.public)
+        return signature
+
+    @property
+    def _user(self) -> str:
+        return f"{self.key.fingerprint}!"  # this very key, no subkey: rpm 4.8 knows none
+
+    def _clock(self, when: int) -> tuple[str, str]:
+        """gpg's option for the time of a signature: `when`, but not before the key was there nor in the future."""
+        return "--faked-system-time", f"{min(max(when, self.key.made), int(time.time()))}!"
+
+    def _sign(self, rpm: Path, into: Path, check: Check) -> Signed:
+        package = rpmheader.read(rpm)
+        body = rpmheader.body_sha256(rpm, package)
+        target = into / package.file_name
+        if target.exists():
+            raise Refused(f"two packages are called {package.file_name}", where=str(rpm))
+        shutil.copyfile(rpm, target)
+        self._rpmsign(target, package.build_time)
+        signed = rpmheader.read(target)
+        self._prove(target, signed, check)
+        if rpmheader.body_sha256(target, signed) != body:
+            raise Refused("the package changed while it was signed", where=str(rpm), hint="run the command again")
+        os.utime(target, (package.build_time, package.build_time))
+        target.chmod(0o444)
+        return Signed(target, signed, body)
+
+    def _rpmsign(self, target: Path, when: int) -> None:
+        macros = {
+            "__gpg": self.gnupg.program,  # rpm's own guess is a gpg2 that Debian does not have
+            "_gpg_path": self.gnupg.home,
+            "_gpg_name": self._user,
+            "_gpg_digest_algo": "sha256",
+            "_gpg_sign_cmd_extra_args": " ".join((*self.gnupg.options, *self._clock(when))),
+        }
+        defined = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
+        with openpgp.private_home() as home:  # a person's own macros could sign otherwise, or not at all
+            env = {**self.gnupg.environment, "HOME": str(home)}
+            base = ["rpmsign", "--addsign", "--rpmv3", "--dbpath", str(home / "rpmdb")]
+            process.run([*base, *defined, target], env=env)
+
+    def _prove(self, target: Path, signed: rpmheader.RpmFile, check: Check) -> None:
+        why = "; ".join(compat.signature_problems(signed, self.key.id))
+        try:
+            check(target)
+        except Refused as error:
+            why = error.why
+        if why:
+            raise Refused("the package is not signed although rpmsign reported no error", where=target.name, why=why)
+
+
+def check_detached(file: Path, signature: Path, key: openpgp.PublicKey) -> None:
+    """Refuses `file` unless `signature` is over it and by `key`."""
+    with openpgp.private_home() as home:
+        keyring = home / "keyring.gpg"
+        keyring.write_bytes(openpgp.keyring([key]))
+        argv = ["gpgv", "--homedir", str(home), "--keyring", str(keyring), "--status-fd", "1"]
+        said = process.run([*argv, signature, file], accept=range(256))
+    rows = [line.split() for line in said.text.splitlines() if line.startswith("[GNUPG:]")]
+    valid = [row for row in rows if row[1] == "VALIDSIG" and row[2] == key.fingerprint]
+    if said.status != 0 or not valid:
+        why = said.error_text.strip().splitlines()
+        raise Refused("the signature is not good", where=str(file), why="; ".join(why) or "gpgv said nothing")

@@ -1,0 +1,123 @@
+"""What ties a job to us from inside its sandbox, and who owns what a dead run left.
+
+bubblewrap's own link to its parent, and the engine's lack of one, both leave moments in which our
+death goes unseen. So the first process of every job is a shell that watches its standard input:
+a pipe or connection of ours, which the kernel closes whatever kills us. Needs nothing but sh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.sandbox.runtime import Job
+
+LABEL = "org.lvs-fullnat.pipeline"  # marks containers and processes as ours; its value is `owner()`
+REPORT = "lvs-fullnat job ended"  # begins the line that tells how, on the shell's own standard error
+
+# `kill -9 -1` ends all but process 1 and itself, so never outside a process namespace of its own.
+_LEASH = """\
+case $$ in 1 | 2) ;; *) echo "not in a process namespace of its own" >&2; exit 125 ;; esac
+exec 3<&0 </dev/null
+(while read -r line; do :; done; kill -9 -1) <&3 >/dev/null 2>&1 3<&- &
+exec 3<&-
+"$@" 2>&1
+status=$?
+"""
+# The kernel's count of processes that it killed for memory: cgroup version 2, version 1.
+_TELL = f"""\
+killed=0
+for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control; do
+  [ ! -r $file ] || while read -r word count; do [ "$word" != oom_kill ] || killed=$count; done < $file
+done
+echo "{REPORT} $status $killed" >&2
+"""
+# bubblewrap does not wait for the rest of its sandbox to end; an engine does.
+_ALONE = """\
+exec 2>/dev/null
+while kill -9 -1; do :; done
+"""
+_DYING = 5.0  # seconds for a killed sandbox to be gone
+_SIGNALS = range(129, 128 + 65)  # a shell's and bubblewrap's exit status for a child killed by a signal
+
+
+def leashed(job: Job, ticket: str = "", *, tell: bool = False) -> list[str]:
+    """The job's command and whole environment behind the watching shell; `tell` asks for the report.
+
+    `ticket` tells this job from others of the same owner.
+    """
+    script = _LEASH + (_TELL if tell else _ALONE) + "exit $status\n"
+    return ["/bin/sh", "-c", script, f"{LABEL}={owner()}:{ticket}", *bare(job)]
+
+
+def bare(job: Job) -> list[str]:
+    """The job's command with exactly its environment, whatever runtime or shell would add."""
+    return ["env", "-i", *(f"{name}={value}" for name, value in environment(job).items()), *job.argv]
+
+
+def environment(job: Job) -> Mapping[str, str]:
+    """Every variable that the job sees."""
+    given = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp", **job.environment}
+    return dict(sorted(given.items()))
+
+
+def status_of(code: int) -> int:
+    """An exit status, or minus the number of the signal that a shell reports with it."""
+    return 128 - code if code in _SIGNALS else code
+
+
+def owner() -> str:
+    """This process as no other ever was or will be: boot, process namespace, id and time of its start."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{_namespace()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def is_dead(label: str) -> bool:
+    """Whether the owner has died for certain: one of another process namespace cannot be asked for."""
+    boot, namespace, pid, started = label.split(":")[:4]
+    if boot != owner().split(":")[0]:
+        return True
+    return namespace == _namespace() and started != _started(int(pid))
+
+
+def kill(match: Callable[[str], bool]) -> list[str]:
+    """Ends every leash, and with it its whole sandbox, whose label and ticket `match`; returns what they were."""
+    found: dict[int, int] = {}
+    while there := [pid for pid, label in _labels() if match(label) and pid not in found]:
+        for pid in there:
+            found[pid] = -1
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                found[pid] = os.pidfd_open(pid)
+                signal.pidfd_send_signal(found[pid], signal.SIGKILL)
+    for handle in found.values():
+        if handle >= 0:  # the first process of a sandbox has ended when all others have
+            select.select([handle], [], [], _DYING)
+            os.close(handle)
+    return [f"process {pid}" for pid in found]
+
+
+def _labels() -> Iterator[tuple[int, str]]:
+    """Every process that was given a leash, or begins a sandbox with one: its id, its owner's label and the ticket."""
+    mark = f"{LABEL}=".encode()
+    for directory in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for word in (directory / "cmdline").read_bytes().split(b"\0"):
+                if word.startswith(mark) and word.count(b":") == 4:
+                    yield int(directory.name), word.removeprefix(mark).decode()
+
+
+def _namespace() -> str:
+    return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+
+
+def _started(pid: int) -> str:
+    """Field 22 of proc(5)'s stat; empty when the process is not there or only a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] == "Z" else fields[19]
