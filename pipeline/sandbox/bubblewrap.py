@@ -72,6 +72,8 @@ class Bubblewrap:
         staged, job = _staged(job)
         words = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv"]
         words += ["--hostname", HOSTNAME, *([] if terminal else ["--new-session"])]
+        # Else bubblewrap has a first process of its own, and ends when the job does, before the rest has ended.
+        words += [] if ticket is None else ["--as-pid-1"]
         words += ["--ro-bind", str(job.image.rootfs), "/", "--proc", "/proc", "--dev", "/dev"]
         for place in _WRITABLE:
             words += ["--perms", "1777", "--tmpfs", place]

@@ -32,7 +32,7 @@ _IMPORT = 600.0  # seconds for it to read a whole image
 _REMOVAL = 10.0  # seconds for it to remove a container that has ended
 _TMPFS = dict.fromkeys(("/tmp", "/run", "/var/tmp"), "rw,exec,nosuid,nodev,mode=1777")
 _FILES = 4096  # open files: Podman's own default can exceed what it may give
-_HELPERS = 2  # processes of the leash, on top of the job's own
+_HELPERS = 3  # processes of the leash, on top of the job's own
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
 _HINT = "./inv doctor asks every engine; or use bubblewrap, which needs none: --runtime bubblewrap"
 
@@ -144,6 +144,7 @@ class ContainerEngine:
             trace.point("engine.started")
             reason = watch.follow(job, stream.fileno(), stream.read)
             if reason is not End.EXIT:
+                stream.close()  # Podman cannot remove what waits for us to read
                 self._remove(container)
             ended = self._ended(container, reason, stream.told)
         with contextlib.suppress(OSError), job.log.open("a") as log:
@@ -177,6 +178,9 @@ class ContainerEngine:
 
         `person` is at the connection: nothing reports the exit status, so it stays until it was asked for.
         """
+        missing = [str(mount.source) for mount in job.mounts if not mount.source.exists()]
+        if missing:  # Podman would make a directory there
+            raise HostLacks("what a job needs is not there", where=", ".join(missing))
         with self.asking("did not make a container"):
             container = self.api.create_container(
                 self.tag(job.image),

@@ -1,8 +1,8 @@
 """What ties a job to us from inside its sandbox, and who owns what a dead run left.
 
 bubblewrap's own link to its parent, and the engine's lack of one, both leave moments in which our
-death goes unseen. So the first process of every job is a shell that watches its standard input:
-a pipe or connection of ours, which the kernel closes whatever kills us. Needs nothing but sh.
+death goes unseen. So every job is the child of a shell that watches its standard input: a pipe or
+connection of ours, which the kernel closes whatever kills us. Needs nothing but sh.
 """
 
 from __future__ import annotations
@@ -19,13 +19,9 @@ from pipeline.sandbox.runtime import Job
 LABEL = "org.lvs-fullnat.pipeline"  # marks containers and processes as ours; its value is `owner()`
 REPORT = "lvs-fullnat job ended"  # begins the line that tells how, on the shell's own standard error
 
-# `kill -9 -1` ends all but process 1 and itself, so never outside a process namespace of its own.
-_LEASH = """\
-case $$ in 1 | 2) ;; *) echo "not in a process namespace of its own" >&2; exit 125 ;; esac
-exec 3<&0 </dev/null
-(while read -r line; do :; done; kill -9 -1) <&3 >/dev/null 2>&1 3<&- &
-exec 3<&-
-"$@" 2>&1
+# The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others.
+_FIRST = """\
+"$@"
 status=$?
 """
 # The kernel's count of processes that it killed for memory: cgroup version 2, version 1.
@@ -36,22 +32,26 @@ for file in /sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_contro
 done
 echo "{REPORT} $status $killed" >&2
 """
-# bubblewrap does not wait for the rest of its sandbox to end; an engine does.
-_ALONE = """\
-exec 2>/dev/null
-while kill -9 -1; do :; done
+_EXIT = "exit $status\n"
+# Its child: kills no process but itself, so that this does no harm wherever it may run.
+_LEASH = """\
+exec 3<&0 </dev/null
+(while read -r line; do :; done; kill -9 $$) <&3 >/dev/null 2>&1 3<&- &
+exec 3<&-
+"$@" 2>&1
+exit $?
 """
 _DYING = 5.0  # seconds for a killed sandbox to be gone
 _SIGNALS = range(129, 128 + 65)  # a shell's and bubblewrap's exit status for a child killed by a signal
 
 
 def leashed(job: Job, ticket: str = "", *, tell: bool = False) -> list[str]:
-    """The job's command and whole environment behind the watching shell; `tell` asks for the report.
+    """The job's command and whole environment behind the watching shell, to be a sandbox's first process.
 
-    `ticket` tells this job from others of the same owner.
+    `ticket` tells this job from others of the same owner; `tell` asks for the report.
     """
-    script = _LEASH + (_TELL if tell else _ALONE) + "exit $status\n"
-    return ["/bin/sh", "-c", script, f"{LABEL}={owner()}:{ticket}", *bare(job)]
+    first = _FIRST + (_TELL if tell else "") + _EXIT
+    return ["/bin/sh", "-c", first, f"{LABEL}={owner()}:{ticket}", "/bin/sh", "-c", _LEASH, "leash", *bare(job)]
 
 
 def bare(job: Job) -> list[str]:
