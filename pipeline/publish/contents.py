@@ -192,6 +192,7 @@ def repo_file(document: Mapping[str, Any], name: str) -> str:
         "gpgcheck": 1,
         "repo_gpgcheck": 1,
         "gpgkey": f"{base}/{key_file(document)}",
+        "skip_if_unavailable": 0,  # a repository that is not what it must be is an error, not less to choose from
         "priority": 1,
     }
     section = f"[{directory}-{name}{'-development' if development else ''}]"

@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import process
+from pipeline import process, trace
 from pipeline.errors import ExitCode, HostLacks, Refused, UsageError
 from pipeline.files import sha256_of
 from pipeline.publish import compat, keys, rpmheader, signing
 from pipeline.publish.signing import Signer
 from pipeline.sources import openpgp
-from tests.fixtures import debianarchive
 from tests.fixtures.commandline import Inv
-from tests.fixtures.rpms import WHEN, Person, person, rpm, shared_keys
+from tests.fixtures.rpms import WHEN, Person, agents, person, place_of_its_own, rpm, shared_keys
 
 OPEN = """\
 import sys
@@ -35,13 +34,10 @@ StandIn = Callable[[str, str], None]
 
 
 @pytest.fixture
-def inv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inv:
+def inv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inv]:
     """A home and a directory for temporary files of this test's own."""
-    made = Inv(tmp_path)
-    monkeypatch.setenv("TMPDIR", str(made.tmp))
-    monkeypatch.setenv("HOME", str(made.home))
-    monkeypatch.setattr("tempfile.tempdir", str(made.tmp))
-    return made
+    with place_of_its_own(tmp_path, monkeypatch) as made:
+        yield made
 
 
 @pytest.fixture
@@ -129,11 +125,27 @@ def test_a_kill_while_the_key_is_made_leaves_no_half_of_it_and_no_agent(inv: Inv
     with process.start(argv, env=inv.environment(FNAT_TRACE_KILL=point)) as child:
         assert child.wait(60) == -signal.SIGKILL
     assert not (directory / "development").exists()
-    assert inv.living() == []
+    assert inv.living() == agents(inv) == []
     sockets = [Path(note.read_text()) for note in directory.glob(".home-*/fnat-sockets")]
     assert process.run(argv, env=inv.environment()).out
     assert not any(path.exists() for path in sockets)
     assert {path.name for path in directory.iterdir()} == {".lock", "development"}
+
+
+def test_a_key_is_complete_before_it_is_moved_to_its_place(
+    inv: Inv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def point(name: str) -> None:
+        if name == "key.before-rename":
+            [made] = (tmp_path / "keys").glob(".making-*/development")
+            seen.append((made.stat().st_ino, {path.name: path.read_bytes() for path in made.iterdir()}))
+
+    monkeypatch.setattr(trace, "point", point)
+    with signing.opened("", tmp_path / "keys"):
+        place = tmp_path / "keys" / "development"
+        assert seen == [(place.stat().st_ino, {path.name: path.read_bytes() for path in place.iterdir()})]
 
 
 def test_a_development_key_is_one_wherever_it_is_taken_from(inv: Inv) -> None:
@@ -189,6 +201,7 @@ def test_an_exported_key_signs_from_a_home_that_is_gone_afterwards(inv: Inv, tmp
     ("name", "options", "why"),
     [
         ("edwards", {"kind": "ed25519"}, "no RSA key"),
+        ("old fashioned", {"kind": "dsa2048"}, "no RSA key"),
         ("weak", {"kind": "rsa1024"}, "no RSA key of 2048"),
         ("late", {"expires": "1y", "clock": "20200101T120000"}, "it has expired"),
         ("certifier", {"use": "cert"}, "its primary key cannot sign"),
@@ -222,7 +235,7 @@ def test_files_that_hold_not_exactly_one_secret_key_are_refused(inv: Inv, tmp_pa
     one, two = person("packager"), person("late", expires="1y", clock="20200101T120000")
     both, public, junk = tmp_path / "both", tmp_path / "public", tmp_path / "junk"
     both.write_bytes(one.secret.read_bytes() + two.secret.read_bytes())
-    public.write_bytes(debianarchive.key("one").public)
+    public.write_bytes(one.public.read_bytes())
     junk.write_text("no key")
     for file, error, said in (
         (both, UsageError, f"had {one.fingerprint}, {two.fingerprint}"),
@@ -352,7 +365,7 @@ def test_a_package_that_changes_under_the_hand_is_refused(signer: Signer, tmp_pa
 
 
 def test_the_persons_own_settings_change_nothing(signer: Signer, inv: Inv, tmp_path: Path) -> None:
-    macros = "%__gpg /bin/true\n%_gpg_name nobody\n%_gpg_digest_algo sha1\n%_pkgverify_level none\n"
+    macros = "%__gpg /bin/true\n%__gpg_sign_cmd /bin/false\n%_gpg_name nobody\n%_pkgverify_level none\n"
     (inv.home / ".rpmmacros").write_text(macros)
     (inv.home / ".gnupg").mkdir(mode=0o700)
     (inv.home / ".gnupg" / "gpg.conf").write_text("no-such-option\n")
@@ -377,8 +390,8 @@ def test_a_changed_file_another_key_and_no_signature_are_refused(signer: Signer,
     file = tmp_path / "repomd.xml"
     file.write_text("<repomd/>")
     made = signer.detach(file, WHEN)
-    somebody = debianarchive.key("one")
-    other = keys.public_key("one", somebody.fingerprint, somebody.public)
+    somebody = person("packager")
+    other = keys.public_key("packager", somebody.fingerprint, somebody.public.read_bytes())
     with pytest.raises(Refused, match="signature is not good"):
         signing.check_detached(file, made, other)
     with pytest.raises(Refused, match="signature is not good"):
@@ -402,8 +415,8 @@ def test_gpg_that_signs_nothing_is_found_out(signer: Signer, tmp_path: Path, sta
 def test_nothing_is_left_running_and_no_temporary_file(inv: Inv, tmp_path: Path) -> None:
     with signing.opened("", tmp_path / "keys") as signer:
         signer.sign([rpm()], tmp_path / "out")
-        assert [words for words in inv.living(0) if "gpg-agent" in words], "the test could not see an agent"
-    assert inv.living(0) == []
+        assert agents(inv, 0), "the test could not see an agent"
+    assert inv.living(0) == agents(inv, 0) == []
     assert list(inv.tmp.iterdir()) == []
     assert {path.name for path in (tmp_path / "keys").iterdir()} == {".lock", "development"}
 
@@ -429,7 +442,7 @@ def test_the_directory_of_an_agents_sockets_goes_with_it(inv: Inv, monkeypatch: 
 def test_a_failure_leaves_no_agent_either(inv: Inv, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), signing.opened("", shared_keys()):
         raise RuntimeError
-    assert inv.living(0) == []
+    assert inv.living(0) == agents(inv, 0) == []
 
 
 def test_a_deep_directory_and_a_deep_place_for_temporary_files_do_not_matter(
@@ -450,10 +463,10 @@ def test_signing_in_a_process_of_its_own_can_be_killed_at_any_time(inv: Inv, tmp
         assert child.stdout is not None
         while child.stdout.readline() != b"ready\n":
             assert child.poll() is None
-        assert [words for words in inv.living(0) if "gpg-agent" in words]
+        assert agents(inv, 0)
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
-        assert [words for words in inv.living() if "gpg-agent" in words] == [], "it goes by itself"
+        assert agents(inv) == [], "it goes by itself"
 
 
 def test_rpmheader_and_rpm_agree_on_what_a_package_is(tmp_path: Path) -> None:

@@ -1,0 +1,100 @@
+"""The main job for real on lts61: compiled, packaged, signed and published, and free the second time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ExitCode
+from pipeline.locks import locked
+from pipeline.publish.verifying import verify_snapshot
+from tests.fixtures.commandline import ROOT, Inv
+
+CACHE = ROOT / "artifacts" / "test-cache"
+PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
+PATIENCE = 3000.0  # seconds for a compile on a busy machine
+
+pytestmark = pytest.mark.timeout(PATIENCE + 60)
+
+
+class Built:
+    """What one `build-all` left, and the command line that made it."""
+
+    def __init__(self, place: Path) -> None:
+        names = [spelt for name in PROXIES for spelt in (name, name.upper())]
+        own = {name: os.environ[name] for name in names if name in os.environ}
+        self.inv = Inv(place, APT_CONFIG=os.environ.get("APT_CONFIG", ""), **own)
+        self.inv.patience = PATIENCE
+        self.artifacts = CACHE / "build-all"
+        self.first = self("--json").json
+
+    def __call__(self, *words: str, **more: str) -> Any:
+        return self.inv(
+            "build-all", "--line", "lts61", "--artifacts", self.artifacts, *words, expect=ExitCode.OK, **more
+        )
+
+    @property
+    def latest(self) -> Path:
+        return (self.artifacts / "repo/lts61/latest").resolve()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    with locked(CACHE / "build-all.lock"):
+        return Built(tmp_path_factory.mktemp("build-all"))
+
+
+def test_every_role_and_tool_is_in_a_signed_repository(built: Built) -> None:
+    document = verify_snapshot(built.latest)
+    names = {row["nevra"].rpartition("-")[0].rpartition("-")[0] for row in document["packages"].values()}
+    assert names == {
+        *("kernel", "kernel-devel", "kernel-headers"),
+        *("ipvsadm", "keepalived", "lvs-fnat-director", "lvs-fnat-realserver"),
+    }
+    assert document["key"]["development"] is True
+    assert "NOT for production" in (built.latest / "README").read_text() or "development" in document["key"]["identity"]
+
+
+def test_the_second_run_builds_nothing_asks_nobody_and_is_quick(built: Built) -> None:
+    stand_ins = built.inv.without_programs(
+        "bwrap", "mmdebstrap", "rpmbuild", "apt-get", "gpg", "rpmsign", "createrepo_c"
+    )
+    closed = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    begun = time.monotonic()
+    again = built("--json", "--offline", **stand_ins, **closed).json
+    assert {step["state"] for step in again["steps"].values()} == {"reused"}
+    assert built.inv.called == ""
+    assert time.monotonic() - begun < 60
+
+
+def test_explain_says_which_input_would_make_a_step_run(built: Built) -> None:
+    told = built("--json", "--dry-run", "--baseurl", "http://elsewhere.example/repo").json["steps"]
+    assert told["repository"] == {"would": "ran", "why": "changed: baseurl"}
+    assert told["kernel:stock"]["would"] == "reused"
+
+
+def test_a_removed_snapshot_is_published_again(built: Built) -> None:
+    from pipeline.publish.repository import remove_snapshot
+
+    gone = built.latest
+    remove_snapshot(gone)
+    again = built("--json").json
+    assert again["steps"]["repository"]["state"] == "ran"
+    assert again["steps"]["kernel:stock"]["state"] == "reused"
+    verify_snapshot(built.latest)
+
+
+def test_the_log_begins_with_the_command_that_reproduces_it(built: Built) -> None:
+    for name in ("kernel-stock", "ipvsadm", "keepalived", "role-packages"):
+        [log] = (built.artifacts / "steps/lts61" / name).glob("[!.]*/log")
+        assert log.read_text().startswith("# again: ./inv build-all --only ")
+
+
+def test_a_line_without_a_recipe_is_refused_with_what_to_do(built: Built) -> None:
+    ended = built.inv("build-all", "--line", "el6", "--json", expect=ExitCode.USAGE)
+    assert "lts61" in json.loads(ended.out)["next"]
