@@ -86,7 +86,20 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
     return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
 
 
-BUILDING = ("runtime", "build-jobs", "gpg-key", "baseurl", "only", "force", "keep-going", "explain", "dry-run")
+BUILDING = (
+    "runtime",
+    "image",
+    "centos-base",
+    "kernel-config",
+    "build-jobs",
+    "gpg-key",
+    "baseurl",
+    "only",
+    "force",
+    "keep-going",
+    "explain",
+    "dry-run",
+)
 
 
 @verb(*FETCHING, *BUILDING, words=("line",), help=LINE)

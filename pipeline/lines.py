@@ -249,6 +249,7 @@ class LineData(Model):
     title: str
     kernel: str
     kernel_source: Name | None = None
+    released: date | None = None  # upstream's day; everything that is built bears it
     keys: Table[Name, Key] = Field(default_factory=_empty)
     debian: Debian | None = None
     sources: Table[Name, Source]

@@ -16,9 +16,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.build import lts61, sandboxed
+from pipeline.build import el6, lts61, sandboxed
+from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import Outcome, Runner, State, read_meta
+from pipeline.builders import builder
 from pipeline.console import human_bytes
 from pipeline.errors import BuildFailed, PipelineError, UsageError
 from pipeline.lines import Line, RoleName
@@ -31,10 +33,10 @@ from pipeline.sources.fetching import Sources
 if TYPE_CHECKING:
     from pipeline.publish.contents import Contents
 
-RECIPES = {"lts61": lts61}
-IMAGE = "debian12"
+RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 HEARTBEAT = 20.0  # seconds between lines that say what is running
+_KERNEL_CONFIGS = ("full", "small")
 _TOOLS = ("ipvsadm", "keepalived")
 _PUBLISH_CODE = ("pipeline.mainjob", "pipeline.publish.contents", "pipeline.publish.repository")
 
@@ -96,35 +98,9 @@ class MainJob:
             settings.keep_going,
         )
 
-    def image(self, *, fresh: bool = False) -> images.Image:
-        """The builder image, made when it is not there."""
-        from pipeline.build import templates
-
-        rendered = templates.render(f"containers/{IMAGE}/packages.j2")
-        packages = images.package_list(rendered)
-        root = self.session.settings.artifacts / "images"
-        debian = _debian_line().data.debian
-        assert debian is not None
-        asked = images.DebianRecipe(IMAGE, packages, dict.fromkeys(debian.suites, ""), b"")
-        known = None if fresh else images.kept(asked, root)
-        return known or self._make_image(packages, root, fresh)
-
-    def _make_image(self, packages: Sequence[str], root: Path, fresh: bool) -> images.Image:
-        from pipeline.host import programs
-        from pipeline.sources import apt, openpgp
-
-        settings, console = self.session.settings, self.session.console
-        programs.ensure({"build"}, console)
-        line = _debian_line()
-        assert line.data.debian is not None
-        sources = Sources(line, settings, console)
-        archives = apt.archive_addresses(line.data.debian.suites, settings.debian_mirror, ())
-        ring = openpgp.keyring(sources.public_keys(line.data.debian.keyring))
-        recipe = images.DebianRecipe(IMAGE, packages, archives, ring)
-        return images.debian_image(recipe, root, console, offline=settings.offline, fresh=fresh)
-
-    def plan(self) -> Plan:
-        """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
+    @property
+    def recipe(self) -> Any:
+        """The module that knows how this line is built. Raises `UsageError` for a line that has none."""
         recipe = RECIPES.get(self.base)
         if recipe is None:
             raise UsageError(
@@ -133,19 +109,33 @@ class MainJob:
                 hint="./inv build-all --line lts61; for this line: ./inv fetch, ./inv patches",
             )
         recipe.check_sources(self.line)
-        settings, console = self.session.settings, self.session.console
-        verified = {item.name: item for item in Sources(self.line, settings, console).fetch()}
-        by_role: dict[RoleName, list[report.Proven]] = {}
-        for item in report.prove_series(self.line, verified):
-            by_role.setdefault(item.slot, []).append(item)
-        bench = sandboxed.Bench(LazyRuntime(self.session), self.image(), self._ccache, Limits())
-        steps = recipe.steps(self.line, verified, by_role, bench)
-        whole = Plan([*steps, self._publish_step([step.name for step in steps])])
-        return whole.only(settings.only) if settings.only else whole
+        return recipe
+
+    def image(self, *, fresh: bool = False) -> images.Image:
+        """The builder image, made when it is not there."""
+        return builder(self.session, self.recipe.IMAGES, fresh=fresh)
 
     @property
-    def _ccache(self) -> Path:
-        return self.session.settings.artifacts / "ccache" / f"{self.base}-{IMAGE}"
+    def small(self) -> bool:
+        """Whether kernels get the small configuration. Raises `UsageError` for one that does not exist."""
+        asked = self.session.settings.kernel_config
+        if asked not in _KERNEL_CONFIGS:
+            raise UsageError(f"there is no kernel configuration {asked}", why=f"known: {', '.join(_KERNEL_CONFIGS)}")
+        return asked == "small"
+
+    def plan(self) -> Plan:
+        """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
+        recipe, settings = self.recipe, self.session.settings
+        small = self.small
+        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch()}
+        proven = report.prove_series(self.line, verified)
+        image = self.image()
+        ccache = settings.artifacts / "ccache" / f"{self.base}-{image.name}"
+        bench = sandboxed.Bench(LazyRuntime(self.session), image, ccache, Limits())
+        trees = report.Trees(self.line, proven, verified, self.session)
+        steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
+        whole = Plan([*steps, self._publish_step([step.name for step in steps])])
+        return whole.only(settings.only) if settings.only else whole
 
     def _publish_step(self, needs: Sequence[str]) -> Step:
         settings = self.session.settings
@@ -154,6 +144,7 @@ class MainJob:
             "notice": self.line.notice,
             "gpg-key": settings.gpg_key or "development",
             "baseurl": settings.baseurl,
+            "small": self.small,
         }
         return Step(PUBLISH, self._publish, inputs, tuple(needs), _PUBLISH_CODE)
 
@@ -172,7 +163,9 @@ class MainJob:
         from pipeline.publish.contents import Built, Contents
 
         def built(step: str, prefix: str = "") -> list[Built]:
-            return [Built(path, step) for path in sandboxed.collected(needs, [step]) if path.name.startswith(prefix)]
+            found = [path for name in needs if name == step for path in sandboxed.collected(needs, [step])]
+            small = self.small and step.startswith("kernel:")
+            return [Built(path, step, small) for path in found if path.name.startswith(prefix)]
 
         tools = [package for name in _TOOLS for package in built(name)]
         beside = {
@@ -187,6 +180,7 @@ class MainJob:
             sets=sets,
             notice=self.line.notice,
             old_readers=self.base == "el6",
+            small=self.small,
             baseurl=self.session.settings.baseurl,
         )
 
@@ -256,12 +250,6 @@ class MainJob:
             console.say(f"repository: {snapshot['latest']} -> {snapshot['path']}")
             console.say(f"next: dnf --repofrompath=fnat,file://{Path(snapshot['latest']).resolve()}/stock list")
         console.say(f"{len(outcomes)} steps in {seconds:.1f} s")
-
-
-def _debian_line() -> Line:
-    from pipeline import lines
-
-    return lines.load("lts61")
 
 
 def _usual(runner: Runner, step: Step) -> str:

@@ -59,6 +59,19 @@ ROWS = (
     ),
     Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
     Setting("runtime", "text", "auto", "what runs builds: auto, bubblewrap or docker"),
+    Setting(
+        "image",
+        "text",
+        "auto",
+        "builder image: centos6 or debian12; auto takes the first that the line has and that runs",
+    ),
+    Setting("centos-base", "text", "", "base of the centos6 image, by digest; default: CentOS 6.10's own"),
+    Setting(
+        "kernel-config",
+        "text",
+        "full",
+        "full, or small: kernels for trying, built in minutes and never published with full ones",
+    ),
     Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
     Setting(
         "gpg-key", "text", "", "key to sign with: a fingerprint, or an exported secret key; default: a development key"
@@ -92,6 +105,9 @@ class Settings:
     stall: float
     connect: float
     runtime: str
+    image: str
+    centos_base: str
+    kernel_config: str
     build_jobs: int
     gpg_key: str
     baseurl: str

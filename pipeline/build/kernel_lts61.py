@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, paths
-from pipeline.build import kconfig, rpmtool, templates
+from pipeline.build import contents, kconfig, kernelfiles, rpmtool, templates
 from pipeline.errors import Refused, UsageError
 from pipeline.lines import Line, RoleName
-from pipeline.sources import archive
 
 TEMPLATE = "specs/lts61/kernel.spec.j2"
 SPEC, CONFIG = "kernel.spec", "kernel.config"
+COMPARER = "asked.awk"
 ARCH = "x86_64"
 DIST = ".lts61"
 PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
 # The modules whose source makes the output, for the key of a step.
-CODE = tuple(f"pipeline.build.{name}" for name in ("kernel_lts61", "kconfig", "rpmtool", "templates"))
+CODE = tuple(
+    f"pipeline.build.{name}" for name in ("contents", "kernel_lts61", "kernelfiles", "kconfig", "rpmtool", "templates")
+)
 _UNAME_MOST = 64  # bytes: __NEW_UTS_LEN, include/uapi/linux/utsname.h
 _RELEASE_OF_RPM = re.compile(r"[A-Za-z0-9._+~^]+")  # no '-', which ends a version: rpm, "Package name format"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
@@ -33,9 +35,6 @@ _SUMMARIES = {
     RoleName.REALSERVER: "with TOA for real servers",
     RoleName.STOCK: "unpatched",
 }
-_IMAGE_MOST, _MODULE_MOST, _TEXT_MOST = 64 << 20, 16 << 20, 8 << 20  # bytes read of a package's files
-# x86 boot protocol, Documentation/x86/boot.rst: offsets into the image and what must stand there.
-_BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
 # Without these in kernel-devel no module can be built.
 _DEVEL = (
     *("Makefile", ".config", "Module.symvers", "scripts/module.lds", "scripts/mod/modpost", "tools/objtool/objtool"),
@@ -152,19 +151,21 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         tarball=parameters.tarball,
         tree=parameters.tree,
         config=CONFIG,
+        comparer=COMPARER,
         patches=parameters.patches,
         changelog_date=rpmtool.changelog_date(parameters.epoch),
     )
-    return {SPEC: spec, CONFIG: kconfig.text(asked(parameters))}
+    comparer = templates.source(f"specs/common/{COMPARER}")
+    return {SPEC: spec, CONFIG: kconfig.text(asked(parameters)), COMPARER: comparer}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
-    """Writes the spec file into `specs` and the configuration into `sources`; the paths written.
+    """Writes the spec file into `specs`, the configuration and its check into `sources`; the paths written.
 
     The tarball and the patches are the caller's to put into `sources`.
     """
     texts = rendered(parameters)
-    written = [specs / SPEC, sources / CONFIG]
+    written = [specs / SPEC, sources / CONFIG, sources / COMPARER]
     for path in written:
         files.write_atomic(path, texts[path.name])
     return written
@@ -187,80 +188,40 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     Raises `Refused` for a package or file that is missing or is not what it must be, `BuildFailed`
     for a configuration that is not the one asked for.
     """
-    packages = _packages(rpms, parameters)
+    packages = contents.exactly(rpms, parameters.nevras.values())
     kernel = packages["kernel"]
     boot, modules = "/boot", f"/lib/modules/{parameters.uname}"
     image, config = f"{boot}/vmlinuz-{parameters.uname}", f"{boot}/config-{parameters.uname}"
     ip_vs = f"{modules}/kernel/net/netfilter/ipvs/ip_vs.ko"
     index = f"{modules}/modules.dep"
-    _has(kernel, image, config, f"{boot}/System.map-{parameters.uname}", f"{modules}/vmlinuz", ip_vs, index)
-    limits = {image: _IMAGE_MOST, config: _TEXT_MOST, ip_vs: _MODULE_MOST, index: _TEXT_MOST}
-    found = archive.read(kernel.path, {path.lstrip("/"): limit for path, limit in limits.items()})
-    content = {path: found[path.lstrip("/")] for path in limits if path.lstrip("/") in found}
-    if len(content) != len(limits):
-        raise Refused(f"the payload of {kernel.path.name} lacks files that its header lists", where=str(kernel.path))
+    contents.has_files(kernel, [f"{boot}/System.map-{parameters.uname}", f"{modules}/vmlinuz"])
+    content = kernelfiles.read(kernel, [image, config, ip_vs, index])
     wanted = asked(parameters)
     kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
     if kernel.files[image] != kernel.files[f"{modules}/vmlinuz"]:
         raise Refused(f"{kernel.path.name} has two kernel images that differ", where=image)
-    banner = _banner(content[image], kernel, image, parameters)
-    _check_module(content[ip_vs], kernel, ip_vs, parameters)
+    banner = kernelfiles.banner(content[image], kernel, image, parameters.uname)
+    kernelfiles.check_module(content[ip_vs], kernel, ip_vs, parameters.uname)
     if b"net/netfilter/ipvs/ip_vs.ko:" not in content[index]:
         raise Refused(f"{kernel.path.name} has no usable index of modules", where=index)
     _check_others(packages, parameters)
     return {
         "parameters": parameters.as_dict(),
-        "packages": {name: _evidence(package) for name, package in packages.items()},
+        "packages": {
+            name: contents.evidence(packages[name], contents.promises(packages[name].path)) for name in PACKAGES
+        },
         "banner": banner,
         "config": {"asked": len(wanted), "sha256": kernel.files[config]},
         "role": _role(kernel, wanted, parameters),
     }
 
 
-def _packages(rpms: Path, parameters: Parameters) -> dict[str, rpmtool.Package]:
-    """The packages below `rpms`, exactly those there must be. A source package is none of them."""
-    found = [rpmtool.package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
-    expected, actual = set(parameters.nevras.values()), {package.nevra for package in found}
-    if len(found) != len(actual) or expected != actual:
-        missing, extra = sorted(expected - actual), sorted(actual - expected)
-        words = [f"missing: {', '.join(missing)}"] if missing else []
-        words += [f"not expected: {', '.join(extra)}"] if extra else []
-        raise Refused("the build made other packages than it must", where=str(rpms), why="; ".join(words) or "twice")
-    return {package.name: package for package in sorted(found, key=lambda package: PACKAGES.index(package.name))}
-
-
-def _has(package: rpmtool.Package, *wanted: str) -> None:
-    if missing := [path for path in wanted if path not in package.files]:
-        raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
-
-
-def _banner(image: bytes, package: rpmtool.Package, path: str, parameters: Parameters) -> str:
-    """The version text of a boot image, whose header is checked. It begins with what `uname -r` says."""
-    if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
-        raise Refused(f"{path} in {package.path.name} is no x86 boot image", where=str(package.path))
-    pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
-    banner = image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
-    if banner.split(" ")[0] != parameters.uname:
-        why = f"it calls itself {banner!r}, wanted {parameters.uname}"
-        raise Refused(f"{path} in {package.path.name} is another kernel", where=str(package.path), why=why)
-    return banner
-
-
-def _check_module(module: bytes, package: rpmtool.Package, path: str, parameters: Parameters) -> None:
-    """A module's own statement of the kernel it is for; another kernel's would not load."""
-    stated = re.search(rb"\0vermagic=([^\0]*)\0", module)
-    words = stated[1].decode("ascii", "replace").split() if stated else []
-    if not module.startswith(b"\x7fELF") or words[:1] != [parameters.uname]:
-        why = f"it is for {words[0] if words else 'no kernel'}, wanted {parameters.uname}"
-        raise Refused(f"{path} in {package.path.name} is no module of this kernel", where=str(package.path), why=why)
-
-
 def _check_others(packages: Mapping[str, rpmtool.Package], parameters: Parameters) -> None:
     devel, modules = f"/usr/src/kernels/{parameters.uname}", f"/lib/modules/{parameters.uname}"
-    _has(packages["kernel-devel"], *(f"{devel}/{name}" for name in _DEVEL), f"{modules}/source")
+    contents.has_files(packages["kernel-devel"], [*(f"{devel}/{name}" for name in _DEVEL), f"{modules}/source"])
     if (target := packages["kernel-devel"].files.get(f"{modules}/build")) != devel:
         raise Refused(f"{modules}/build in kernel-devel leads to {target}, not to {devel}")
-    _has(packages["kernel-headers"], *(f"/usr/include/{name}" for name in ("linux/version.h", "linux/ip_vs.h")))
+    contents.has_files(packages["kernel-headers"], [f"/usr/include/linux/{name}.h" for name in ("version", "ip_vs")])
     for name, provided in (
         ("kernel", f"kernel-uname-r = {parameters.uname}"),
         ("kernel", "installonlypkg(kernel)"),
@@ -284,14 +245,4 @@ def _role(kernel: rpmtool.Package, wanted: kconfig.Configuration, parameters: Pa
         "toa": {"option": option, "modules": toa},
         "modules": sum(path.endswith(".ko") for path in kernel.files),
         "ipvs": sorted(Path(path).stem for path in kernel.files if "/net/netfilter/ipvs/" in path),
-    }
-
-
-def _evidence(package: rpmtool.Package) -> dict[str, Any]:
-    return {
-        "file": package.path.name,
-        "nevra": package.nevra,
-        "sha256": files.sha256_of(package.path),
-        "size": package.path.stat().st_size,
-        "payload": package.payload,
     }

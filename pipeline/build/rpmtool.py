@@ -29,6 +29,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 class Macros:
     """What a build is called with. `jobs` processes at once; `ccache`: C is compiled through the cache.
 
+    `switches` are rpmbuild's own options, such as `--with X`, in order.
     `payload` is rpm's word for the compression: every rpm reads gzip, and xz takes ten times as long for a fifth less.
     """
 
@@ -38,6 +39,7 @@ class Macros:
     payload: str = "w6.gzdio"
     topdir: str = TOPDIR
     extra: Mapping[str, str] = field(default_factory=dict)
+    switches: tuple[str, ...] = ()
 
     def defines(self) -> dict[str, str]:
         """Every macro by name; `extra` last, so that a recipe may say otherwise."""
@@ -66,7 +68,8 @@ class Macros:
 
     def options(self) -> list[str]:
         """The macros as rpm's programs take them."""
-        return [word for name, value in self.defines().items() for word in ("--define", f"{name} {value}")]
+        defines = (word for name, value in self.defines().items() for word in ("--define", f"{name} {value}"))
+        return [*defines, *self.switches]
 
 
 def build_argv(spec: str, macros: Macros, *, source_too: bool = False) -> list[str]:

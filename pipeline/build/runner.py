@@ -161,6 +161,7 @@ class Runner:
         try:
             step.action(Work(step, work / "out", work / "scratch", work / "log", needs, jobs))
         except PipelineError as error:
+            error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
             self._write_meta(work, {**meta, "state": "failed", "error": error.as_dict()})
             self._replace(work, directory / ".failed")
             raise

@@ -9,7 +9,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ class Bench:
 class Recipe:
     """What a step adds to rpmbuild: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
 
-    `explain` gets the log and the top directory; it raises its own error or returns.
+    `explain` gets the log and the top directory; it raises its own error or returns. `environment`
+    is laid over what every build has.
     """
 
     spec: str
@@ -45,6 +46,7 @@ class Recipe:
     fill: Callable[[Path, Path], None]
     explain: Callable[[Path, Path], None]
     macros: rpmtool.Macros
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
@@ -63,7 +65,7 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
         argv=tuple(rpmtool.build_argv(recipe.spec, macros)),
         log=work.log,
         mounts=(Mount(top.resolve(), rpmtool.TOPDIR, True), Mount(bench.ccache.resolve(), rpmtool.CCACHE, True)),
-        environment=rpmtool.environment(recipe.epoch, jobs=work.jobs),
+        environment={**rpmtool.environment(recipe.epoch, jobs=work.jobs), **recipe.environment},
         cwd=rpmtool.TOPDIR,
         limits=bench.limits,
     )

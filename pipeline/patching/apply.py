@@ -97,9 +97,10 @@ class SeriesReport:
 
 @dataclass(frozen=True)
 class Proof:
-    """The tree a series leaves: its git tree id, and how many paths differ from the pristine one."""
+    """The tree a series leaves: its git tree id and listing, and how many paths differ from the pristine one."""
 
     tree: str
+    listing: Listing
     changed: int
 
 
@@ -143,7 +144,7 @@ def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) ->
     differences = gittree.compare(_expected(report, pristine, effect), actual)
     if differences:
         raise _refuse_paths("the series leaves another tree than recorded", differences)
-    return Proof(gittree.tree_id(actual), len(report.changed))
+    return Proof(gittree.tree_id(actual), actual, len(report.changed))
 
 
 def _expected(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> dict[str, Entry]:

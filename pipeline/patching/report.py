@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +87,8 @@ def prove_line(line: Line, session: Session) -> dict[str, Any]:
     session.console.table(headings, [item.row() for item in proven], f"line {line.label}")
     for item in proven:
         _say_proven(item, session)
-    tree = _pristine(line, proven, sources, verified, session)
-    applied = {
-        role: _apply(role, [item for item in proven if item.slot is role], tree, session) for role in line.data.roles
-    }
+    tree = pristine(line, proven, verified, session) if proven else None
+    applied = {role: _applied(role, of_role(proven, role), tree, session) for role in line.data.roles}
     document = {**line.evidence(), "patches": [item.as_dict() for item in proven], "roles": applied}
     write_atomic(_evidence(session, line), json.dumps(document, indent=2, default=str) + "\n")
     session.console.say(f"evidence: {_evidence(session, line)}")
@@ -151,29 +150,63 @@ def _say_proven(item: Proven, session: Session) -> None:
         session.console.warn(f"{item.name}: {note}")
 
 
-def _pristine(
-    line: Line, proven: Sequence[Proven], sources: Sources, verified: Mapping[str, Verified], session: Session
-) -> kerneltree.Pristine | None:
-    """The line's tree with every file that any series touches; None when there is no patch at all."""
+def of_role(proven: Sequence[Proven], role: RoleName) -> list[Proven]:
+    """The patches of one role's series, in order."""
+    return [item for item in proven if item.slot is role]
+
+
+def pristine(
+    line: Line, proven: Sequence[Proven], verified: Mapping[str, Verified], session: Session
+) -> kerneltree.Pristine:
+    """The line's unpatched tree, with every file that any series touches."""
+    assert line.data.kernel_source is not None
     touched = {path for item in proven for change in item.parsed.files for path in change.paths}
-    if line.data.kernel_source is None or not touched:
-        return None
+    sources = Sources(line, session.settings, session.console)
     return kerneltree.pristine(sources, verified[line.data.kernel_source], touched, session.console)
 
 
-def _apply(
-    role: RoleName, series: Sequence[Proven], tree: kerneltree.Pristine | None, session: Session
-) -> dict[str, Any]:
+def apply_role(
+    series: Sequence[Proven], tree: kerneltree.Pristine, session: Session
+) -> tuple[apply.SeriesReport, apply.Proof]:
     """Applies one role's series to a scratch copy of the real tree and proves what it leaves."""
-    if not series or tree is None:
-        session.console.say(f"{role}: no patch; the tree stays as it is")
-        return {"patches": 0}
     effect: dict[str, str] = {}
     for item in series:
         effect |= item.model.effect
     with scratch(session.settings.artifacts / "scratch", "series-") as room:
         report = apply.apply_series(tree.files, [(item.name, item.data) for item in series], room / "tree")
-    proof = apply.prove(report, tree.listing, effect)
+    return report, apply.prove(report, tree.listing, effect)
+
+
+@dataclass
+class Trees:
+    """What each role's series leaves of the line's tree, proven when it is first asked for."""
+
+    line: Line
+    proven: Sequence[Proven]
+    verified: Mapping[str, Verified]
+    session: Session
+
+    def __post_init__(self) -> None:
+        self._known: dict[RoleName, apply.Proof] = {}
+        self._lock = threading.Lock()  # steps run beside each other
+
+    def of(self, role: RoleName) -> apply.Proof:
+        """The tree of one role. Raises `Refused` when the series does not leave what is recorded."""
+        with self._lock:
+            if role not in self._known:
+                tree = pristine(self.line, self.proven, self.verified, self.session)
+                self._known[role] = apply_role(of_role(self.proven, role), tree, self.session)[1]
+            return self._known[role]
+
+
+def _applied(
+    role: RoleName, series: Sequence[Proven], tree: kerneltree.Pristine | None, session: Session
+) -> dict[str, Any]:
+    """What one role's series did, said and as evidence keeps it."""
+    if not series or tree is None:
+        session.console.say(f"{role}: no patch; the tree stays as it is")
+        return {"patches": 0}
+    report, proof = apply_role(series, tree, session)
     session.console.say(
         f"{role}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "
         f"{proof.changed} paths differ from the pristine tree {tree.tree[:12]}, each as recorded: {proof.tree[:12]}"

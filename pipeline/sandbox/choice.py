@@ -27,12 +27,12 @@ def choose(setting: str, console: Console, host: Host | None = None) -> Runtime:
     if setting == "bubblewrap":
         return _said(console, _bubblewrap(host), "it was asked for")
     if setting == "docker":
-        return _said(console, _engine(host), "it was asked for")
+        return _said(console, engine(host), "it was asked for")
     try:
         return _said(console, _bubblewrap(host), "it isolates builds here and needs no daemon")
     except HostLacks as lacking:
         try:
-            return _said(console, _engine(host), f"it answers, and {lacking.what}")
+            return _said(console, engine(host), f"it answers, and {lacking.what}")
         except HostLacks as silent:
             why = "\n".join(f"{error.what}: {error.why}" for error in (lacking, silent))
             raise HostLacks("nothing on this host can isolate a build", why=why, hint=lacking.hint) from None
@@ -54,11 +54,12 @@ def _bubblewrap(host: Host) -> Bubblewrap:
     return runtime
 
 
-def _engine(host: Host) -> ContainerEngine:
-    """The first engine that answers."""
+def engine(host: Host | None = None) -> ContainerEngine:
+    """The first engine that answers. Raises `HostLacks` when none does."""
+    host = host or Host()
     asked = [engines.ask(address, host) for address in engines.addresses(host)]
-    for engine in asked:
-        if not engine.problem:
-            return ContainerEngine(engine, host.environ)
+    for found in asked:
+        if not found.problem:
+            return ContainerEngine(found, host.environ)
     finding = engines.check_engines(host)
     raise HostLacks("no container engine answers", why=finding.found, hint=finding.mend)

@@ -58,7 +58,12 @@ def package_list(rendered: str) -> list[str]:
 
 def kept(recipe: DebianRecipe, root: Path) -> Image | None:
     """The image of `recipe` if it has been made; needs neither its archives nor its keys."""
-    return _kept(recipe.name, root / recipe.name / recipe.request)
+    return kept_as(recipe.name, recipe.request, root)
+
+
+def kept_as(name: str, request: str, root: Path) -> Image | None:
+    """The image `name` that was made for `request`, if there is one."""
+    return _kept(name, root / name / request)
 
 
 def debian_image(recipe: DebianRecipe, root: Path, console: Console, *, offline: bool, fresh: bool = False) -> Image:

@@ -34,6 +34,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
+    ("builders",),
     ("showing", "testing", "cli", "mainjob"),
     ("tasks",),
     ("__main__", "reference"),

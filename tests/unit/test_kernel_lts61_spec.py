@@ -83,8 +83,13 @@ def test_every_patch_is_declared_and_applied_by_its_own_name_in_order(
 @ROLES
 def test_its_sources_are_the_tarball_and_the_configuration_beside_it(spec: Spec, parameters: recipe.Parameters) -> None:
     parsed = spec.rpmspec("-P")
-    assert re.findall(r"^Source\d+: (\S+)$", parsed, re.MULTILINE) == [parameters.tarball, recipe.CONFIG]
-    assert spec.written == [spec.topdir / "SPECS" / recipe.SPEC, spec.topdir / "SOURCES" / recipe.CONFIG]
+    assert re.findall(r"^Source\d+: (\S+)$", parsed, re.MULTILINE) == [
+        parameters.tarball,
+        recipe.CONFIG,
+        recipe.COMPARER,
+    ]
+    sources = spec.topdir / "SOURCES"
+    assert spec.written == [spec.topdir / "SPECS" / recipe.SPEC, sources / recipe.CONFIG, sources / recipe.COMPARER]
     assert f"cd 'linux-{parameters.version}'" in parsed
 
 
@@ -249,22 +254,22 @@ def test_the_configuration_written_is_what_is_asked_for(tmp_path: Path) -> None:
 
 def test_the_spec_files_own_check_tells_what_python_tells(tmp_path: Path) -> None:
     spec = Spec(tmp_path, STOCK)
-    parsed = spec.rpmspec("-P")
-    found = re.search(r"^gawk '\n(.*?)^' \.config", parsed, re.MULTILINE | re.DOTALL)
-    assert found is not None
-    wanted = spec.written[1]
+    _, wanted, comparer = spec.written
+    assert f"gawk -f %{{_topdir}}/SOURCES/{comparer.name} .config".replace("%{_topdir}", "") in spec.rpmspec(
+        "-P"
+    ).replace(str(spec.topdir), "")
     text = wanted.read_text().replace("CONFIG_IP_VS=m\n", "").replace("CONFIG_NR_CPUS=512", "CONFIG_NR_CPUS=64")
     finished = tmp_path / ".config"
     finished.write_text(text.replace("# CONFIG_IP_VS_DEBUG is not set", "CONFIG_IP_VS_DEBUG=y"))
     # awk's language is the same in mawk; the builder has gawk
     log = tmp_path / "log"
-    log.write_bytes(run(["awk", found[1], finished, wanted], accept=[1]).out)
+    log.write_bytes(run(["awk", "-f", comparer, finished, wanted], accept=[1]).out)
     with pytest.raises(BuildFailed) as caught:
         recipe.explain(log, STOCK)
     compared = kconfig.compare(recipe.asked(STOCK), finished.read_text())
     assert len(compared) == 3
     assert all(str(difference) in caught.value.what for difference in compared)
-    assert run(["awk", found[1], wanted, wanted]).out == b""
+    assert run(["awk", "-f", comparer, wanted, wanted]).out == b""
 
 
 def test_a_log_that_tells_of_no_symbol_is_left_to_others(tmp_path: Path) -> None:
@@ -280,7 +285,18 @@ def test_a_variable_that_is_not_given_or_is_none_is_an_error_with_the_templates_
     with pytest.raises(PipelineError, match="undefined") as caught:
         templates.render(recipe.TEMPLATE, version="6.1.1")
     assert re.search(r"kernel\.spec\.j2:\d+$", caught.value.where)
-    names = ("role", "version", "release", "uname", "summary", "tarball", "tree", "config", "changelog_date")
+    names = (
+        "role",
+        "version",
+        "release",
+        "uname",
+        "summary",
+        "tarball",
+        "tree",
+        "config",
+        "comparer",
+        "changelog_date",
+    )
     given = dict.fromkeys(names, "x")
     templates.render(recipe.TEMPLATE, **given, patches=())
     with pytest.raises(PipelineError, match="None"):

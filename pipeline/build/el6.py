@@ -1,0 +1,84 @@
+"""The steps of the line el6: one kernel per role out of the source package, the tools, the role packages."""
+
+from __future__ import annotations
+
+import hashlib
+from calendar import timegm
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.build import kernel_el6, rpmtool, sandboxed, steps
+from pipeline.build.material import Material
+from pipeline.build.plan import Step, Work
+from pipeline.errors import BuildFailed, Refused
+from pipeline.lines import Line, RoleName, SrpmSource
+from pipeline.patching import report
+
+IMAGES = ("centos6", "debian12")
+
+
+def plan(material: Material) -> list[Step]:
+    """Every step that ends in packages."""
+    epoch = _epoch(material.line)
+    kernels = [_kernel(material, role, epoch) for role in material.line.data.roles]
+    return [*kernels, steps.role_packages(material, epoch)]
+
+
+def _epoch(line: Line) -> int:
+    """The line's day at noon, UTC, in seconds since 1970."""
+    assert line.data.released is not None
+    return timegm(line.data.released.timetuple()) + 12 * 3600
+
+
+def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
+    source = material.verified[str(material.line.data.kernel_source)]
+    series = report.of_role(material.proven, role)
+    image = material.bench.image.name
+    parameters = kernel_el6.of_line(material.line, role, series, image, small=material.small, epoch=epoch)
+    patches = dict(zip(parameters.patches, (item.data for item in series), strict=True))
+
+    def fill(sources: Path, specs: Path) -> None:
+        kernel_el6.prepare(source.path, sources, specs, parameters, patches, material.tree(role).listing)
+
+    def check(rpms: Path) -> Mapping[str, Any]:
+        proof = material.tree(role)
+        found = kernel_el6.check(rpms, parameters, kernel_el6.reference_kabi(source.path))
+        return {**found, "tree": proof.tree, "paths changed": proof.changed}
+
+    recipe = sandboxed.Recipe(
+        spec=kernel_el6.SPEC,
+        epoch=epoch,
+        fill=fill,
+        explain=lambda log, _: kernel_el6.explain(log, parameters),
+        macros=rpmtool.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
+        environment=kernel_el6.environment(parameters),
+    )
+    inputs = {
+        "source": source.sha256,
+        **kernel_el6.key_inputs(parameters),
+        "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
+    }
+    code = (*kernel_el6.CODE, "pipeline.build.el6")
+    return steps.packages(f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=_build)
+
+
+def _build(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:
+    """Builds; once more with one job when two modules were signed at the same time and spoilt each other."""
+    try:
+        return sandboxed.rpmbuild(work, bench, recipe)
+    except BuildFailed:
+        if not kernel_el6.is_signing_race(work.log):
+            raise
+    work.log.rename(work.log.with_name("log.signing-race"))
+    kernel_el6.remove_build(work.scratch / "build")
+    return sandboxed.rpmbuild(replace(work, jobs=1), bench, recipe)
+
+
+def check_sources(line: Line) -> None:
+    """Refuses a line that this recipe cannot build: its kernel must come as a source package."""
+    if not isinstance(line.data.sources.get(str(line.data.kernel_source)), SrpmSource):
+        raise Refused(f"the line {line.name} has no kernel source package to build from")
+    if line.data.released is None:
+        raise Refused(f"the line {line.name} does not say when its kernel was released", hint="released = YYYY-MM-DD")

@@ -1,0 +1,333 @@
+"""The recipe of the line el6: a RHEL 6 kernel from its source package, driven by its own spec file.
+
+The spec is overlaid by anchors, our patches and configuration values are put beside it, and the tree
+that is compiled is held against the pinned one inside the builder. On the image debian12 a toolchain
+wrapper of ours stands before the compiler. Who runs the build, and where, is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import paths
+from pipeline.build import contents, kconfig, kernelfiles, overlay, rolecheck, rpmtool, templates
+from pipeline.build.kernel_lts61 import line_tag
+from pipeline.errors import Refused
+from pipeline.lines import Line, RoleName, SrpmSource
+from pipeline.patching.report import Proven
+from pipeline.sources import archive, gittree
+
+ARCH = "x86_64"
+SPEC = "kernel.spec"
+TOOLCHAIN = "toolchain"  # beside SOURCES
+VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
+ASKED, COMPARER, SMALL = "fnat-asked.config", "fnat-asked.awk", "fnat-small.config"
+BUILDER_WITH_SIGNING = "centos6"
+CODE = tuple(
+    f"pipeline.build.{name}"
+    for name in ("contents", "kernel_el6", "kernelfiles", "kconfig", "overlay", "rolecheck", "rpmtool", "templates")
+)
+_DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
+_CONFIG_FILE = "config-generic"  # where values go: merged first, and for every variant
+_GENERIC = ("kernel", "kernel-devel", "kernel-headers", "kernel-firmware")
+_PERF = ("perf", "python-perf")
+# debian12 has no Python 2, which perf's binding, kabitool and check-kabi are written for, and no hmaccalc.
+# The symbols' provides come from our find-provides, the kABI is checked after the build.
+_LEFT_OUT_THERE = ("perf", "kabichk", "fips")
+_SIGNING_OFF = {"CONFIG_MODULE_SIG": "n", "CONFIG_CRYPTO_SIGNATURE": "n", "CONFIG_CRYPTO_SIGNATURE_DSA": "n"}
+_TREE_TOLD = re.compile(r"^error: tree: (.+)$", re.MULTILINE)
+_FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what one kernel of this line is.
+
+    `version` and `base` make the release of upstream's package, `2.6.32` and `220.23.1.el6`.
+    `patches` are file names in SOURCES in order, `options` what is laid over config-generic,
+    `tree` the directory in the kernel archive, `epoch` SOURCE_DATE_EPOCH in seconds.
+    """
+
+    role: RoleName
+    version: str
+    base: str
+    image: str
+    tree: str
+    epoch: int
+    buildid: str = ""
+    small: bool = False
+    patches: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def release(self) -> str:
+        """RPM's release. A small configuration says so in it, since such a kernel is for trying."""
+        return f"{self.base}{self.buildid}{'.small' if self.small else ''}"
+
+    @property
+    def uname(self) -> str:
+        """What `uname -r` says."""
+        return f"{self.version}-{self.release}.{ARCH}"
+
+    @property
+    def signs_modules(self) -> bool:
+        """Whether modules are signed, with a key that the build makes and forgets."""
+        return self.image == BUILDER_WITH_SIGNING and not self.small
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The names of the packages it makes."""
+        return _GENERIC if self.image != BUILDER_WITH_SIGNING else (*_GENERIC, *_PERF)
+
+    @property
+    def nevras(self) -> dict[str, str]:
+        """The packages by name."""
+        return {name: f"{name}-{self.uname}" for name in self.packages}
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """rpmbuild's: the base kernel and its firmware, which it requires; kABI where the role keeps it."""
+        without = {"debuginfo"}
+        if self.role is RoleName.DIRECTOR or self.small:
+            without.add("kabichk")  # LVS changes two symbols of the list: domain.md, section 2
+        if self.image != BUILDER_WITH_SIGNING:
+            without |= set(_LEFT_OUT_THERE)
+        pairs = [("--with", "baseonly"), ("--with", "firmware"), *(("--without", name) for name in sorted(without))]
+        return (*(word for pair in pairs for word in pair), f"--target={ARCH}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As keys of steps and evidence have it."""
+        given = {**vars(self), "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
+        return {**given, "uname": self.uname, "switches": list(self.switches), "signed modules": self.signs_modules}
+
+
+def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, small: bool, epoch: int) -> Parameters:
+    """The parameters of one role of a line. What a patch leaves out of the tree comes in as an option."""
+    data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
+    assert isinstance(source, SrpmSource)
+    version, _, base = line.data.kernel.partition("-")
+    moved = {name: value for item in series for rule in item.model.leave_out for name, value in rule.config.items()}
+    return Parameters(
+        role=role,
+        version=version,
+        base=base,
+        image=image,
+        tree=source.tree.archive.partition(".tar")[0],
+        epoch=epoch,
+        buildid=f"{data.buildid}{line_tag(line)}",
+        small=small,
+        patches=tuple(f"{item.name}.patch" for item in series),
+        options={**moved, **data.config},
+    )
+
+
+def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
+    """The symbols that the finished configuration must have."""
+    signing = {} if parameters.signs_modules else _SIGNING_OFF
+    laid_over = kconfig.options({**parameters.options, **signing}, f"the role {parameters.role} of the line file")
+    if not parameters.small:
+        return laid_over
+    return kconfig.merged(kconfig.fragment(paths.specs_dir() / "el6" / "config" / "small.config"), laid_over)
+
+
+def edits(parameters: Parameters) -> list[overlay.Edit]:
+    """What is changed in the spec, each change by the line it hangs on."""
+    found = overlay.spec_edits(parameters.patches, sign_modules=parameters.signs_modules)
+    ours = [VERIFIER, LISTING, ASKED, COMPARER, *([SMALL] if parameters.small else [])]
+    declared = tuple(f"Source{overlay.FIRST_NUMBER + index}: {name}" for index, name in enumerate(ours))
+    check = f"perl %{{_sourcedir}}/{VERIFIER}"
+    own = " ".join(f"'{pattern}'" for pattern in _FOUND_IN_TOP)
+    config = "configs/kernel-%{version}-%{_target_cpu}.config"
+    exact = f"{check} exact %{{_sourcedir}}/{LISTING} . {own} $(cd %{{_sourcedir}} && ls) || exit 1"
+    last = [
+        "cd linux-%{KVERREL}",
+        f"{check} content %{{_sourcedir}}/{LISTING} . || exit 1",
+        *(_small(config) if parameters.small else ()),
+        f"gawk -f %{{_sourcedir}}/{COMPARER} {config} %{{_sourcedir}}/{ASKED} || exit 1",
+        "cd ..",
+        "",
+    ]
+    why = "the tree that is compiled is held against the pinned one"
+    found += [
+        overlay.Edit(overlay.DECLARED, "before", declared, "an undeclared file is absent from the source package"),
+        overlay.Edit(overlay.APPLIED, "behind", (exact,), why),
+        overlay.Edit("%build", "before", tuple(last), why),
+    ]
+    return found if parameters.image == BUILDER_WITH_SIGNING else [*found, *_edits_for_debian()]
+
+
+def _small(config: str) -> tuple[str, ...]:
+    return (
+        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{SMALL} allnoconfig > /dev/null",
+        f"(echo '# %{{_target_cpu}}'; cat .config) > {config}",
+    )
+
+
+def _edits_for_debian() -> list[overlay.Edit]:
+    no_debugging = "there are no debugging symbols whose paths debugedit could rewrite"
+    why = "the builder lacks the Python 2 and the Red Hat scripts that the spec names"
+    find = {
+        "provides": "%define __find_provides %_sourcedir/find-provides %{_tmppath}",
+        "requires": "%define __find_requires /usr/lib/rpm/redhat/find-requires kernel",
+    }
+    return [
+        overlay.Edit("%define fancy_debuginfo 1", "instead", ("%define fancy_debuginfo 0",), no_debugging),
+        *(
+            overlay.Edit(line, "instead", (f"%define __find_{name} %{{_topdir}}/{TOOLCHAIN}/find-{name}",), why)
+            for name, line in find.items()
+        ),
+    ]
+
+
+def texts(parameters: Parameters) -> dict[str, str]:
+    """Our own files of the build by their names in SOURCES or below the toolchain: what a key must cover."""
+    found = {
+        VERIFIER: templates.source("specs/el6/tree.pl"),
+        COMPARER: templates.source("specs/common/asked.awk"),
+        ASKED: kconfig.text(asked(parameters)),
+    }
+    if parameters.small:
+        found[SMALL] = found[ASKED]
+    if parameters.image != BUILDER_WITH_SIGNING:
+        directory = paths.specs_dir() / "el6" / TOOLCHAIN
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            found[f"{TOOLCHAIN}/{path.relative_to(directory)}"] = path.read_text()
+    return found
+
+
+def key_inputs(parameters: Parameters) -> dict[str, Any]:
+    """What a step's key must cover besides the sources: parameters, edits, and the digests of our files."""
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts(parameters).items()}
+    return {"parameters": parameters.as_dict(), "edits": [vars(edit) for edit in edits(parameters)], "texts": digests}
+
+
+def prepare(
+    srpm: Path, sources: Path, specs: Path, parameters: Parameters, patches: Mapping[str, bytes], tree: gittree.Listing
+) -> None:
+    """Fills SOURCES and SPECS from the source package, without root, and lays our changes over them.
+
+    `tree` is what the kernel tree must be after the series. Raises `Refused` for a spec or a
+    configuration that our changes do not fit.
+    """
+    with archive.opened(srpm) as stream:
+        archive.unpack(stream, sources, srpm.name)
+    spec = sources / SPEC
+    text = spec.read_text(errors="surrogateescape")
+    spec.unlink()
+    overlaid = overlay.overlaid(text, edits(parameters), SPEC)
+    (specs / SPEC).write_text(overlaid, errors="surrogateescape")
+    if not parameters.small:
+        config = sources / _CONFIG_FILE
+        values = {symbol: wanted.value for symbol, wanted in asked(parameters).items()}
+        config.write_text(overlay.configured(config.read_text(), values, _CONFIG_FILE))
+    for name, data in patches.items():
+        (sources / name).write_bytes(data)
+    for name, text in texts(parameters).items():
+        place = sources.parent / name if name.startswith(TOOLCHAIN) else sources / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        if text.startswith("#!"):
+            place.chmod(0o755)
+    rows = (f"{entry.mode} {entry.blob} {path}\n" for path, entry in sorted(tree.items()))
+    (sources / LISTING).write_text("".join(rows), errors="surrogateescape")
+
+
+def environment(parameters: Parameters) -> dict[str, str]:
+    """What the build needs in its environment: on debian12 the wrapper before the image's programs."""
+    if parameters.image == BUILDER_WITH_SIGNING:
+        return {}
+    return {
+        "PATH": f"{rpmtool.TOPDIR}/{TOOLCHAIN}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "FNAT_CCACHE": "ccache",
+        "KBUILD_NOCMDDEP": "1",  # make 4.3 sees a changed command line in every rule, and builds all again
+    }
+
+
+def macros(parameters: Parameters) -> dict[str, str]:
+    """rpmbuild's macros beyond the usual: the release, and what Red Hat's own rpm would define."""
+    buildid = parameters.release.removeprefix(parameters.base)
+    return {"buildid": buildid, "dist": ".el6", "kernel_arches": ARCH, "__python": "/usr/bin/python"}
+
+
+def explain(log: Path, parameters: Parameters) -> None:
+    """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
+    text = log.read_text(errors="replace")
+    if told := _TREE_TOLD.findall(text):
+        raise Refused(
+            "\n".join(["the tree in the builder is not the pinned one with the series applied", *told]),
+            where=str(log),
+            why="what is compiled must be what was proven",
+            hint="./inv patches shows what the series does; a spec that applies more is another source",
+        )
+    if found := kconfig.told(text, asked(parameters)):
+        raise kconfig.failure(found, str(log))
+
+
+def is_signing_race(log: Path) -> bool:
+    """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
+    return "multiple definition of `no symbol'" in log.read_text(errors="replace").replace("‘", "`").replace("’", "'")
+
+
+def remove_build(top: Path) -> None:
+    """Empties what a failed try left, so that the next one starts from the sources."""
+    for name in ("BUILD", "BUILDROOT", "RPMS"):
+        shutil.rmtree(top / name, ignore_errors=True)
+    rpmtool.make_tree(top)
+
+
+def reference_kabi(srpm: Path) -> dict[str, str]:
+    """The distribution's list of symbols that third parties may rely on, with their CRCs."""
+    name = f"Module.kabi_{ARCH}"
+    found = archive.read(srpm, {name: kernelfiles.MOST}).get(name)
+    if found is None:
+        raise Refused(f"the source package has no {name}", where=str(srpm))
+    return kernelfiles.symbols(found, name)
+
+
+def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[str, Any]:
+    """Proves the packages below `rpms` by their content; the evidence, ready for JSON.
+
+    `kabi` is the distribution's list. Raises `Refused` for a package, file or symbol that is not what
+    it must be, and `BuildFailed` for a configuration that is not the one asked for.
+    """
+    packages = contents.exactly(rpms, parameters.nevras.values())
+    kernel, uname = packages["kernel"], parameters.uname
+    image, config = f"/boot/vmlinuz-{uname}", f"/boot/config-{uname}"
+    ip_vs = f"/lib/modules/{uname}/kernel/net/netfilter/ipvs/ip_vs.ko"
+    contents.has_files(kernel, [f"/boot/System.map-{uname}"])
+    content = kernelfiles.read(kernel, [image, config, ip_vs])
+    wanted = asked(parameters)
+    kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
+    banner = kernelfiles.banner(content[image], kernel, image, uname)
+    kernelfiles.check_module(content[ip_vs], kernel, ip_vs, uname)
+    devel = f"/usr/src/kernels/{uname}"
+    contents.has_files(packages["kernel-devel"], [f"{devel}/{name}" for name in _DEVEL])
+    seen = rolecheck.look(kernel, packages["kernel-headers"], uname)
+    rolecheck.check_role(seen, parameters.role, kernel.path.name)
+    return {
+        "parameters": parameters.as_dict(),
+        "packages": {name: contents.evidence(p, contents.promises(p.path)) for name, p in packages.items()},
+        "banner": banner,
+        "config": {"asked": len(wanted), "sha256": kernel.files[config]},
+        "role": seen.as_dict(),
+        "modules": sum(path.endswith(".ko") for path in kernel.files),
+        "symbols": _check_symbols(seen, parameters, kabi, kernel.path.name),
+    }
+
+
+def _check_symbols(seen: rolecheck.Seen, parameters: Parameters, kabi: Mapping[str, str], name: str) -> dict[str, Any]:
+    """CRCs depend on the configuration, so that a small kernel has none to hold against the distribution's."""
+    if parameters.small:
+        return {"exported": len(seen.symbols), "kabi": "not comparable: small configuration"}
+    crcs = rolecheck.check_crcs(seen, parameters.role, name)
+    return {
+        "exported": len(seen.symbols),
+        "crcs": crcs,
+        "kabi": rolecheck.check_kabi(seen, kabi, parameters.role, name),
+    }

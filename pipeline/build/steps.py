@@ -1,0 +1,62 @@
+"""What the steps of every line have in common: build in the sandbox, prove what came out, keep the evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.build import roles_package as roles
+from pipeline.build import rpmtool, sandboxed
+from pipeline.build.kernel_lts61 import line_tag
+from pipeline.build.material import Material
+from pipeline.build.plan import Step, Work
+
+Check = Callable[[Path], Mapping[str, Any]]
+Build = Callable[[Work, sandboxed.Bench, sandboxed.Recipe], Path]
+
+
+def packages(
+    name: str,
+    material: Material,
+    recipe: sandboxed.Recipe,
+    check: Check,
+    inputs: Mapping[str, Any],
+    code: tuple[str, ...],
+    *,
+    weight: int = 1,
+    build: Build = sandboxed.rpmbuild,
+) -> Step:
+    """A step that ends in packages. `check` proves those in a directory and returns the evidence."""
+
+    def action(work: Work) -> None:
+        evidence = check(build(work, material.bench, recipe))
+        (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1, default=str) + "\n")
+
+    keyed = {
+        **inputs,
+        "image": material.bench.image.key,
+        "macros": recipe.macros.defines(),
+        "switches": list(recipe.macros.switches),
+        "environment": dict(recipe.environment),
+    }
+    return Step(name, action, keyed, (), (*code, *sandboxed.CODE, "pipeline.build.steps"), weight)
+
+
+def role_packages(material: Material, epoch: int) -> Step:
+    """The packages that set up directors and real servers."""
+    line = material.line
+    parameters = replace(
+        roles.of_line(line.override.base if line.override else line.name, epoch=epoch), tag=line_tag(line)
+    )
+
+    def fill(sources: Path, specs: Path) -> None:
+        roles.prepare(sources, specs, parameters)
+
+    recipe = sandboxed.Recipe(
+        spec=roles.SPEC, epoch=epoch, fill=fill, explain=lambda log, top: None, macros=rpmtool.Macros()
+    )
+    inputs = {"parameters": parameters.as_dict(), "texts": roles.rendered(parameters)}
+    return packages("role-packages", material, recipe, lambda rpms: roles.check(rpms, parameters), inputs, roles.CODE)

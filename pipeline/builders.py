@@ -1,0 +1,91 @@
+"""Which builder image a line's builds run in, made when it is not there. Knows no recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.errors import HostLacks, UsageError
+from pipeline.sandbox import images
+from pipeline.session import Session
+
+if TYPE_CHECKING:
+    from pipeline.lines import Line
+    from pipeline.sandbox.centos6 import CentosRecipe
+
+DEBIAN, CENTOS = "debian12", "centos6"
+AUTO = "auto"
+
+
+def builder(session: Session, usable: Sequence[str], *, fresh: bool = False) -> images.Image:
+    """The image asked for by the settings, which must be among `usable`; for `auto` the first that can run here.
+
+    Raises `UsageError` for an image that the line is not built in, and what making it raises.
+    """
+    asked = session.settings.image
+    if asked == AUTO:
+        return _automatic(session, usable, fresh)
+    if asked not in usable:
+        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}")
+    return _MAKERS[asked](session, fresh)
+
+
+def _automatic(session: Session, usable: Sequence[str], fresh: bool) -> images.Image:
+    if CENTOS in usable:
+        try:
+            return _centos(session, fresh)
+        except HostLacks as lacking:
+            session.console.note(
+                f"builds run in {DEBIAN}, with our toolchain wrapper: {CENTOS} cannot run: {lacking.what}"
+            )
+    return _debian(session, fresh)
+
+
+def _debian(session: Session, fresh: bool) -> images.Image:
+    from pipeline import lines
+    from pipeline.build import templates
+    from pipeline.host import programs
+    from pipeline.sources import apt, openpgp
+    from pipeline.sources.fetching import Sources
+
+    settings, console = session.settings, session.console
+    packages = images.package_list(templates.render(f"containers/{DEBIAN}/packages.j2"))
+    line: Line = lines.load("lts61")
+    assert line.data.debian is not None
+    asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(line.data.debian.suites, ""), b"")
+    known = None if fresh else images.kept(asked, settings.artifacts / "images")
+    if known is not None:
+        return known
+    programs.ensure({"build"}, console)
+    archives = apt.archive_addresses(line.data.debian.suites, settings.debian_mirror, ())
+    ring = openpgp.keyring(Sources(line, settings, console).public_keys(line.data.debian.keyring))
+    recipe = images.DebianRecipe(DEBIAN, packages, archives, ring)
+    return images.debian_image(recipe, settings.artifacts / "images", console, offline=settings.offline, fresh=fresh)
+
+
+def _centos(session: Session, fresh: bool) -> images.Image:
+    from pipeline.sandbox import centos6
+    from pipeline.sandbox.choice import engine
+
+    settings = session.settings
+    recipe = centos_recipe(settings.centos_base or centos6.BASE)
+    root = settings.artifacts / "images"
+    known = None if fresh else images.kept_as(CENTOS, recipe.request, root)
+    if known is not None:
+        return known
+    return centos6.centos6_image(recipe, engine(), root, session.console, offline=settings.offline, fresh=fresh)
+
+
+def centos_recipe(base: str) -> CentosRecipe:
+    """The CentOS 6 builder's rendered files."""
+    from pipeline.build import templates
+    from pipeline.sandbox import centos6
+
+    directory = f"containers/{CENTOS}"
+    requires = images.package_list(templates.render(f"{directory}/requires.j2"))
+    given = centos6.variables(requires, base)
+    files = {name: templates.render(f"{directory}/{name}.j2", **given) for name in ("Dockerfile", "vault.repo")}
+    return centos6.CentosRecipe(base, files, requires)
+
+
+_MAKERS = {DEBIAN: _debian, CENTOS: _centos}
