@@ -245,7 +245,6 @@ def environment(parameters: Parameters) -> dict[str, str]:
     return {
         "PATH": f"{rpmtool.TOPDIR}/{TOOLCHAIN}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "FNAT_CCACHE": "ccache",
-        "KBUILD_NOCMDDEP": "1",  # make 4.3 sees a changed command line in every rule, and builds all again
     }
 
 
