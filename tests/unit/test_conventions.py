@@ -34,7 +34,8 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("showing", "testing", "cli", "mainjob"),
+    ("showing", "testing", "cli", "summary", "inventory"),
+    ("mainjob", "status", "builders", "cleaning"),
     ("tasks",),
     ("__main__", "reference"),
 )
