@@ -117,6 +117,39 @@ def build(session: Session, name: list[str] | None = None, role: str = "", line:
     return MainJob(_line(session, line, BUILT_LINE), session).build(name or (), role)
 
 
+@verb(*FETCHING, help={"fresh": "make it anew from the archive as it is now, for later builds", **BUILT})
+def image(session: Session, fresh: bool = False, line: str = "") -> Any:
+    """Make the builder image, or say that it is there and what is in it."""
+    from pipeline import builders
+    from pipeline.mainjob import MainJob
+
+    job = MainJob(_line(session, line, BUILT_LINE), session)
+    return builders.have(lambda: job.image(fresh=fresh), session)
+
+
+@verb()
+def status(session: Session) -> Any:
+    """Say what is there: each step's last state, snapshots, images, sizes; asks nothing but the disk."""
+    from pipeline import status as told
+
+    return told.tell(session)
+
+
+@verb(
+    many="what",
+    help={
+        "what": "failed, old, ccache, steps, images, or all of these; without a word nothing is removed",
+        "line": "only what is this line's",
+    },
+)
+def clean(session: Session, what: list[str] | None = None, line: str = "") -> Any:
+    """Remove what can be made again, or say what could be removed and how much room that gives."""
+    from pipeline import cleaning
+
+    data, left = cleaning.clean(what or (), line, session)
+    return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
+
+
 @verb("runtime", "line-file", help={"step": "the step that failed, as its message names it", **BUILT})
 def shell(session: Session, step: str, line: str = "") -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""

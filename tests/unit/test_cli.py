@@ -65,6 +65,8 @@ def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
             "build --name kernel --line el6 --name ipvsadm --json --name fetch",
         ),
         ("build --name kernel ipvsadm", "build --name kernel --name ipvsadm"),
+        ("clean", "clean"),
+        ("clean old failed", "clean --what old --what failed"),
     ],
 )
 def test_words_get_their_options_names_and_what_has_a_name_is_left_alone(typed: str, read: str | None) -> None:
@@ -100,6 +102,7 @@ MISTAKES = [
     ["test", "--only", "some"],
     ["build"],
     ["build", "kernel", "nonsense"],
+    ["clean", "everything"],
 ]
 
 
