@@ -12,14 +12,17 @@ from pipeline.errors import ExitCode, UsageError
 from pipeline.session import Session
 
 FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs", "retries", "stall", "connect")
-DEFAULT_LINE = "lts61"
+# Verbs that fetch and prove take the line whose sources every host can have; verbs that build take the one that
+# the project is for.
+DEFAULT_LINE, BUILT_LINE = "lts61", "el6"
 LINE = {"line": f"the line's name; `./inv lines` lists them [{DEFAULT_LINE}]"}
+BUILT = {"line": f"the line's name; `./inv lines` lists them [{BUILT_LINE}]"}
 
 
-def _line(session: Session, name: str) -> Any:
+def _line(session: Session, name: str, default: str = DEFAULT_LINE) -> Any:
     from pipeline import lines
 
-    line = lines.load(name or (None if session.settings.line_file else DEFAULT_LINE), session.settings.line_file)
+    line = lines.load(name or (None if session.settings.line_file else default), session.settings.line_file)
     if line.notice:
         session.console.warn(line.notice)
     return line
@@ -79,43 +82,88 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
 
     if diff and len(diff) != 2:
         raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
-    default = "el6" if (diff or classify) and not session.settings.line_file else ""
-    chosen = _line(session, line or default)
+    chosen = _line(session, line, "el6" if diff or classify else DEFAULT_LINE)
     if diff:
         return report.compare_files(diff, chosen, session)
     return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
 
 
 BUILDING = (
-    "runtime",
-    "image",
-    "centos-base",
-    "kernel-config",
-    "build-jobs",
-    "gpg-key",
-    "baseurl",
-    "only",
-    "force",
-    "keep-going",
-    "explain",
-    "dry-run",
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs"),
+    *("force", "keep-going", "explain", "dry-run", "check-reproducible"),
 )
+PUBLISHING = ("gpg-key", "baseurl", "only")
 
 
-@verb(*FETCHING, *BUILDING, words=("line",), help=LINE)
+@verb(*FETCHING, *BUILDING, *PUBLISHING, words=("line",), help=BUILT)
 def build_all(session: Session, line: str = "") -> Any:
     """Do everything: verified sources, proven patches, packages, a signed repository."""
     from pipeline.mainjob import MainJob
 
-    return MainJob(_line(session, line), session).build_all()
+    return MainJob(_line(session, line, BUILT_LINE), session).build_all()
 
 
-@verb("runtime", help={"step": "the step that failed, as its message names it", "line": LINE["line"]})
+@verb(
+    *FETCHING,
+    *BUILDING,
+    many="name",
+    help={
+        "name": "kernel, ipvsadm, keepalived or role-packages; may be repeated",
+        "role": "of the kernel only this one: director, realserver or stock",
+        **BUILT,
+    },
+)
+def build(session: Session, name: list[str] | None = None, role: str = "", line: str = "") -> Any:
+    """Build the packages of these names only; they are neither signed nor published."""
+    from pipeline.mainjob import MainJob
+
+    return MainJob(_line(session, line, BUILT_LINE), session).build(name or (), role)
+
+
+@verb(
+    *FETCHING,
+    "image",
+    "centos-base",
+    help={"fresh": "make it anew from the archive as it is now, for later builds", **BUILT},
+)
+def image(session: Session, fresh: bool = False, line: str = "") -> Any:
+    """Make the builder image, or say that it is there and what is in it."""
+    from pipeline import imaging
+    from pipeline.mainjob import MainJob
+
+    job = MainJob(_line(session, line, BUILT_LINE), session)
+    return imaging.have(lambda: job.image(fresh=fresh), session)
+
+
+@verb()
+def status(session: Session) -> Any:
+    """Say what is there: each step's last state, snapshots, images, sizes; asks nothing but the disk."""
+    from pipeline import status as told
+
+    return told.tell(session)
+
+
+@verb(
+    many="what",
+    help={
+        "what": "failed, old, ccache, steps, images, or all of these; without a word nothing is removed",
+        "line": "only what is this line's",
+    },
+)
+def clean(session: Session, what: list[str] | None = None, line: str = "") -> Any:
+    """Remove what can be made again, or say what could be removed and how much room that gives."""
+    from pipeline import cleaning
+
+    data, left = cleaning.clean(what or (), line, session)
+    return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
+
+
+@verb("runtime", "line-file", help={"step": "the step that failed, as its message names it", **BUILT})
 def shell(session: Session, step: str, line: str = "") -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.mainjob import shell as enter
 
-    return enter(_line(session, line), step, session)
+    return enter(_line(session, line, BUILT_LINE), step, session)
 
 
 @verb(*FETCHING, help={"action": "export or import", "directory": "the mirror's directory", **LINE})

@@ -30,13 +30,18 @@ _INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
 
 
 def verb(
-    *options: str, words: Sequence[str] = (), pairs: Sequence[str] = (), help: Mapping[str, str] | None = None
+    *options: str,
+    words: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    many: str = "",
+    help: Mapping[str, str] | None = None,
 ) -> Callable[..., Any]:
     """Makes a task of a function `f(session, ...)`.
 
     `options` name rows of the settings table; `words` are own options that `./inv` also takes
-    without their names, `pairs` those that take two words; `help` describes the function's own
-    parameters. What the function returns is printed with `--json`.
+    without their names, `many` the one that every further word belongs to, `pairs` those that take
+    two words; `help` describes the function's own parameters. What the function returns is printed
+    with `--json`.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -59,7 +64,7 @@ def verb(
             auto_shortflags=False,
             positional=[p.name for p in own if p.default is inspect.Parameter.empty],
         )(body)
-        task.words, task.pairs = tuple(words), tuple(pairs)
+        task.words, task.pairs, task.many = tuple(words), tuple(pairs), many
         return task
 
     return decorate
@@ -150,6 +155,8 @@ def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
             due = due[1:]
         elif words:
             result.append(f"--{words.pop(0)}")
+        elif many := getattr(task, "many", ""):
+            result.append(f"--{many}")
         else:
             task = collection[token] if token in collection.task_names else None
             words, due = list(getattr(task, "words", ())), [""] * len(task.positional if task else ())

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,44 @@ def _holding(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def usage(path: Path) -> int:
+    """Bytes of disk that removing `path` would free: what is allocated, each file once however many names it has."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    todo = [path]
+    while todo:
+        here = todo.pop()
+        with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
+            status = here.lstat()
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                total += 512 * status.st_blocks  # stat(2): blocks of 512 bytes, whatever the file system's are
+            if stat.S_ISDIR(status.st_mode):
+                todo += [Path(entry) for entry in os.scandir(here)]
+    return total
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a tree at once for those who look: under another name first, `.old-` before its own.
+
+    Directories that may not be written are opened: an image's and a snapshot's are like that.
+    """
+    gone = path if path.name.startswith(".old-") else path.with_name(f".old-{path.name.lstrip('.')}")
+    if gone != path:
+        if gone.is_dir() and not gone.is_symlink():
+            remove(gone)
+        path.rename(gone)
+    if gone.is_symlink() or not gone.is_dir():
+        gone.unlink()
+        return
+    try:
+        shutil.rmtree(gone)
+    except PermissionError:
+        for place, _, _ in os.walk(gone):
+            Path(place).chmod(0o700)
+        shutil.rmtree(gone)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

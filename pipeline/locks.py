@@ -38,6 +38,21 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[N
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether another run holds the lock for itself now; neither makes nor writes the file, nor waits."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _holders(stream: IO[bytes]) -> str:
     """Those who hold the lock now, as proc(5) `/proc/locks` lists them; readers write no name into the file."""
     status = os.fstat(stream.fileno())

@@ -1,4 +1,4 @@
-"""`inv build-all`: from verified sources to a signed repository snapshot.
+"""`inv build-all` and `inv build`: from verified sources to packages, and to a signed repository snapshot.
 
 Puts the parts together and holds no knowledge of its own: sources, the proof of each series, the
 builder image, the plan of the line's recipe, and the snapshot at its end.
@@ -7,34 +7,40 @@ builder image, the plan of the line's recipe, and the snapshot at its end.
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.build import el6, lts61, sandboxed
+from pipeline.build import el6, lts61, reproducible, sandboxed
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import Outcome, Runner, State, read_meta
+from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, read_meta
 from pipeline.builders import builder
-from pipeline.console import human_bytes
-from pipeline.errors import BuildFailed, PipelineError, UsageError
+from pipeline.errors import UsageError
+from pipeline.files import write_atomic
 from pipeline.lines import Line, RoleName
+from pipeline.locks import locked
 from pipeline.patching import report
 from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
 from pipeline.session import Session
+from pipeline.sources import reach
 from pipeline.sources.fetching import Sources
+from pipeline.summary import Summary, failure, foretold
 
 if TYPE_CHECKING:
     from pipeline.publish.contents import Contents
 
 RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
+AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
+PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages")  # what `inv build` takes, each a step or several
 HEARTBEAT = 20.0  # seconds between lines that say what is running
 _KERNEL_CONFIGS = ("full", "small")
 _TOOLS = ("ipvsadm", "keepalived")
@@ -76,10 +82,11 @@ class LazyRuntime:
 
 @dataclass
 class MainJob:
-    """One line's way from sources to a repository, in one session."""
+    """One line's way from sources to a repository, in one session. `again`: builds that are only compared."""
 
     line: Line
     session: Session
+    again: bool = False
 
     @property
     def base(self) -> str:
@@ -91,12 +98,19 @@ class MainJob:
         """What runs the plan."""
         settings = self.session.settings
         return Runner(
-            settings.artifacts / "steps" / self.line.name,
+            settings.artifacts / "steps" / f"{self.line.name}{AGAIN if self.again else ''}",
             settings.build_jobs,
             self.session.console.note,
             settings.force,
             settings.keep_going,
+            self.options,
         )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What a verb needs to mean this line."""
+        file = self.session.settings.line_file
+        return ("--line-file", str(file)) if file else ("--line", self.line.name)
 
     @property
     def recipe(self) -> Any:
@@ -130,12 +144,15 @@ class MainJob:
         verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch()}
         proven = report.prove_series(self.line, verified)
         image = self.image()
-        ccache = settings.artifacts / "ccache" / f"{self.base}-{image.name}"
-        bench = sandboxed.Bench(LazyRuntime(self.session), image, ccache, Limits())
+        bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), Limits())
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
         whole = Plan([*steps, self._publish_step([step.name for step in steps])])
         return whole.only(settings.only) if settings.only else whole
+
+    def ccache(self, image: str) -> Path | None:
+        """The compiler cache's directory; none for builds that are only compared."""
+        return None if self.again else self.session.settings.artifacts / "ccache" / f"{self.base}-{image}"
 
     def _publish_step(self, needs: Sequence[str]) -> Step:
         settings = self.session.settings
@@ -184,21 +201,96 @@ class MainJob:
             baseurl=self.session.settings.baseurl,
         )
 
+    def build(self, names: Sequence[str], role: str = "") -> dict[str, Any]:
+        """The packages of these names only, of one role's kernel where one is given; nothing is published."""
+        steps = _steps_of(self.line, names, role)
+        settings = replace(self.session.settings, only=steps)
+        return replace(self, session=replace(self.session, settings=settings)).build_all()
+
     def build_all(self) -> dict[str, Any]:
         """Does everything and returns it as `--json` prints it. Raises the first step's error that failed."""
-        settings = self.session.settings
         begun = time.monotonic()
-        plan = self.plan()
-        if settings.dry_run:
-            return self._told(plan)
-        self._forget_lost_snapshot(plan)
+        with self.runner.using():
+            self._look()
+            plan = self.plan()
+            if self.session.settings.dry_run:
+                told = foretold(plan, self.runner, self.session.console, f"line {self.line.label}")
+                return {**self.line.evidence(), **told}
+            self._forget_lost_snapshot(plan)
+            outcomes, compared = self._run(plan)
+            return self._ended(Summary(outcomes, PUBLISH, time.monotonic() - begun), compared)
+
+    def _look(self) -> None:
+        """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
+        sources = Sources(self.line, self.session.settings, self.session.console)
+        if silent := sources.silent():
+            hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
+            if self.base != "lts61":
+                hint += "; or build the current kernel from Debian's archive: ./inv build-all --line lts61"
+            raise reach.failure(silent, hint)
+
+    def _ended(self, summary: Summary, compared: Sequence[reproducible.Compared]) -> dict[str, Any]:
+        settings = self.session.settings
+        publishing = " ".join(["./inv build-all", *self.options])
+        summary.tell(self.session.console, f"line {self.line.label}", publishing, steps=settings.explain)
+        if error := failure(summary.outcomes):
+            raise error
+        document = {**self.line.evidence(), **summary.as_dict()}
+        return {**document, "compared": [item.as_dict() for item in compared]} if compared else document
+
+    def _run(self, plan: Plan) -> tuple[dict[str, Outcome], list[reproducible.Compared]]:
+        """Runs the plan; where it was asked for, nothing is published before a second build gave the same packages."""
+        packages = [name for name in plan.steps if name != PUBLISH]
+        if not self.session.settings.check_reproducible or not packages:
+            return self._run_as_it_is(plan), []
+        outcomes = self._run_as_it_is(plan.only(packages))
+        if failure(outcomes):
+            return outcomes, []
+        compared = self._compare(plan.only(packages), outcomes)
+        self.runner.force = tuple(name for name in self.runner.force if name == PUBLISH)
+        return {**self._run_as_it_is(plan), **outcomes}, compared
+
+    def _run_as_it_is(self, plan: Plan) -> dict[str, Outcome]:
         with self._heartbeat(plan):
-            outcomes = self.runner.run(plan)
-        self._summary(plan, outcomes, time.monotonic() - begun)
-        failed = [outcome for outcome in outcomes.values() if outcome.state is State.FAILED]
-        if failed:
-            raise _together(failed)
-        return {**self.line.evidence(), "steps": {name: _as_dict(outcome) for name, outcome in outcomes.items()}}
+            return self.runner.run(plan)
+
+    def _compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> list[reproducible.Compared]:
+        """Builds the plan's packages again, each file compiled, elsewhere. Raises `BuildFailed` where they differ."""
+        console = self.session.console
+        for step in plan.steps.values():
+            if step.differs:
+                console.say(f"{step.name} is left out of the comparison: {step.differs}")
+        names = [step.name for step in plan.steps.values() if not step.differs]
+        if not names:
+            return []
+        console.note(f"building again, without the compiler cache: {', '.join(names)}")
+        other = replace(self, again=True)
+        with locked(other.runner.root.with_name(f"{other.runner.root.name}.lock")):
+            second = other.run_again(names)
+            before, after = ({name: made[name].out / "out" for name in names} for made in (outcomes, second))
+            reports = self.session.settings.artifacts / "reports" / "reproducible" / self.line.name
+            compared = reproducible.compare(before, after, reports)
+            self._told_compared(compared)
+            reproducible.check(compared)
+            shutil.rmtree(other.runner.root)  # nobody needs the same bytes twice
+        return compared
+
+    def run_again(self, names: Sequence[str]) -> dict[str, Outcome]:
+        """Builds the steps of these names whatever is there. Raises the error of one that failed."""
+        plan = self.plan().only(names)
+        self.runner.force = tuple(plan.steps)
+        outcomes = self._run_as_it_is(plan)
+        if error := failure(outcomes):
+            raise error
+        return outcomes
+
+    def _told_compared(self, compared: Sequence[reproducible.Compared]) -> None:
+        rows = [(c.file, c.first[:16], c.second[:16], "the same" if c.same else "DIFFERENT") for c in compared]
+        title = f"line {self.line.label}: built twice"
+        self.session.console.table(("package", "sha256", "of the second build", "bytes"), rows, title)
+        document = {**self.line.evidence(), "compared": [item.as_dict() for item in compared]}
+        place = self.session.settings.artifacts / "evidence" / self.line.name / "reproducible.json"
+        write_atomic(place, json.dumps(document, indent=2) + "\n")
 
     def _forget_lost_snapshot(self, plan: Plan) -> None:
         """A snapshot that was removed by hand is published again, although nothing changed."""
@@ -207,12 +299,6 @@ class MainJob:
             known = read_meta(place / "out" / "snapshot.json")
             if known and (not Path(known["path"]).is_dir() or Path(known["latest"]).resolve() != Path(known["path"])):
                 self.runner.force = (*self.runner.force, PUBLISH)
-
-    def _told(self, plan: Plan) -> dict[str, Any]:
-        told = {name: (state.value, why) for name, (state, why) in self.runner.explain(plan).items()}
-        rows = [(name, "would run" if state == "ran" else state, why) for name, (state, why) in told.items()]
-        self.session.console.table(("step", "what", "because"), rows, f"line {self.line.label}")
-        return {**self.line.evidence(), "steps": {name: {"would": s, "why": w} for name, (s, w) in told.items()}}
 
     @contextmanager
     def _heartbeat(self, plan: Plan) -> Iterator[None]:
@@ -235,45 +321,26 @@ class MainJob:
             done.set()
             thread.join()
 
-    def _summary(self, plan: Plan, outcomes: Mapping[str, Outcome], seconds: float) -> None:
-        console = self.session.console
-        if self.session.settings.explain or any(o.state is not State.REUSED for o in outcomes.values()):
-            rows = [(o.step, o.state.value, f"{o.seconds:.1f} s", o.why) for o in outcomes.values()]
-            console.table(("step", "what", "took", "because"), rows, f"line {self.line.label}")
-        packages = [path for o in outcomes.values() for path in sorted((o.out / "out" / "rpms").glob("*.rpm"))]
-        shown = [(p.name, human_bytes(p.stat().st_size), str(p.parent)) for p in packages]
-        console.table(("package", "size", "unsigned copy in"), shown)
-        snapshot = read_meta(outcomes[PUBLISH].out / "out" / "snapshot.json") if PUBLISH in outcomes else {}
-        if snapshot:
-            kind = "development key, NOT for production" if snapshot["development"] else "key"
-            console.say(f"signed by the {kind}: {snapshot['fingerprint']}")
-            console.say(f"repository: {snapshot['latest']} -> {snapshot['path']}")
-            console.say(f"next: dnf --repofrompath=fnat,file://{Path(snapshot['latest']).resolve()}/stock list")
-        console.say(f"{len(outcomes)} steps in {seconds:.1f} s")
-
 
 def _usual(runner: Runner, step: Step) -> str:
     """How long the step took the last time it ran."""
-    known = [read_meta(path) for path in runner.directory(step).glob("[!.]*/meta.json")]
-    last = max(known, key=lambda meta: float(meta.get("begun", 0)), default={})
+    last = runner.last(step)
     return f" (last time {last['seconds']:.0f} s)" if "seconds" in last else ""
 
 
-def _together(failed: Sequence[Outcome]) -> PipelineError:
-    errors = [outcome.error for outcome in failed if outcome.error is not None]
-    if len(errors) == 1:
-        return errors[0]
-    return BuildFailed("\n".join(map(str, errors)))
-
-
-def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "state": outcome.state.value,
-        "why": outcome.why,
-        "key": outcome.key,
-        "seconds": round(outcome.seconds, 2),
-        "out": str(outcome.out / "out"),
-    }
+def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
+    """The steps that packages of these names come from. Raises `UsageError` for names and roles that are not there."""
+    unknown = [name for name in names if name not in PACKAGES]
+    if unknown or not names:
+        what = f"no package is called {', '.join(unknown)}" if unknown else "which packages?"
+        raise UsageError(what, why=f"names: {', '.join(PACKAGES)}", hint="./inv build kernel --role stock")
+    if not role:
+        return tuple(names)
+    if "kernel" not in names:
+        raise UsageError("--role is for the kernel", why=f"asked for: {', '.join(names)}", hint="./inv build kernel")
+    if role not in line.data.roles:
+        raise UsageError(f"the line {line.name} has no role {role}", why=f"its roles: {', '.join(line.data.roles)}")
+    return tuple(f"kernel:{role}" if name == "kernel" else name for name in names)
 
 
 def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
@@ -281,4 +348,5 @@ def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
     directory = session.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
     job = sandboxed.remembered(directory)
     session.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
-    return {"status": LazyRuntime(session).shell(job)}
+    with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
+        return {"status": LazyRuntime(session).shell(job)}

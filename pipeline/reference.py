@@ -59,7 +59,11 @@ _EXAMPLES = {
         "before the first `./inv pin`",
         "kernel-srpm of the line el6 is not pinned yet",
     ),
-    ExitCode.BUILD: ("", "none: this version builds nothing", ""),
+    ExitCode.BUILD: (
+        "./inv build-all --check-reproducible",
+        "where a second build gives other bytes",
+        "1 of 5 packages came out different when they were built again",
+    ),
     ExitCode.TEST: (
         "./inv test --match NAME",
         "where no test has that name",
@@ -115,13 +119,15 @@ def _usage(task: Any, own: Sequence[Any]) -> Iterator[str]:
             yield argument.name.upper()
     for word in task.words:
         yield f"[{word.upper()}]"
+    if task.many:
+        yield f"[{task.many.upper()}]..."
     yield "[OPTIONS]"
 
 
 def _typed(task: Any, argument: Any) -> str:
     """An option or word as a person types it."""
     name = argument.name.replace("_", "-")
-    if argument.positional or name in task.words:
+    if argument.positional or name in (*task.words, task.many):
         return f"`{argument.name.upper()}` or `--{name} {argument.name.upper()}`"
     value = " A B" if name in task.pairs else f" {argument.name.upper()}" if argument.takes_value else ""
     return f"`--{name}{value}`"

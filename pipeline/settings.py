@@ -82,6 +82,7 @@ ROWS = (
     Setting("keep-going", "flag", False, "after a failure, go on with what does not depend on it"),
     Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
     Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
+    Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
     Setting("json", "flag", False, "print one JSON document on standard output"),
     Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
 )
@@ -116,6 +117,7 @@ class Settings:
     keep_going: bool
     explain: bool
     dry_run: bool
+    check_reproducible: bool
     json: bool
     quiet: bool
 

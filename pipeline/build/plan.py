@@ -22,7 +22,11 @@ KEY_DIGITS = 20  # of a SHA-256 in hex; directories bear it
 
 @dataclass(frozen=True)
 class Work:
-    """What a step's action gets: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs."""
+    """What a step's action gets: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
+
+    `facts` is for what is true of this run and not of its output: it is kept in the metadata. `options` are
+    what a person must add to a verb to mean the same line.
+    """
 
     step: Step
     out: Path
@@ -30,13 +34,16 @@ class Work:
     log: Path
     needs: Mapping[str, Path]
     jobs: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Step:
     """One node of the plan. `inputs` are named values or digests, `code` the modules that make the output.
 
-    `weight` is how many of the build jobs it uses: 0 for all of them.
+    `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
+    cannot have the same bytes, empty where they must.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Step:
     needs: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     weight: int = 1
+    differs: str = ""
 
     @property
     def directory(self) -> str:
@@ -79,10 +87,14 @@ class Plan:
         }
 
     def only(self, names: Sequence[str]) -> Plan:
-        """The part of the plan that ends in the steps whose names begin with one of `names`."""
-        ends = [step for step in self.steps if any(step == n or step.startswith(f"{n}:") for n in names)]
-        if not ends:
-            raise UsageError(f"no step is called {', '.join(names)}", why=f"steps: {', '.join(self.steps)}")
+        """The part of the plan that ends in the steps whose names begin with one of `names`.
+
+        Raises `UsageError` for names that no step has.
+        """
+        found = {name: [step for step in self.steps if step == name or step.startswith(f"{name}:")] for name in names}
+        if unknown := [name for name, steps in found.items() if not steps]:
+            raise UsageError(f"no step is called {', '.join(unknown)}", why=f"steps: {', '.join(self.steps)}")
+        ends = [step for steps in found.values() for step in steps]
         wanted: set[str] = set()
         todo = list(ends)
         while todo:

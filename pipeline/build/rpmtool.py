@@ -18,6 +18,7 @@ from pipeline.sources import openpgp
 
 TOPDIR = "/build"  # inside: always the same, so that the compiler cache hits and paths in what is built agree
 CCACHE = "/ccache"
+CCACHE_LOG = "tmp/ccache.stats"  # below the top directory, so that each build has its own
 DIRECTORIES = ("BUILD", "BUILDROOT", "RPMS", "SOURCES", "SPECS", "SRPMS", "db", "tmp")
 HOST = "reproducible"
 USER = "lvs-fullnat"
@@ -85,13 +86,14 @@ def build_argv(spec: str, macros: Macros, *, source_too: bool = False) -> list[s
 def environment(epoch: int, *, jobs: int = 1, ccache: str = CCACHE) -> dict[str, str]:
     """The environment of a build whose every time is `epoch`, in seconds since 1970.
 
-    `ccache` is the cache's directory inside, empty for none.
+    `ccache` is the cache's directory inside, empty for none: then every file is compiled.
     """
     cached = {
         "CCACHE_DIR": ccache,
         "CCACHE_BASEDIR": TOPDIR,
         "CCACHE_COMPILERCHECK": "content",  # a compiler's file time says nothing in an image
         "CCACHE_TEMPDIR": f"{TOPDIR}/tmp",
+        "CCACHE_STATSLOG": f"{TOPDIR}/{CCACHE_LOG}",
     }
     return {
         "HOME": f"{TOPDIR}/tmp",
@@ -103,7 +105,7 @@ def environment(epoch: int, *, jobs: int = 1, ccache: str = CCACHE) -> dict[str,
         "KBUILD_BUILD_HOST": HOST,
         "KBUILD_BUILD_VERSION": "1",
         "XZ_DEFAULTS": f"--threads={jobs}",  # of the program; rpm's own payload does not read it
-        **(cached if ccache else {}),
+        **(cached if ccache else {"CCACHE_DISABLE": "1"}),
     }
 
 

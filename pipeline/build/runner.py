@@ -1,8 +1,11 @@
 """Runs a plan: in parallel as far as needs and jobs allow, each step published by one rename.
 
-A step's directory is artifacts/steps/<step>/<key>/ with `out/`, `log` and `meta.json`. Work goes on
+A step's directory is artifacts/steps/<line>/<step>/<key>/ with `out/`, `log` and `meta.json`. Work goes on
 in `.work-<key>`, whose metadata is written before anything else, so that a dead run can be read;
 what failed stays in `.failed` until the step is tried again, for people and for `inv shell`.
+
+Who works on a step holds its `lock` alone. Who relies on results of the line shares the line's `lock`, so
+that nothing is cleaned away between one step that made it and another that reads it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,6 +27,9 @@ from pipeline.build.plan import Plan, Step, Work
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomic
 from pipeline.locks import locked
+
+LOCK = "lock"
+SHELL_LOCK = "shell.lock"  # beside a step's lock: shared by those who look around in what failed
 
 
 class State(StrEnum):
@@ -49,16 +56,24 @@ class Outcome:
 
 @dataclass
 class Runner:
-    """Runs plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event."""
+    """Runs plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event.
+
+    `options` are what a verb needs to mean the same line, for the commands that errors tell.
+    """
 
     root: Path
     jobs: int
     say: Callable[[str], None]
     force: tuple[str, ...] = ()
     keep_going: bool = False
+    options: tuple[str, ...] = ()
     _free: int = field(init=False, default=0)
     _bugs: list[Exception] = field(init=False, default_factory=list)
     _change: threading.Condition = field(init=False, default_factory=threading.Condition)
+
+    def using(self) -> AbstractContextManager[None]:
+        """Keeps every result below `root` from being cleaned away."""
+        return locked(self.root / LOCK, shared=True)
 
     def directory(self, step: Step) -> Path:
         """Where the step's runs are."""
@@ -86,11 +101,12 @@ class Runner:
             threading.Thread(target=self._thread, args=(plan, step, outcomes), daemon=True, name=name)
             for name, step in plan.steps.items()
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():  # in short waits, so that Ctrl-C is heard
-                thread.join(0.2)
+        with self.using():
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                while thread.is_alive():  # in short waits, so that Ctrl-C is heard
+                    thread.join(0.2)
         if self._bugs:
             raise self._bugs[0]
         return {name: outcomes[name] for name in plan.steps}
@@ -131,7 +147,7 @@ class Runner:
         begun = time.monotonic()
         place = self.published(step, key)
         trace.point("step.begin")
-        with locked(self.directory(step) / "lock"):  # another run may be at it: then its result is ours
+        with locked(self.directory(step) / LOCK):  # another run may be at it: then its result is ours
             if self._is_done(step, key) and not self._forced(step.name):
                 return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place)
             why = self._why(plan, step)
@@ -152,22 +168,26 @@ class Runner:
         for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*")):  # ours alone: we hold the lock
             shutil.rmtree(leftover)
         meta = {"step": step.name, "key": key, "inputs": plan.parts[step.name], "why": why, "pid": os.getpid()}
+        meta |= {"options": self.options}
         for part in ("out", "scratch"):
             (work / part).mkdir(parents=True)
         begun = time.time()
         self._write_meta(work, {**meta, "state": "running", "begun": begun})
         trace.point("step.metadata-written")
         needs = {name: self.published(plan.steps[name], plan.keys[name]) / "out" for name in step.needs}
+        given = Work(step, work / "out", work / "scratch", work / "log", needs, jobs, options=self.options)
+        meta |= {"facts": given.facts, "begun": begun}
         try:
-            step.action(Work(step, work / "out", work / "scratch", work / "log", needs, jobs))
+            step.action(given)
         except PipelineError as error:
             error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
-            self._write_meta(work, {**meta, "state": "failed", "error": error.as_dict()})
+            seconds = round(time.time() - begun, 2)
+            self._write_meta(work, {**meta, "state": "failed", "seconds": seconds, "error": error.as_dict()})
             self._replace(work, directory / ".failed")
             raise
         shutil.rmtree(work / "scratch")
         trace.point("step.done")
-        self._write_meta(work, {**meta, "state": "done", "begun": begun, "seconds": round(time.time() - begun, 2)})
+        self._write_meta(work, {**meta, "state": "done", "seconds": round(time.time() - begun, 2)})
         trace.point("step.before-rename")
         self._replace(work, directory / key)
         trace.point("step.after-rename")
@@ -191,14 +211,18 @@ class Runner:
     def _forced(self, name: str) -> bool:
         return any(name == forced or name.startswith(f"{forced}:") for forced in self.force)
 
+    def last(self, step: Step) -> dict[str, Any]:
+        """The metadata of the newest run of this step that was done, of any key; empty without one."""
+        known = [read_meta(path) for path in self.directory(step).glob("[!.]*/meta.json")]
+        return max(known, key=lambda meta: float(meta.get("begun", 0)), default={})
+
     def _why(self, plan: Plan, step: Step) -> str:
         """Which inputs differ from the last run of this step."""
         if self._forced(step.name):
             return "forced"
-        known = [read_meta(path) for path in self.directory(step).glob("[!.]*/meta.json")]
-        if not known:
+        last = self.last(step)
+        if not last:
             return "never run before"
-        last = max(known, key=lambda meta: float(meta.get("begun", 0)))
         before, now = last.get("inputs", {}), plan.parts[step.name]
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         return f"changed: {', '.join(changed)}"

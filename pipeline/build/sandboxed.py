@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import logs, rpmtool
+from pipeline.build import compilercache, logs, rpmtool
 from pipeline.build.plan import Work
 from pipeline.errors import BuildFailed, UsageError
 from pipeline.sandbox.images import Image
@@ -25,11 +25,14 @@ CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool")
 
 @dataclass(frozen=True)
 class Bench:
-    """Where builds happen: the runtime, the image, the compiler cache's directory, the limits of a job."""
+    """Where builds happen: the runtime, the image, the compiler cache's directory, the limits of a job.
+
+    Without a cache every file is compiled.
+    """
 
     runtime: Runtime
     image: Image
-    ccache: Path
+    ccache: Path | None
     limits: Limits
 
 
@@ -58,21 +61,29 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     rpmtool.make_tree(top)
     recipe.fill(top / "SOURCES", top / "SPECS")
     give(top)
-    _shared(bench.ccache)
     macros = replace(recipe.macros, jobs=work.jobs)
+    mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
+    if bench.ccache is not None:
+        _shared(bench.ccache)
+        mounts.append(Mount(bench.ccache.resolve(), rpmtool.CCACHE, True))
     job = Job(
         image=bench.image,
         argv=tuple(rpmtool.build_argv(recipe.spec, macros)),
         log=work.log,
-        mounts=(Mount(top.resolve(), rpmtool.TOPDIR, True), Mount(bench.ccache.resolve(), rpmtool.CCACHE, True)),
-        environment={**rpmtool.environment(recipe.epoch, jobs=work.jobs), **recipe.environment},
+        mounts=tuple(mounts),
+        environment={
+            **rpmtool.environment(recipe.epoch, jobs=work.jobs, ccache=rpmtool.CCACHE if bench.ccache else ""),
+            **recipe.environment,
+        },
         cwd=rpmtool.TOPDIR,
         limits=bench.limits,
     )
     _remember(work, job)
-    again = f"./inv build-all --only {work.step.name} --force {work.step.name}"
+    again = shlex.join(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
     work.log.write_text(f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n")
     ended = bench.runtime.run(job)
+    if counted := compilercache.counted(top / rpmtool.CCACHE_LOG):
+        work.facts["ccache"] = counted.as_dict()
     if not ended.good:
         recipe.explain(work.log, top)
         raise _failure(work, f"{ended.reason.value}, status {ended.status}" if ended.status else ended.reason.value)
@@ -86,10 +97,11 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
 def _failure(work: Work, ended: str) -> BuildFailed:
     number, lines = logs.first_error(work.log)
     failed = work.log.parent.with_name(".failed") / work.log.name
+    shell = shlex.join(["./inv", "shell", work.step.name, *work.options])
     return BuildFailed(
         "\n".join([f"{work.step.name} failed ({ended})", *(f"    {line[:200]}" for line in lines)]),
         where=f"{failed}:{number}",
-        hint=f"less +{number} {failed}; or look around in the sandbox: ./inv shell {work.step.name}",
+        hint=f"less +{number} {failed}; or look around in the sandbox: {shell}",
     )
 
 

@@ -28,8 +28,12 @@ def packages(
     *,
     weight: int = 1,
     build: Build = sandboxed.rpmbuild,
+    differs: str = "",
 ) -> Step:
-    """A step that ends in packages. `check` proves those in a directory and returns the evidence."""
+    """A step that ends in packages. `check` proves those in a directory and returns the evidence.
+
+    `differs` is why two builds of it cannot be the same, where they cannot.
+    """
 
     def action(work: Work) -> None:
         evidence = check(build(work, material.bench, recipe))
@@ -42,7 +46,7 @@ def packages(
         "switches": list(recipe.macros.switches),
         "environment": dict(recipe.environment),
     }
-    return Step(name, action, keyed, (), (*code, *sandboxed.CODE, "pipeline.build.steps"), weight)
+    return Step(name, action, keyed, (), (*code, *sandboxed.CODE, "pipeline.build.steps"), weight, differs)
 
 
 def role_packages(material: Material, epoch: int) -> Step:

@@ -81,10 +81,13 @@ def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
     )
 
 
-def remove_snapshot(path: Path) -> None:
-    """Removes a snapshot, all at once for those who look. Raises `UsageError` for the one `latest` points to."""
+def remove_snapshot(path: Path, *, wait: bool = True) -> None:
+    """Removes a snapshot, all at once for those who look. Raises `UsageError` for the one `latest` points to.
+
+    `wait=False` raises `Locked` while another run publishes.
+    """
     place = path.parent.parent
-    with writing(place), locked(place / ".lock"):
+    with writing(place), locked(place / ".lock", wait=wait):
         _tidy(place)
         if path.resolve() == (place / "latest").resolve():
             raise UsageError("the latest snapshot cannot be removed", where=str(path), hint="publish another one first")

@@ -9,7 +9,7 @@ from pipeline.errors import HostLacks, UsageError
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.engine import ContainerEngine
+from pipeline.sandbox.engine import ContainerEngine, answering
 from pipeline.sandbox.runtime import Runtime
 
 Choice = Literal["auto", "bubblewrap", "docker"]
@@ -57,9 +57,7 @@ def _bubblewrap(host: Host) -> Bubblewrap:
 def engine(host: Host | None = None) -> ContainerEngine:
     """The first engine that answers. Raises `HostLacks` when none does."""
     host = host or Host()
-    asked = [engines.ask(address, host) for address in engines.addresses(host)]
-    for found in asked:
-        if not found.problem:
-            return ContainerEngine(found, host.environ)
+    if found := answering(host):
+        return found[0]
     finding = engines.check_engines(host)
     raise HostLacks("no container engine answers", why=finding.found, hint=finding.mend)

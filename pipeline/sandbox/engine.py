@@ -21,6 +21,7 @@ from typing import Any
 from pipeline import process, trace
 from pipeline.errors import HostLacks
 from pipeline.host import engines
+from pipeline.host.facts import Host
 from pipeline.locks import locked
 from pipeline.sandbox import attached, leash, probe, watch
 from pipeline.sandbox.images import Image
@@ -84,6 +85,18 @@ class ContainerEngine:
                     self._remove(container["Id"])
                     found.append(f"container {container['Id'][:12]}")
         return found
+
+    def kept(self) -> list[tuple[str, int]]:
+        """Our images that the engine has: the name of each, and its size in bytes."""
+        with self.asking("could not list its images"):
+            found = self.api.images()
+        tags = [(tag, int(image["Size"])) for image in found for tag in image.get("RepoTags") or ()]
+        return sorted((tag, size) for tag, size in tags if tag.startswith(f"{REPOSITORY}/"))
+
+    def forget(self, tag: str) -> None:
+        """Removes an image. Raises `HostLacks` where the engine will not: a container uses it."""
+        with self.asking("did not remove an image"):
+            self.api.remove_image(tag)
 
     def tag(self, image: Image) -> str:
         """The image's name in the engine."""
@@ -240,6 +253,13 @@ class ContainerEngine:
         with contextlib.suppress(*_errors()):
             while time.monotonic() < end and self.api.inspect_container(container):
                 time.sleep(0.02)
+
+
+def answering(host: Host | None = None) -> list[ContainerEngine]:
+    """Every engine of this host that answers, each of its addresses once."""
+    host = host or Host()
+    asked = [engines.ask(address, host) for address in engines.addresses(host)]
+    return [ContainerEngine(engine, host.environ) for engine in asked if not engine.problem]
 
 
 @functools.cache

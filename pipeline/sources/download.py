@@ -190,11 +190,11 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
     if wanted.sha256 is None:
         raise ValueError(f"{wanted.name} has no pin: fetch_unverified is for such files")
     with store.using():
-        if found := _in_store(wanted, store):
+        if found := in_store(wanted, store):
             return found
         with _alone(store, wanted.sha256, meter):
             # Another run may have fetched it while this one waited.
-            if found := _in_store(wanted, store):
+            if found := in_store(wanted, store):
                 return found
             had = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
             found = replace(had, path=store.adopt(had.path, wanted.sha256))
@@ -202,7 +202,8 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
             return found
 
 
-def _in_store(wanted: Wanted, store: Store) -> Fetched | None:
+def in_store(wanted: Wanted, store: Store) -> Fetched | None:
+    """The file when the store has it; None for one that has no pin."""
     if wanted.sha256 is None or not store.has(wanted.sha256, wanted.size):
         return None
     path = store.path(wanted.sha256)
@@ -225,7 +226,7 @@ class _Stopped(Exception):
     """The whole run ends: Ctrl-C."""
 
 
-def _addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
+def addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
     """Every place `wanted` may be at, mirrors first."""
     for mirror in options.mirrors:
         local = Path(mirror) if "://" not in mirror else local_path(mirror)
@@ -255,7 +256,7 @@ class _Job:
         """The file with the right digest (any, when there is no pin), still in `partial/`."""
         if had := self._complete_already():
             return had
-        for address in _addresses(self.wanted, self.options):
+        for address in addresses(self.wanted, self.options):
             if had := self._address(address):
                 for lied in filter(lambda attempt: attempt.wrong, self.attempts):
                     self.meter.note(f"warning: {lied.url} {lied.what}")

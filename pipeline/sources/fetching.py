@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
 from pipeline.files import write_atomic
 from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
 from pipeline.settings import Settings
-from pipeline.sources import download, lockfile
+from pipeline.sources import download, lockfile, reach
 from pipeline.sources.store import Store
 
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
@@ -82,6 +82,21 @@ class Sources:
         if unpinned:
             raise self._not_pinned(unpinned)
         return found
+
+    def silent(self) -> list[reach.Silent]:
+        """The sources that are not here and that no address begins to give, found out in seconds.
+
+        A Debian source is asked for where the index has named its address already.
+        """
+        missing = [item for item in self._addressed() if not download.in_store(item, self.store)]
+        return reach.look(missing, self.options)
+
+    def _addressed(self) -> Iterator[download.Wanted]:
+        for name, source in self._sources():
+            if not isinstance(source, DebianSource):
+                yield self._pinned(name, source).wanted
+            elif not self.settings.refresh and (record := self.store.record(self._record_name(name, source))):
+                yield _wanted(record)
 
     def pin(self, name: str) -> lockfile.Pin:
         """Proves a source that has no digest yet and writes its pin to the lock file."""
@@ -296,16 +311,18 @@ class Sources:
     # Debian: the signed index is asked once, and its answer recorded.
 
     def _resolved(self, name: str, source: DebianSource) -> _Pinned:
-        record_name = f"debian-{self.line.name}-{name}-{self._question(source)}"
+        record_name = self._record_name(name, source)
         record = self.store.record(record_name)
         if record is None or self.settings.refresh:
             record = self._ask_index(name, source)
             self.store.write_record(record_name, record)
-        wanted = download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
         suites = " and ".join(index["suite"] for index in record["indexes"])
         how = f"digest in Debian's signed index of {suites}"
         how += "".join(f"; {version} is newer and was not to be had" for version in record["passed"][:1])
-        return _Pinned(name, wanted, record["version"], how)
+        return _Pinned(name, _wanted(record), record["version"], how)
+
+    def _record_name(self, name: str, source: DebianSource) -> str:
+        return f"debian-{self.line.name}-{name}-{self._question(source)}"
 
     def _question(self, source: DebianSource) -> str:
         keys = [self.line.data.keys[key].fingerprint for key in self._debian.keyring]
@@ -379,6 +396,11 @@ class Sources:
             self.console.note(f"reading Debian's signed source index: {', '.join(suites)}")
             root.update()
         return root
+
+
+def _wanted(record: Mapping[str, Any]) -> download.Wanted:
+    """The file of an index's recorded answer."""
+    return download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
 
 
 def git_identity() -> str:

@@ -54,11 +54,22 @@ class Wrong:
 
 
 class Failed(Exception):
-    """An attempt failed. `final`: it cannot get better there; `after`: seconds the server asks to wait."""
+    """An attempt failed. `final`: it cannot get better there; `after`: seconds the server asks to wait.
 
-    def __init__(self, what: str, *, final: bool = False, after: float = 0.0, wrong: Wrong | None = None) -> None:
+    `answered`: something is there, it only did not give the file.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        final: bool = False,
+        after: float = 0.0,
+        wrong: Wrong | None = None,
+        answered: bool = False,
+    ) -> None:
         super().__init__(what)
-        self.what, self.final, self.after, self.wrong = what, final, after, wrong
+        self.what, self.final, self.after, self.wrong, self.answered = what, final, after, wrong, answered
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,8 @@ def _check_status(response: requests.Response, wanted: int) -> None:
     status = response.status_code
     if status != wanted:
         after = _seconds(response.headers.get("Retry-After", ""))
-        raise Failed(f"HTTP {status} {response.reason}".rstrip(), final=status in _FINAL_STATUS, after=after)
+        what = f"HTTP {status} {response.reason}".rstrip()
+        raise Failed(what, final=status in _FINAL_STATUS, after=after, answered=True)
 
 
 def _seconds(retry_after: str) -> float:

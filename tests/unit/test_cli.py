@@ -59,6 +59,14 @@ def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
         ("fetch el6 lts61", "fetch --line el6 lts61"),
         ("fetch --line el6 lts61", "fetch --line el6 lts61"),
         ("nonsense el6", None),
+        ("build kernel ipvsadm", "build --name kernel --name ipvsadm"),
+        (
+            "build kernel --line el6 ipvsadm --json fetch",
+            "build --name kernel --line el6 --name ipvsadm --json --name fetch",
+        ),
+        ("build --name kernel ipvsadm", "build --name kernel --name ipvsadm"),
+        ("clean", "clean"),
+        ("clean old failed", "clean --what old --what failed"),
     ],
 )
 def test_words_get_their_options_names_and_what_has_a_name_is_left_alone(typed: str, read: str | None) -> None:
@@ -92,6 +100,9 @@ MISTAKES = [
     ["patches", "--diff", "only-one"],
     ["fetch", "--jobs", "none"],
     ["test", "--only", "some"],
+    ["build"],
+    ["build", "kernel", "nonsense"],
+    ["clean", "everything"],
 ]
 
 

@@ -34,8 +34,8 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("builders",),
-    ("showing", "testing", "cli", "mainjob"),
+    ("builders", "showing", "testing", "cli", "summary", "inventory"),
+    ("mainjob", "status", "imaging", "cleaning"),
     ("tasks",),
     ("__main__", "reference"),
 )

@@ -1,0 +1,45 @@
+"""`inv image`: has the builder image, and says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline import inventory
+from pipeline.console import human_bytes
+from pipeline.files import usage
+from pipeline.sandbox.images import Image
+from pipeline.session import Session
+
+
+def have(make: Callable[[], Image], session: Session) -> dict[str, Any]:
+    """The image that `make` returns, which makes it where it is not there; told, and returned for `--json`."""
+    artifacts, console = session.settings.artifacts, session.console
+    before = {(image.name, image.key) for image in inventory.images(artifacts)}
+    image = make()
+    place = image.rootfs.parent
+    made = (image.name, place.name) not in before
+    packages, size = inventory.package_count(image.packages), usage(place)
+    others = [
+        other for other in inventory.images(artifacts) if other.name == image.name and other.path.resolve() != place
+    ]
+    rows = (
+        ("image", image.name),
+        ("key", image.key),
+        ("directory", str(place)),
+        ("packages", f"{packages}, listed in {image.packages}"),
+        ("size", human_bytes(size)),
+    )
+    console.table(("what", "value"), rows, "made now" if made else "it is there")
+    for other in others:
+        console.say(f"superseded: {other.key} ({human_bytes(usage(other.path))}); `./inv clean old` removes it")
+    return {
+        "image": image.name,
+        "key": image.key,
+        "directory": str(place),
+        "packages": packages,
+        "package_list": str(image.packages),
+        "bytes": size,
+        "made": made,
+        "superseded": [{"key": other.key, "directory": str(other.path)} for other in others],
+    }
