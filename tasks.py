@@ -86,7 +86,8 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
     return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
 
 
-BUILDING = ("runtime", "build-jobs", "gpg-key", "baseurl", "only", "force", "keep-going", "explain", "dry-run")
+LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
+BUILDING = ("runtime", "build-jobs", "gpg-key", "baseurl", "only", "force", "keep-going", "explain", "dry-run", *LIMITS)
 
 
 @verb(*FETCHING, *BUILDING, words=("line",), help=LINE)
@@ -97,7 +98,12 @@ def build_all(session: Session, line: str = "") -> Any:
     return MainJob(_line(session, line), session).build_all()
 
 
-@verb("runtime", help={"step": "the step that failed, as its message names it", "line": LINE["line"]})
+@verb(
+    "line-file",
+    "runtime",
+    *LIMITS,
+    help={"step": "the step that failed, as its message names it", "line": LINE["line"]},
+)
 def shell(session: Session, step: str, line: str = "") -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.mainjob import shell as enter

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from pipeline.patching import report
 from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
 from pipeline.session import Session
+from pipeline.settings import TABLE, Settings
 from pipeline.sources.fetching import Sources
 
 if TYPE_CHECKING:
@@ -138,10 +139,21 @@ class MainJob:
         by_role: dict[RoleName, list[report.Proven]] = {}
         for item in report.prove_series(self.line, verified):
             by_role.setdefault(item.slot, []).append(item)
-        bench = sandboxed.Bench(LazyRuntime(self.session), self.image(), self._ccache, Limits())
+        runtime, limits = LazyRuntime(self.session), _limits(settings)
+        bench = sandboxed.Bench(runtime, self.image(), self._ccache, limits, self._words)
         steps = recipe.steps(self.line, verified, by_role, bench)
         whole = Plan([*steps, self._publish_step([step.name for step in steps])])
         return whole.only(settings.only) if settings.only else whole
+
+    @property
+    def _words(self) -> tuple[str, ...]:
+        """What the command line needs to mean this line, these artifacts and this runtime again."""
+        settings = self.session.settings
+        words = ["--line", self.line.name] if settings.line_file is None else ["--line-file", str(settings.line_file)]
+        for row in (TABLE["artifacts"], TABLE["runtime"]):
+            value = getattr(settings, row.attribute)
+            words += [] if value == row.default else [row.option, str(value)]
+        return tuple(words)
 
     @property
     def _ccache(self) -> Path:
@@ -248,7 +260,8 @@ class MainJob:
             console.table(("step", "what", "took", "because"), rows, f"line {self.line.label}")
         packages = [path for o in outcomes.values() for path in sorted((o.out / "out" / "rpms").glob("*.rpm"))]
         shown = [(p.name, human_bytes(p.stat().st_size), str(p.parent)) for p in packages]
-        console.table(("package", "size", "unsigned copy in"), shown)
+        if shown:
+            console.table(("package", "size", "unsigned copy in"), shown)
         snapshot = read_meta(outcomes[PUBLISH].out / "out" / "snapshot.json") if PUBLISH in outcomes else {}
         if snapshot:
             kind = "development key, NOT for production" if snapshot["development"] else "key"
@@ -256,6 +269,16 @@ class MainJob:
             console.say(f"repository: {snapshot['latest']} -> {snapshot['path']}")
             console.say(f"next: dnf --repofrompath=fnat,file://{Path(snapshot['latest']).resolve()}/stock list")
         console.say(f"{len(outcomes)} steps in {seconds:.1f} s")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        wall=settings.build_time,
+        idle=settings.build_silence,
+        memory=settings.build_memory << 20,
+        size=settings.build_disk << 20,
+        processes=settings.build_processes,
+    )
 
 
 def _debian_line() -> Line:
@@ -275,7 +298,8 @@ def _together(failed: Sequence[Outcome]) -> PipelineError:
     errors = [outcome.error for outcome in failed if outcome.error is not None]
     if len(errors) == 1:
         return errors[0]
-    return BuildFailed("\n".join(map(str, errors)))
+    kinds = {type(error) for error in errors}
+    return (kinds.pop() if len(kinds) == 1 else BuildFailed)("\n".join(map(str, errors)))
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
@@ -291,6 +315,6 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
 def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
     """A shell where a step failed: the same image, mounts and environment; `$AGAIN` is the command."""
     directory = session.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
-    job = sandboxed.remembered(directory)
+    job = replace(sandboxed.remembered(directory), limits=_limits(session.settings))
     session.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
     return {"status": LazyRuntime(session).shell(job)}

@@ -18,6 +18,7 @@ from pipeline.patching.report import Proven
 from pipeline.sources import archive
 from pipeline.sources.fetching import Verified
 
+_KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
 _Check = Callable[[Path], Mapping[str, Any]]
 
 
@@ -53,6 +54,7 @@ def _kernel(
         fill=fill,
         explain=lambda log, top: kernel_lts61.explain(log, parameters, top / "BUILD"),
         macros=rpmtool.Macros(dist=kernel_lts61.DIST),
+        room=_KERNEL_ROOM,
     )
     inputs = {
         "source": source.sha256,
