@@ -88,8 +88,9 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
     return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
 
 
+LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
 BUILDING = (
-    *("runtime", "image", "centos-base", "kernel-config", "build-jobs"),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", *LIMITS),
     *("force", "keep-going", "explain", "dry-run", "check-reproducible"),
 )
 PUBLISHING = ("gpg-key", "baseurl", "only")
@@ -158,7 +159,14 @@ def clean(session: Session, what: list[str] | None = None, line: str = "") -> An
     return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
 
 
-@verb("runtime", "line-file", help={"step": "the step that failed, as its message names it", **BUILT})
+@verb(
+    "runtime",
+    "line-file",
+    "image",
+    "kernel-config",
+    *LIMITS,
+    help={"step": "the step that failed, as its message names it", **BUILT},
+)
 def shell(session: Session, step: str, line: str = "") -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.mainjob import shell as enter

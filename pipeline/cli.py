@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
@@ -20,13 +22,23 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program as InvokeProgram
 from invoke.tasks import task as make_task
 
+from pipeline import room
 from pipeline import settings as table
 from pipeline.console import Console
 from pipeline.errors import ExitCode, PipelineError, UsageError
 from pipeline.session import Session
 
 EVERYWHERE = ("artifacts", "json", "quiet")
-_INTERRUPTED = 130  # what shells report for a program ended by Ctrl-C
+_SHELLS = 128  # plus the number of the signal that ended a program is what shells report of it
+_STOPPING = (signal.SIGTERM, signal.SIGHUP)  # stop us as Ctrl-C does, with everything cleaned up
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal of `_STOPPING` came."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def verb(
@@ -95,12 +107,22 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
     except PipelineError as error:
         console.fail(error)
         return int(error.code)
-    except KeyboardInterrupt:
-        console.warn("stopped; what was begun goes on with the next run")
-        return _INTERRUPTED
     except BrokenPipeError:
         _nobody_reads_on()
         return int(ExitCode.OK)
+    except OSError as error:
+        if error.errno not in room.FULL:
+            raise
+        full = room.lacking(Path(error.filename or "."), error.strerror or "")
+        console.fail(full)
+        return int(full.code)
+    except KeyboardInterrupt as stop:
+        console.warn("stopped; what was begun goes on with the next run: type the same command again")
+        return _SHELLS + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+
+
+def _stop(number: int, _: object) -> None:
+    raise _Stopped(number)
 
 
 def _nobody_reads_on() -> None:
@@ -185,6 +207,9 @@ def main() -> None:
     import tasks
     from pipeline import __version__
 
+    for number in _STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup(1)
+            signal.signal(number, _stop)
     namespace = Collection.from_module(tasks)
     try:
         Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -18,18 +18,27 @@ from pipeline.errors import Locked
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
-    """Holds the lock at `path`; `wait=False` raises `Locked` naming the holder instead of waiting."""
+def locked(
+    path: Path, *, shared: bool = False, wait: bool = True, waiting: Callable[[str], None] | None = None
+) -> Iterator[None]:
+    """Holds the lock at `path`; `wait=False` raises `Locked` naming the holder instead of waiting.
+
+    `waiting` is told the holder before a wait begins.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b", buffering=0) as stream:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(stream, kind | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holders(stream) or _written(stream) or "a run that reads the store"
-            raise Locked(
-                "another run holds the lock", where=str(path), why=holder, hint="wait for it to end, then try again"
-            ) from None
+            if not wait:
+                raise Locked(
+                    "another run holds the lock", where=str(path), why=holder, hint="wait for it to end, then try again"
+                ) from None
+            if waiting is not None:
+                waiting(holder)
+            fcntl.flock(stream, kind)
         if not shared:
             # The name is for a message only: a full disk must not keep anybody from cleaning it up.
             with contextlib.suppress(OSError):

@@ -30,6 +30,7 @@ from pipeline.patching import report
 from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
 from pipeline.session import Session
+from pipeline.settings import TABLE, Settings
 from pipeline.sources import reach
 from pipeline.sources.fetching import Sources
 from pipeline.summary import Summary, failure, foretold
@@ -108,9 +109,13 @@ class MainJob:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a verb needs to mean this line."""
-        file = self.session.settings.line_file
-        return ("--line-file", str(file)) if file else ("--line", self.line.name)
+        """What the command line needs to mean this line, these artifacts and these builds again."""
+        settings = self.session.settings
+        words = ["--line-file", str(settings.line_file)] if settings.line_file else ["--line", self.line.name]
+        for row in (TABLE[name] for name in ("artifacts", "runtime", "image", "kernel-config")):
+            value = getattr(settings, row.attribute)
+            words += [] if value == row.default else [row.option, str(value)]
+        return tuple(words)
 
     @property
     def recipe(self) -> Any:
@@ -144,7 +149,7 @@ class MainJob:
         verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch()}
         proven = report.prove_series(self.line, verified)
         image = self.image()
-        bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), Limits())
+        bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
         whole = Plan([*steps, self._publish_step([step.name for step in steps])])
@@ -322,6 +327,16 @@ class MainJob:
             thread.join()
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        wall=settings.build_time,
+        idle=settings.build_silence,
+        memory=settings.build_memory << 20,
+        size=settings.build_disk << 20,
+        processes=settings.build_processes,
+    )
+
+
 def _usual(runner: Runner, step: Step) -> str:
     """How long the step took the last time it ran."""
     last = runner.last(step)
@@ -346,7 +361,7 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
 def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
     """A shell where a step failed: the same image, mounts and environment; `$AGAIN` is the command."""
     directory = session.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
-    job = sandboxed.remembered(directory)
+    job = replace(sandboxed.remembered(directory), limits=_limits(session.settings))
     session.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
     with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
         return {"status": LazyRuntime(session).shell(job)}

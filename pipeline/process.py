@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from pipeline.errors import ExitCode, HostLacks, PipelineError
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "SSL_CERT_FILE")
 _libc = ctypes.CDLL(None, use_errno=True)
+_running: set[subprocess.Popen[bytes]] = set()
+_told_to_stop = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class ProgramFailed(PipelineError):
         self.argv, self.result = tuple(argv), result
 
 
+class Stopped(BaseException):
+    """The run was told to stop: no failure, so nothing that handles failures gets it. It ends its thread."""
+
+
 class ProgramMissing(HostLacks):
     """The program is not on the path."""
 
@@ -71,6 +78,19 @@ def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
     """The command line to copy and paste."""
     command = shlex.join(argv)
     return f"(cd {shlex.quote(str(cwd))} && {command})" if cwd else command
+
+
+def stop_all() -> None:
+    """For a run that was told to stop: ends every program, lets none begin, and so unwinds whatever waits for one."""
+    _told_to_stop.set()
+    for child in list(_running):
+        _kill_group(child)
+
+
+def go_on() -> None:
+    """Raises `Stopped` once the run was told to stop; for whatever waits for anything but a program."""
+    if _told_to_stop.is_set():
+        raise Stopped
 
 
 def run(
@@ -93,9 +113,10 @@ def run(
             out, err = child.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
         except subprocess.TimeoutExpired:
             raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
+    go_on()  # else what was killed would be taken for what failed
     result = Result(words, child.returncode, out, err)
     if result.status < 0:
-        raise ProgramFailed(f"{words[0]} was killed by {_signal_name(-result.status)}", words, result, cwd)
+        raise ProgramFailed(f"{words[0]} was killed by {signal_name(-result.status)}", words, result, cwd)
     if result.status not in set(accept):
         raise ProgramFailed(f"{words[0]} failed with exit status {result.status}", words, result, cwd)
     return result
@@ -121,6 +142,7 @@ def start(
 
     The child also dies when the thread that started it dies, so that SIGKILL leaves nothing.
     """
+    go_on()
     words = [str(word) for word in argv]
     parent = os.getpid()
     try:
@@ -140,16 +162,23 @@ def start(
         raise ProgramMissing(f"the program {words[0]} is not installed", hint="./inv doctor") from None
     except PermissionError:
         raise ProgramMissing(f"the program {words[0]} may not be executed", hint="./inv doctor") from None
+    _running.add(child)
     try:
+        go_on()  # it may have been told between the two
         yield child
     finally:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill_group(child)
+        _running.discard(child)
         child.wait()
         for pipe in (child.stdin, child.stdout, child.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
 
 
 def _die_with(parent: int) -> None:
@@ -158,7 +187,8 @@ def _die_with(parent: int) -> None:
         os._exit(127)
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Such as SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -42,7 +42,10 @@ Made by `python -m pipeline.reference exit-codes`; do not edit.
 The code says whose turn it is. With `--json` the error is also one JSON document on standard output, with
 the keys `error`, `exit_code`, `what`, `where`, `why` and `next`.
 """
-_INTERRUPTED = "A run stopped by Ctrl-C ends with 130, as shells report it; the next run continues.\n"
+_INTERRUPTED = """\
+A run stopped by a signal ends with 128 and the signal's number, as shells report it: 130 for Ctrl-C, 143 for SIGTERM,
+129 when the terminal is closed. Nothing of it goes on running, and the next run continues.
+"""
 
 # For each code a command that ends with it, when it does, and the first line it says.
 _EXAMPLES = {

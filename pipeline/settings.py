@@ -73,6 +73,11 @@ ROWS = (
         "full, or small: kernels for trying, built in minutes and never published with full ones",
     ),
     Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
+    Setting("build-time", "seconds", 4 * 3600.0, "seconds that a build may take", least=1),
+    Setting("build-silence", "seconds", 1800.0, "seconds in which a build may print nothing", least=1),
+    Setting("build-memory", "whole", 12288, "MiB of memory that a build may have; bubblewrap: each process", least=1),
+    Setting("build-disk", "whole", 65536, "MiB that a build may write, its part of the compiler cache too", least=1),
+    Setting("build-processes", "whole", 4096, "processes that a build may have at a time", least=1),
     Setting(
         "gpg-key", "text", "", "key to sign with: a fingerprint, or an exported secret key; default: a development key"
     ),
@@ -110,6 +115,11 @@ class Settings:
     centos_base: str
     kernel_config: str
     build_jobs: int
+    build_time: float
+    build_silence: float
+    build_memory: int
+    build_disk: int
+    build_processes: int
     gpg_key: str
     baseurl: str
     only: tuple[str, ...]

@@ -20,6 +20,9 @@ _REAL = re.compile(
     | ^Hunk\ \#\d+\ FAILED | can't\ find\ file\ to\ patch
     | ^configure:\ error | \bSegmentation\ fault\b | ^FATAL\b | assertion.*failed
     | Network\ is\ unreachable | Temporary\ failure\ in\ name\ resolution
+    | Could\ not\ resolve | Name\ or\ service\ not\ known | unable\ to\ resolve
+    | [Ff]ork.*:\ Resource\ temporarily\ unavailable | [Cc]annot\ fork | virtual\ memory\ exhausted
+    | File\ too\ large | [Oo]ut\ of\ memory | std::bad_alloc
     """
 )
 # Later echoes of an error, and words that only look like one.
@@ -31,9 +34,19 @@ _ECHO = re.compile(
 
 def first_error(log: Path) -> tuple[int, list[str]]:
     """The line number (from 1) of the first real error and the lines from there; the tail when there is none."""
-    lines = log.read_text(errors="backslashreplace").splitlines()
+    lines = _lines(log)
     for index, line in enumerate(lines):
         if _REAL.search(line) and not _ECHO.search(line):
             return index + 1, lines[index : index + AROUND]
-    start = max(0, len(lines) - _TAIL)
+    return tail(log, _TAIL)
+
+
+def tail(log: Path, count: int) -> tuple[int, list[str]]:
+    """The last `count` lines, and the line number (from 1) of the first of them."""
+    lines = _lines(log)
+    start = max(0, len(lines) - count)
     return start + 1, lines[start:]
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="backslashreplace").splitlines()

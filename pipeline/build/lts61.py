@@ -16,6 +16,7 @@ from pipeline.sources import archive
 from pipeline.sources.fetching import Verified
 
 IMAGES = ("debian12",)
+_KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
 
 
 def plan(material: Material) -> list[Step]:
@@ -52,6 +53,7 @@ def _kernel(material: Material, role: RoleName) -> Step:
         fill=fill,
         explain=lambda log, top: kernel_lts61.explain(log, parameters, top / "BUILD"),
         macros=rpmtool.Macros(dist=kernel_lts61.DIST),
+        room=_KERNEL_ROOM,
     )
     inputs = {
         "source": source.sha256,

@@ -10,23 +10,27 @@ that nothing is cleaned away between one step that made it and another that read
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline import trace
+from pipeline import process, trace
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomic
 from pipeline.locks import locked
+from pipeline.room import writing
+
+_STOPPING = 1.5  # seconds for steps to clean up when the run was told to stop
 
 LOCK = "lock"
 SHELL_LOCK = "shell.lock"  # beside a step's lock: shared by those who look around in what failed
@@ -104,16 +108,31 @@ class Runner:
         with self.using():
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                while thread.is_alive():  # in short waits, so that Ctrl-C is heard
-                    thread.join(0.2)
+            try:
+                for thread in threads:
+                    while thread.is_alive():  # in short waits, so that Ctrl-C is heard
+                        thread.join(0.2)
+            except KeyboardInterrupt:
+                self._stop(threads)
+                raise
         if self._bugs:
             raise self._bugs[0]
         return {name: outcomes[name] for name in plan.steps}
 
+    def _stop(self, threads: Sequence[threading.Thread]) -> None:
+        """Lets the steps clean up behind themselves; one that waits for another run's lock cannot hear us."""
+        process.stop_all()
+        with self._change:
+            self._change.notify_all()
+        until = time.monotonic() + _STOPPING
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+
     def _thread(self, plan: Plan, step: Step, outcomes: dict[str, Outcome]) -> None:
         try:
             outcome = self._when_ready(plan, step, outcomes)
+        except process.Stopped:
+            return
         except Exception as error:  # noqa: BLE001 - a mistake of ours, raised where the run was started
             self._bugs.append(error)
             place = self.published(step, plan.keys[step.name])
@@ -131,7 +150,9 @@ class Runner:
             if blocking or self._stopped(outcomes):
                 why = f"{', '.join(blocking)} failed" if blocking else "another step failed"
                 return Outcome(step.name, key, State.BLOCKED, why, 0.0, self.published(step, key))
-            self._change.wait_for(lambda: self._free >= weight)
+            self._change.wait_for(lambda: self._free >= weight or self._stopped(outcomes))
+            if self._stopped(outcomes):
+                return Outcome(step.name, key, State.BLOCKED, "another step failed", 0.0, self.published(step, key))
             self._free -= weight
         try:
             return self._step(plan, step, key, weight)
@@ -141,13 +162,15 @@ class Runner:
                 self._change.notify_all()
 
     def _stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
+        process.go_on()
         return not self.keep_going and any(o.state is State.FAILED for o in outcomes.values())
 
     def _step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
         begun = time.monotonic()
         place = self.published(step, key)
         trace.point("step.begin")
-        with locked(self.directory(step) / LOCK):  # another run may be at it: then its result is ours
+        # Another run may be at it: then its result is ours.
+        with locked(self.directory(step) / LOCK, waiting=lambda holder: self._waits(step, holder)):
             if self._is_done(step, key) and not self._forced(step.name):
                 return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place)
             why = self._why(plan, step)
@@ -162,36 +185,47 @@ class Runner:
         self.say(f"{step.name}: done in {took:.1f} s")
         return Outcome(step.name, key, State.RAN, why, took, place)
 
+    def _waits(self, step: Step, holder: str) -> None:
+        self.say(f"{step.name}: another run is at it, and its result will be ours: {holder}")
+
     def _do(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> None:
         directory = self.directory(step)
         work = directory / f".work-{key}"
-        for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*")):  # ours alone: we hold the lock
+        # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
+        for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
             shutil.rmtree(leftover)
         meta = {"step": step.name, "key": key, "inputs": plan.parts[step.name], "why": why, "pid": os.getpid()}
         meta |= {"options": self.options}
-        for part in ("out", "scratch"):
-            (work / part).mkdir(parents=True)
-        begun = time.time()
-        self._write_meta(work, {**meta, "state": "running", "begun": begun})
-        trace.point("step.metadata-written")
+        work.mkdir(parents=True)
         needs = {name: self.published(plan.steps[name], plan.keys[name]) / "out" for name in step.needs}
         given = Work(step, work / "out", work / "scratch", work / "log", needs, jobs, options=self.options)
+        begun = time.time()
         meta |= {"facts": given.facts, "begun": begun}
         try:
-            step.action(given)
+            with writing(directory):
+                self._act(given, work, meta)
         except PipelineError as error:
             error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
-            seconds = round(time.time() - begun, 2)
-            self._write_meta(work, {**meta, "state": "failed", "seconds": seconds, "error": error.as_dict()})
+            with contextlib.suppress(OSError):  # a full disk may be the reason
+                seconds = round(time.time() - begun, 2)
+                self._write_meta(work, {**meta, "state": "failed", "seconds": seconds, "error": error.as_dict()})
             self._replace(work, directory / ".failed")
             raise
-        shutil.rmtree(work / "scratch")
-        trace.point("step.done")
-        self._write_meta(work, {**meta, "state": "done", "seconds": round(time.time() - begun, 2)})
         trace.point("step.before-rename")
         self._replace(work, directory / key)
         trace.point("step.after-rename")
-        shutil.rmtree(directory / ".failed", ignore_errors=True)
+
+    def _act(self, work: Work, place: Path, meta: Mapping[str, Any]) -> None:
+        """Has the step fill its directory `place`, whose metadata says at any time how far it is."""
+        work.out.mkdir()
+        work.scratch.mkdir()
+        self._write_meta(place, {**meta, "state": "running"})
+        trace.point("step.metadata-written")
+        work.step.action(work)
+        shutil.rmtree(work.scratch)
+        trace.point("step.done")
+        seconds = round(time.time() - meta["begun"], 2)
+        self._write_meta(place, {**meta, "state": "done", "seconds": seconds})
 
     def _replace(self, work: Path, place: Path) -> None:
         if place.exists():

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import compilercache, logs, rpmtool
+from pipeline import room
+from pipeline.build import compilercache, failures, rpmtool
 from pipeline.build.plan import Work
-from pipeline.errors import BuildFailed, UsageError
+from pipeline.errors import UsageError
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Job, Limits, Mount, Runtime, build_user, give
+from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, build_user, give
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
 CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool")
@@ -40,8 +41,8 @@ class Bench:
 class Recipe:
     """What a step adds to rpmbuild: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
 
-    `explain` gets the log and the top directory; it raises its own error or returns. `environment`
-    is laid over what every build has.
+    `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
+    build writes, in bytes. `environment` is laid over what every build has.
     """
 
     spec: str
@@ -49,15 +50,18 @@ class Recipe:
     fill: Callable[[Path, Path], None]
     explain: Callable[[Path, Path], None]
     macros: rpmtool.Macros
+    room: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     """Builds the recipe's packages and returns the directory in `work.out` that they are in.
 
-    Raises `BuildFailed` with the first real error of the log and the next commands.
+    Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
+    there is no room or the engine went away.
     """
     top = work.scratch / "build"
+    room.require(work.scratch, recipe.room + bench.limits.free, f"building {work.step.name}")
     rpmtool.make_tree(top)
     recipe.fill(top / "SOURCES", top / "SPECS")
     give(top)
@@ -85,24 +89,14 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     if counted := compilercache.counted(top / rpmtool.CCACHE_LOG):
         work.facts["ccache"] = counted.as_dict()
     if not ended.good:
-        recipe.explain(work.log, top)
-        raise _failure(work, f"{ended.reason.value}, status {ended.status}" if ended.status else ended.reason.value)
+        if ended.reason is End.EXIT:
+            recipe.explain(work.log, top)
+        raise failures.failure(work, ended, failures.Place(top, bench.limits, bench.runtime.name))
     rpms = work.out / "rpms"
     rpms.mkdir()
     for path in sorted((top / "RPMS").rglob("*.rpm")):
         shutil.copyfile(path, rpms / path.name)
     return rpms
-
-
-def _failure(work: Work, ended: str) -> BuildFailed:
-    number, lines = logs.first_error(work.log)
-    failed = work.log.parent.with_name(".failed") / work.log.name
-    shell = shlex.join(["./inv", "shell", work.step.name, *work.options])
-    return BuildFailed(
-        "\n".join([f"{work.step.name} failed ({ended})", *(f"    {line[:200]}" for line in lines)]),
-        where=f"{failed}:{number}",
-        hint=f"less +{number} {failed}; or look around in the sandbox: {shell}",
-    )
 
 
 def _shared(ccache: Path) -> None:
@@ -121,12 +115,13 @@ def _remember(work: Work, job: Job) -> None:
 
 def remembered(failed: Path) -> Job:
     """The job of a failed step in `failed`, with a shell in place of its command. Raises `UsageError`."""
+    top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
     try:
         known: Mapping[str, Any] = json.loads((failed / "scratch" / JOB).read_text())
+        top.stat()
     except (OSError, ValueError):
         raise UsageError("no failed build is kept there", where=str(failed), hint="./inv status") from None
     image = known["image"]
-    top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
     mounts = [
         Mount(top if mount["target"] == rpmtool.TOPDIR else Path(mount["source"]), mount["target"], mount["writable"])
         for mount in known["mounts"]

@@ -29,7 +29,7 @@ from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.files import atomic, scratch, write_atomic
 from pipeline.lines import Key
 from pipeline.locks import locked
-from pipeline.publish.room import writing
+from pipeline.room import writing
 from pipeline.sources import openpgp
 
 DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"

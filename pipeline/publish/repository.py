@@ -25,9 +25,9 @@ from pipeline.files import scratch, sha256_of, write_atomic
 from pipeline.locks import locked
 from pipeline.publish import compat, contents, repodata
 from pipeline.publish.contents import Contents, Member
-from pipeline.publish.room import FULL, writing
 from pipeline.publish.signing import Signed, Signer
 from pipeline.publish.verifying import SUMS, verify_snapshot
+from pipeline.room import FULL, writing
 
 _WORK = ".making-"
 

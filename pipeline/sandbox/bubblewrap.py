@@ -18,9 +18,18 @@ from pathlib import Path
 from pipeline import process
 from pipeline.sandbox import leash, probe, watch
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import HOSTNAME, End, Ended, Job, Mount, build_group, build_user
+from pipeline.sandbox.runtime import (
+    HOSTNAME,
+    SHARED_MEMORY,
+    TEMPORARY,
+    End,
+    Ended,
+    Job,
+    Mount,
+    build_group,
+    build_user,
+)
 
-_WRITABLE = ("/tmp", "/run", "/var/tmp")
 _STAGE = "/mnt"  # a directory that every host has; what is in it stays reachable
 _HINT = "./inv doctor says what is missing; or use a container engine: --runtime docker"
 
@@ -75,8 +84,10 @@ class Bubblewrap:
         # Else bubblewrap has a first process of its own, and ends when the job does, before the rest has ended.
         words += [] if ticket is None else ["--as-pid-1"]
         words += ["--ro-bind", str(job.image.rootfs), "/", "--proc", "/proc", "--dev", "/dev"]
-        for place in _WRITABLE:
-            words += ["--perms", "1777", "--tmpfs", place]
+        for place in TEMPORARY:
+            words += _tmpfs(place, job.limits.temporary)
+        # All of /dev would be a place to write to, in memory and without a limit.
+        words += [*_tmpfs("/dev/shm", SHARED_MEMORY), "--remount-ro", "/dev"]
         for mount in job.mounts:
             words += _bind(mount)
         command = leash.bare(job) if ticket is None else leash.leashed(job, ticket)
@@ -102,6 +113,10 @@ def _read(pipe: int) -> bytes | None:
         return os.read(pipe, 1 << 16)
     except BlockingIOError:
         return None
+
+
+def _tmpfs(place: str, size: int) -> Sequence[str]:
+    return ("--perms", "1777", "--size", str(size), "--tmpfs", place)
 
 
 def _bind(mount: Mount) -> Sequence[str]:

@@ -25,13 +25,13 @@ from pipeline.host.facts import Host
 from pipeline.locks import locked
 from pipeline.sandbox import attached, leash, probe, watch
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import HOSTNAME, End, Ended, Job, build_group, build_user
+from pipeline.sandbox.runtime import HOSTNAME, SHARED_MEMORY, TEMPORARY, End, Ended, Job, build_group, build_user
 
 REPOSITORY = "localhost/lvs-fullnat"  # Podman puts `localhost/` before what has no host, or takes it for docker.io's
 _ANSWER = 30.0  # seconds for one answer of a busy engine
 _IMPORT = 600.0  # seconds for it to read a whole image
 _REMOVAL = 10.0  # seconds for it to remove a container that has ended
-_TMPFS = dict.fromkeys(("/tmp", "/run", "/var/tmp"), "rw,exec,nosuid,nodev,mode=1777")
+_TMPFS = "rw,exec,nosuid,nodev,mode=1777"
 _FILES = 4096  # open files: Podman's own default can exceed what it may give
 _HELPERS = 3  # processes of the leash, on top of the job's own
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
@@ -231,7 +231,8 @@ class ContainerEngine:
             # SELinux keeps containers from what it has not labelled for them, and the host's files stay as they are.
             security_opt=["no-new-privileges", "label=disable"],
             read_only=True,
-            tmpfs=_TMPFS,
+            tmpfs=dict.fromkeys(TEMPORARY, f"{_TMPFS},size={limits.temporary}"),
+            shm_size=SHARED_MEMORY,
             mounts=[types.Mount(m.target, str(m.source), "bind", read_only=not m.writable) for m in job.mounts],
             mem_limit=limits.memory,
             memswap_limit=limits.memory,

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, process, trace
+from pipeline import files, process, room, trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.locks import locked
 
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
 MAKING_LIMIT = 1800.0  # seconds for one image
+MAKING_ROOM = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
 _FORMAT = 2  # of what lies in an image's directory
 
 
@@ -74,20 +75,30 @@ def debian_image(recipe: DebianRecipe, root: Path, console: Console, *, offline:
 
     def make(made: Path, scratch: Path) -> None:
         console.note(f"making the image {recipe.name} ({len(recipe.packages)} packages and what they need)")
+        room.require(scratch, MAKING_ROOM, f"making the image {recipe.name}")
         _make(recipe, made, scratch)
 
-    return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh)
+    return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh, say=console.note)
 
 
 def once(
-    root: Path, name: str, request: str, make: Callable[[Path, Path], None], *, offline: bool, fresh: bool = False
+    root: Path,
+    name: str,
+    request: str,
+    make: Callable[[Path, Path], None],
+    *,
+    offline: bool,
+    fresh: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Image:
     """The image asked for by `request`; `make` fills a directory, with one for scratch, when there is none yet.
 
     Another run may be using an older one: so each lies under its own key, and a link says which is current.
     """
     place = root / name
-    with locked(place / f"{request}.lock"):
+    with locked(
+        place / f"{request}.lock", waiting=lambda holder: say(f"another run is making the image {name}: {holder}")
+    ):
         known = None if fresh else _kept(name, place / request)
         if known is not None:
             return known

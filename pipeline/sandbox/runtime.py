@@ -2,7 +2,7 @@
 
 Inside: a read-only root, no network, no capabilities, an unprivileged user, fixed paths, and only
 the mounts of the job. Outside: streamed logs, a limit on wall time, on silence, on memory,
-processes and file size, and nothing left when we die. Must not know what is built.
+processes and what is written, and nothing left when we die. Must not know what is built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pipeline.sandbox.images import Image
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.
 BUILD_UID = 64000
 HOSTNAME = "builder"  # inside, so that no output tells where it was made
+TEMPORARY = ("/tmp", "/run", "/var/tmp")  # inside, writable and in memory
+SHARED_MEMORY = 64 << 20  # bytes of /dev/shm: Docker's own default
 
 
 class End(StrEnum):
@@ -28,6 +30,7 @@ class End(StrEnum):
     WALL = "wall-clock limit"
     IDLE = "idle limit"
     LOG = "log size limit"
+    SIZE = "size limit"
     DISK = "disk nearly full"
     MEMORY = "memory limit"
     GONE = "the engine went away"
@@ -44,13 +47,19 @@ class Mount:
 
 @dataclass(frozen=True)
 class Limits:
-    """Wall-clock and idle time in seconds; memory, file and log size and free disk in bytes."""
+    """Wall-clock and idle time in seconds, `processes` a number, everything else bytes.
+
+    `file` is for one file, `size` for all that the job's writable mounts may grow by, `temporary` for each
+    of the places in memory, and `free` must stay free on every disk that it writes to.
+    """
 
     wall: float = 4 * 3600
     idle: float = 1800
     memory: int = 12 << 30
     processes: int = 4096
     file: int = 16 << 30
+    size: int = 64 << 30
+    temporary: int = 2 << 30
     log: int = 256 << 20
     free: int = 512 << 20
 

@@ -20,6 +20,7 @@ from pipeline import process
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
 from pipeline.files import sha256_of, write_atomic
 from pipeline.lines import DebianSource
+from pipeline.room import writing
 
 # What apt-get says of an index that was had and is not what it must be.
 _BAD = re.compile(
@@ -145,7 +146,8 @@ class AptRoot:
 
     def _run(self, *argv: str, timeout: float = 60.0, accept: Sequence[int] = (0,)) -> process.Result:
         environment = process.clean_environment(APT_CONFIG=str(self.root / "apt.conf"))
-        return process.run(argv, env=environment, timeout=timeout, accept=accept)
+        with writing(self.root):
+            return process.run(argv, env=environment, timeout=timeout, accept=accept)
 
     def update(self) -> None:
         """Reads the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""

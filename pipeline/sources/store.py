@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline import trace
+from pipeline import room, trace
 from pipeline.console import human_bytes
 from pipeline.errors import HostLacks, Refused
 from pipeline.files import sha256_of, write_atomic
 from pipeline.locks import locked
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -225,11 +224,12 @@ class Store:
         try:
             yield
         except OSError as error:
-            if error.errno in _FULL:
+            if error.errno in room.FULL:
                 amount = f"for {human_bytes(needed)} " if needed else ""
                 raise HostLacks(
                     f"there is no room {amount}in the store: {error.strerror}",
                     where=str(self.root),
+                    why=f"{human_bytes(room.free(self.root))} are free",
                     hint="make room there, then run the same command again: it goes on where it stopped",
                 ) from error
             if error.errno in _FORBIDDEN:

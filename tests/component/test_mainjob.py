@@ -139,7 +139,8 @@ def test_build_makes_the_named_packages_only_and_publishes_nothing(bench: Bench)
     said = bench.build("ipvsadm", "role-packages")
     assert list(said["steps"]) == ["ipvsadm", "role-packages"]
     assert said["snapshot"] is None and not (bench.artifacts / "repo").exists()
-    assert "neither signed nor published: `./inv build-all --line lts61` does both" in bench.said
+    again = f"./inv build-all --line lts61 --artifacts {bench.artifacts}"
+    assert f"neither signed nor published: `{again}` does both" in bench.said
     assert str(Path(said["packages"][0]["unsigned"]).parent) in bench.said
     whole = bench.build_all()["steps"]
     assert {name: step["state"] for name, step in whole.items()} == {
@@ -262,9 +263,10 @@ def test_the_second_build_uses_no_compiler_cache(bench: Bench) -> None:
 
 
 def test_what_is_told_to_type_names_the_line(bench: Bench, tmp_path: Path) -> None:
-    assert bench.job().runner.options == ("--line", "lts61")
+    elsewhere = ("--artifacts", str(bench.artifacts))
+    assert bench.job().runner.options == ("--line", "lts61", *elsewhere)
     (tmp_path / "own.toml").write_text('schema = 1\nextends = "lts61"\nname = "own"\n')
     console = Console(quiet=True, out=io.StringIO())
     settings = load({"artifacts": str(bench.artifacts), "line_file": str(tmp_path / "own.toml")}, {})
     job = ToyJob(lines.load(None, settings.line_file), Session(settings, console))
-    assert job.runner.options == ("--line-file", str(tmp_path / "own.toml"))
+    assert job.runner.options == ("--line-file", str(tmp_path / "own.toml"), *elsewhere)

@@ -23,10 +23,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import process, trace
+from pipeline import process, room, trace
 from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.files import sha256_of
-from pipeline.publish import contents, repodata, repository, room, signing, verifying
+from pipeline.publish import contents, repodata, repository, signing, verifying
 from pipeline.publish.contents import Built, Contents
 from pipeline.publish.repository import Snapshot, make_snapshot
 from pipeline.publish.signing import Signer

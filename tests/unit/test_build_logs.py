@@ -31,6 +31,11 @@ ECHOES = ["make[2]: *** [scripts/Makefile.build:250: a.o] Error 1", "make: *** [
         "configure: error: Cannot find libssl",
         "error: Failed build dependencies:",
         "bash: connect: Network is unreachable",
+        "curl: (6) Could not resolve host: example.org",
+        "make: fork: Resource temporarily unavailable",
+        "gcc: fatal error: cannot execute 'cc1': vfork: Resource temporarily unavailable",
+        "cat: write error: File too large",
+        "Out of memory!",
     ],
 )
 def test_the_first_error_is_shown_not_its_echo(tmp_path: Path, error: str) -> None:

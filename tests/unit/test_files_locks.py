@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,3 +253,20 @@ def test_a_lock_file_stays_so_that_nobody_locks_a_removed_one(tmp_path: Path) ->
 def test_the_error_of_who_holds_a_lock_is_their_own(tmp_path: Path) -> None:
     with pytest.raises(BlockingIOError), locked(tmp_path / "lock"):
         raise BlockingIOError
+
+
+def test_who_has_to_wait_is_told_for_whom(tmp_path: Path) -> None:
+    told: list[str] = []
+    with locked(tmp_path / "lock", waiting=told.append):
+        assert told == []
+
+        def wait() -> None:
+            with locked(tmp_path / "lock", waiting=told.append):
+                told.append("had it")
+
+        other = threading.Thread(target=wait)
+        other.start()
+        while not told:
+            time.sleep(0.01)
+    other.join()
+    assert told[0].startswith(f"pid {os.getpid()}: ") and told[1:] == ["had it"]

@@ -219,3 +219,41 @@ def test_a_program_of_ours_does_not_get_the_signals_of_our_terminal() -> None:
 def test_show_gives_the_status_and_passes_the_output_on(capfd: pytest.CaptureFixture[str]) -> None:
     assert process.show(["sh", "-c", "echo out; echo err >&2; exit 4"]) == 4
     assert capfd.readouterr() == ("out\n", "err\n")
+
+
+STOPPING = """
+import sys, threading, time
+from pipeline import process
+begun, ended = [], []
+def step():
+    try:
+        with process.start(["sleep", "60"]) as child:
+            begun.append(child)
+            child.wait()
+            process.go_on()
+            ended.append("went on")
+    except process.Stopped:
+        pass
+    finally:
+        ended.append("cleaned up")
+threads = [threading.Thread(target=step) for _ in range(2)]
+for thread in threads:
+    thread.start()
+while len(begun) < 2:
+    time.sleep(0.01)
+process.stop_all()
+for thread in threads:
+    thread.join(10)
+try:
+    process.run(["true"])
+except process.Stopped:
+    ended.append("begins nothing")
+print(ended)
+"""
+
+
+def test_a_run_told_to_stop_ends_every_program_cleans_up_and_begins_none() -> None:
+    """In a process of its own, which can be told only once."""
+    ended = run([sys.executable, "-c", STOPPING], env=clean_environment(PYTHONPATH=str(Path.cwd())))
+    assert ended.text.strip() == "['cleaned up', 'cleaned up', 'begins nothing']"
+    assert ended.error_text == ""

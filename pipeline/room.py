@@ -9,11 +9,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.console import human_bytes
 from pipeline.errors import HostLacks
 from pipeline.process import ProgramFailed
 
 LEAST = 1 << 20  # bytes; with less than that left a program that fails did so for want of room
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+HINT = "make room there, then run the same command again"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -27,27 +29,40 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise _no_room(place, error.strerror or "") from error
+            raise lacking(place, error.strerror or "") from error
         if error.errno in _FORBIDDEN:
             raise HostLacks(f"it cannot be written: {error.strerror}", where=str(place)) from error
         raise
     except ProgramFailed as error:
         if _was_full(error, place):
-            raise _no_room(place, error.what) from error
+            raise lacking(place, error.what) from error
         raise
+
+
+def require(place: Path, amount: int, what: str) -> None:
+    """Raises `HostLacks` unless `amount` bytes are free at `place` for `what`."""
+    if free(place) < amount:
+        why = f"{what} needs {human_bytes(amount)}, {human_bytes(free(place))} are free"
+        raise HostLacks("there is no room", where=str(place.resolve()), why=why, hint=HINT)
+
+
+def free(place: Path) -> int:
+    """Bytes that may still be written where `place` is, or will be."""
+    left = os.statvfs(next(path for path in (place, *place.resolve().parents) if path.exists()))
+    return left.f_bavail * left.f_frsize
+
+
+def lacking(place: Path, why: str) -> HostLacks:
+    """The error that says so; `why` as whoever ran into it said it."""
+    told = f"{why}; {human_bytes(free(place))} are free"
+    return HostLacks("there is no room", where=str(place.resolve()), why=told, hint=HINT)
 
 
 def _was_full(error: ProgramFailed, place: Path) -> bool:
     if error.result is None:
         return False
     with contextlib.suppress(OSError):  # createrepo_c, for one, only says "file operation error"
-        left = os.statvfs(place)
-        if left.f_bavail * left.f_frsize < LEAST:
+        if free(place) < LEAST:
             return True
     said = error.result.text + error.result.error_text
     return error.result.status == -signal.SIGXFSZ or any(os.strerror(number) in said for number in FULL)
-
-
-def _no_room(place: Path, why: str) -> HostLacks:
-    hint = "make room there, then run the same command again"
-    return HostLacks("there is no room", where=str(place), why=why, hint=hint)
