@@ -127,13 +127,22 @@ def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, sma
     )
 
 
+def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
+    """The symbols that are laid over config-generic, for a small kernel too.
+
+    The spec completes the distribution's configurations before ours is made, and that fails for an
+    option of a patch that has no value.
+    """
+    signing = {} if parameters.signs_modules else _SIGNING_OFF
+    return kconfig.options({**parameters.options, **signing}, f"the role {parameters.role} of the line file")
+
+
 def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
     """The symbols that the finished configuration must have."""
-    signing = {} if parameters.signs_modules else _SIGNING_OFF
-    laid_over = kconfig.options({**parameters.options, **signing}, f"the role {parameters.role} of the line file")
     if not parameters.small:
-        return laid_over
-    return kconfig.merged(kconfig.fragment(paths.specs_dir() / "el6" / "config" / "small.config"), laid_over)
+        return laid_over(parameters)
+    small = kconfig.fragment(paths.specs_dir() / "el6" / "config" / "small.config")
+    return kconfig.merged(small, laid_over(parameters))
 
 
 def edits(parameters: Parameters) -> list[overlay.Edit]:
@@ -222,10 +231,9 @@ def prepare(
     spec.unlink()
     overlaid = overlay.overlaid(text, edits(parameters), SPEC)
     (specs / SPEC).write_text(overlaid, errors="surrogateescape")
-    if not parameters.small:
-        config = sources / _CONFIG_FILE
-        values = {symbol: wanted.value for symbol, wanted in asked(parameters).items()}
-        config.write_text(overlay.configured(config.read_text(), values, _CONFIG_FILE))
+    config = sources / _CONFIG_FILE
+    values = {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()}
+    config.write_text(overlay.configured(config.read_text(), values, _CONFIG_FILE))
     for name, data in patches.items():
         (sources / name).write_bytes(data)
     for name, text in texts(parameters).items():
