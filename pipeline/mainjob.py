@@ -134,7 +134,7 @@ class MainJob:
             )
         recipe.check_sources(self.line)
         settings, console = self.session.settings, self.session.console
-        verified = {item.name: item for item in Sources(self.line, settings, console).fetch()}
+        verified = {item.name: item for item in Sources(self.line, settings, console).fetch(IMAGE)}
         by_role: dict[RoleName, list[report.Proven]] = {}
         for item in report.prove_series(self.line, verified):
             by_role.setdefault(item.slot, []).append(item)
