@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.build import kernel_lts61, rpmtool, sandboxed, tools_lts61
 from pipeline.build import roles_package as roles
 from pipeline.build.plan import Step, Work
+from pipeline.build.tools import Tool
 from pipeline.errors import Refused
 from pipeline.lines import DebianSource, Line, RoleName
 from pipeline.patching.report import Proven
@@ -25,7 +26,7 @@ def steps(
     line: Line, verified: Mapping[str, Verified], proven: Mapping[RoleName, list[Proven]], bench: sandboxed.Bench
 ) -> list[Step]:
     """Every step that ends in packages. `proven` are the patches of each role, in order."""
-    tools = [_tool(line, verified[tool.value], tool, bench) for tool in tools_lts61.Tool]
+    tools = [_tool(line, verified[tool.value], tool, bench) for tool in Tool]
     kernels = [_kernel(line, verified, role, proven.get(role, []), bench) for role in line.data.roles]
     return [*kernels, *tools, _role_packages(line, verified, bench)]
 
@@ -65,7 +66,7 @@ def _kernel(
     )
 
 
-def _tool(line: Line, source: Verified, tool: tools_lts61.Tool, bench: sandboxed.Bench) -> Step:
+def _tool(line: Line, source: Verified, tool: Tool, bench: sandboxed.Bench) -> Step:
     tree, epoch = archive.beginning(source.path)
     parameters = tools_lts61.Parameters(
         tool=tool,
@@ -144,7 +145,7 @@ def _ignore(_: object) -> None:
 
 def check_sources(line: Line) -> None:
     """Refuses a line that this recipe cannot build: its sources must be Debian's."""
-    wanted = {line.data.kernel_source, *(tool.value for tool in tools_lts61.Tool)}
+    wanted = {line.data.kernel_source, *(tool.value for tool in Tool)}
     missing = [name for name in wanted if not isinstance(line.data.sources.get(str(name)), DebianSource)]
     if missing:
         raise Refused(f"the line {line.name} lacks Debian sources to build from: {', '.join(map(str, missing))}")
