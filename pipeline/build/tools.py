@@ -24,6 +24,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec fi
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
 _SUMMARY_ROW = re.compile(r"^([A-Za-z0-9][^:\n]{2,30}?) +: (.*?) *$", re.MULTILINE)
+_GLIBC = re.compile(r"\(GLIBC_(\d+)\.(\d+)(?:\.\d+)?\)")
 _PROGRAM_MOST = 32 << 20  # bytes
 _OTHER_REQUIREMENTS = r"/bin/sh|rtld\(GNU_HASH\)|config\({name}\) = .*"
 
@@ -130,6 +131,17 @@ def libraries(
         why = "who installs the package would need that too"
         raise Refused(f"{package.path.name} requires {', '.join(surplus)}", where=str(package.path), why=why)
     return needed
+
+
+def glibc(package: rpmtool.Package, found: contents.Promises, newest: tuple[int, int]) -> str:
+    """The version of the C library that a package needs, which is not above `newest`. Raises `Refused`."""
+    versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
+    needed = max(versions, default=(0, 0))
+    if needed > newest:
+        why = f"the systems it is for have {'.'.join(map(str, newest))}"
+        what = f"{package.path.name} needs version {'.'.join(map(str, needed))} of the C library"
+        raise Refused(what, where=str(package.path), why=why)
+    return ".".join(map(str, needed))
 
 
 def installed(line: str, names: Collection[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import shutil
 import struct
 import tarfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -34,6 +34,7 @@ CODE = ("pipeline.build.tools_el6", *tools.CODE)
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"
+NEWEST_GLIBC = (2, 12)  # the C library of el6
 # The guides' names of the packages: ipvsadm's is of the IPVS interface, keepalived's its own. domain.md, section 4.
 VERSIONS = {Tool.IPVSADM: "1.2.1", Tool.KEEPALIVED: "1.2.2"}
 # What keepalived's configure must say at its end: its label, its word.
@@ -60,6 +61,7 @@ _FOR_PROGRAMS = re.compile(r"/usr/(include/(?:linux|asm|asm-generic)/.+\.h)")
 _OF_MODULES = re.compile(r"/usr/src/kernels/[^/]+/(include/net/ip_vs\.h)")
 # ELF-64, System V ABI: type and machine behind the 16 bytes of identification, program headers' place and shape.
 _ELF = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = 56  # bytes
 _EM_X86_64, _PT_DYNAMIC, _PT_INTERP = 62, 2, 3
 
 
@@ -341,6 +343,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
         "parameters": parameters.as_dict(),
         "package": contents.evidence(package, found),
         "libraries": libraries,
+        "glibc": tools.glibc(package, found, NEWEST_GLIBC),
         "static": parameters.static,
     }
 
@@ -363,11 +366,7 @@ def _program_headers(program: bytes) -> tuple[int, list[int]]:
     if len(program) < _ELF.size:
         return 0, []
     _, _, machine, _, _, start, _, _, _, size, count, *_ = _ELF.unpack_from(program)
-    return machine, list(_kinds(program, start, size, count))
-
-
-def _kinds(program: bytes, start: int, size: int, count: int) -> Iterator[int]:
-    for offset in range(start, start + size * count, size or 1):
-        if offset + 4 > len(program):
-            return
-        yield int.from_bytes(program[offset : offset + 4], "little")
+    if size < _PROGRAM_HEADER or start + size * count > len(program):
+        return machine, []
+    offsets = (start + size * number for number in range(count))
+    return machine, [int.from_bytes(program[offset : offset + 4], "little") for offset in offsets]

@@ -6,7 +6,6 @@ and proves the packages by what is in them. Who runs the build in between, and w
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ OPTIONS = (
 )
 _CFLAGS = "-O2 -g0 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ffile-prefix-map=/build=."
 _LDFLAGS = "-Wl,-z,relro -Wl,-z,now -Wl,--build-id=sha1"
-_GLIBC = re.compile(r"\(GLIBC_(\d+)\.(\d+)(?:\.\d+)?\)")
 
 _CONTENT = {
     Tool.IPVSADM: Content(
@@ -166,20 +164,10 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     libraries = tools.libraries(package, found, content.libraries)
     if "libc.so.6" not in libraries:
         raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
-    glibc = _check_glibc(package, found)
+    glibc = tools.glibc(package, found, NEWEST_GLIBC)
     return {
         "parameters": parameters.as_dict(),
         "package": contents.evidence(package, found),
         "libraries": libraries,
         "glibc": glibc,
     }
-
-
-def _check_glibc(package: rpmtool.Package, found: contents.Promises) -> str:
-    versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
-    newest = max(versions, default=(0, 0))
-    if newest > NEWEST_GLIBC:
-        why = f"the systems it is for have {'.'.join(map(str, NEWEST_GLIBC))}"
-        what = f"{package.path.name} needs version {'.'.join(map(str, newest))} of the C library"
-        raise Refused(what, where=str(package.path), why=why)
-    return ".".join(map(str, newest))

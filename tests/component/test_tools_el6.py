@@ -243,3 +243,42 @@ def test_a_tarball_without_the_tools_is_refused(tmp_path: Path) -> None:
     verified = {"lvs-tarball": wrong, "popt": replace(wrong, name="popt")}
     with pytest.raises(Refused, match=r"has no lvs-fullnat-synproxy/lvs-tools\.tar\.gz"):
         tools_el6.prepare(tmp_path, tmp_path, build.parameters, verified)
+
+
+# --- The image centos6 -------------------------------------------------------------------------------------
+
+DYNAMIC = bytes.fromhex(  # an ELF-64 header for x86-64, and one program header of the kind PT_INTERP behind it
+    "7f454c4602010100" + "00" * 8 + "02003e0001000000" + "00" * 8 + "40" + "00" * 7 + "00" * 8
+    + "00000000" + "4000" + "3800" + "0100" + "000000000000" + "03000000" + "00" * 52
+)  # fmt: skip
+TEXTS = b"fullnat\0add-laddr\0del-laddr\0get-laddr\0laddr\0synproxy\0FullNat\0ipvsadm v1.26 2008\0"
+CENTOS6 = tools_el6.Parameters(Tool.IPVSADM, Builder.CENTOS6, {}, epoch=1_339_500_000)
+
+
+def dynamic(program: bytes = DYNAMIC + TEXTS, *requires: str) -> Path:
+    """A directory with a package that has the shape of what centos6 makes, without its compiler."""
+    files = dict.fromkeys(("/sbin/ipvsadm-save", "/sbin/ipvsadm-restore", "/etc/rc.d/init.d/ipvsadm"), b"\n")
+    files |= {"/usr/share/man/man8/ipvsadm.8.gz": b"\n", "/etc/sysconfig/ipvsadm": b"", "/sbin/ipvsadm": program}
+    lines = ["Epoch: 1", *(f"Requires: {name}" for name in (*requires, "libpopt.so.0()(64bit)", "chkconfig"))]
+    return of_files("ipvsadm", "1.2.1", "fnat.0.el6", files, *lines, config="/etc/sysconfig/ipvsadm").parent
+
+
+def test_what_centos6_makes_is_proven_by_its_loader_and_libraries() -> None:
+    found = tools_el6.check(dynamic(DYNAMIC + TEXTS, "libc.so.6(GLIBC_2.4)(64bit)"), CENTOS6)
+    assert (found["static"], found["glibc"]) == (False, "2.4")
+    assert found["libraries"] == ["libc.so.6", "libpopt.so.0"]
+
+
+@pytest.mark.parametrize(
+    ("program", "requires", "said"),
+    [
+        (DYNAMIC + TEXTS, "libc.so.6(GLIBC_2.14)(64bit)", r"needs version 2\.14 of the C library"),
+        (DYNAMIC + TEXTS, "libnl.so.1()(64bit)", r"requires libnl\.so\.1"),
+        (DYNAMIC.replace(b"\x3e\0", b"\xb7\0") + TEXTS, "chkconfig", "is no program for x86-64"),
+        (DYNAMIC[:32] + b"\0\0\1" + DYNAMIC[35:] + TEXTS, "chkconfig", "is no program for x86-64"),
+        (DYNAMIC + TEXTS.replace(b"synproxy\0", b""), "chkconfig", "without a part"),
+    ],
+)
+def test_what_would_not_run_on_el6_is_refused(program: bytes, requires: str, said: str) -> None:
+    with pytest.raises(Refused, match=said):
+        tools_el6.check(dynamic(program, requires), CENTOS6)
