@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import process
+from pipeline import lines, process
 from pipeline.build import rpmtool, tools_el6
 from pipeline.build.tools import Tool
-from pipeline.build.tools_el6 import HEADERS, Builder
+from pipeline.build.tools_el6 import HEADERS, LIBRARIES, Builder
+from pipeline.console import Console
 from pipeline.errors import BuildFailed, Refused
 from pipeline.files import sha256_of
+from pipeline.settings import load
 from pipeline.sources import archive
-from pipeline.sources.fetching import Verified
+from pipeline.sources.fetching import Sources, Verified
+from tests.component.test_toy import build as build_kernel
 from tests.fixtures import toytools
+from tests.fixtures.badserver import BadServer
+from tests.fixtures.commandline import Inv
+from tests.fixtures.debianarchive import Archive
 from tests.fixtures.rpms import of_files
-from tests.fixtures.toy import library_tarball, tools_tarball
+from tests.fixtures.toy import add_libraries, library_tarball, make_toy, tools_tarball, without_config
 
 RELEASE = "220.23.1.el6.fnat"
 DEVEL = f"/usr/src/kernels/2.6.32-{RELEASE}.x86_64"
@@ -282,3 +288,45 @@ def test_what_centos6_makes_is_proven_by_its_loader_and_libraries() -> None:
 def test_what_would_not_run_on_el6_is_refused(program: bytes, requires: str, said: str) -> None:
     with pytest.raises(Refused, match=said):
         tools_el6.check(dynamic(program, requires), CENTOS6)
+
+
+# --- The toy's own line and kernel -------------------------------------------------------------------------
+
+
+def test_the_toys_line_has_what_its_tools_are_made_from(tmp_path: Path, director: list[Path]) -> None:
+    toy = make_toy(tmp_path / "toy")
+    with BadServer() as server:
+        debian = Archive(server)
+        add_libraries(toy, debian)
+        inv = Inv(tmp_path)
+        inv("pin", "toy", "kernel-srpm", "--line-file", toy.line_file)
+        line = lines.load(None, toy.line_file)
+        settings = load({"artifacts": str(inv.artifacts), "debian_mirror": debian.url}, {})
+        sources = Sources(line, settings, Console(out=io.StringIO(), err=io.StringIO()))
+        verified = {item.name: item for item in sources.fetch("debian12")}
+    tools_el6.check_sources(line, "debian12")
+    assert set(verified) == set(line.data.sources)
+    rpmtool.make_tree(tmp_path / "build")
+    for tool in Tool:
+        parameters = tools_el6.of_line(tool, "debian12", verified)
+        names = ("lvs-tarball", *LIBRARIES[tool])
+        assert tools_el6.sources(parameters, verified) == {name: verified[name].sha256 for name in names}
+        places = (tmp_path / "build" / "SOURCES", tmp_path / "build" / "SPECS")
+        written = tools_el6.prepare(*places, parameters, verified, director)
+        assert {*(library.file for library in parameters.libraries.values())} <= {path.name for path in written}
+    assert list(tools_el6.sources(tools_el6.of_line(Tool.IPVSADM, "centos6", verified), verified)) == ["lvs-tarball"]
+
+
+def test_a_directors_kernel_is_told_from_a_stock_one_by_its_packages(tmp_path: Path) -> None:
+    toy = make_toy(tmp_path / "toy")
+    patch = without_config(toy.patches["lvs"].read_bytes())
+    built = {}
+    for name, words in {"director": {"patch": patch, "config": ("TAB_BITS=12", "TAB_BITS=22")}, "stock": {}}.items():
+        private = tmp_path / name
+        ended = build_kernel(toy, private, "--without", "kabichk", **words)  # type: ignore[arg-type]
+        assert ended.status == 0, ended.error_text
+        built[name] = sorted((private / "rpmbuild" / "RPMS").rglob("*.rpm"))
+    written = tools_el6.headers(built["director"], tmp_path / "kernel")
+    assert tmp_path / "kernel/include/net/ip_vs.h" in written
+    with pytest.raises(Refused, match="is not of a director's kernel"):
+        tools_el6.headers(built["stock"], tmp_path / "none")
