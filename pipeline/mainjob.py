@@ -146,9 +146,9 @@ class MainJob:
         """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
         recipe, settings = self.recipe, self.session.settings
         small = self.small
-        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch()}
-        proven = report.prove_series(self.line, verified)
         image = self.image()
+        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch(image.name)}
+        proven = report.prove_series(self.line, verified)
         bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
