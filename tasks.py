@@ -146,8 +146,7 @@ def clean(session: Session, what: list[str] | None = None, line: str = "") -> An
     """Remove what can be made again, or say what could be removed and how much room that gives."""
     from pipeline import cleaning
 
-    data, left = cleaning.clean(what or (), line, session)
-    return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
+    return Outcome(*cleaning.clean(what or (), line, session))
 
 
 @verb("runtime", "line-file", help={"step": "the step that failed, as its message names it", **BUILT})

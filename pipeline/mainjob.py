@@ -7,6 +7,7 @@ builder image, the plan of the line's recipe, and the snapshot at its end.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import threading
 import time
@@ -215,8 +216,8 @@ class MainJob:
     def build_all(self) -> dict[str, Any]:
         """Does everything and returns it as `--json` prints it. Raises the first step's error that failed."""
         begun = time.monotonic()
+        self._look()
         with self.runner.using():
-            self._look()
             plan = self.plan()
             if self.session.settings.dry_run:
                 told = foretold(plan, self.runner, self.session.console, f"line {self.line.label}")
@@ -236,7 +237,7 @@ class MainJob:
 
     def _ended(self, summary: Summary, compared: Sequence[reproducible.Compared]) -> dict[str, Any]:
         settings = self.session.settings
-        publishing = " ".join(["./inv build-all", *self.options])
+        publishing = shlex.join(["./inv", "build-all", *self.options])
         summary.tell(self.session.console, f"line {self.line.label}", publishing, steps=settings.explain)
         if error := failure(summary.outcomes):
             raise error
@@ -286,6 +287,10 @@ class MainJob:
         self.runner.force = tuple(plan.steps)
         outcomes = self._run_as_it_is(plan)
         if error := failure(outcomes):
+            error.what = f"in the second build, that of the comparison: {error.what}"
+            error.hint = shlex.join(
+                ["./inv", "build-all", "--check-reproducible", *self.options]
+            )  # no shell leads there
             raise error
         return outcomes
 

@@ -190,6 +190,15 @@ def test_what_is_locked_is_left_and_named(inv: Inv, built: Built, lock: str, wor
     assert sorted(inv.artifacts.glob(places)) == []
 
 
+def test_what_may_not_be_removed_is_left_and_named(inv: Inv, built: Built) -> None:
+    """As where root has built and another user cleans up; made here by a name that cannot be taken."""
+    (inv.artifacts / "ccache" / ".old-el6-debian12").write_text("in the way")
+    place = inv.artifacts / "ccache" / "el6-debian12"
+    ended = inv("clean", "ccache", "--line", "el6", expect=ExitCode.HOST)
+    assert "left, not removed: artifacts/ccache/el6-debian12: it could not be removed: " in ended.out
+    assert (place / "object").exists()
+
+
 def test_a_killed_removal_is_finished_by_the_next_one(inv: Inv, built: Built) -> None:
     """The name tells what it is: nobody takes half a result for one."""
     result = built.step("ipvsadm", "two")
