@@ -124,7 +124,7 @@ def image(session: Session, fresh: bool = False, line: str = "") -> Any:
     from pipeline.mainjob import MainJob
 
     job = MainJob(_line(session, line, BUILT_LINE), session)
-    return builders.have(lambda: job.image(fresh=fresh), session)
+    return builders.have(lambda: job.image(fresh=fresh), session, fresh=fresh)
 
 
 @verb()
