@@ -50,11 +50,14 @@ class Item:
 def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, Any], ExitCode]:
     """Removes what `words` name, of `line` only where one is given; without words only says what there is.
 
-    The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other words.
+    The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other
+    words, and for a line that is not there.
     """
     if unknown := [word for word in words if word not in WORDS]:
         what = f"there is no `clean {' '.join(unknown)}`"
         raise UsageError(what, why=f"words: {', '.join(WORDS)}", hint="./inv clean says what each would remove")
+    if line and line not in (known := _lines(session.settings.artifacts)):
+        raise UsageError(f"there is no line {line!r} here", why=f"lines: {', '.join(known)}", hint="./inv status")
     items = list(_items(session, line))
     if not words:
         return _told(items, session.console), ExitCode.OK
@@ -80,6 +83,14 @@ def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, 
         "bytes": sum(item.size for item in removed),
         "left": [{"path": item.path, "what": error.what, "why": error.why} for item, error in left],
     }, _code({error.code for _, error in left})
+
+
+def _lines(artifacts: Path) -> list[str]:
+    """The project's lines, and whichever others were built here."""
+    from pipeline import lines
+
+    built = [path.name for path in (*inventory.lines(artifacts), *inventory.entries(artifacts / "repo"))]
+    return sorted({*lines.names(), *built})
 
 
 def _code(left: set[ExitCode]) -> ExitCode:

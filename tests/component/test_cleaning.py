@@ -140,6 +140,13 @@ def test_another_word_is_refused_and_nothing_is_removed(inv: Inv, built: Built) 
     assert tree(inv.artifacts) == before
 
 
+def test_a_line_that_is_not_there_is_refused_and_one_that_only_was_built_here_is_not(inv: Inv, built: Built) -> None:
+    ended = inv("clean", "all", "--line", "el7", expect=ExitCode.USAGE)
+    assert "there is no line 'el7' here" in ended.err and "lines: el6, lts61" in ended.err
+    built.step("ipvsadm", "one", line="el6-house")
+    assert tops(cleaned(inv, "all", "--line", "el6-house"), 2) == {"steps/el6-house"}
+
+
 def test_where_nothing_is_there_is_nothing_to_clean(inv: Inv) -> None:
     assert inv("clean", "all").out == "0 removed, 0 B freed\n"
     assert not inv.artifacts.exists()
