@@ -133,7 +133,7 @@ def image(session: Session, fresh: bool = False, line: str = "") -> Any:
     from pipeline.mainjob import MainJob
 
     job = MainJob(_line(session, line, BUILT_LINE), session)
-    return imaging.have(lambda: job.image(fresh=fresh), session)
+    return imaging.have(lambda: job.image(fresh=fresh), session, fresh=fresh)
 
 
 @verb()
@@ -155,8 +155,7 @@ def clean(session: Session, what: list[str] | None = None, line: str = "") -> An
     """Remove what can be made again, or say what could be removed and how much room that gives."""
     from pipeline import cleaning
 
-    data, left = cleaning.clean(what or (), line, session)
-    return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
+    return Outcome(*cleaning.clean(what or (), line, session))
 
 
 @verb(
