@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import builders
+from pipeline import imaging
 from pipeline.console import Console
 from pipeline.sandbox.images import Image
 from pipeline.session import Session
@@ -33,7 +33,7 @@ def having(built: Built, make: Callable[[], Path], *, fresh: bool = False) -> tu
         return Image("debian12", place.name, place / "rootfs", place / "packages.json")
 
     settings = load({"artifacts": str(built.artifacts)}, {})
-    return builders.have(image, Session(settings, Console(out=out)), fresh=fresh), out.getvalue()
+    return imaging.have(image, Session(settings, Console(out=out)), fresh=fresh), out.getvalue()
 
 
 def test_an_image_that_is_made_is_told_with_key_place_packages_and_size(built: Built) -> None:
