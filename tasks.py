@@ -28,13 +28,13 @@ def _line(session: Session, name: str, default: str = DEFAULT_LINE) -> Any:
     return line
 
 
-@verb(*FETCHING, words=("line",), help=LINE)
+@verb(*FETCHING, "image", words=("line",), help=LINE)
 def fetch(session: Session, line: str = "") -> Any:
     """Fetch and verify every source of a line; a second run makes no request."""
     from pipeline.sources import fetching
 
     chosen = _line(session, line)
-    found = fetching.Sources(chosen, session.settings, session.console).fetch()
+    found = fetching.Sources(chosen, session.settings, session.console).fetch(session.settings.image)
     rows = [(item.name, item.version, item.file, f"{item.sha256[:16]}…", item.how) for item in found]
     session.console.table(("source", "version", "file", "sha256", "established by"), rows, f"line {chosen.label}")
     session.console.say(fetching.summary(found))
@@ -173,16 +173,16 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     return enter(_line(session, line, BUILT_LINE), step, session)
 
 
-@verb(*FETCHING, help={"action": "export or import", "directory": "the mirror's directory", **LINE})
+@verb(*FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory", **LINE})
 def mirror(session: Session, action: str, directory: str, line: str = "") -> Any:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
     from pipeline.sources import carrying
 
     chosen = _line(session, line)
     if action == "export":
-        return carrying.export(chosen, session.settings, session.console, directory)
+        return carrying.export(chosen, session.settings, session.console, directory, session.settings.image)
     if action == "import":
-        return carrying.import_(chosen, session.settings, session.console, directory)
+        return carrying.import_(chosen, session.settings, session.console, directory, session.settings.image)
     raise UsageError(f"there is no `mirror {action}`", why="actions: export, import", hint="./inv mirror export DIR")
 
 

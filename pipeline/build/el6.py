@@ -94,7 +94,7 @@ def _tool(material: Material, tool: Tool) -> Step:
         epoch=parameters.epoch,
         fill=_nothing,
         explain=lambda log, _: tools_el6.explain(log, parameters),
-        macros=rpmtool.Macros(dist=tools_el6.DIST),
+        macros=rpmtool.Macros(dist=tools_el6.DIST, ccache=parameters.static),  # centos6 has none
         room=_TOOL_ROOM,
     )
     inputs = {
@@ -104,7 +104,15 @@ def _tool(material: Material, tool: Tool) -> Step:
     }
     code = (*tools_el6.CODE, "pipeline.build.el6")
     return steps.packages(
-        tool.value, material, recipe, lambda r: tools_el6.check(r, parameters), inputs, code, needs=needs, build=build
+        tool.value,
+        material,
+        recipe,
+        lambda rpms: tools_el6.check(rpms, parameters),
+        inputs,
+        code,
+        needs=needs,
+        weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
+        build=build,
     )
 
 

@@ -22,6 +22,8 @@ from pipeline.console import Console
 from pipeline.errors import BuildFailed, ExitCode, PipelineError, UsageError
 from pipeline.files import sha256_of
 from pipeline.mainjob import PUBLISH, MainJob
+from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Job
 from pipeline.session import Session
 from pipeline.settings import load
 from pipeline.summary import Summary
@@ -265,7 +267,7 @@ def test_a_second_build_that_fails_is_a_failure(bench: Bench, monkeypatch: pytes
     monkeypatch.setattr(bench.kind, "plan", plan)
     with pytest.raises(PipelineError, match="in the second build, that of the comparison: ipvsadm failed") as failed:
         bench.build_all(check_reproducible=True)
-    assert failed.value.hint == "./inv build-all --check-reproducible --line lts61"
+    assert failed.value.hint == f"./inv build-all --check-reproducible --line lts61 --artifacts {bench.artifacts}"
     assert not bench.latest.exists()
 
 
@@ -309,7 +311,8 @@ def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monke
         codes.append(cleaned_meanwhile(bench))
         return 0
 
-    monkeypatch.setattr(sandboxed, "remembered", lambda directory: directory)
+    job = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
+    monkeypatch.setattr(sandboxed, "remembered", lambda directory: job)
     monkeypatch.setattr(mainjob.LazyRuntime, "shell", looks_around)
     session = bench.job().session
     assert mainjob.shell(lines.load("lts61"), "ipvsadm", session) == {"status": 0}
