@@ -207,6 +207,3 @@ def terminal(inv: Inv, *words: str) -> Iterator[Terminal]:
         yield Terminal(pid, handle)
     finally:
         os.close(handle)  # whoever still is in front of it hears that it is gone
-
-
-# --- Both runtimes, on the real ipvsadm --------------------------------------------------------------------
