@@ -69,6 +69,7 @@ def _centos(session: Session, fresh: bool) -> images.Image:
 
     settings = session.settings
     recipe = centos_recipe(settings.centos_base or centos6.BASE)
+    centos6.check_vsyscall(recipe.base)  # of an image that is there too: the host may have been started otherwise
     root = settings.artifacts / "images"
     known = None if fresh else images.kept_as(CENTOS, recipe.request, root)
     if known is not None:

@@ -309,7 +309,7 @@ class MainJob:
         if PUBLISH in plan.steps:
             place = self.runner.published(plan.steps[PUBLISH], plan.keys[PUBLISH])
             known = read_meta(place / "out" / "snapshot.json")
-            if known and (not Path(known["path"]).is_dir() or Path(known["latest"]).resolve() != Path(known["path"])):
+            if known and not _is_latest(Path(known["path"]), Path(known["latest"])):
                 self.runner.force = (*self.runner.force, PUBLISH)
 
     @contextmanager
@@ -332,6 +332,11 @@ class MainJob:
         finally:
             done.set()
             thread.join()
+
+
+def _is_latest(snapshot: Path, latest: Path) -> bool:
+    """Whether the snapshot is there and published; both may be relative, as the artifacts are by default."""
+    return snapshot.is_dir() and latest.resolve() == snapshot.resolve()
 
 
 def _limits(settings: Settings) -> Limits:

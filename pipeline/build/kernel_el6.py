@@ -128,15 +128,25 @@ def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, sma
     )
 
 
+def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
+    """The symbols that are laid over config-generic, for a small kernel too.
+
+    The spec completes the distribution's configurations before ours is made, and that fails for an
+    option of a patch that has no value.
+    """
+    signing = {} if parameters.signs_modules else _SIGNING_OFF
+    return kconfig.merged(
+        kconfig.options(signing, "modules are not signed in this build"),
+        kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
+    )
+
+
 def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
     """The symbols that the finished configuration must have."""
-    parts = [
-        kconfig.options({} if parameters.signs_modules else _SIGNING_OFF, "modules are not signed in this build"),
-        kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
-    ]
-    if parameters.small:
-        parts.insert(0, kconfig.fragment(paths.specs_dir() / "el6" / "config" / "small.config"))
-    return kconfig.merged(*parts)
+    if not parameters.small:
+        return laid_over(parameters)
+    small = kconfig.fragment(paths.specs_dir() / "el6" / "config" / "small.config")
+    return kconfig.merged(small, laid_over(parameters))
 
 
 def edits(parameters: Parameters) -> list[overlay.Edit]:
@@ -225,8 +235,7 @@ def prepare(
     spec.unlink()
     overlaid = overlay.overlaid(text, edits(parameters), SPEC)
     (specs / SPEC).write_text(overlaid, errors="surrogateescape")
-    if not parameters.small:
-        _configure(sources, {symbol: wanted.value for symbol, wanted in asked(parameters).items()})
+    _configure(sources, {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()})
     for name, data in patches.items():
         (sources / name).write_bytes(data)
     for name, text in texts(parameters).items():

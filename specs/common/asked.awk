@@ -4,7 +4,8 @@
 /^CONFIG_/ { name = substr($0, 1, index($0, "=") - 1); value = substr($0, index($0, "=") + 1) }
 /^# CONFIG_.* is not set$/ { name = $2; value = "n" }
 name == "" { next }
-NR == FNR { got[name] = value; next }
+# Not NR == FNR, which an empty first file would make true of the second.
+FILENAME == ARGV[1] { got[name] = value; next }
 {
     has = (name in got) ? got[name] : "n"
     if (has != value) {

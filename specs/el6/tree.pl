@@ -48,7 +48,7 @@ for my $path (sort keys %expected) {
 if ($mode eq 'exact') {
     my $own = join('|', map { join('.*', map { quotemeta } split(/\*/, $_, -1)) } @own);
     find({ no_chdir => 1, wanted => sub {
-        my $path = substr($File::Find::name, 2);
+        (my $path = $File::Find::name) =~ s{^\./}{};
         return if -d $_ && !-l $_ || $expected{$path} || $path =~ m{^(?:$own)$} && $path !~ m{/};
         push @wrong, "extra $path";
     } }, '.');

@@ -7,21 +7,32 @@
 use strict;
 use warnings;
 
-use constant { RELA => 4, PC32 => 2, PLT32 => 4, ENTRY => 24 };
+use constant { RELA => 4, PC32 => 2, PLT32 => 4, ENTRY => 24, SECTION => 64 };
 
 my ($path) = @ARGV;
 open(my $file, '+<:raw', $path) or die "plt32: $path: $!\n";
 my $image = do { local $/; <$file> };
 substr($image, 0, 6) eq "\x7fELF\x02\x01" or die "plt32: $path: no little-endian 64-bit ELF file\n";
 
-my ($table) = unpack('Q<', substr($image, 40, 8));
-my ($size, $count) = unpack('S<2', substr($image, 58, 4));
-for my $index (0 .. $count - 1) {
-    my ($type, $offset, $length) = unpack('x4 L< x16 Q<2', substr($image, $table + $index * $size, $size));
-    next if $type != RELA;
-    for (my $at = $offset; $at < $offset + $length; $at += ENTRY) {
-        next if unpack('L<', substr($image, $at + 8, 4)) != PLT32;
-        seek($file, $at + 8, 0) and print {$file} pack('L<', PC32) or die "plt32: $path: $!\n";
-    }
+my ($table) = unpack('Q<', part(40, 8));
+my ($size, $count) = unpack('S<2', part(58, 4));
+$size == SECTION && $count or die "plt32: $path: no section headers\n";
+# All of them are read before anything is written, so that a file that is cut short stays as it is.
+my @tables = map { [unpack('x4 L< x16 Q<2', part($table + $_ * $size, $size))] } 0 .. $count - 1;
+my @found;
+for my $section (grep { $_->[0] == RELA } @tables) {
+    my ($offset, $length) = @{$section}[1, 2];
+    part($offset, $length);
+    push @found, grep { unpack('L<', part($_ + 8, 4)) == PLT32 } map { $offset + $_ * ENTRY } 0 .. $length / ENTRY - 1;
+}
+for my $at (@found) {
+    seek($file, $at + 8, 0) and print {$file} pack('L<', PC32) or die "plt32: $path: $!\n";
 }
 close($file) or die "plt32: $path: $!\n";
+
+# Bytes of the file, which must be there: of what lies behind the end perl makes undef, in silence.
+sub part {
+    my ($offset, $length) = @_;
+    $offset + $length <= length $image or die "plt32: $path: cut short: $length bytes at $offset are missing\n";
+    return substr($image, $offset, $length);
+}
