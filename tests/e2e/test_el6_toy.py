@@ -44,7 +44,7 @@ class Built:
 
     def out(self, step: str) -> Path:
         """A step's output."""
-        return self.shop.inv.cwd / self.first[step]["out"]
+        return self.shop.inv.cwd / str(self.first[step]["out"])
 
     def kernel(self, role: str, name: str = "kernel") -> Path:
         """One package of a role's kernel."""

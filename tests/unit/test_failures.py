@@ -13,14 +13,15 @@ from pipeline.errors import BuildFailed, ExitCode, HostLacks, PipelineError
 from pipeline.sandbox.runtime import End, Ended, Limits
 
 LIMITS = Limits(free=0)
-WORDS = " --line-file my.toml --runtime docker"
+OPTIONS = ("--line-file", "my.toml", "--runtime", "docker")
 
 
 def told(tmp_path: Path, ended: Ended, log: str = "made it\n", limits: Limits = LIMITS) -> PipelineError:
-    work = Work(Step("tool", lambda _: None), tmp_path / "w/out", tmp_path / "w/scratch", tmp_path / "w/log", {}, 1)
+    w = tmp_path / "w"
+    work = Work(Step("tool", lambda _: None), w / "out", w / "scratch", w / "log", {}, 1, options=OPTIONS)
     (work.scratch / "build").mkdir(parents=True)
     work.log.write_text(log)
-    return failure(work, ended, Place(work.scratch / "build", limits, "Docker 27.1", WORDS))
+    return failure(work, ended, Place(work.scratch / "build", limits, "Docker 27.1"))
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_what_the_sandbox_has_to_do_with_an_error_is_told(tmp_path: Path, line: 
     assert isinstance(error, BuildFailed)
     assert line in error.what and (why in error.why if why else error.why == "")
     assert error.where == f"{tmp_path}/.failed/log:2"
-    assert error.hint.endswith(f"./inv shell tool{WORDS}")
+    assert error.hint.endswith(f"./inv shell tool {' '.join(OPTIONS)}")
 
 
 def test_a_build_killed_by_a_signal_says_which(tmp_path: Path) -> None:
