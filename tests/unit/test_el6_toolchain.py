@@ -83,7 +83,7 @@ def test_the_decompressors_wish_for_position_independent_code_wins(tmp_path: Pat
     source = tmp_path / "misc.c"
     source.write_text("extern int far; int *where(void) { return &far; }\n")
     made = tmp_path / "misc.s"
-    words = [KERNEL, "-m64", "-O2", "-fPIC", "-S", "-o", made, source]
+    words = [KERNEL, "-m64", "-O2", "-fPIC", "-S", "-o", str(made), str(source)]
     run(["dash", TOOLCHAIN / "bin" / "gcc", *words], env=clean_environment())
     assert "far@GOTPCREL" in made.read_text()
 
