@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import progress
 from pipeline.build import el6, lts61, reproducible, sandboxed
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
@@ -43,7 +42,6 @@ RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages")  # what `inv build` takes, each a step or several
-HEARTBEAT = 20.0  # seconds between lines that say what is running
 _KERNEL_CONFIGS = ("full", "small")
 _TOOLS = ("ipvsadm", "keepalived")
 _PUBLISH_CODE = ("pipeline.mainjob", "pipeline.publish.contents", "pipeline.publish.repository")
@@ -256,7 +254,7 @@ class MainJob:
         return {**self._run_as_it_is(plan), **outcomes}, comparison
 
     def _run_as_it_is(self, plan: Plan) -> dict[str, Outcome]:
-        with self._heartbeat(plan):
+        with progress.told(plan, self.runner, self.session.console):
             return self.runner.run(plan)
 
     def _compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -312,27 +310,6 @@ class MainJob:
             if known and not _is_latest(Path(known["path"]), Path(known["latest"])):
                 self.runner.force = (*self.runner.force, PUBLISH)
 
-    @contextmanager
-    def _heartbeat(self, plan: Plan) -> Iterator[None]:
-        """Says now and then what is running and, from earlier runs, how long it takes."""
-        done = threading.Event()
-        begun = time.monotonic()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT):
-                running = [f"{name}{_usual(self.runner, step)}" for name, step in plan.steps.items()
-                           if list(self.runner.directory(step).glob(".work-*"))]  # fmt: skip
-                if running:
-                    self.session.console.note(f"{time.monotonic() - begun:.0f} s: running {', '.join(running)}")
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
-
 
 def _is_latest(snapshot: Path, latest: Path) -> bool:
     """Whether the snapshot is there and published; both may be relative, as the artifacts are by default."""
@@ -347,12 +324,6 @@ def _limits(settings: Settings) -> Limits:
         size=settings.build_disk << 20,
         processes=settings.build_processes,
     )
-
-
-def _usual(runner: Runner, step: Step) -> str:
-    """How long the step took the last time it ran."""
-    last = runner.last(step)
-    return f" (last time {last['seconds']:.0f} s)" if "seconds" in last else ""
 
 
 def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("builders", "showing", "testing", "cli", "summary", "inventory"),
+    ("builders", "showing", "testing", "cli", "summary", "inventory", "progress"),
     ("mainjob", "status", "imaging", "cleaning"),
     ("tasks",),
     ("__main__", "reference"),
