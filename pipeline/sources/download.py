@@ -197,9 +197,7 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
             if found := in_store(wanted, store):
                 return found
             had = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
-            found = replace(had, path=store.adopt(had.path, wanted.sha256))
-            store.write_origin(wanted.sha256, found.url or "")
-            return found
+            return replace(had, path=store.adopt(had.path, wanted.sha256))
 
 
 def in_store(wanted: Wanted, store: Store) -> Fetched | None:
@@ -274,6 +272,8 @@ class _Job:
 
     def _had(self, sha256: str, size: int, url: str | None) -> Fetched:
         trace.point("verify.done")
+        if url and self.wanted.sha256:  # before the sidecar, which says so too, is gone: a kill must not lose it
+            self.store.write_origin(sha256, url)
         return Fetched(self.wanted.name, self.part.settle(), sha256, size, url, tuple(self.attempts))
 
     def _address(self, address: Address) -> Fetched | None:

@@ -116,8 +116,8 @@ class Sources:
             fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(source.file))
             self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
             proof = self._prove_or_keep(fetched, source)
+            self.store.write_origin(fetched.sha256, fetched.url or "")  # before the object is there, as for any
             self.store.adopt(fetched.path, fetched.sha256)
-            self.store.write_origin(fetched.sha256, fetched.url or "")
         pin = lockfile.Pin(
             sha256=fetched.sha256,
             size=fetched.size,
