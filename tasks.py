@@ -28,13 +28,13 @@ def _line(session: Session, name: str, default: str = DEFAULT_LINE) -> Any:
     return line
 
 
-@verb(*FETCHING, words=("line",), help=LINE)
+@verb(*FETCHING, "image", words=("line",), help=LINE)
 def fetch(session: Session, line: str = "") -> Any:
     """Fetch and verify every source of a line; a second run makes no request."""
     from pipeline.sources import fetching
 
     chosen = _line(session, line)
-    found = fetching.Sources(chosen, session.settings, session.console).fetch()
+    found = fetching.Sources(chosen, session.settings, session.console).fetch(session.settings.image)
     rows = [(item.name, item.version, item.file, f"{item.sha256[:16]}…", item.how) for item in found]
     session.console.table(("source", "version", "file", "sha256", "established by"), rows, f"line {chosen.label}")
     session.console.say(fetching.summary(found))
@@ -133,7 +133,7 @@ def image(session: Session, fresh: bool = False, line: str = "") -> Any:
     from pipeline.mainjob import MainJob
 
     job = MainJob(_line(session, line, BUILT_LINE), session)
-    return imaging.have(lambda: job.image(fresh=fresh), session)
+    return imaging.have(lambda: job.image(fresh=fresh), session, fresh=fresh)
 
 
 @verb()
@@ -155,8 +155,7 @@ def clean(session: Session, what: list[str] | None = None, line: str = "") -> An
     """Remove what can be made again, or say what could be removed and how much room that gives."""
     from pipeline import cleaning
 
-    data, left = cleaning.clean(what or (), line, session)
-    return Outcome(data, ExitCode.LOCKED if left else ExitCode.OK)
+    return Outcome(*cleaning.clean(what or (), line, session))
 
 
 @verb(
@@ -174,16 +173,16 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     return enter(_line(session, line, BUILT_LINE), step, session)
 
 
-@verb(*FETCHING, help={"action": "export or import", "directory": "the mirror's directory", **LINE})
+@verb(*FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory", **LINE})
 def mirror(session: Session, action: str, directory: str, line: str = "") -> Any:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
     from pipeline.sources import carrying
 
     chosen = _line(session, line)
     if action == "export":
-        return carrying.export(chosen, session.settings, session.console, directory)
+        return carrying.export(chosen, session.settings, session.console, directory, session.settings.image)
     if action == "import":
-        return carrying.import_(chosen, session.settings, session.console, directory)
+        return carrying.import_(chosen, session.settings, session.console, directory, session.settings.image)
     raise UsageError(f"there is no `mirror {action}`", why="actions: export, import", hint="./inv mirror export DIR")
 
 
@@ -214,9 +213,16 @@ def doctor(session: Session, kernel: str = "") -> Any:
     return Outcome([finding.as_dict() for finding in findings], checks.exit_code(findings))
 
 
-@verb(help={"only": "unit, component or e2e [all]", "match": "only tests whose names match, as pytest's -k takes it"})
-def test(session: Session, only: str = "", match: str = "") -> Any:
+@verb(
+    *("line-file", "mirror", "runtime", "image", "kernel-config"),
+    help={
+        "only": "unit, component or e2e [all]",
+        "match": "only tests whose names match, as pytest's -k takes it",
+        "real_el6": "the acceptance checks of el6 on real material, which --mirror and --line-file name",
+    },
+)
+def test(session: Session, only: str = "", match: str = "", real_el6: bool = False) -> Any:
     """Run the tests; what they need is started by them, and missing things fail."""
     from pipeline import testing
 
-    return testing.run(session.console, only, match)
+    return testing.accept_el6(session, match) if real_el6 else testing.run(session.console, only, match)

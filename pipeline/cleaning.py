@@ -16,7 +16,7 @@ from typing import Any
 from pipeline import files, inventory
 from pipeline.build.runner import LOCK, SHELL_LOCK
 from pipeline.console import Console, human_bytes
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
 from pipeline.inventory import Last, Run
 from pipeline.locks import locked
 from pipeline.publish.repository import remove_snapshot
@@ -47,19 +47,23 @@ class Item:
     remove: Callable[[], None] = field(repr=False)
 
 
-def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, Any], bool]:
+def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, Any], ExitCode]:
     """Removes what `words` name, of `line` only where one is given; without words only says what there is.
 
-    The result as `--json` prints it, and whether something had to be left. Raises `UsageError` for other words.
+    The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other
+    words, and for a line that is not there.
     """
     if unknown := [word for word in words if word not in WORDS]:
         what = f"there is no `clean {' '.join(unknown)}`"
         raise UsageError(what, why=f"words: {', '.join(WORDS)}", hint="./inv clean says what each would remove")
+    if line and line not in (known := _lines(session.settings.artifacts)):
+        raise UsageError(f"there is no line {line!r} here", why=f"lines: {', '.join(known)}", hint="./inv status")
     items = list(_items(session, line))
     if not words:
-        return _told(items, session.console), False
+        return _told(items, session.console), ExitCode.OK
     chosen = [item for item in items if ALL in words or set(item.words) & set(words)]
-    removed, left = [], []
+    removed: list[Item] = []
+    left: list[tuple[Item, PipelineError]] = []
     for item in chosen:
         try:
             with contextlib.ExitStack() as held:
@@ -69,6 +73,8 @@ def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, 
             removed.append(item)
         except FileNotFoundError:  # another run was faster
             continue
+        except OSError as error:
+            left.append((item, HostLacks(f"it could not be removed: {error.strerror}", where=str(error.filename))))
         except PipelineError as error:
             left.append((item, error))
     _say(removed, left, session.console)
@@ -76,7 +82,20 @@ def clean(words: Sequence[str], line: str, session: Session) -> tuple[dict[str, 
         "removed": [{"path": item.path, "bytes": item.size} for item in removed],
         "bytes": sum(item.size for item in removed),
         "left": [{"path": item.path, "what": error.what, "why": error.why} for item, error in left],
-    }, bool(left)
+    }, _code({error.code for _, error in left})
+
+
+def _lines(artifacts: Path) -> list[str]:
+    """The project's lines, and whichever others were built here."""
+    from pipeline import lines
+
+    built = [path.name for path in (*inventory.lines(artifacts), *inventory.entries(artifacts / "repo"))]
+    return sorted({*lines.names(), *built})
+
+
+def _code(left: set[ExitCode]) -> ExitCode:
+    """Of a run that left something for these reasons: what waiting does not mend counts first."""
+    return next(iter(left - {ExitCode.LOCKED}), ExitCode.LOCKED) if left else ExitCode.OK
 
 
 def _told(items: Sequence[Item], console: Console) -> dict[str, Any]:
@@ -94,7 +113,8 @@ def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], co
         console.table(("removed", "freed"), [(item.path, human_bytes(item.size)) for item in removed])
     console.say(f"{len(removed)} removed, {human_bytes(sum(item.size for item in removed))} freed")
     for item, error in left:
-        console.say(f"left, in use: {item.path}: {error.what}" + (f" ({error.why})" if error.why else ""))
+        said = "in use" if error.code is ExitCode.LOCKED else "not removed"
+        console.say(f"left, {said}: {item.path}: {error.what}" + (f" ({error.why})" if error.why else ""))
 
 
 def _items(session: Session, line: str) -> Iterator[Item]:

@@ -12,8 +12,11 @@ from pipeline.sandbox.images import Image
 from pipeline.session import Session
 
 
-def have(make: Callable[[], Image], session: Session) -> dict[str, Any]:
-    """The image that `make` returns, which makes it where it is not there; told, and returned for `--json`."""
+def have(make: Callable[[], Image], session: Session, *, fresh: bool) -> dict[str, Any]:
+    """The image that `make` returns, which makes it where it is not there; told, and returned for `--json`.
+
+    `fresh`: it was made in any case, and may have turned out to be the one that was there.
+    """
     artifacts, console = session.settings.artifacts, session.console
     before = {(image.name, image.key) for image in inventory.images(artifacts)}
     image = make()
@@ -30,7 +33,8 @@ def have(make: Callable[[], Image], session: Session) -> dict[str, Any]:
         ("packages", f"{packages}, listed in {image.packages}"),
         ("size", human_bytes(size)),
     )
-    console.table(("what", "value"), rows, "made now" if made else "it is there")
+    unchanged = "made anew, with the same packages as before" if fresh else "it is there"
+    console.table(("what", "value"), rows, "made now" if made else unchanged)
     for other in others:
         console.say(f"superseded: {other.key} ({human_bytes(usage(other.path))}); `./inv clean old` removes it")
     return {

@@ -179,13 +179,15 @@ class DebianSource(Model):
 
     `version` is a Debian version, or a prefix that ends in '.': then the newest one is taken, or,
     with `accept_older`, the newest that the archive really has, which is said: archives list a
-    new version some time before all of them hold its files.
+    new version some time before all of them hold its files. With `image`, only what is built in the
+    builder image of that name needs it, and it is fetched for that image alone.
     """
 
     kind: Literal["debian"]
     package: Name
     version: str = Field(min_length=1)
     accept_older: bool = False
+    image: Name | None = None
     sha256: Sha256 | None = None
     size: Size | None = None
 

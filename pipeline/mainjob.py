@@ -7,16 +7,16 @@ builder image, the plan of the line's recipe, and the snapshot at its end.
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import progress
 from pipeline.build import el6, lts61, reproducible, sandboxed
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
@@ -42,7 +42,6 @@ RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages")  # what `inv build` takes, each a step or several
-HEARTBEAT = 20.0  # seconds between lines that say what is running
 _KERNEL_CONFIGS = ("full", "small")
 _TOOLS = ("ipvsadm", "keepalived")
 _PUBLISH_CODE = ("pipeline.mainjob", "pipeline.publish.contents", "pipeline.publish.repository")
@@ -146,9 +145,9 @@ class MainJob:
         """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
         recipe, settings = self.recipe, self.session.settings
         small = self.small
-        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch()}
-        proven = report.prove_series(self.line, verified)
         image = self.image()
+        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch(image.name)}
+        proven = report.prove_series(self.line, verified)
         bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
@@ -215,15 +214,15 @@ class MainJob:
     def build_all(self) -> dict[str, Any]:
         """Does everything and returns it as `--json` prints it. Raises the first step's error that failed."""
         begun = time.monotonic()
+        self._look()
         with self.runner.using():
-            self._look()
             plan = self.plan()
             if self.session.settings.dry_run:
                 told = foretold(plan, self.runner, self.session.console, f"line {self.line.label}")
                 return {**self.line.evidence(), **told}
             self._forget_lost_snapshot(plan)
-            outcomes, compared = self._run(plan)
-            return self._ended(Summary(outcomes, PUBLISH, time.monotonic() - begun), compared)
+            outcomes, comparison = self._run(plan)
+            return self._ended(Summary(outcomes, PUBLISH, time.monotonic() - begun), comparison)
 
     def _look(self) -> None:
         """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
@@ -234,40 +233,42 @@ class MainJob:
                 hint += "; or build the current kernel from Debian's archive: ./inv build-all --line lts61"
             raise reach.failure(silent, hint)
 
-    def _ended(self, summary: Summary, compared: Sequence[reproducible.Compared]) -> dict[str, Any]:
+    def _ended(self, summary: Summary, comparison: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.session.settings
-        publishing = " ".join(["./inv build-all", *self.options])
+        publishing = shlex.join(["./inv", "build-all", *self.options])
         summary.tell(self.session.console, f"line {self.line.label}", publishing, steps=settings.explain)
         if error := failure(summary.outcomes):
             raise error
-        document = {**self.line.evidence(), **summary.as_dict()}
-        return {**document, "compared": [item.as_dict() for item in compared]} if compared else document
+        return {**self.line.evidence(), **summary.as_dict(), **comparison}
 
-    def _run(self, plan: Plan) -> tuple[dict[str, Outcome], list[reproducible.Compared]]:
+    def _run(self, plan: Plan) -> tuple[dict[str, Outcome], dict[str, Any]]:
         """Runs the plan; where it was asked for, nothing is published before a second build gave the same packages."""
         packages = [name for name in plan.steps if name != PUBLISH]
         if not self.session.settings.check_reproducible or not packages:
-            return self._run_as_it_is(plan), []
+            return self._run_as_it_is(plan), {}
         outcomes = self._run_as_it_is(plan.only(packages))
         if failure(outcomes):
-            return outcomes, []
-        compared = self._compare(plan.only(packages), outcomes)
+            return outcomes, {}
+        comparison = self._compare(plan.only(packages), outcomes)
         self.runner.force = tuple(name for name in self.runner.force if name == PUBLISH)
-        return {**self._run_as_it_is(plan), **outcomes}, compared
+        return {**self._run_as_it_is(plan), **outcomes}, comparison
 
     def _run_as_it_is(self, plan: Plan) -> dict[str, Outcome]:
-        with self._heartbeat(plan):
+        with progress.told(plan, self.runner, self.session.console):
             return self.runner.run(plan)
 
-    def _compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> list[reproducible.Compared]:
-        """Builds the plan's packages again, each file compiled, elsewhere. Raises `BuildFailed` where they differ."""
+    def _compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+        """Builds the plan's packages again, each file compiled, elsewhere; what came of it, ready for JSON.
+
+        Raises `BuildFailed` where packages differ.
+        """
         console = self.session.console
-        for step in plan.steps.values():
-            if step.differs:
-                console.say(f"{step.name} is left out of the comparison: {step.differs}")
-        names = [step.name for step in plan.steps.values() if not step.differs]
+        left_out = {step.name: step.differs for step in plan.steps.values() if step.differs}
+        for name, why in left_out.items():
+            console.say(f"{name} is left out of the comparison: {why}")
+        names = [name for name in plan.steps if name not in left_out]
         if not names:
-            return []
+            return {"compared": [], "left_out": left_out}
         console.note(f"building again, without the compiler cache: {', '.join(names)}")
         other = replace(self, again=True)
         with locked(other.runner.root.with_name(f"{other.runner.root.name}.lock")):
@@ -275,10 +276,11 @@ class MainJob:
             before, after = ({name: made[name].out / "out" for name in names} for made in (outcomes, second))
             reports = self.session.settings.artifacts / "reports" / "reproducible" / self.line.name
             compared = reproducible.compare(before, after, reports)
-            self._told_compared(compared)
+            comparison = {"compared": [item.as_dict() for item in compared], "left_out": left_out}
+            self._told_compared(compared, comparison)
             reproducible.check(compared)
             shutil.rmtree(other.runner.root)  # nobody needs the same bytes twice
-        return compared
+        return comparison
 
     def run_again(self, names: Sequence[str]) -> dict[str, Outcome]:
         """Builds the steps of these names whatever is there. Raises the error of one that failed."""
@@ -286,16 +288,19 @@ class MainJob:
         self.runner.force = tuple(plan.steps)
         outcomes = self._run_as_it_is(plan)
         if error := failure(outcomes):
+            error.what = f"in the second build, that of the comparison: {error.what}"
+            error.hint = shlex.join(
+                ["./inv", "build-all", "--check-reproducible", *self.options]
+            )  # no shell leads there
             raise error
         return outcomes
 
-    def _told_compared(self, compared: Sequence[reproducible.Compared]) -> None:
+    def _told_compared(self, compared: Sequence[reproducible.Compared], comparison: Mapping[str, Any]) -> None:
         rows = [(c.file, c.first[:16], c.second[:16], "the same" if c.same else "DIFFERENT") for c in compared]
         title = f"line {self.line.label}: built twice"
         self.session.console.table(("package", "sha256", "of the second build", "bytes"), rows, title)
-        document = {**self.line.evidence(), "compared": [item.as_dict() for item in compared]}
         place = self.session.settings.artifacts / "evidence" / self.line.name / "reproducible.json"
-        write_atomic(place, json.dumps(document, indent=2) + "\n")
+        write_atomic(place, json.dumps({**self.line.evidence(), **comparison}, indent=2) + "\n")
 
     def _forget_lost_snapshot(self, plan: Plan) -> None:
         """A snapshot that was removed by hand is published again, although nothing changed."""
@@ -304,27 +309,6 @@ class MainJob:
             known = read_meta(place / "out" / "snapshot.json")
             if known and not _is_latest(Path(known["path"]), Path(known["latest"])):
                 self.runner.force = (*self.runner.force, PUBLISH)
-
-    @contextmanager
-    def _heartbeat(self, plan: Plan) -> Iterator[None]:
-        """Says now and then what is running and, from earlier runs, how long it takes."""
-        done = threading.Event()
-        begun = time.monotonic()
-
-        def beat() -> None:
-            while not done.wait(HEARTBEAT):
-                running = [f"{name}{_usual(self.runner, step)}" for name, step in plan.steps.items()
-                           if list(self.runner.directory(step).glob(".work-*"))]  # fmt: skip
-                if running:
-                    self.session.console.note(f"{time.monotonic() - begun:.0f} s: running {', '.join(running)}")
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
 
 
 def _is_latest(snapshot: Path, latest: Path) -> bool:
@@ -340,12 +324,6 @@ def _limits(settings: Settings) -> Limits:
         size=settings.build_disk << 20,
         processes=settings.build_processes,
     )
-
-
-def _usual(runner: Runner, step: Step) -> str:
-    """How long the step took the last time it ran."""
-    last = runner.last(step)
-    return f" (last time {last['seconds']:.0f} s)" if "seconds" in last else ""
 
 
 def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:

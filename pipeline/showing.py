@@ -57,7 +57,8 @@ def _source_row(name: str, line: Line, pins: dict[str, dict[str, Any]]) -> tuple
     source = line.data.sources[name]
     if isinstance(source, DebianSource):
         file = f"{source.package} {source.version}{'*' if source.version.endswith('.') else ''}"
-        return name, source.kind, file, "Debian's signed index"
+        only = f", for the image {source.image} only" if source.image else ""
+        return name, source.kind, file, f"Debian's signed index{only}"
     if source.sha256:
         return name, source.kind, source.file, f"sha256 {source.sha256}"
     pin = pins.get(name)

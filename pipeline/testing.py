@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import sys
+from collections.abc import Mapping
 
 from pipeline import paths, process
 from pipeline.console import Console
 from pipeline.errors import HostLacks, TestsFailed, UsageError
+from pipeline.session import Session
 
 KINDS = ("unit", "component", "e2e")
+ACCEPTANCE = "e2e/test_el6_acceptance.py"
+REAL_EL6 = "FNAT_TEST_REAL_EL6"  # JSON of two lists: options that name the line, and those of a build
 
 
 def run(console: Console, only: str, match: str) -> None:
     """Runs the tests of one kind, or all. Raises `TestsFailed`, or `HostLacks` where none can run."""
-    root = paths.data_root()
     if only and only not in KINDS:
         raise UsageError(f"there are no {only} tests", why=f"kinds: {', '.join(KINDS)}")
+    _run(console, only, match, {})
+
+
+def accept_el6(session: Session, match: str) -> None:
+    """Runs the acceptance checks of the line el6 on the real material that the settings name.
+
+    What is built stays in the artifacts. Raises `UsageError` without a mirror and a line file, and as `run` does.
+    """
+    settings = session.settings
+    if not settings.mirror:
+        raise UsageError(
+            "real material is wanted, and no place that has it is named",
+            hint="./inv test --real-el6 --mirror DIR, and --line-file FILE where it is not the pinned source package",
+        )
+    named = [word for place in settings.mirror for word in ("--mirror", place)]
+    named += ["--line-file", str(settings.line_file.resolve())] if settings.line_file else ["--line", "el6"]
+    named += ["--artifacts", str(settings.artifacts.resolve())]
+    building = ["--runtime", settings.runtime, "--image", settings.image, "--kernel-config", settings.kernel_config]
+    _run(session.console, ACCEPTANCE, match, {REAL_EL6: json.dumps([named, building])})
+
+
+def _run(console: Console, only: str, match: str, more: Mapping[str, str]) -> None:
+    root = paths.data_root()
     if not (root / "tests").is_dir():
         raise UsageError("the tests come with a checkout of the project, not with an installed package")
     if importlib.util.find_spec("pytest") is None:
@@ -28,6 +55,6 @@ def run(console: Console, only: str, match: str) -> None:
 
     programs.ensure({"fetch", "test"}, console)
     argv = [sys.executable, "-m", "pytest", str(root / "tests" / only), *(["-k", match] if match else [])]
-    environment = {**process.clean_environment(), **os.environ}
+    environment = {**process.clean_environment(), **os.environ, **more}
     if status := process.show(argv, env=environment, cwd=root):
         raise TestsFailed(f"the tests failed (pytest exit status {status})", hint="./inv test --match NAME runs one")

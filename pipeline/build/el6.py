@@ -9,21 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import kernel_el6, rpmtool, sandboxed, steps
+from pipeline.build import kernel_el6, rpmtool, sandboxed, steps, tools_el6
+from pipeline.build.kernel_lts61 import line_tag
 from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
+from pipeline.build.tools import Tool
 from pipeline.errors import BuildFailed, Refused
 from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching import report
 
 IMAGES = ("centos6", "debian12")
+_DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
+_TOOL_ROOM = 1 << 30  # bytes: most of it is OpenSSL's
+_KERNEL_ROOM, _SMALL_ROOM = 12 << 30, 3 << 30  # bytes
 
 
 def plan(material: Material) -> list[Step]:
     """Every step that ends in packages."""
     epoch = _epoch(material.line)
-    kernels = [_kernel(material, role, epoch) for role in material.line.data.roles]
-    return [*kernels, steps.role_packages(material, epoch)]
+    tools_el6.check_sources(material.line, material.bench.image.name)
+    roles = material.line.data.roles
+    kernels = [_kernel(material, role, epoch) for role in roles]
+    tools = [_tool(material, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
+    return [*kernels, *tools, steps.role_packages(material, epoch)]
 
 
 def _epoch(line: Line) -> int:
@@ -53,6 +61,7 @@ def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
         fill=fill,
         explain=lambda log, _: kernel_el6.explain(log, parameters),
         macros=rpmtool.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
+        room=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
         environment=kernel_el6.environment(parameters),
     )
     inputs = {
@@ -65,6 +74,50 @@ def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
     return steps.packages(
         f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=_build, differs=differs
     )
+
+
+def _tool(material: Material, tool: Tool) -> Step:
+    tag = line_tag(material.line)
+    parameters = tools_el6.of_line(tool, material.bench.image.name, material.verified, tag)
+    needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
+
+    def build(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:
+        kernel = sandboxed.collected(work.needs, needs)
+
+        def fill(sources: Path, specs: Path) -> None:
+            tools_el6.prepare(sources, specs, parameters, material.verified, kernel)
+
+        return sandboxed.rpmbuild(work, bench, replace(recipe, fill=fill))
+
+    recipe = sandboxed.Recipe(
+        spec=parameters.spec,
+        epoch=parameters.epoch,
+        fill=_nothing,
+        explain=lambda log, _: tools_el6.explain(log, parameters),
+        macros=rpmtool.Macros(dist=tools_el6.DIST, ccache=parameters.static),  # centos6 has none
+        room=_TOOL_ROOM,
+    )
+    inputs = {
+        "sources": tools_el6.sources(parameters, material.verified),
+        "parameters": parameters.as_dict(),
+        "texts": tools_el6.rendered(parameters),
+    }
+    code = (*tools_el6.CODE, "pipeline.build.el6")
+    return steps.packages(
+        tool.value,
+        material,
+        recipe,
+        lambda rpms: tools_el6.check(rpms, parameters),
+        inputs,
+        code,
+        needs=needs,
+        weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
+        build=build,
+    )
+
+
+def _nothing(_: Path, __: Path) -> None:
+    """What a tool's build starts from depends on its needs, which are known when it runs."""
 
 
 def _build(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:

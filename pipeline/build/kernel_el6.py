@@ -34,7 +34,8 @@ CODE = tuple(
     for name in ("contents", "kernel_el6", "kernelfiles", "kconfig", "overlay", "rolecheck", "rpmtool", "templates")
 )
 _DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
-_CONFIG_FILE = "config-generic"  # where values go: merged first, and for every variant
+# Where values go, for every variant: the spec merges the second over the first.
+_CONFIG_FILES = ("config-generic", "config-generic-rhel")
 _GENERIC = ("kernel", "kernel-devel", "kernel-headers", "kernel-firmware")
 _PERF = ("perf", "python-perf")
 # debian12 has no Python 2, which perf's binding, kabitool and check-kabi are written for, and no hmaccalc.
@@ -134,7 +135,10 @@ def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
     option of a patch that has no value.
     """
     signing = {} if parameters.signs_modules else _SIGNING_OFF
-    return kconfig.options({**parameters.options, **signing}, f"the role {parameters.role} of the line file")
+    return kconfig.merged(
+        kconfig.options(signing, "modules are not signed in this build"),
+        kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
+    )
 
 
 def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
@@ -231,9 +235,7 @@ def prepare(
     spec.unlink()
     overlaid = overlay.overlaid(text, edits(parameters), SPEC)
     (specs / SPEC).write_text(overlaid, errors="surrogateescape")
-    config = sources / _CONFIG_FILE
-    values = {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()}
-    config.write_text(overlay.configured(config.read_text(), values, _CONFIG_FILE))
+    _configure(sources, {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()})
     for name, data in patches.items():
         (sources / name).write_bytes(data)
     for name, text in texts(parameters).items():
@@ -244,6 +246,15 @@ def prepare(
             place.chmod(0o755)
     rows = (f"{entry.mode} {entry.blob} {path}\n" for path, entry in sorted(tree.items()))
     (sources / LISTING).write_text("".join(rows), errors="surrogateescape")
+
+
+def _configure(sources: Path, values: Mapping[str, str]) -> None:
+    """Writes values where the merging of the spec finds them last: in the file that has the symbol already."""
+    texts = {name: (sources / name).read_text() for name in _CONFIG_FILES if (sources / name).is_file()}
+    where = {symbol: name for name, text in texts.items() for symbol in values if symbol in kconfig.values(text)}
+    for name, text in texts.items():
+        own = {symbol: value for symbol, value in values.items() if where.get(symbol, _CONFIG_FILES[0]) == name}
+        (sources / name).write_text(overlay.configured(text, own, name))
 
 
 def environment(parameters: Parameters) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.build import kernel_lts61, rpmtool, sandboxed, steps, tools_lts61
 from pipeline.build.material import Material
 from pipeline.build.plan import Step
+from pipeline.build.tools import Tool
 from pipeline.errors import Refused
 from pipeline.lines import DebianSource, Line, RoleName
 from pipeline.patching import report
@@ -24,7 +25,7 @@ def plan(material: Material) -> list[Step]:
     assert material.line.data.kernel_source is not None
     _, epoch = archive.beginning(material.verified[material.line.data.kernel_source].path)
     kernels = [_kernel(material, role) for role in material.line.data.roles]
-    return [*kernels, *(_tool(material, tool) for tool in tools_lts61.Tool), steps.role_packages(material, epoch)]
+    return [*kernels, *(_tool(material, tool) for tool in Tool), steps.role_packages(material, epoch)]
 
 
 def _kernel(material: Material, role: RoleName) -> Step:
@@ -67,7 +68,7 @@ def _kernel(material: Material, role: RoleName) -> Step:
     )
 
 
-def _tool(material: Material, tool: tools_lts61.Tool) -> Step:
+def _tool(material: Material, tool: Tool) -> Step:
     source = material.verified[tool.value]
     tree, epoch = archive.beginning(source.path)
     parameters = tools_lts61.Parameters(
@@ -106,7 +107,7 @@ def _upstream(source: Verified) -> str:
 
 def check_sources(line: Line) -> None:
     """Refuses a line that this recipe cannot build: its sources must be Debian's."""
-    wanted = {line.data.kernel_source, *(tool.value for tool in tools_lts61.Tool)}
+    wanted = {line.data.kernel_source, *(tool.value for tool in Tool)}
     missing = [name for name in wanted if not isinstance(line.data.sources.get(str(name)), DebianSource)]
     if missing:
         raise Refused(f"the line {line.name} lacks Debian sources to build from: {', '.join(map(str, missing))}")

@@ -26,6 +26,7 @@ def packages(
     inputs: Mapping[str, Any],
     code: tuple[str, ...],
     *,
+    needs: tuple[str, ...] = (),
     weight: int = 1,
     build: Build = sandboxed.rpmbuild,
     differs: str = "",
@@ -46,7 +47,7 @@ def packages(
         "switches": list(recipe.macros.switches),
         "environment": dict(recipe.environment),
     }
-    return Step(name, action, keyed, (), (*code, *sandboxed.CODE, "pipeline.build.steps"), weight, differs)
+    return Step(name, action, keyed, needs, (*code, *sandboxed.CODE, "pipeline.build.steps"), weight, differs)
 
 
 def role_packages(material: Material, epoch: int) -> Step:

@@ -6,22 +6,17 @@ and proves the packages by what is in them. Who runs the build in between, and w
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, paths
-from pipeline.build import contents, rpmtool, templates
-from pipeline.errors import BuildFailed, Refused, UsageError
-from pipeline.sources import archive
+from pipeline.build import contents, rpmtool, templates, tools
+from pipeline.build.tools import Content, Tool
+from pipeline.errors import Refused, UsageError
 
-ARCH = "x86_64"
 DIST = ".lts61"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
-CODE = tuple(f"pipeline.build.{name}" for name in ("tools_lts61", "contents", "rpmtool", "templates"))
+CODE = ("pipeline.build.tools_lts61", *tools.CODE)
 UNITS = "/usr/lib/systemd/system"
 # The C library of the oldest systems the packages are for (Red Hat 9 and its like). Built with a newer one.
 NEWEST_GLIBC = (2, 34)
@@ -46,34 +41,9 @@ OPTIONS = (
 )
 _CFLAGS = "-O2 -g0 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ffile-prefix-map=/build=."
 _LDFLAGS = "-Wl,-z,relro -Wl,-z,now -Wl,--build-id=sha1"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
-_TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
-_SUMMARY_ROW = re.compile(r"^([A-Za-z0-9][^:\n]{2,30}?) +: (.*?) *$", re.MULTILINE)
-_GLIBC = re.compile(r"\(GLIBC_(\d+)\.(\d+)(?:\.\d+)?\)")
-_PROGRAM_MOST = 32 << 20  # bytes
-
-
-class Tool(StrEnum):
-    """What a director is administered with."""
-
-    IPVSADM = "ipvsadm"
-    KEEPALIVED = "keepalived"
-
-
-@dataclass(frozen=True)
-class _Content:
-    """What a tool's package must hold: files, those that people edit, programs with texts in them, libraries."""
-
-    files: tuple[str, ...]
-    config: tuple[str, ...]
-    sources: tuple[str, ...]
-    texts: Mapping[str, tuple[bytes, ...]]
-    libraries: tuple[str, ...]
-
 
 _CONTENT = {
-    Tool.IPVSADM: _Content(
+    Tool.IPVSADM: Content(
         files=(
             *("/usr/sbin/ipvsadm-save", "/usr/sbin/ipvsadm-restore"),
             *(f"{UNITS}/ipvsadm.service", f"{UNITS}/ipvsadm-save.service", "/usr/share/man/man8/ipvsadm.8.gz"),
@@ -84,7 +54,7 @@ _CONTENT = {
         texts={"/usr/sbin/ipvsadm": (b"IPVS\0", b"virtual-service", b"masquerading", b"nl_send_auto")},
         libraries=("libc.so.6", "libnl-3.so.200", "libnl-genl-3.so.200", "libpopt.so.0"),
     ),
-    Tool.KEEPALIVED: _Content(
+    Tool.KEEPALIVED: Content(
         files=(f"{UNITS}/keepalived.service", "/usr/bin/genhash", "/usr/share/man/man5/keepalived.conf.5.gz"),
         config=("/etc/keepalived/keepalived.conf", "/etc/sysconfig/keepalived"),
         sources=("keepalived.service", "keepalived.sysconfig", "keepalived.conf"),
@@ -119,11 +89,8 @@ class Parameters:
     options: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in (self.tarball, self.tree, *(option.lstrip("-") for option in self.options)):
-            if not _PLAIN_NAME.fullmatch(name):
-                raise UsageError(f"{name!r} cannot be named in a spec file", why="letters, digits and ._+~- only")
-        if not _VERSION.fullmatch(self.version) or not _TAG.fullmatch(self.tag):
-            raise UsageError(f"{self.version}-{self.release} cannot be a package's version")
+        tools.plain((self.tarball, self.tree, *(option.lstrip("-") for option in self.options)))
+        tools.version_and_tag(self.version, self.tag, f"{self.version}-{self.release}")
         if self.number < 1 or self.guard < 0:
             raise UsageError("a release counts from 1, an Epoch from 0", why=f"{self.number}, {self.guard}")
 
@@ -135,7 +102,7 @@ class Parameters:
     @property
     def nevra(self) -> str:
         """The package."""
-        return f"{self.tool}-{f'{self.guard}:' if self.guard else ''}{self.version}-{self.release}.{ARCH}"
+        return tools.nevra(self.tool, self.guard, self.version, self.release)
 
     @property
     def spec(self) -> str:
@@ -164,8 +131,7 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         summary=SUMMARY,
         changelog_date=rpmtool.changelog_date(parameters.epoch),
     )
-    directory = paths.specs_dir() / "lts61" / "tools"
-    return {parameters.spec: spec, **{name: (directory / name).read_text() for name in content.sources}}
+    return {parameters.spec: spec, **tools.installed("lts61", content.sources)}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
@@ -173,34 +139,14 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
 
     The tarball is the caller's to put into `sources`.
     """
-    written = []
-    for name, text in rendered(parameters).items():
-        path = (specs if name == parameters.spec else sources) / name
-        files.write_atomic(path, text)
-        written.append(path)
-    return written
-
-
-def summary(log: str) -> dict[str, str]:
-    """The table that keepalived's configure ends with, by label; empty when the log has none."""
-    _, found, table = log.rpartition("Keepalived configuration\n------------------------\n")
-    return dict(_SUMMARY_ROW.findall(table)) if found else {}
+    return tools.write(rendered(parameters), parameters.spec, sources, specs)
 
 
 def explain(log: Path, parameters: Parameters) -> None:
     """Raises `BuildFailed` when a build's log tells that configure left out what must be there; else returns."""
-    if parameters.tool is not Tool.KEEPALIVED:
-        return
-    said = summary(log.read_text(errors="replace"))
-    wrong = [f"  {label}: {said.get(label, 'not said')}, must be {word}" for label, word in SUMMARY]
-    wrong = [row for row, (label, word) in zip(wrong, SUMMARY, strict=True) if said and said.get(label) != word]
-    if wrong:
-        raise BuildFailed(
-            "\n".join(["keepalived's configure did not find what it must", *wrong]),
-            where=str(log),
-            why="configure ends with success all the same: the program would do nothing with virtual servers",
-            hint="see 'checking for' in the log; the builder image needs the kernel's headers and libnl",
-        )
+    if parameters.tool is Tool.KEEPALIVED:
+        hint = "see 'checking for' in the log; the builder image needs the kernel's headers and libnl"
+        tools.explain_summary(log, SUMMARY, hint)
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
@@ -214,48 +160,14 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     found = contents.promises(package.path)
     contents.has_files(package, (*content.files, *content.config, *content.texts))
     contents.keeps(package, found, content.config)
-    _check_texts(package, content.texts, parameters)
-    libraries = _check_requires(package, found, content.libraries)
-    glibc = _check_glibc(package, found)
+    tools.programs(package, content.texts, parameters.version.encode())
+    libraries = tools.libraries(package, found, content.libraries)
+    if "libc.so.6" not in libraries:
+        raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
+    glibc = tools.glibc(package, found, NEWEST_GLIBC)
     return {
         "parameters": parameters.as_dict(),
         "package": contents.evidence(package, found),
         "libraries": libraries,
         "glibc": glibc,
     }
-
-
-def _check_texts(package: rpmtool.Package, texts: Mapping[str, tuple[bytes, ...]], parameters: Parameters) -> None:
-    """A program's own texts say what was compiled into it, without running it."""
-    programs = archive.read(package.path, {path.lstrip("/"): _PROGRAM_MOST for path in texts})
-    for path, wanted in texts.items():
-        program = programs.get(path.lstrip("/"), b"")
-        if not program.startswith(b"\x7fELF"):
-            raise Refused(f"{path} in {package.path.name} is no program", where=str(package.path))
-        wanted = (*wanted, parameters.version.encode())
-        if missing := [text.strip(b"\0").decode() for text in wanted if text not in program]:
-            why = f"not in it: {', '.join(missing)}"
-            raise Refused(f"{path} in {package.path.name} was built without a part", where=str(package.path), why=why)
-
-
-def _check_requires(package: rpmtool.Package, found: contents.Promises, allowed: tuple[str, ...]) -> list[str]:
-    needed = sorted({name.partition("(")[0] for name in found.requires if ".so." in name})
-    others = [name for name in found.requires if ".so." not in name]
-    surplus = [name for name in needed if name not in allowed]
-    surplus += [n for n in others if not re.fullmatch(rf"/bin/sh|rtld\(GNU_HASH\)|config\({package.name}\) = .*", n)]
-    if surplus:
-        why = "who installs the package would need that too"
-        raise Refused(f"{package.path.name} requires {', '.join(surplus)}", where=str(package.path), why=why)
-    if "libc.so.6" not in needed:
-        raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
-    return needed
-
-
-def _check_glibc(package: rpmtool.Package, found: contents.Promises) -> str:
-    versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
-    newest = max(versions, default=(0, 0))
-    if newest > NEWEST_GLIBC:
-        why = f"the systems it is for have {'.'.join(map(str, NEWEST_GLIBC))}"
-        what = f"{package.path.name} needs version {'.'.join(map(str, newest))} of the C library"
-        raise Refused(what, where=str(package.path), why=why)
-    return ".".join(map(str, newest))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import process, trace
-from pipeline.errors import HostLacks
+from pipeline.errors import HostLacks, Locked
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.locks import locked
@@ -32,6 +32,7 @@ _ANSWER = 30.0  # seconds for one answer of a busy engine
 _IMPORT = 600.0  # seconds for it to read a whole image
 _REMOVAL = 10.0  # seconds for it to remove a container that has ended
 _TMPFS = "rw,exec,nosuid,nodev,mode=1777"
+_CONFLICT = 409  # HTTP status of what the engine's own state forbids
 _FILES = 4096  # open files: Podman's own default can exceed what it may give
 _HELPERS = 3  # processes of the leash, on top of the job's own
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
@@ -94,9 +95,15 @@ class ContainerEngine:
         return sorted((tag, size) for tag, size in tags if tag.startswith(f"{REPOSITORY}/"))
 
     def forget(self, tag: str) -> None:
-        """Removes an image. Raises `HostLacks` where the engine will not: a container uses it."""
+        """Removes an image. Raises `Locked` where a container uses it."""
+        docker: Any = importlib.import_module("docker")
         with self.asking("did not remove an image"):
-            self.api.remove_image(tag)
+            try:
+                self.api.remove_image(tag)
+            except docker.errors.APIError as error:
+                if error.status_code != _CONFLICT:
+                    raise
+                raise Locked("a container uses the image", where=tag, why=str(error.explanation)) from None
 
     def tag(self, image: Image) -> str:
         """The image's name in the engine."""

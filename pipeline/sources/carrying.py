@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import atomic, sha256_of, write_atomic
-from pipeline.lines import Line, SrpmSource
+from pipeline.lines import DebianSource, Line, SrpmSource
 from pipeline.settings import Settings
 from pipeline.sources.fetching import Sources, summary
 
@@ -31,19 +31,23 @@ Every digest and signature is checked again there.
 """
 
 
-def export(line: Line, settings: Settings, console: Console, directory: str) -> dict[str, Any]:
-    """Writes everything the line needs below `directory`, fetching first what is not in the store."""
+def export(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
+    """Writes everything the line needs below `directory`, fetching first what is not in the store.
+
+    What only one builder image needs is carried when it is `image`.
+    """
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise UsageError("this is no directory", where=directory)
     sources = Sources(line, settings, console)
-    found = sources.fetch()
+    found = sources.fetch(image)
     try:
         with sources.store.using():
             for item in found:
                 _copy(item.path, target / "files" / item.sha256)
         _export_keys(sources, target)
-        _export_indexes(sources, target)
+        if any(isinstance(line.data.sources[item.name], DebianSource) for item in found):
+            _export_indexes(sources, target)
         for file in _line_files(sources):
             _copy(file, target / "lines" / line.name / file.name)
         write_atomic(target / f"README-{line.name}.txt", _README.format(label=line.label, command=_command(line)))
@@ -56,13 +60,13 @@ def export(line: Line, settings: Settings, console: Console, directory: str) -> 
     return {**document, "directory": str(target)}
 
 
-def import_(line: Line, settings: Settings, console: Console, directory: str) -> dict[str, Any]:
+def import_(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
     """Takes a line's sources out of an exported directory into the store, without any request."""
     if not any(Path(directory).glob("mirror-*.json")):
         hint = "./inv mirror export DIR, on a host with network"
         raise UsageError("this is no exported mirror: there is no mirror-LINE.json in it", where=directory, hint=hint)
     offline = replace(settings, offline=True, refresh=True, mirror=(directory, *settings.mirror))
-    found = Sources(line, offline, console).fetch()
+    found = Sources(line, offline, console).fetch(image)
     console.say(summary(found))
     console.say(f"next, without network: ./inv fetch {line.name} --offline")
     return {**line.evidence(), "sources": [item.as_dict() for item in found]}
@@ -102,8 +106,6 @@ def _export_keys(sources: Sources, target: Path) -> None:
 
 def _export_indexes(sources: Sources, target: Path) -> None:
     """Debian's signed indexes that the recorded answers rest on, laid out as in its archive."""
-    if sources.line.data.debian is None:
-        return
     for index in sources.indexes():
         archive = "debian-security" if index.suite.endswith("-security") else "debian"
         release = target / archive / "dists" / index.suite

@@ -71,10 +71,15 @@ class Sources:
         self._apt: AptRoot | None = None
         self._fetched: set[str] = set()  # while asking an index, before the fetch of all
 
-    def fetch(self) -> list[Verified]:
-        """Fetches and verifies everything; a source that is not pinned yet is refused at the end."""
-        unpinned = [name for name, source in self.line.data.sources.items() if not self._known(name, source)]
-        pinned = [self._pinned(name, source) for name, source in self._sources() if name not in unpinned]
+    def fetch(self, image: str = "") -> list[Verified]:
+        """Fetches and verifies everything; a source that is not pinned yet is refused at the end.
+
+        Sources that only one builder image needs are fetched only when it is `image`: a host that
+        builds in another one, or not at all, may have no apt to find them with.
+        """
+        wanted = {name: source for name, source in self._sources() if _needed(source, image)}
+        unpinned = [name for name, source in wanted.items() if not self._known(name, source)]
+        pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in unpinned]
         had = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
         with self.store.using():
             found = [self._verify(item, fetched) for item, fetched in zip(pinned, had, strict=True)]
@@ -182,12 +187,19 @@ class Sources:
 
     def _record(self, found: Sequence[Verified]) -> None:
         document = {**self.line.evidence(), "sources": [item.as_dict() for item in found]}
-        if self.store.record(f"line-{self.line.name}") != json.loads(json.dumps(document)):
-            self.store.write_record(f"line-{self.line.name}", document)
+        known = self.store.record(f"line-{self.line.name}")
+        used = {**document, "sources": [*document["sources"], *self._used_elsewhere(known, found)]}
+        if known != json.loads(json.dumps(used)):
+            self.store.write_record(f"line-{self.line.name}", used)
         evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
         text = json.dumps(document, indent=2) + "\n"
         if not evidence.is_file() or evidence.read_text() != text:
             write_atomic(evidence, text)
+
+    def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:
+        """What earlier runs recorded for another image: still in use, not to be cleaned away in between."""
+        others = {name for name, source in self._sources() if not _needed(source, "")} - {item.name for item in found}
+        return [row for row in (known or {"sources": []})["sources"] if row["name"] in others]
 
     # Proofs, each made once of the same bytes and the same pins.
 
@@ -401,6 +413,11 @@ class Sources:
 def _wanted(record: Mapping[str, Any]) -> download.Wanted:
     """The file of an index's recorded answer."""
     return download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
+
+
+def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:
+    """Whether building in `image` needs the source; with none, whether building in any image does."""
+    return not isinstance(source, DebianSource) or source.image in (None, image)
 
 
 def git_identity() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import re
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ from typing import Any
 
 import pytest
 
+from pipeline import lines
+from pipeline.console import Console
 from pipeline.errors import ExitCode, UsageError
 from pipeline.files import sha256_of
+from pipeline.settings import load
 from pipeline.sources import apt
+from pipeline.sources.fetching import Sources, Verified
 from tests.fixtures.badserver import BadServer, good, payload, status, wrong
 from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.debianarchive import SECURITY, SUITE, Archive, key
@@ -290,6 +295,37 @@ def test_a_second_run_does_not_notice_newer_versions_until_refresh_asks(world: W
 def test_another_question_is_asked_again(world: World) -> None:
     world.source(world.line())
     assert world.source(world.line(version="6.1.9-1"))["version"] == "6.1.9-1"
+
+
+def of_image(world: World, image: str, **source: Any) -> list[Verified]:
+    """What a run for that builder image has of a line whose one source only the image `here` needs."""
+    line = lines.load(None, world.line(image="here", **source))
+    settings = load({"artifacts": str(world.inv.artifacts), "debian_mirror": world.archive.url}, {})
+    return Sources(line, settings, Console(out=io.StringIO(), err=io.StringIO())).fetch(image)
+
+
+def test_what_only_one_image_needs_is_fetched_for_that_image_alone(world: World) -> None:
+    absent = world.inv.without_programs(*PROGRAMS)
+    assert "0 sources verified, nothing fetched" in world.fetch(world.line(image="here"), **absent).out
+    assert of_image(world, "elsewhere") == []
+    assert (world.server.count(), world.inv.called) == (0, "")
+    [found] = of_image(world, "here")
+    assert (found.name, found.version) == ("linux", "6.1.10-1")
+
+
+def test_what_an_image_needs_is_not_cleaned_away_by_a_run_without_it(world: World) -> None:
+    [found] = of_image(world, "here")
+    world.fetch(world.line(image="here"))
+    assert world.inv("store", "gc", "--json").json["removed"] == []
+    assert world.fetch(world.line(image="here"), "--json").json["sources"] == []
+    assert found.path.is_file()
+
+
+def test_an_export_reads_no_index_for_what_it_does_not_carry(world: World) -> None:
+    absent = world.inv.without_programs(*PROGRAMS)
+    world.inv("mirror", "export", world.place / "carried", "--line-file", world.line(image="here"), **absent)
+    assert (world.server.count(), world.inv.called) == (0, "")
+    assert not (world.place / "carried" / "debian").exists()
 
 
 def test_offline_fails_before_the_index_was_asked_and_works_after(world: World) -> None:

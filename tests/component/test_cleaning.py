@@ -140,6 +140,13 @@ def test_another_word_is_refused_and_nothing_is_removed(inv: Inv, built: Built) 
     assert tree(inv.artifacts) == before
 
 
+def test_a_line_that_is_not_there_is_refused_and_one_that_only_was_built_here_is_not(inv: Inv, built: Built) -> None:
+    ended = inv("clean", "all", "--line", "el7", expect=ExitCode.USAGE)
+    assert "there is no line 'el7' here" in ended.err and "lines: el6, lts61" in ended.err
+    built.step("ipvsadm", "one", line="el6-house")
+    assert tops(cleaned(inv, "all", "--line", "el6-house"), 2) == {"steps/el6-house"}
+
+
 def test_where_nothing_is_there_is_nothing_to_clean(inv: Inv) -> None:
     assert inv("clean", "all").out == "0 removed, 0 B freed\n"
     assert not inv.artifacts.exists()
@@ -188,6 +195,15 @@ def test_what_is_locked_is_left_and_named(inv: Inv, built: Built, lock: str, wor
         )
     inv("clean", word)
     assert sorted(inv.artifacts.glob(places)) == []
+
+
+def test_what_may_not_be_removed_is_left_and_named(inv: Inv, built: Built) -> None:
+    """As where root has built and another user cleans up; made here by a name that cannot be taken."""
+    (inv.artifacts / "ccache" / ".old-el6-debian12").write_text("in the way")
+    place = inv.artifacts / "ccache" / "el6-debian12"
+    ended = inv("clean", "ccache", "--line", "el6", expect=ExitCode.HOST)
+    assert "left, not removed: artifacts/ccache/el6-debian12: it could not be removed: " in ended.out
+    assert (place / "object").exists()
 
 
 def test_a_killed_removal_is_finished_by_the_next_one(inv: Inv, built: Built) -> None:

@@ -14,15 +14,19 @@ from typing import Any
 
 import pytest
 
-from pipeline import lines
+from pipeline import cleaning, lines, mainjob
+from pipeline.build import sandboxed
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import read_meta
 from pipeline.console import Console
 from pipeline.errors import BuildFailed, ExitCode, PipelineError, UsageError
 from pipeline.files import sha256_of
 from pipeline.mainjob import PUBLISH, MainJob
+from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Job
 from pipeline.session import Session
 from pipeline.settings import load
+from pipeline.summary import Summary
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import rpm
 
@@ -226,17 +230,30 @@ def test_the_second_build_is_made_anew_although_the_first_was_reused(bench: Benc
             bench.build("ipvsadm", check_reproducible=True)
 
 
+def test_a_second_build_that_was_kept_is_not_taken_for_the_next_one(bench: Bench) -> None:
+    bench.kind.changing = ("ipvsadm",)
+    with pytest.raises(BuildFailed, match="came out different"):
+        bench.build("ipvsadm", check_reproducible=True)
+    bench.kind.changing = ()
+    shutil.rmtree(bench.artifacts / "steps" / "lts61")
+    said = bench.build("ipvsadm", check_reproducible=True)
+    assert [row["same"] for row in said["compared"]] == [True]
+
+
 def test_what_cannot_be_the_same_is_left_out_with_its_reason(bench: Bench) -> None:
     bench.kind.changing = bench.kind.signing = ("kernel:stock",)
     said = bench.build_all(check_reproducible=True)
     assert "kernel:stock is left out of the comparison: its key is made by each build" in bench.said
     assert "kernel:stock" not in [row["step"] for row in said["compared"]]
+    evidence = json.loads((bench.artifacts / "evidence" / "lts61" / "reproducible.json").read_text())
+    assert said["left_out"] == evidence["left_out"] == {"kernel:stock": "its key is made by each build"}
     assert bench.latest.exists()
 
 
 def test_where_everything_is_left_out_nothing_is_built_again(bench: Bench) -> None:
     bench.kind.signing = ("kernel:stock",)
-    assert "compared" not in bench.build("kernel", check_reproducible=True)
+    said = bench.build("kernel", check_reproducible=True)
+    assert said["compared"] == [] and list(said["left_out"]) == ["kernel:stock"]
     assert not list(bench.artifacts.glob("steps/*+again"))
 
 
@@ -248,8 +265,9 @@ def test_a_second_build_that_fails_is_a_failure(bench: Bench, monkeypatch: pytes
         return whole(self)
 
     monkeypatch.setattr(bench.kind, "plan", plan)
-    with pytest.raises(PipelineError, match="ipvsadm failed"):
+    with pytest.raises(PipelineError, match="in the second build, that of the comparison: ipvsadm failed") as failed:
         bench.build_all(check_reproducible=True)
+    assert failed.value.hint == f"./inv build-all --check-reproducible --line lts61 --artifacts {bench.artifacts}"
     assert not bench.latest.exists()
 
 
@@ -257,6 +275,49 @@ def test_the_second_build_uses_no_compiler_cache(bench: Bench) -> None:
     job = bench.job()
     assert job.ccache("debian12") is not None
     assert replace(job, again=True).ccache("debian12") is None
+
+
+# --- In use --------------------------------------------------------------------------------------------
+
+
+def cleaned_meanwhile(bench: Bench) -> ExitCode:
+    """What cleaning everything away comes to."""
+    return cleaning.clean(["all"], "", bench.job().session)[1]
+
+
+def test_from_the_plan_to_the_summary_nothing_of_the_line_can_be_cleaned_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.build("ipvsadm")
+    codes, tell = [], Summary.tell
+
+    def telling(*words: Any, **named: Any) -> None:
+        codes.append(cleaned_meanwhile(bench))
+        tell(*words, **named)
+
+    monkeypatch.setattr(Summary, "tell", telling)
+    bench.build_all()
+    assert codes == [ExitCode.LOCKED]
+    assert cleaned_meanwhile(bench) is ExitCode.OK
+
+
+def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.kind.failing = ("ipvsadm",)
+    with pytest.raises(BuildFailed):
+        bench.build("ipvsadm")
+    codes = []
+
+    def looks_around(*_: object) -> int:
+        codes.append(cleaned_meanwhile(bench))
+        return 0
+
+    job = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
+    monkeypatch.setattr(sandboxed, "remembered", lambda directory: job)
+    monkeypatch.setattr(mainjob.LazyRuntime, "shell", looks_around)
+    session = bench.job().session
+    assert mainjob.shell(lines.load("lts61"), "ipvsadm", session) == {"status": 0}
+    assert codes == [ExitCode.LOCKED]
+    assert (bench.artifacts / "steps" / "lts61" / "ipvsadm" / ".failed").is_dir()
 
 
 # --- The commands that are told ------------------------------------------------------------------------

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+from pipeline import lines
+from pipeline.console import Console
 from pipeline.errors import ExitCode
-from pipeline.settings import TABLE
+from pipeline.settings import TABLE, load
 from pipeline.sources import reach
 from pipeline.sources.download import Options, Wanted
+from pipeline.sources.fetching import Sources
 from pipeline.sources.reach import Silent
 from tests.fixtures.badserver import BadServer, Exchange, dripping_headers, good, payload, redirect, reset, status
 from tests.fixtures.commandline import Inv
+from tests.fixtures.toy import SRPM, TARBALL, make_toy
 
 BODY = payload(300_000)
 NOWHERE = "http://nowhere.invalid/kernel.src.rpm"  # RFC 6761: this name never resolves
@@ -143,6 +147,21 @@ def test_the_error_names_each_file_each_address_and_each_reason(server: BadServe
     ]
 
 
+def test_what_the_store_has_is_asked_for_nowhere(tmp_path: Path) -> None:
+    inv, toy = Inv(tmp_path), make_toy(tmp_path / "toy")
+    inv("pin", "toy", "kernel-srpm", "--line-file", toy.line_file)
+    inv("fetch", "--line-file", toy.line_file)
+    line = lines.load(None, toy.line_file)
+    toy.mirror.rename(tmp_path / "away")
+
+    def silent(artifacts: Path) -> list[str]:
+        settings = load({"artifacts": str(artifacts)}, {})
+        return [item.name for item in Sources(line, settings, Console(quiet=True)).silent()]
+
+    assert silent(inv.artifacts) == []
+    assert silent(tmp_path / "empty") == [SRPM, TARBALL]
+
+
 # --- The command line ----------------------------------------------------------------------------------
 
 LINE = """\
@@ -174,6 +193,7 @@ def test_build_all_names_every_address_and_both_ways_on(server: BadServer, tmp_p
     assert UNRESOLVED.search(ended.err)
     assert "--mirror DIR" in ended.err and "--line lts61" in ended.err
     assert server.count() == 2, "each address was asked once"
+    assert not (inv.artifacts / "steps").exists() and not list(inv.artifacts.glob("store/sha256/*"))
 
 
 def test_without_a_line_build_all_means_el6(closed: str, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ import pytest
 
 from pipeline import process
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import Outcome, Runner, State
-from pipeline.errors import PipelineError
+from pipeline.build.runner import LOCK, Outcome, Runner, State
+from pipeline.errors import Locked, PipelineError
+from pipeline.locks import locked
 from tests.fixtures.commandline import ROOT
 
 Action = Callable[[Work], None]
@@ -153,6 +154,33 @@ def test_killed_at_any_point_the_next_run_completes_and_nothing_is_left(tmp_path
     assert text(outcomes, "publish") == "ktrp"
     left = [path.name for path in tmp_path.glob("*/.*")]
     assert left == []
+
+
+def test_while_a_run_lasts_nobody_can_have_the_line_for_himself(tmp_path: Path) -> None:
+    def tries(_: Work) -> None:
+        with pytest.raises(Locked), locked(tmp_path / LOCK, wait=False):
+            pass
+
+    assert states(runner(tmp_path).run(Plan([Step("kernel", tries)]))) == {"kernel": "ran"}
+    with locked(tmp_path / LOCK, wait=False):
+        pass
+
+
+def test_what_a_step_says_of_its_run_is_in_the_metadata_whether_it_fails_or_not(tmp_path: Path) -> None:
+    def tells(work: Work) -> None:
+        work.facts["ccache"] = {"hits": 1, "misses": 2}
+        assert work.options == ("--line", "el6")
+
+    def tells_and_fails(work: Work) -> None:
+        tells(work)
+        fails(work)
+
+    plan = Plan([Step("good", tells), Step("bad", tells_and_fails)])
+    outcomes = runner(tmp_path, options=("--line", "el6"), keep_going=True).run(plan)
+    metas = [json.loads((path / "meta.json").read_text()) for path in (outcomes["good"].out, tmp_path / "bad/.failed")]
+    assert [(meta["state"], meta["facts"]["ccache"]["hits"]) for meta in metas] == [("done", 1), ("failed", 1)]
+    assert all(meta["seconds"] >= 0 and meta["begun"] > 0 for meta in metas)
+    assert Plan([Step("good", tells)]).keys["good"] == outcomes["good"].key, "facts are no input"
 
 
 def test_two_runs_at_once_do_each_step_once(tmp_path: Path) -> None:

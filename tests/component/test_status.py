@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from pipeline import process
+from pipeline.build.runner import LOCK
+from pipeline.locks import locked
 from tests.fixtures.built import NEXT, Built
 from tests.fixtures.commandline import ROOT, Inv
 
@@ -104,6 +106,12 @@ def test_a_killed_run_whose_number_another_process_has_now_is_interrupted(inv: I
     dead = meta.read_text().partition('"pid": ')[2].partition(",")[0]
     meta.write_text(meta.read_text().replace(f'"pid": {dead}', f'"pid": {os.getpid()}'))
     assert steps(inv)["lts61 keepalived"]["state"] == "interrupted"
+
+
+def test_what_a_dead_run_left_is_interrupted_although_another_run_has_its_lock_now(inv: Inv, built: Built) -> None:
+    left = built.dies("keepalived")
+    with locked(left.parent / LOCK):
+        assert steps(inv)["lts61 keepalived"]["state"] == "interrupted"
 
 
 def test_status_waits_for_nobody_and_disturbs_nobody(inv: Inv, staying: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import process
 from pipeline.build import roles_package, rpmtool, tools_lts61
-from pipeline.build.tools_lts61 import Tool
+from pipeline.build.tools import Tool
 from pipeline.errors import Refused
 
 EPOCH = 1_700_000_000

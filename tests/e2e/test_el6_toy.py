@@ -44,7 +44,7 @@ class Built:
 
     def out(self, step: str) -> Path:
         """A step's output."""
-        return Path(self.shop.inv.cwd, self.first[step]["out"])
+        return self.shop.inv.cwd / str(self.first[step]["out"])
 
     def kernel(self, role: str, name: str = "kernel") -> Path:
         """One package of a role's kernel."""
@@ -162,8 +162,7 @@ def test_explain_names_what_a_changed_patch_makes_run(built: Built) -> None:
     before = line.read_text()
     other = make_toy(built.shop.place / "other", toa_name="TOA, changed")
     assert other.line_file.read_text() != before
-    lock = line.with_name("toy.lock.toml").read_text()
-    other.line_file.with_name("toy.lock.toml").write_text(lock)
+    built.shop.pin(other)
     built.shop.line_words = ("--line-file", str(other.line_file), "--image", "debian12")
     try:
         would = told(built.shop)

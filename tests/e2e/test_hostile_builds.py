@@ -20,11 +20,11 @@ from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.quickline import PACKAGE
 from tests.fixtures.workshop import Workshop
 
+PROCESSES = 200  # not few: the kernel counts a user's, and other builds of this host are of the same user
 FORKS = 400  # where a bomb would stop by itself, so that a limit that fails does no harm
 BOMB = (
     f"""perl -e 'for (1..{FORKS}) {{ defined(my $$p = fork) or die "refused at $$_: fork: $$!"; $$p or sleep 60 }}'"""
 )
-TOOLS_OF_MAKE = 30  # processes that rpmbuild, make and the leash may be, on top of the job's
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ HOSTILE = {
     ),
     "forks on and on": Hostile(
         BOMB,
-        ("fork: Resource temporarily unavailable", "60 processes at once", "--build-processes"),
-        ("--build-processes", "60"),
+        ("fork: Resource temporarily unavailable", f"{PROCESSES} processes at once", "--build-processes"),
+        ("--build-processes", str(PROCESSES)),
     ),
     "writes many files": Hostile(
         "for n in $$(seq 100); do head -c 8m /dev/zero > big$$n; sleep 0.05; done",
@@ -110,20 +110,20 @@ def test_the_network_of_the_host_hears_nothing_of_a_build(either: Workshop) -> N
 
 def test_forks_are_refused_at_the_limit_not_later(either: Workshop) -> None:
     either.line.makefile(BOMB)
-    either.build("ipvsadm", "--build-processes", "60", expect=ExitCode.BUILD)
+    either.build("ipvsadm", "--build-processes", str(PROCESSES), expect=ExitCode.BUILD)
     refused = re.search(r"refused at (\d+)", either.log())
-    assert refused is not None and 60 - TOOLS_OF_MAKE <= int(refused[1]) <= 60
+    assert refused is not None and int(refused[1]) < PROCESSES
 
 
-def test_a_write_is_held_close_to_the_limit(either: Workshop) -> None:
-    either.line.makefile("while :; do n=$$((n + 1)); head -c 8m /dev/zero > big$$n; sleep 0.05; done")
-    either.build("ipvsadm", "--build-disk", "64", "--build-time", "60", expect=ExitCode.BUILD)
-    written = sum(path.stat().st_size for path in either.inv.artifacts.rglob("big*"))
+def test_a_write_is_held_close_to_the_limit(shop: Workshop) -> None:
+    shop.line.makefile("while :; do n=$$((n + 1)); head -c 8m /dev/zero > big$$n; sleep 0.05; done")
+    shop.build("ipvsadm", "--build-disk", "64", "--build-time", "60", expect=ExitCode.BUILD)
+    written = sum(path.stat().st_size for path in shop.inv.artifacts.rglob("big*"))
     assert 64 << 20 <= written < 1 << 30
 
 
 def test_what_a_build_may_keep_in_memory_has_an_end(either: Workshop) -> None:
-    """Where else it may write: by the rule all of `/tmp`, `/dev` and the like are bounded or read-only."""
+    """Else a build could take the host's own memory, file by file."""
     either.line.makefile("touch /dev/x; df -k --output=avail,target /tmp /run /var/tmp /dev/shm; false")
     either.build("ipvsadm", expect=ExitCode.BUILD)
     rows = re.findall(r"^ *(\d+) (/tmp|/run|/var/tmp|/dev/shm)$", either.log(), re.MULTILINE)
@@ -207,6 +207,3 @@ def terminal(inv: Inv, *words: str) -> Iterator[Terminal]:
         yield Terminal(pid, handle)
     finally:
         os.close(handle)  # whoever still is in front of it hears that it is gone
-
-
-# --- Both runtimes, on the real ipvsadm --------------------------------------------------------------------

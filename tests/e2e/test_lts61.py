@@ -116,3 +116,20 @@ def test_the_hosts_own_apt_lists_are_not_what_it_reads(fetched: Any) -> None:
 def test_no_download_is_left_half_done(fetched: Any) -> None:
     assert list((CACHE / "store" / "partial").glob("*")) == []
     assert not Path(CACHE / "store" / "bad").exists()
+
+
+def test_packages_that_are_built_twice_in_a_sandbox_have_the_same_bytes(fetched: Any, inv: Inv) -> None:
+    """Those that take seconds; the kernel takes the same way."""
+    inv.patience = 1200
+    where = ("--line", "lts61", "--json", "--artifacts", CACHE)
+    image = inv("image", *where).json
+    assert Path(image["package_list"]).is_file() and image["packages"] > 100 and image["bytes"] > 100 << 20
+    again = inv("image", *where).json
+    assert (again["made"], again["key"]) == (False, image["key"])
+    said = inv("build", "ipvsadm", "role-packages", "--check-reproducible", "--force", "ipvsadm", *where).json
+    assert [(row["step"], row["same"]) for row in said["compared"]] == [
+        ("ipvsadm", True), ("role-packages", True), ("role-packages", True),
+    ]  # fmt: skip
+    assert said["steps"]["ipvsadm"]["state"] == "ran" and said["snapshot"] is None
+    for row, package in zip(said["compared"], said["packages"], strict=True):
+        assert row["first"] == package["sha256"] == sha256_of(Path(package["unsigned"]))

@@ -34,7 +34,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("builders", "showing", "testing", "cli", "summary", "inventory"),
+    ("builders", "showing", "testing", "cli", "summary", "inventory", "progress"),
     ("mainjob", "status", "imaging", "cleaning"),
     ("tasks",),
     ("__main__", "reference"),
@@ -218,7 +218,7 @@ def blocks(text: str) -> list[list[str]]:
 
 def test_the_readme_begins_with_exactly_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    assert blocks(text)[:2] == [["./inv fetch lts61"], ["./inv test"]]
+    assert blocks(text)[:2] == [["./inv build-all --line lts61"], ["./inv test"]]
     before = text[: text.index("```")].strip().splitlines()
     assert before[0].startswith("# ")
     assert len([line for line in before[1:] if line]) <= 1

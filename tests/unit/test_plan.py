@@ -60,6 +60,8 @@ def test_only_keeps_what_the_asked_for_steps_need_and_their_keys() -> None:
     assert whole.only(["tools"]).keys["tools"] == whole.keys["tools"]
     with pytest.raises(UsageError, match="no step is called kernl"):
         whole.only(["kernl"])
+    with pytest.raises(UsageError, match=r"no step is called kernl\n"):
+        whole.only(["tools", "kernl"])
 
 
 def test_a_module_that_is_not_there_is_a_mistake_of_ours() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import process
-from pipeline.build import roles_package, rpmtool, tools_lts61
+from pipeline.build import roles_package, rpmtool, tools, tools_lts61
 from pipeline.build.roles_package import Init
-from pipeline.build.tools_lts61 import SUMMARY, Tool
+from pipeline.build.tools import Tool
+from pipeline.build.tools_lts61 import SUMMARY
 from pipeline.errors import BuildFailed, UsageError
 from pipeline.lines import RoleName
 
@@ -120,10 +121,10 @@ def test_every_assertion_on_configure_is_in_the_spec() -> None:
 
 
 def test_the_table_of_configure_is_read_by_its_labels() -> None:
-    found = tools_lts61.summary(CONFIGURED)
+    found = tools.summary(CONFIGURED)
     assert {label: found[label] for label, _ in SUMMARY} == dict(SUMMARY)
     assert found["Compiler"] == "gcc gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
-    assert tools_lts61.summary("checking for Use IPVS Framework : Yes\n") == {}
+    assert tools.summary("checking for Use IPVS Framework : Yes\n") == {}
 
 
 def test_a_build_whose_configure_found_everything_is_not_blamed(tmp_path: Path) -> None:

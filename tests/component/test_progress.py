@@ -1,0 +1,33 @@
+"""What a running build says of how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline import progress
+from pipeline.build.plan import Plan, Step, Work
+from pipeline.build.runner import Runner, read_meta
+
+
+def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Path) -> None:
+    said: list[str] = []
+    runner = Runner(tmp_path, 1, lambda _: None)
+
+    def plan(value: str) -> Plan:
+        return Plan([Step("first", fill), Step("second", looks, {"value": value}, ("first",))])
+
+    def fill(_: Work) -> None:
+        """Done at once."""
+
+    def looks(work: Work) -> None:
+        begun = float(read_meta(work.out.parent / "meta.json")["begun"])
+        said.append(progress.told_once(plan(str(work.step.inputs["value"])), runner, begun + 3))
+
+    assert progress.told_once(plan("1"), runner, 0.0) == ""
+    runner.run(plan("1"))
+    assert said == ["1 of 2 steps done, running second"]
+    meta = next((tmp_path / "second").glob("[!.]*/meta.json"))
+    meta.write_text(meta.read_text().replace('"seconds": ', '"seconds": 10'))
+    runner.run(plan("2"))
+    assert said[1] == "1 of 2 steps done, running second (last time 100 s); about 97 s left"
+    assert progress.told_once(plan("2"), runner, 0.0) == ""
