@@ -68,11 +68,13 @@ def test_swapped_series_are_refused_by_content_before_anything_is_built(images: 
 
 def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[Proven]], Sequence[Proven]]) -> Path:
     """What the recipe gives for one role when it is told that something else was proven; the packages' directory."""
-    session = Session(load({"artifacts": str(shop.inv.artifacts), "image": "debian12"}, {}), Console(quiet=True))
+    options = {"artifacts": str(shop.inv.artifacts), "image": "debian12", "debian_mirror": shop.archive.url}
+    session = Session(load(options, {}), Console(quiet=True))
+    image = builder(session, el6.IMAGES)
     line = lines.load(line_file=shop.toy.line_file)
-    verified = {item.name: item for item in Sources(line, session.settings, session.console).fetch()}
+    verified = {item.name: item for item in Sources(line, session.settings, session.console).fetch(image.name)}
     proven = list(misled(prove_series(line, verified)))
-    bench = sandboxed.Bench(Bubblewrap(), builder(session, el6.IMAGES), None, Limits())
+    bench = sandboxed.Bench(Bubblewrap(), image, None, Limits())
     material = Material(line, verified, proven, bench, Trees(line, proven, verified, session).of)
     [step] = [step for step in el6.plan(material) if step.name == f"kernel:{role}"]
     work = Work(step, shop.place / "out", shop.place / "scratch", shop.place / "log", {}, 2)
