@@ -34,20 +34,20 @@ GONE = {
 # The points of each part, and how often they are passed in it.
 PASSES = {
     "fetch": {
-        "download.part-written": 2,
-        "download.done": 2,
-        "verify.done": 2,
-        "publish.before-rename": 2,
-        "publish.after-rename": 2,
+        "download.part-written": 4,
+        "download.done": 4,
+        "verify.done": 4,
+        "publish.before-rename": 4,
+        "publish.after-rename": 4,
     },
     "tree": {"tree.before-rename": 1},
     "image": {"image.before-rename": 1},
     "build": {
-        "step.begin": 5,
-        "step.metadata-written": 5,
-        "step.done": 5,
-        "step.before-rename": 5,
-        "step.after-rename": 5,
+        "step.begin": 7,
+        "step.metadata-written": 7,
+        "step.done": 7,
+        "step.before-rename": 7,
+        "step.after-rename": 7,
     },
     "publish": {
         "snapshot.signed": 1,
@@ -94,10 +94,6 @@ class Scene:
         listed.write_text("\n".join(stanzas))
         return listed
 
-    def words(self) -> list[str]:
-        """Everything, from a Debian archive that nobody asks."""
-        return [*self.shop.words(), "--debian-mirror", "http://127.0.0.1:9/debian"]
-
     def begin(self, gone: Sequence[str]) -> None:
         """As an undisturbed run leaves it, without what is `gone`; the compiler cache stays as it is."""
         for place in (path for path in self.artifacts.iterdir() if path.name != "ccache"):
@@ -109,20 +105,20 @@ class Scene:
     def killed(self, point: str, number: int) -> int:
         """A run's exit status that kills itself."""
         environment = self.shop.inv.environment(**self.environment, **{trace.VARIABLE: f"{point}:{number}"})
-        argv = self.shop.inv.argv(*self.words())
+        argv = self.shop.inv.argv(*self.shop.words())
         return subprocess.run(argv, env=environment, cwd=self.shop.inv.cwd, capture_output=True, check=False).returncode
 
     def traced(self) -> Counter[str]:
         """The points that an undisturbed run passes."""
         file = self.shop.place / "traced"
         file.unlink(missing_ok=True)
-        argv = [sys.executable, "-m", "tests.fixtures.traced", str(file), *self.words()]
+        argv = [sys.executable, "-m", "tests.fixtures.traced", str(file), *self.shop.words()]
         run(argv, env=self.shop.inv.environment(**self.environment), cwd=self.shop.inv.cwd)
         return Counter(file.read_text().split())
 
     def again(self) -> None:
         """A run that nobody kills."""
-        self.shop.inv(*self.words(), **self.environment)
+        self.shop.inv(*self.shop.words(), **self.environment)
 
     def built(self, root: Path) -> dict[str, str]:
         """The digests of all unsigned packages."""
