@@ -193,6 +193,6 @@ def assert_whole(scene: Scene, part: str) -> None:
 def test_killed_at(scene: Scene, part: str, point: str, number: int) -> None:
     scene.begin(GONE[part])
     assert scene.killed(point, number) == -9
-    assert scene.shop.left().keys() <= {"temporary files"}
+    assert scene.shop.left("temporary files") == {}
     scene.again()
     assert_whole(scene, part)

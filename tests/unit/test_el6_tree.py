@@ -135,10 +135,23 @@ def test_modes_and_files_of_the_builds_own_count_only_before_it_begins(tree: Tre
 
 
 def test_files_that_the_spec_brings_may_lie_at_the_top_alone(tree: Tree) -> None:
-    for path in ("kernel-2.6.32-x86_64.config", "merge.pl", "temp-generic", "net/merge.pl", "xmerge.pl", "mergeXpl"):
+    for path in (
+        "kernel-2.6.32-x86_64.config",
+        "merge.pl",
+        "temp-generic",
+        "net/merge.pl",
+        "temp-dir/x",
+        "xmerge.pl",
+        "mergeXpl",
+    ):
         tree.write(path, "")
     own = ("kernel-*.config", "temp-*", "merge.pl")
-    assert sorted(tree.wrong("exact", *own)) == ["extra mergeXpl", "extra net/merge.pl", "extra xmerge.pl"]
+    assert sorted(tree.wrong("exact", *own)) == [
+        "extra mergeXpl",
+        "extra net/merge.pl",
+        "extra temp-dir/x",
+        "extra xmerge.pl",
+    ]
 
 
 def test_of_very_many_the_first_are_told_and_the_rest_counted(tree: Tree) -> None:
