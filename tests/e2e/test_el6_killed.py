@@ -62,7 +62,7 @@ KILLS = [
     (part, point, number)
     for part, points in PASSES.items()
     for point, passes in points.items()
-    for number in sorted({1, passes})
+    for number in sorted({1, (1 + passes) // 2, passes})
 ]
 # Instead of mmdebstrap: an image of one file, with the packages of the real one, and so with its key.
 MAKER = """cp "{packages}" packages.txt
