@@ -27,7 +27,12 @@ def builder(session: Session, usable: Sequence[str], *, fresh: bool = False) -> 
         return _automatic(session, usable, fresh)
     if asked not in usable:
         raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}")
-    return _MAKERS[asked](session, fresh)
+    try:
+        return _MAKERS[asked](session, fresh)
+    except HostLacks as lacking:
+        if asked == CENTOS and DEBIAN in usable:
+            lacking.hint = f"{lacking.hint}; or --image {DEBIAN}, which needs no engine"
+        raise
 
 
 def _automatic(session: Session, usable: Sequence[str], fresh: bool) -> images.Image:

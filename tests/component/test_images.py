@@ -22,12 +22,14 @@ from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.images import DebianRecipe, Image, debian_image, package_list, write_packages
 from pipeline.sandbox.runtime import Job, Limits
+from pipeline.sources import apt
 from tests.fixtures.commandline import ROOT
 
 pytestmark = pytest.mark.xdist_group("mmdebstrap")
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-RECIPE = DebianRecipe("tiny", ["busybox-static"], {"bookworm": "http://deb.debian.org/debian"}, KEYRING.read_bytes())
+ARCHIVES = apt.archive_addresses(("bookworm",), "", ())  # the host's own
+RECIPE = DebianRecipe("tiny", ["busybox-static"], ARCHIVES, KEYRING.read_bytes())
 DEAD = "http://127.0.0.1:9/debian"
 QUIET = Console(quiet=True)
 

@@ -42,7 +42,7 @@ HOSTILE = {
         ("failed (exit status 1)", "Network is unreachable", "a build has no network", "pinned source"),
     ),
     "asks for a name": Hostile(
-        "(exec 3<>/dev/tcp/deb.debian.org/80)",
+        "(exec 3<>/dev/tcp/www.example.org/80)",
         ("Temporary failure in name resolution", "a build has no network"),
     ),
     "forks on and on": Hostile(

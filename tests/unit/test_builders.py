@@ -112,6 +112,7 @@ def test_an_explicit_choice_never_gives_way(
     with pytest.raises(HostLacks) as caught:
         builders.builder(run, el6.IMAGES)
     assert caught.value is lacking
+    assert lacking.hint.endswith("; or --image debian12, which needs no engine")
     assert "debian12" not in said(run)
 
 
