@@ -66,7 +66,7 @@ def test_a_host_program_gets_common_symbols_and_none_of_the_kernels_flags(show: 
     assert compiles(show) == ["-fcommon", "-w"]
 
 
-@pytest.mark.parametrize("mark", [KERNEL, "-D__ASSEMBLY__"])
+@pytest.mark.parametrize("mark", [KERNEL, "-D__ASSEMBLY__", "-mcmodel=kernel"])
 def test_the_kernels_source_gets_what_it_needs_around_its_own_flags(show: Path, mark: str) -> None:
     words = compiles(show, "-O2", mark, "-c", "-o", "kernel/sched.o", "kernel/sched.c")
     assert words[: len(FIRST)] == FIRST
@@ -88,13 +88,21 @@ def test_the_decompressors_wish_for_position_independent_code_wins(tmp_path: Pat
     assert "far@GOTPCREL" in made.read_text()
 
 
+def test_the_tree_finds_that_stack_protectors_can_be_had() -> None:
+    """The question of scripts/gcc-x86_64-has-stack-protector.sh, in whose answer it looks for %gs."""
+    question = ["-S", "-xc", "-c", "-O0", "-mcmodel=kernel", "-fstack-protector", "-", "-o", "-"]
+    source = b"int foo(void) { char X[200]; return 3; }\n"
+    answer = run(["dash", TOOLCHAIN / "bin" / "gcc", *question], stdin=source, env=clean_environment()).text
+    assert "%gs" in answer
+
+
 @pytest.mark.parametrize(
     ("given", "passed"),
     [
         (["-m", "elf_x86_64"], ["-m64"]),
         (["-m", "elf_i386"], ["-m32"]),
         (["-m", "elf_x86_64", "-m", "elf_x86_64", "last"], ["-m64", "-m64", "last"]),
-        (["-m64", "-mcmodel=kernel"], ["-m64", "-mcmodel=kernel"]),
+        (["-m64", "-mtune=generic"], ["-m64", "-mtune=generic"]),
         (["-m", "other"], ["-m", "other"]),
         (["-nostdlib", "-m"], ["-nostdlib", "-m"]),
         (["elf_x86_64", "-Wl,-m,elf_x86_64"], ["elf_x86_64", "-Wl,-m,elf_x86_64"]),
