@@ -42,6 +42,8 @@ _PERF = ("perf", "python-perf")
 # The symbols' provides come from our find-provides, the kABI is checked after the build.
 _LEFT_OUT_THERE = ("perf", "kabichk", "fips")
 _SIGNING_OFF = {"CONFIG_MODULE_SIG": "n", "CONFIG_CRYPTO_SIGNATURE": "n", "CONFIG_CRYPTO_SIGNATURE_DSA": "n"}
+# Drivers whose source a current gcc refuses. pmcraid.h names a member of a struct twice.
+_REFUSED_BY_GCC = {"CONFIG_SCSI_PMCRAID": "n"}
 _TREE_TOLD = re.compile(r"^error: tree: (.+)$", re.MULTILINE)
 _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
 
@@ -135,8 +137,10 @@ def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
     option of a patch that has no value.
     """
     signing = {} if parameters.signs_modules else _SIGNING_OFF
+    refused = _REFUSED_BY_GCC if parameters.image != BUILDER_WITH_SIGNING else {}
     return kconfig.merged(
         kconfig.options(signing, "modules are not signed in this build"),
+        kconfig.options(refused, "a current gcc refuses its source"),
         kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
     )
 
