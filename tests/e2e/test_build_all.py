@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.errors import ExitCode
 from pipeline.locks import locked
+from pipeline.process import run
 from pipeline.publish.verifying import verify_snapshot
 from tests.fixtures.commandline import ROOT, Inv
 
@@ -81,10 +82,9 @@ def test_explain_says_which_input_would_make_a_step_run(built: Built) -> None:
 
 
 def test_a_removed_snapshot_is_published_again(built: Built) -> None:
-    from pipeline.publish.repository import remove_snapshot
-
     gone = built.latest
-    remove_snapshot(gone)
+    run(["chmod", "-R", "u+w", gone])  # by hand, since we would not remove the latest one
+    run(["rm", "-r", gone])
     again = built("--json").json
     assert again["steps"]["repository"]["state"] == "ran"
     assert again["steps"]["kernel:stock"]["state"] == "reused"
