@@ -65,8 +65,10 @@ TABLE = (
     _row("dpkg", "dpkg", "dpkg", "debian test", "tell which of two Debian versions is newer"),
     _row("xz", "xz-utils", "xz", "fetch", "unpack xz archives"),
     _row("rpmbuild", "rpm", "rpm-build", "test", "make the small packages that tests read and refuse"),
-    _row("rpmsign", "rpm", "rpm-sign", "test", "sign the packages that tests verify"),
-    _row("gpg-agent", "gpg-agent", "gnupg2", "test", "hold the keys that packages and repositories are signed with"),
+    _row("rpmsign", "rpm", "rpm-sign", "build test", "sign packages"),
+    _row(
+        "gpg-agent", "gpg-agent", "gnupg2", "build test", "hold the keys that packages and repositories are signed with"
+    ),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
     _row("rpmspec", "rpm", "rpm-build", "test", "read back the spec files we render"),
     _row("busybox", "busybox-static", "busybox", "test", "run the role scripts under the shell of small systems"),
@@ -74,7 +76,12 @@ TABLE = (
     _row(
         "ip", "iproute2", "iproute", "test", "make the network namespaces that role scripts are tried in", version="-V"
     ),
-    _row("unshare", "util-linux", "util-linux", "test", "make namespaces"),
+    _row("unshare", "util-linux", "util-linux", "build test", "make namespaces"),
+    _row("setpriv", "util-linux", "util-linux", "build test", "become the unprivileged user that builds"),
+    _row("prlimit", "util-linux", "util-linux", "build test", "limit what a build may use"),
+    _row("tar", "tar", "tar", "build test", "unpack builder images"),
+    _row("mount", "mount", "util-linux", "test", "make small file systems to fill"),
+    _row("ldd", "libc-bin", "glibc-common", "test", "find what a program needs, for small root file systems"),
     _row("nsenter", "util-linux", "util-linux", "test", "enter namespaces"),
     _row("flock", "util-linux", "util-linux", "test", "lock in shell scripts"),
     _row("dnf", "dnf", "dnf", "test", "install from the repositories we make"),

@@ -268,19 +268,11 @@ def read(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
     return found
 
 
-def top(path: Path) -> str:
-    """The directory that the first member of the archive at `path` lies in, as source archives have one."""
-    with opened(path) as stream, _reading(path.name):
-        for item in _items(stream, path.name, Limits(), 0):
-            name, _, below = item.path.partition("/")
-            if below or item.kind == "directory":
-                return name
-            break
-    raise Refused(f"the archive {path.name} does not begin with a directory of its own")
-
-
 def beginning(path: Path) -> tuple[str, int]:
-    """The top directory of the archive at `path`, and the time of its first member in seconds since 1970."""
+    """The directory that all of a source archive lies in, and its first member's time in seconds since 1970.
+
+    Raises `Refused` for an archive that does not begin with a directory of its own.
+    """
     with (
         opened(path) as stream,
         _reading(path.name),
@@ -290,4 +282,7 @@ def beginning(path: Path) -> tuple[str, int]:
         first = archive.next()
         if first is None:
             raise EOFError("it has no member")
-        return _Checker(path.name, Limits()).path(first.name, 0).partition("/")[0], int(first.mtime)
+        directory, _, below = _Checker(path.name, Limits()).path(first.name, 0).partition("/")
+        if not below and not first.isdir():
+            raise Refused(f"the archive {path.name} does not begin with a directory of its own")
+        return directory, int(first.mtime)

@@ -272,10 +272,10 @@ def tarball(path: Path, *names: str) -> Path:
 def test_the_directory_of_a_source_archive_is_read_from_its_first_member(
     tmp_path: Path, names: tuple[str, ...]
 ) -> None:
-    assert archive.top(tarball(tmp_path / "linux.tar.xz", *names)) == "linux-6.1.187"
+    assert archive.beginning(tarball(tmp_path / "linux.tar.xz", *names))[0] == "linux-6.1.187"
 
 
 @pytest.mark.parametrize("names", [(), ("Makefile", "linux-6.1.187/Makefile"), ("../linux/",)])
 def test_a_source_archive_without_a_directory_of_its_own_is_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(Refused):
-        archive.top(tarball(tmp_path / "linux.tar.xz", *names))
+        archive.beginning(tarball(tmp_path / "linux.tar.xz", *names))

@@ -17,6 +17,9 @@ from pipeline.host import programs
 ROOT = Path(__file__).resolve().parents[2]
 Script = Callable[..., Path]
 
+BUILD = ("rpmsign", "gpg-agent", "unshare", "setpriv", "prlimit", "tar", "bwrap", "mmdebstrap")  # in the table's order
+PACKAGES = "bubblewrap gpg-agent mmdebstrap rpm tar util-linux"
+
 
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
@@ -65,7 +68,7 @@ def test_the_groups_hold_what_each_work_needs() -> None:
     assert held["debian"] == {"apt-get", "dpkg"}
     assert held["test"] >= {"rpmbuild", "rpmsign", "qemu-system-x86_64", "cpio"}
     assert held["lab"] == {"qemu-system-x86_64"}
-    assert held["build"] == {"bwrap", "mmdebstrap"}
+    assert held["build"] == set(BUILD)
 
 
 def test_missing_is_what_is_not_on_the_given_path(tmp_path: Path, script: Script) -> None:
@@ -107,7 +110,7 @@ def test_ensure_updates_first_and_then_installs_without_questions(tmp_path: Path
     update, install = (tmp_path / "calls").read_text().splitlines()
     assert update == "noninteractive update -o APT::Update::Error-Mode=any"
     assert install.startswith("noninteractive -o DPkg::Lock::Timeout=")
-    assert install.endswith("install -y --no-install-recommends bubblewrap mmdebstrap")
+    assert install.endswith(f"install -y --no-install-recommends {PACKAGES}")
     assert "bubblewrap for bwrap: run builds without network" in said.getvalue()
 
 
@@ -121,7 +124,7 @@ def test_ensure_goes_through_the_prefix_that_makes_it_root(tmp_path: Path, scrip
 
 
 def test_ensure_runs_nothing_when_nothing_is_missing(tmp_path: Path, script: Script) -> None:
-    for name in ("bwrap", "mmdebstrap", "dpkg"):
+    for name in (*BUILD, "dpkg"):
         script(name, "")
     script("apt-get", apt_get(tmp_path))
     installer(tmp_path, [])[0].ensure(["build"])
@@ -133,7 +136,7 @@ def test_without_the_right_to_install_the_error_gives_the_one_command(tmp_path: 
     script("apt-get", apt_get(tmp_path))
     with pytest.raises(HostLacks) as caught:
         installer(tmp_path, None)[0].ensure(["build"])
-    assert "apt-get install -y --no-install-recommends bubblewrap mmdebstrap" in caught.value.hint
+    assert f"apt-get install -y --no-install-recommends {PACKAGES}" in caught.value.hint
     assert "bwrap, mmdebstrap" in caught.value.what and "run builds without network" in caught.value.why
     assert not (tmp_path / "calls").exists(), "nothing may be run"
 
@@ -141,7 +144,7 @@ def test_without_the_right_to_install_the_error_gives_the_one_command(tmp_path: 
 def test_without_a_known_package_manager_the_error_names_the_programs(tmp_path: Path, script: Script) -> None:
     with pytest.raises(HostLacks) as caught:
         installer(tmp_path, [])[0].ensure(["build"])
-    assert caught.value.hint == "install with this system's package manager: bwrap, mmdebstrap"
+    assert caught.value.hint == f"install with this system's package manager: {', '.join(BUILD)}"
 
 
 def test_a_failed_update_stops_before_anything_is_installed(tmp_path: Path, script: Script) -> None:
