@@ -15,7 +15,7 @@ from pipeline.build.compilercache import Counted, together
 from pipeline.build.plan import Plan
 from pipeline.build.runner import Outcome, Runner, State, read_meta
 from pipeline.console import Console, human_bytes
-from pipeline.errors import BuildFailed, PipelineError
+from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.files import sha256_of
 
 SHORT = 16  # digits of a digest that a table shows
@@ -104,7 +104,9 @@ class Summary:
             kind = "development key, NOT for production" if snapshot["development"] else "key"
             console.say(f"signed by the {kind}: {snapshot['fingerprint']}")
             console.say(f"repository: {snapshot['latest']} -> {snapshot['path']}")
-            console.say(f"next: dnf --repofrompath=fnat,file://{Path(snapshot['latest']).resolve()}/stock list")
+            console.say("next: put one of these into /etc/yum.repos.d of a machine; --baseurl sets where it looks")
+            for file in sorted(Path(snapshot["path"]).glob("*.repo")):
+                console.say(f"  {snapshot['latest']}/{file.name}")
 
 
 def _row(package: Package) -> tuple[str, ...]:
@@ -138,4 +140,8 @@ def failure(outcomes: Mapping[str, Outcome]) -> PipelineError | None:
 
 
 def _together(errors: Sequence[PipelineError]) -> PipelineError:
-    return errors[0] if len(errors) == 1 else BuildFailed("\n".join(map(str, errors)))
+    if len(errors) == 1:
+        return errors[0]
+    # Two steps for which there is no room are the host's fault still.
+    same = (kind for kind in (HostLacks, Refused) if all(isinstance(error, kind) for error in errors))
+    return next(same, BuildFailed)("\n".join(map(str, errors)))
