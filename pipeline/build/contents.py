@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, process
+from pipeline import files
 from pipeline.build import rpmtool
-from pipeline.errors import PipelineError, Refused
-from pipeline.sources import openpgp
+from pipeline.errors import Refused
+from pipeline.sources import rpmquery
 
 _QUERY = "[%{FILEFLAGS:fflags}\t%{FILEMODES:octal}\t%{FILENAMES}\n]--\n[%{REQUIRENEVRS}\n]"
 _FLAGS_KEPT = "cn"  # rpm's letters for %config and noreplace
@@ -33,14 +33,8 @@ class Promises:
 
 
 def promises(rpm: Path) -> Promises:
-    """Reads them from an RPM's header. Raises `PipelineError` when it is none."""
-    with openpgp.private_home() as home:
-        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--qf", _QUERY, str(rpm)]
-        try:
-            text = process.run(argv, env=process.clean_environment(HOME=str(home))).text
-        except process.ProgramFailed as error:
-            raise PipelineError("no RPM header could be read", where=str(rpm), why=str(error)) from None
-    head, _, requires = text.partition("--\n")
+    """Reads them from an RPM's header. Raises `Refused` when it is none."""
+    head, _, requires = rpmquery.ask(rpm, "--qf", _QUERY).partition("--\n")
     rows = [row.split("\t") for row in head.splitlines() if row != "(none)"]
     config = [(flags, path) for flags, _, path in rows if "c" in flags]
     return Promises(

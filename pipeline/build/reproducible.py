@@ -17,7 +17,7 @@ from pipeline import process
 from pipeline.build import rpmtool
 from pipeline.errors import BuildFailed
 from pipeline.files import sha256_of, write_atomic
-from pipeline.sources import openpgp
+from pipeline.sources import rpmquery
 
 # Tags that differ whenever anything does, and so tell nothing.
 _FOLLOWING = frozenset({"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Payloaddigest", "Payloaddigestalt"})
@@ -126,8 +126,5 @@ def _listed(names: Any) -> str:
 
 def _tags(rpm: Path) -> dict[str, str]:
     """Every tag of an RPM's header, as `rpm --xml` prints it."""
-    with openpgp.private_home() as home:
-        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--xml", str(rpm)]
-        text = process.run(argv, env=process.clean_environment(HOME=str(home))).out
-    tree = xml.fromstring(text)
+    tree = xml.fromstring(rpmquery.ask(rpm, "--xml"))
     return {str(tag.get("name")): xml.tostring(tag, "unicode") for tag in tree.iter("rpmTag")}

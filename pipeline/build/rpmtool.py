@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import process
-from pipeline.errors import Refused
-from pipeline.sources import openpgp
+from pipeline.sources import rpmquery
 
 TOPDIR = "/build"  # inside: always the same, so that the compiler cache hits and paths in what is built agree
 CCACHE = "/ccache"
@@ -154,13 +152,7 @@ _QUERY = (
 
 def package(rpm: Path) -> Package:
     """Reads the header of an RPM, which may be unsigned. Raises `Refused` when it is none."""
-    with openpgp.private_home() as home:
-        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--qf", _QUERY, str(rpm)]
-        try:
-            text = process.run(argv, env=process.clean_environment(HOME=str(home))).text
-        except process.ProgramFailed as error:
-            raise Refused("no RPM header could be read", where=str(rpm), why=str(error)) from None
-    head, _, provides = text.partition("--\n")
+    head, _, provides = rpmquery.ask(rpm, "--qf", _QUERY).partition("--\n")
     name, nevra, payload, *rows = head.splitlines()
     files = [row.split("\t") for row in rows]
     return Package(

@@ -21,7 +21,7 @@ from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, build_user, give
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
-CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool")
+CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool", "pipeline.sources.rpmquery")
 
 
 @dataclass(frozen=True)

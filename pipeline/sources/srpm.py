@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import process
 from pipeline.errors import Refused
 from pipeline.files import scratch
 from pipeline.lines import SrpmSource
-from pipeline.sources import archive, gittree, openpgp
+from pipeline.sources import archive, gittree, openpgp, rpmquery
 
 SHOWN = 40  # differing paths listed in one message
 
@@ -64,9 +63,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
 
 def _nevra(rpm: Path) -> str:
     query = "%{NAME}-%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}"
-    with openpgp.private_home() as home:
-        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", "--qf", query, str(rpm)]
-        return process.run(argv, env=process.clean_environment(HOME=str(home))).text.strip()
+    return rpmquery.ask(rpm, "--qf", query).strip()
 
 
 def _file(payload: Path, name: str, source: SrpmSource) -> Path:
