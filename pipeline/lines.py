@@ -290,6 +290,11 @@ class Line:
         return self.name if self.override is None else f"{self.name} (OVERRIDES {self.override.base})"
 
     @property
+    def release_tag(self) -> str:
+        """What an override's packages bear in RPM's release, for the same reason; empty for the project's own lines."""
+        return "" if self.override is None else f".override_{re.sub(r'[^a-z0-9]+', '_', self.name)}"
+
+    @property
     def notice(self) -> str:
         """What an override changes, for the head of every report; empty for the project's own lines."""
         if self.override is None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.build import kernel_el6, rpmtool, sandboxed, steps, tools_el6
-from pipeline.build.kernel_lts61 import line_tag
 from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 from pipeline.build.tools import Tool
@@ -77,8 +76,8 @@ def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
 
 
 def _tool(material: Material, tool: Tool) -> Step:
-    tag = line_tag(material.line)
-    parameters = tools_el6.of_line(tool, material.bench.image.name, material.verified, tag)
+    image, tag = material.bench.image.name, material.line.release_tag
+    parameters = tools_el6.of_line(tool, image, material.verified, tag)
     needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
 
     def build(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:

@@ -17,7 +17,6 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.build import contents, kconfig, kernelfiles, overlay, rolecheck, rpmtool, templates
-from pipeline.build.kernel_lts61 import line_tag
 from pipeline.errors import Refused
 from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching.report import Proven
@@ -123,7 +122,7 @@ def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, sma
         image=image,
         tree=source.tree.archive.partition(".tar")[0],
         epoch=epoch,
-        buildid=f"{data.buildid}{line_tag(line)}",
+        buildid=f"{data.buildid}{line.release_tag}",
         small=small,
         patches=tuple(f"{item.name}.patch" for item in series),
         options={**moved, **data.config},

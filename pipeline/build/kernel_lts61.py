@@ -114,17 +114,10 @@ def of_line(
         tree=tree,
         epoch=epoch,
         buildid=data.buildid,
-        tag=line_tag(line),
+        tag=line.release_tag,
         patches=tuple(patches),
         options=dict(data.config),
     )
-
-
-def line_tag(line: Line) -> str:
-    """What an override's packages bear in their release, so that nobody takes them for the line's own."""
-    if line.override is None:
-        return ""
-    return f".override_{re.sub(r'[^a-z0-9]+', '_', line.name)}"
 
 
 def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:

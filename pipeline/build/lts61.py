@@ -77,7 +77,7 @@ def _tool(material: Material, tool: Tool) -> Step:
         tarball=source.file,
         tree=tree,
         epoch=epoch,
-        tag=kernel_lts61.line_tag(material.line),
+        tag=material.line.release_tag,
     )
 
     def fill(sources: Path, specs: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline.build import roles_package as roles
 from pipeline.build import rpmtool, sandboxed
-from pipeline.build.kernel_lts61 import line_tag
 from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 
@@ -53,9 +52,8 @@ def packages(
 def role_packages(material: Material, epoch: int) -> Step:
     """The packages that set up directors and real servers."""
     line = material.line
-    parameters = replace(
-        roles.of_line(line.override.base if line.override else line.name, epoch=epoch), tag=line_tag(line)
-    )
+    base = line.override.base if line.override else line.name
+    parameters = replace(roles.of_line(base, epoch=epoch), tag=line.release_tag)
 
     def fill(sources: Path, specs: Path) -> None:
         roles.prepare(sources, specs, parameters)

@@ -140,6 +140,7 @@ def only_mistake(name: str | None = "base", line_file: Path | None = None) -> Pr
 def test_the_projects_own_lines_load(name: str) -> None:
     line = lines.load(name)
     assert (line.name, line.label, line.notice, line.override) == (name, name, "", None)
+    assert line.release_tag == ""
     assert lines.RoleName.STOCK in line.data.roles
     assert all(file.is_file() for file in line.files)
 
@@ -485,7 +486,7 @@ def test_an_override_is_named_in_everything_said_of_its_line(project: Path) -> N
     line = lines.load(None, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     changed = ("keys.house", "patches.fix.effect", "sources.tar.sha256")
-    assert line.label == "house (OVERRIDES base)"
+    assert (line.label, line.release_tag) == ("house (OVERRIDES base)", ".override_house")
     assert all(word in line.notice for word in ("not the line base", str(file), digest[:16], *changed))
     assert line.evidence() == {
         "line": "house",
