@@ -26,7 +26,7 @@ ARCH = "x86_64"
 SPEC = "kernel.spec"
 TOOLCHAIN = "toolchain"  # beside SOURCES
 VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
-ASKED, COMPARER, SMALL = "fnat-asked.config", "fnat-asked.awk", "fnat-small.config"
+ASKED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
 BUILDER_WITH_SIGNING = "centos6"
 CODE = tuple(
     f"pipeline.build.{name}"
@@ -155,7 +155,7 @@ def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
 def edits(parameters: Parameters) -> list[overlay.Edit]:
     """What is changed in the spec, each change by the line it hangs on."""
     found = overlay.spec_edits(parameters.patches, sign_modules=parameters.signs_modules)
-    ours = [VERIFIER, LISTING, ASKED, COMPARER, *([SMALL] if parameters.small else [])]
+    ours = (VERIFIER, LISTING, ASKED, COMPARER)
     declared = tuple(f"Source{overlay.FIRST_NUMBER + index}: {name}" for index, name in enumerate(ours))
     check = f"perl %{{_sourcedir}}/{VERIFIER}"
     own = " ".join(f"'{pattern}'" for pattern in _FOUND_IN_TOP)
@@ -180,7 +180,7 @@ def edits(parameters: Parameters) -> list[overlay.Edit]:
 
 def _small(config: str) -> tuple[str, ...]:
     return (
-        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{SMALL} allnoconfig > /dev/null",
+        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{ASKED} allnoconfig > /dev/null",
         f"(echo '# %{{_target_cpu}}'; cat .config) > {config}",
     )
 
@@ -208,8 +208,6 @@ def texts(parameters: Parameters) -> dict[str, str]:
         COMPARER: templates.source("specs/common/asked.awk"),
         ASKED: kconfig.text(asked(parameters)),
     }
-    if parameters.small:
-        found[SMALL] = found[ASKED]
     if parameters.image != BUILDER_WITH_SIGNING:
         directory = paths.specs_dir() / "el6" / TOOLCHAIN
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
