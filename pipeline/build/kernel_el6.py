@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.build import contents, kconfig, kernelfiles, overlay, rolecheck, rpmtool, templates
-from pipeline.errors import Refused
+from pipeline.errors import HostLacks, Refused
 from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching.report import Proven
 from pipeline.sources import archive, gittree
@@ -43,6 +43,14 @@ _LEFT_OUT_THERE = ("perf", "kabichk", "fips")
 _SIGNING_OFF = {"CONFIG_MODULE_SIG": "n", "CONFIG_CRYPTO_SIGNATURE": "n", "CONFIG_CRYPTO_SIGNATURE_DSA": "n"}
 # Drivers whose source a current gcc refuses. pmcraid.h names a member of a struct twice.
 _REFUSED_BY_GCC = {"CONFIG_SCSI_PMCRAID": "n"}
+IMAGE_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # where debian12 has its programs
+# What the spec's BuildRequires stand for there. Those of signing, Python, documents and its own packaging are not
+# called in this build.
+PROGRAMS = (
+    *("depmod", "modinfo", "patch", "bash", "expr", "tar", "bzip2", "find", "xargs", "gzip", "m4", "perl", "make"),
+    *("diff", "cmp", "gawk", "gcc", "as", "ld", "nm", "objcopy", "strip", "hostname", "rpmbuild"),
+)
+_LACKING_TOLD = re.compile(r"^error: the image lacks (.+)$", re.MULTILINE)
 _TREE_TOLD = re.compile(r"^error: tree: (.+)$", re.MULTILINE)
 _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
 
@@ -193,12 +201,26 @@ def _edits_for_debian() -> list[overlay.Edit]:
         "requires": "%define __find_requires /usr/lib/rpm/redhat/find-requires kernel",
     }
     return [
+        overlay.Edit(
+            "%prep", "behind", _required(), "rpm cannot look for what the spec requires: its database is empty"
+        ),
         overlay.Edit("%define fancy_debuginfo 1", "instead", ("%define fancy_debuginfo 0",), no_debugging),
         *(
             overlay.Edit(line, "instead", (f"%define __find_{name} %{{_topdir}}/{TOOLCHAIN}/find-{name}",), why)
             for name, line in find.items()
         ),
     ]
+
+
+def _required() -> tuple[str, ...]:
+    """Looks for the programs beside our wrapper, which has some of their names."""
+    return (
+        "lacking=",
+        f"for program in {' '.join(PROGRAMS)}; do",
+        f'  PATH={IMAGE_PATH} command -v $program > /dev/null || lacking="$lacking $program"',
+        "done",
+        '[ -z "$lacking" ] || { echo "error: the image lacks$lacking"; exit 1; }',
+    )
 
 
 def texts(parameters: Parameters) -> dict[str, str]:
@@ -263,7 +285,7 @@ def environment(parameters: Parameters) -> dict[str, str]:
     if parameters.image == BUILDER_WITH_SIGNING:
         return {}
     return {
-        "PATH": f"{rpmtool.TOPDIR}/{TOOLCHAIN}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{rpmtool.TOPDIR}/{TOOLCHAIN}/bin:{IMAGE_PATH}",
         "FNAT_CCACHE": "ccache",
     }
 
@@ -277,6 +299,13 @@ def macros(parameters: Parameters) -> dict[str, str]:
 def explain(log: Path, parameters: Parameters) -> None:
     """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
     text = log.read_text(errors="replace")
+    if lacking := _LACKING_TOLD.search(text):
+        raise HostLacks(
+            f"the image {parameters.image} lacks programs that the kernel's spec file requires: {lacking[1]}",
+            where=str(log),
+            why="nothing was compiled yet; later the lack of one could show as another kernel",
+            hint="`./inv clean images`, and the next run makes it anew from containers/debian12/packages.j2",
+        )
     if told := _TREE_TOLD.findall(text):
         raise Refused(
             "\n".join(["the tree in the builder is not the pinned one with the series applied", *told]),

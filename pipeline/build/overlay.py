@@ -78,7 +78,8 @@ def _only(lines: Sequence[str], edit: Edit, name: str) -> int:
             f"{name} has the line `{edit.anchor}` {times}, and our change hangs on it",
             where=f"{name}:{found[1] + 1}" if found else name,
             why=f"{edit.why}; guessing another place could build an unpatched kernel in silence{near}",
-            hint="this spec is of another release: look at it, then change the anchors in pipeline/build/overlay.py",
+            hint="this spec is of another release: look at it, then change the anchors, which are in "
+            "pipeline/build/overlay.py and pipeline/build/kernel_el6.py",
         )
     return found[0]
 

@@ -8,15 +8,20 @@ import re
 import shutil
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.build import kernel_el6
+from pipeline.errors import HostLacks
+from pipeline.lines import RoleName
 from pipeline.paths import specs_dir
 from pipeline.process import Result, clean_environment, run
 
 TOOLCHAIN = specs_dir() / "el6" / "toolchain"
 SCRIPTS = sorted(path for path in TOOLCHAIN.rglob("*") if path.is_file() and path.read_bytes()[:9] == b"#!/bin/sh")
+DEBIAN = kernel_el6.Parameters(RoleName.STOCK, "2.6.32", "220.23.1.el6", "debian12", "linux", 0)
 KERNEL = "-D__KERNEL__"
 FIRST = ["-fno-pie", "-fcf-protection=none"]  # what the tree may say otherwise
 PC32, PLT32 = "R_X86_64_PC32", "R_X86_64_PLT32"
@@ -323,3 +328,50 @@ def test_symbols_that_cannot_be_read_are_not_an_empty_list(tmp_path: Path) -> No
     symvers.parent.mkdir()
     symvers.write_bytes(b"no gzip")
     assert called("find-provides", [], stdin=f"{symvers}\n".encode(), any_status=True).status != 0
+
+
+# --- What the image must have -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A directory of programs, all that the spec requires."""
+    directory = tmp_path / "image"
+    directory.mkdir()
+    for name in kernel_el6.PROGRAMS:
+        (directory / name).write_text("#!/bin/sh\n")
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def looked(image: Path, log: Path) -> Result:
+    """What the spec's preparation, as bash runs it, says of an image; our wrapper stands before its programs."""
+    [edit] = [edit for edit in kernel_el6.edits(DEBIAN) if edit.anchor == "%prep"]
+    script = "\n".join((*edit.lines, "echo go on")).replace(kernel_el6.IMAGE_PATH, str(image))
+    env = clean_environment(PATH=f"{TOOLCHAIN / 'bin'}:{os.environ['PATH']}")
+    ended = run(["bash", "-xc", script], env=env, accept=range(256))
+    log.write_text(ended.error_text + ended.text)
+    return ended
+
+
+def test_an_image_with_every_program_is_built_in(image: Path, tmp_path: Path) -> None:
+    ended = looked(image, tmp_path / "log")
+    assert (ended.status, ended.text) == (0, "go on\n")
+    kernel_el6.explain(tmp_path / "log", DEBIAN)
+
+
+def test_programs_that_the_image_lacks_are_named_before_anything_else_is_done(image: Path, tmp_path: Path) -> None:
+    (image / "m4").unlink()
+    (image / "gcc").unlink()  # the wrapper's is still there
+    ended = looked(image, tmp_path / "log")
+    assert ended.status != 0 and "go on" not in ended.text
+    with pytest.raises(HostLacks) as caught:
+        kernel_el6.explain(tmp_path / "log", DEBIAN)
+    assert caught.value.what.endswith("the image debian12 lacks programs that the kernel's spec file requires: m4 gcc")
+    assert caught.value.where == str(tmp_path / "log")
+    assert "./inv clean images" in caught.value.hint
+
+
+def test_an_image_made_of_the_specs_own_requirements_is_not_looked_through() -> None:
+    centos = replace(DEBIAN, image=kernel_el6.BUILDER_WITH_SIGNING)
+    assert "%prep" not in {edit.anchor for edit in kernel_el6.edits(centos)}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pipeline.build.overlay import APPLIED, DECLARED, RELEASE, SIGNING, configured, overlaid, spec_edits
 from pipeline.errors import Refused
+from pipeline.paths import data_root
 
 SPEC = f"""%define dist .el6
 # % define buildid .local
@@ -58,6 +61,9 @@ def test_a_hook_that_moved_is_refused_with_the_line_that_was_missed(anchor: str)
         lines(moved)
     assert f"`{anchor}` nowhere" in caught.value.what
     assert "most like it is line" in caught.value.why
+    named = re.findall(r"pipeline/\S+\.py", caught.value.hint)
+    texts = [(data_root() / name).read_text() for name in named]
+    assert all("overlay" in text and "Edit(" in text for text in texts) and len(texts) == 2
 
 
 def test_a_hook_that_is_there_twice_is_refused() -> None:
