@@ -23,16 +23,21 @@ def builder(session: Session, usable: Sequence[str], *, fresh: bool = False) -> 
     Raises `UsageError` for an image that the line is not built in, and what making it raises.
     """
     asked = session.settings.image
+    check_image(asked, usable)
     if asked == AUTO:
         return _automatic(session, usable, fresh)
-    if asked not in usable:
-        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}")
     try:
         return _MAKERS[asked](session, fresh)
     except HostLacks as lacking:
         if asked == CENTOS and DEBIAN in usable:
             lacking.hint = f"{lacking.hint}; or --image {DEBIAN}, which needs no engine"
         raise
+
+
+def check_image(asked: str, usable: Sequence[str]) -> None:
+    """Raises `UsageError` for an image that the line is not built in."""
+    if asked not in (AUTO, *usable):
+        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}")
 
 
 def _automatic(session: Session, usable: Sequence[str], fresh: bool) -> images.Image:

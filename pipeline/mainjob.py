@@ -21,7 +21,7 @@ from pipeline.build import el6, lts61, reproducible, sandboxed
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, read_meta
-from pipeline.builders import builder
+from pipeline.builders import builder, check_image
 from pipeline.errors import UsageError
 from pipeline.files import write_atomic
 from pipeline.lines import Line, RoleName
@@ -32,7 +32,7 @@ from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
 from pipeline.session import Session
 from pipeline.settings import TABLE, Settings
 from pipeline.sources import reach
-from pipeline.sources.fetching import Sources
+from pipeline.sources.fetching import Sources, Verified
 from pipeline.summary import Summary, failure, foretold
 
 if TYPE_CHECKING:
@@ -143,11 +143,15 @@ class MainJob:
 
     def plan(self) -> Plan:
         """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
-        recipe, settings = self.recipe, self.session.settings
-        small = self.small
+        recipe, settings, small = self.recipe, self.session.settings, self.small
+        check_image(settings.image, recipe.IMAGES)
+        sources = Sources(self.line, settings, self.session.console)
+        found = sources.fetch(settings.image)  # before the image: making it takes a minute, and these may be refused
+        proven = report.prove_series(self.line, _by_name(found))
         image = self.image()
-        verified = {item.name: item for item in Sources(self.line, settings, self.session.console).fetch(image.name)}
-        proven = report.prove_series(self.line, verified)
+        if image.name != settings.image and sources.has_own(image.name):
+            found = sources.fetch(image.name)
+        verified = _by_name(found)
         bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
@@ -309,6 +313,10 @@ class MainJob:
             known = read_meta(place / "out" / "snapshot.json")
             if known and not _is_latest(Path(known["path"]), Path(known["latest"])):
                 self.runner.force = (*self.runner.force, PUBLISH)
+
+
+def _by_name(found: Sequence[Verified]) -> dict[str, Verified]:
+    return {item.name: item for item in found}
 
 
 def _is_latest(snapshot: Path, latest: Path) -> bool:

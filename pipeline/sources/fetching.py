@@ -88,6 +88,10 @@ class Sources:
             raise self._not_pinned(unpinned)
         return found
 
+    def has_own(self, image: str) -> bool:
+        """Whether there are sources that only building in `image` needs."""
+        return any(_needed(source, image) and not _needed(source, "") for _, source in self._sources())
+
     def silent(self) -> list[reach.Silent]:
         """The sources that are not here and that no address begins to give, found out in seconds.
 

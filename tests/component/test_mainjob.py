@@ -26,9 +26,11 @@ from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import Job
 from pipeline.session import Session
 from pipeline.settings import load
+from pipeline.sources.fetching import Sources, Verified
 from pipeline.summary import Summary
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import rpm
+from tests.fixtures.workshop import ToyShop
 
 MADE = {
     "kernel:stock": ("kernel",),
@@ -275,6 +277,66 @@ def test_the_second_build_uses_no_compiler_cache(bench: Bench) -> None:
     job = bench.job()
     assert job.ccache("debian12") is not None
     assert replace(job, again=True).ccache("debian12") is None
+
+
+# --- What comes before the image ------------------------------------------------------------------------
+
+MAKERS = ("mmdebstrap", "docker", "bwrap")  # of images
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[ToyShop]:
+    """A toy of el6, pinned, and no image anywhere."""
+    with ToyShop.opened(tmp_path / "images") as shop:
+        yield shop
+
+
+def refused_without_an_image(shop: ToyShop, *words: str) -> str:
+    """What a line is refused with; nothing that makes an image may be called before."""
+    ended = shop.inv("build-all", *words, expect=ExitCode.REFUSED, **shop.inv.without_programs(*MAKERS))
+    assert shop.inv.called == ""
+    return ended.err
+
+
+@pytest.mark.parametrize("image", ["auto", "debian12"])
+def test_a_source_that_is_not_pinned_is_refused_before_an_image_is_made(shop: ToyShop, image: str) -> None:
+    line_file = shop.toy.line_file
+    line_file.with_suffix(".lock.toml").unlink()
+    told = refused_without_an_image(shop, "--line-file", str(line_file), "--image", image)
+    assert f"./inv pin toy kernel-srpm --line-file {line_file}" in told
+
+
+def test_a_patch_in_the_wrong_series_is_refused_before_an_image_is_made(tmp_path: Path) -> None:
+    with ToyShop.opened(tmp_path / "images", swap_patches=True) as shop:
+        told = refused_without_an_image(shop, "--line-file", str(shop.toy.line_file))
+    assert "the LVS-FULLNAT patch is in the realserver's series" in told
+
+
+def test_an_image_that_the_line_is_not_built_in_is_refused_before_anything_is_fetched(shop: ToyShop) -> None:
+    ended = shop.inv("build-all", *shop.line_words[:2], "--image", "fedora", expect=ExitCode.USAGE)
+    assert "this line is not built in fedora" in ended.err
+    assert not list(shop.inv.artifacts.glob("evidence/*/sources.json"))
+
+
+@pytest.mark.parametrize("image", ["auto", "debian12"])
+def test_what_only_the_image_needs_is_fetched_once_it_is_known(
+    shop: ToyShop, image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `auto`, once it has turned out which one it is."""
+    fetches: list[str] = []
+    fetch = Sources.fetch
+
+    def fetching(self: Sources, image: str = "") -> list[Verified]:
+        fetches.append(image)
+        return fetch(self, image)
+
+    monkeypatch.setattr(Sources, "fetch", fetching)
+    monkeypatch.setattr(MainJob, "image", lambda self: Image("debian12", "0", Path(), Path()))
+    given = {"artifacts": str(shop.inv.artifacts), "image": image, "debian_mirror": shop.archive.url}
+    session = Session(load(given, {}), Console(quiet=True, out=io.StringIO()))
+    plan = MainJob(lines.load(line_file=shop.toy.line_file), session).plan()
+    assert {"openssl", "popt"} <= set(plan.steps["keepalived"].inputs["sources"])
+    assert fetches == list(dict.fromkeys([image, "debian12"]))
 
 
 # --- In use --------------------------------------------------------------------------------------------
