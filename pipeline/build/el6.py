@@ -71,7 +71,7 @@ def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
     code = (*kernel_el6.CODE, "pipeline.build.el6")
     differs = "its modules are signed with a key that each build makes and forgets" if parameters.signs_modules else ""
     return steps.packages(
-        f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=_build, differs=differs
+        f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=build_kernel, differs=differs
     )
 
 
@@ -119,7 +119,7 @@ def _nothing(_: Path, __: Path) -> None:
     """What a tool's build starts from depends on its needs, which are known when it runs."""
 
 
-def _build(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:
+def build_kernel(work: Work, bench: sandboxed.Bench, recipe: sandboxed.Recipe) -> Path:
     """Builds; once more with one job when two modules were signed at the same time and spoilt each other."""
     try:
         return sandboxed.rpmbuild(work, bench, recipe)

@@ -52,6 +52,7 @@ PROGRAMS = (
 )
 _LACKING_TOLD = re.compile(r"^error: the image lacks (.+)$", re.MULTILINE)
 _TREE_TOLD = re.compile(r"^error: tree: (.+)$", re.MULTILINE)
+_SIGNING_RACE = re.compile("multiple definition of .no symbol.")  # in whichever quotation marks: domain.md, section 2
 _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
 
 
@@ -319,7 +320,7 @@ def explain(log: Path, parameters: Parameters) -> None:
 
 def is_signing_race(log: Path) -> bool:
     """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
-    return "multiple definition of `no symbol'" in log.read_text(errors="replace").replace("‘", "`").replace("’", "'")
+    return _SIGNING_RACE.search(log.read_text(errors="replace")) is not None
 
 
 def remove_build(top: Path) -> None:
