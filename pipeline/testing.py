@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline import paths, process
 from pipeline.console import Console
@@ -28,7 +29,8 @@ def run(console: Console, only: str, match: str) -> None:
 def accept_el6(session: Session, match: str) -> None:
     """Runs the acceptance checks of the line el6 on the real material that the settings name.
 
-    What is built stays in the artifacts. Raises `UsageError` without a mirror and a line file, and as `run` does.
+    They run elsewhere, so every place is given absolutely. What is built stays in the artifacts.
+    Raises `UsageError` without a mirror, and as `run` does.
     """
     settings = session.settings
     if not settings.mirror:
@@ -36,7 +38,8 @@ def accept_el6(session: Session, match: str) -> None:
             "real material is wanted, and no place that has it is named",
             hint="./inv test --real-el6 --mirror DIR, and --line-file FILE where it is not the pinned source package",
         )
-    named = [word for place in settings.mirror for word in ("--mirror", place)]
+    places = [place if "://" in place else str(Path(place).resolve()) for place in settings.mirror]
+    named = [word for place in places for word in ("--mirror", place)]
     named += ["--line-file", str(settings.line_file.resolve())] if settings.line_file else ["--line", "el6"]
     named += ["--artifacts", str(settings.artifacts.resolve())]
     building = ["--runtime", settings.runtime, "--image", settings.image, "--kernel-config", settings.kernel_config]
