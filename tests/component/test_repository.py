@@ -32,7 +32,7 @@ from pipeline.publish.repository import Snapshot, make_snapshot
 from pipeline.publish.signing import Signer
 from pipeline.publish.verifying import verify_snapshot
 from tests.fixtures.commandline import Inv
-from tests.fixtures.rpms import GZIP, WHEN, XZ, ZSTD, Dnf, agents, person, place_of_its_own, rpm, shared_keys
+from tests.fixtures.rpms import GZIP, WHEN, XZ, ZSTD, Dnf, agents, person, rpm, shared_keys
 
 POINTS = (
     "snapshot.signed",
@@ -56,19 +56,6 @@ except PipelineError as error:
     print(error, file=sys.stderr)
     sys.exit(error.code)
 """
-
-
-@pytest.fixture
-def inv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inv]:
-    """A home and a directory for temporary files of this test's own."""
-    with place_of_its_own(tmp_path, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-def signer(inv: Inv) -> Iterator[Signer]:
-    with signing.opened("", shared_keys()) as made:
-        yield made
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pipeline.publish import compat, keys, rpmheader, signing
 from pipeline.publish.signing import Signer
 from pipeline.sources import openpgp
 from tests.fixtures.commandline import Inv
-from tests.fixtures.rpms import WHEN, Person, agents, person, place_of_its_own, rpm, shared_keys
+from tests.fixtures.rpms import WHEN, Person, agents, person, rpm, shared_keys
 
 OPEN = """\
 import sys
@@ -31,19 +31,6 @@ with signing.opened("", Path(sys.argv[1])) as signer:
     print(signer.key.fingerprint)
 """
 StandIn = Callable[[str, str], None]
-
-
-@pytest.fixture
-def inv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inv]:
-    """A home and a directory for temporary files of this test's own."""
-    with place_of_its_own(tmp_path, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-def signer(inv: Inv) -> Iterator[Signer]:
-    with signing.opened("", shared_keys()) as made:
-        yield made
 
 
 @pytest.fixture
