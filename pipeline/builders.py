@@ -60,6 +60,7 @@ def _debian(session: Session, fresh: bool) -> images.Image:
 
     settings, console = session.settings, session.console
     packages = images.package_list(templates.render(f"containers/{DEBIAN}/packages.j2"))
+    # Whichever line is built: one image serves all of them, and a line's own suites are where its sources come from.
     line: Line = lines.load("lts61")
     assert line.data.debian is not None
     asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(line.data.debian.suites, ""), b"")
