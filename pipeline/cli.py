@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
@@ -97,7 +96,8 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
     try:
         settings = table.load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
-        result = function(Session(settings, console), **own)
+        with room.below(settings.artifacts):
+            result = function(Session(settings, console), **own)
         code = ExitCode.OK
         if isinstance(result, Outcome):
             code, result = result.code, result.data
@@ -110,12 +110,6 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
     except BrokenPipeError:
         _nobody_reads_on()
         return int(ExitCode.OK)
-    except OSError as error:
-        if error.errno not in room.FULL:
-            raise
-        full = room.lacking(Path(error.filename or "."), error.strerror or "")
-        console.fail(full)
-        return int(full.code)
     except KeyboardInterrupt as stop:
         console.warn("stopped; what was begun goes on with the next run: type the same command again")
         return _SHELLS + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)

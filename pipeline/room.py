@@ -39,6 +39,30 @@ def writing(place: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def below(root: Path) -> Iterator[None]:
+    """Turns what nobody else has handled into `HostLacks`: no room, and what of the artifacts `root` cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        place = Path(error.filename or os.sep)
+        if error.errno in FULL:
+            raise lacking(place, error.strerror or "") from error
+        if error.filename is not None and _unusable(error.errno, place.absolute(), root.absolute()):
+            what = f"the artifacts directory {root} cannot be used: {error.strerror}"
+            hint = "have a directory there that you may write, all of it; or name another one: --artifacts DIR"
+            raise HostLacks(what, where=str(place), hint=hint) from error
+        raise
+
+
+def _unusable(number: int | None, place: Path, root: Path) -> bool:
+    """Whether a person must see to it: `root` itself cannot be had, or something in it is not as we make it."""
+    above, inside = root.is_relative_to(place), place.is_relative_to(root)
+    if number in (*_FORBIDDEN, errno.ENOTDIR):
+        return above or inside
+    return (above and not root.is_dir()) or (inside and place.is_symlink() and not place.exists())
+
+
 def require(place: Path, amount: int, what: str) -> None:
     """Raises `HostLacks` unless `amount` bytes are free at `place` for `what`."""
     if free(place) < amount:

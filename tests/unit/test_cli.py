@@ -280,3 +280,12 @@ def test_nothing_heavy_is_loaded_to_list_the_tasks_or_give_help() -> None:
 
 def test_what_must_not_be_loaded_at_start_is_there_to_be_loaded() -> None:
     assert [name for name in HEAVY if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("words", [("build-all",), ("fetch", "lts61"), ("image",), ("patches", "el6")])
+def test_artifacts_that_cannot_be_had_are_told_and_not_traced(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    ended = inv(*words, "--offline", "--artifacts", "file", cwd=tmp_path)
+    assert ended.status == ExitCode.HOST
+    assert "error: the artifacts directory file cannot be used" in ended.error_text
+    assert "Traceback" not in ended.error_text

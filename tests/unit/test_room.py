@@ -42,3 +42,50 @@ def test_what_is_needed_is_told_with_what_is_there(tmp_path: Path) -> None:
         room.require(tmp_path / "will/be", 1 << 60, "a build of everything")
     assert caught.value.why.startswith(f"a build of everything needs {1 << 30}.0 GiB, ")
     assert caught.value.where == str(tmp_path / "will/be")
+
+
+# --- The artifacts ---------------------------------------------------------------------------------------
+
+
+def told_below(root: Path, error: OSError) -> HostLacks:
+    with pytest.raises(HostLacks, match=r"the artifacts directory .* cannot be used") as caught, room.below(root):
+        raise error
+    assert "--artifacts DIR" in caught.value.hint
+    return caught.value
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR])
+def test_what_may_not_be_written_below_the_artifacts_is_told_with_its_place(tmp_path: Path, number: int) -> None:
+    place = tmp_path / "store" / "x"
+    told = told_below(tmp_path, OSError(number, os.strerror(number), str(place)))
+    assert told.where == str(place) and os.strerror(number) in told.what
+
+
+@pytest.mark.parametrize("name", ["file", "file/deeper", "nowhere", "nowhere/deeper"])
+def test_artifacts_that_cannot_be_made_are_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "no" / "such")
+    root = tmp_path / name
+    with pytest.raises(OSError, match=r"exists|No such|Not a directory") as caught:
+        root.mkdir(parents=True, exist_ok=True)
+    assert told_below(root, caught.value).where == caught.value.filename
+
+
+def test_a_link_in_the_artifacts_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to(tmp_path / "no" / "such")
+    told_below(tmp_path, OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(tmp_path / "images")))
+
+
+def test_a_mistake_of_ours_stays_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), room.below(tmp_path):
+        (tmp_path / "missing").read_text()
+    with pytest.raises(FileNotFoundError), room.below(tmp_path / "not" / "yet"):
+        (tmp_path / "not" / "yet" / "missing").read_text()
+    with pytest.raises(PermissionError), room.below(tmp_path):
+        raise PermissionError(errno.EACCES, "not ours", "/elsewhere")
+
+
+def test_no_room_is_told_wherever_it_was(tmp_path: Path) -> None:
+    with pytest.raises(HostLacks, match="no room") as caught, room.below(tmp_path / "elsewhere"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
+    assert caught.value.where == str(tmp_path)
