@@ -136,6 +136,19 @@ def test_only_files_that_set_the_canary_are_compiled_without_it(show: Path, sour
     assert "-fno-stack-protector" not in compiles(show, "-c", source), "a host program has no canary to set"
 
 
+@pytest.mark.parametrize(
+    ("source", "apart"),
+    [
+        ("drivers/net/e1000e/phy.c", True),
+        ("drivers/net/igb/e1000_phy.c", True),
+        ("drivers/net/e1000e/lib.c", False),
+        ("drivers/net/phy/phy.c", False),
+    ],
+)
+def test_drivers_that_wait_long_in_a_small_function_keep_it_apart(show: Path, source: str, apart: bool) -> None:
+    assert ("-fno-inline-small-functions" in compiles(show, KERNEL, "-c", source)) is apart
+
+
 def test_words_pass_as_they_are_whatever_is_in_them(show: Path) -> None:
     words = [
         '-DVERMAGIC="2.6.32-220.23.1.el6 SMP "',
