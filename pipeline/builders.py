@@ -37,7 +37,8 @@ def builder(session: Session, usable: Sequence[str], *, fresh: bool = False) -> 
 def check_image(asked: str, usable: Sequence[str]) -> None:
     """Raises `UsageError` for an image that the line is not built in."""
     if asked not in (AUTO, *usable):
-        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}")
+        hint = f"--image {usable[-1]}, or without the option: the first that runs here"
+        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}", hint=hint)
 
 
 def _automatic(session: Session, usable: Sequence[str], fresh: bool) -> images.Image:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -145,7 +146,8 @@ class Program(InvokeProgram):
             super().parse_tasks()
         except ParseError as error:
             # Where options could not be told apart, `--json` is looked for as a word.
-            mistake = UsageError(str(error), hint="./inv --list, or ./inv --help VERB")
+            what = re.sub(r"Flag <Argument: ([\w-]+).*?> needed value", r"--\1 needed a value", str(error))
+            mistake = UsageError(what, hint="./inv --list, or ./inv --help VERB")
             Console(json="--json" in self.argv).fail(mistake)
             raise Exit(code=int(mistake.code)) from None
 

@@ -337,7 +337,9 @@ def load(name: str | None = None, line_file: Path | None = None) -> Line:
     if line_file is not None:
         line = _load_file(line_file)
         if name not in (None, line.name):
-            raise UsageError(f"--line-file holds the line {line.name}, not {name}", where=str(line_file))
+            raise UsageError(
+                f"--line-file holds the line {line.name}, not {name}", where=str(line_file), hint="leave --line out"
+            )
         return line
     path = paths.lines_dir() / f"{name}.toml"
     if name not in names():
@@ -388,7 +390,7 @@ def _read(path: Path) -> _Document:
     except FileNotFoundError:
         raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the line file cannot be read: {error}", where=str(path)) from None
+        raise UsageError(f"the line file cannot be read: {error}", where=str(path), hint="./inv lines") from None
     except ValueError as error:  # also a number of more digits than Python takes
         found = re.search(r"at line (\d+)", str(error))
         number = int(found[1]) if found else 1 if "at end of document" not in str(error) else text.count("\n") + 1

@@ -42,7 +42,6 @@ RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages")  # what `inv build` takes, each a step or several
-_KERNEL_CONFIGS = ("full", "small")
 _TOOLS = ("ipvsadm", "keepalived")
 _PUBLISH_CODE = ("pipeline.mainjob", "pipeline.publish.contents", "pipeline.publish.repository")
 
@@ -135,16 +134,12 @@ class MainJob:
 
     @property
     def small(self) -> bool:
-        """Whether kernels get the small configuration. Raises `UsageError` for one that does not exist."""
-        asked = self.session.settings.kernel_config
-        if asked not in _KERNEL_CONFIGS:
-            raise UsageError(f"there is no kernel configuration {asked}", why=f"known: {', '.join(_KERNEL_CONFIGS)}")
-        return asked == "small"
+        """Whether kernels get the small configuration."""
+        return self.session.settings.kernel_config == "small"
 
     def plan(self) -> Plan:
         """Every step of this line. Fetches and proves the sources first: their digests are in the keys."""
-        recipe, settings, small = self.recipe, self.session.settings, self.small
-        check_image(settings.image, recipe.IMAGES)
+        recipe, settings = self.recipe, self.session.settings
         sources = Sources(self.line, settings, self.session.console)
         found = sources.fetch(settings.image)  # before the image: making it takes a minute, and these may be refused
         proven = report.prove_series(self.line, _by_name(found))
@@ -154,7 +149,7 @@ class MainJob:
         verified = _by_name(found)
         bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
-        steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, small))
+        steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, self.small))
         whole = Plan([*steps, self._publish_step([step.name for step in steps])])
         return whole.only(settings.only) if settings.only else whole
 
@@ -218,6 +213,7 @@ class MainJob:
     def build_all(self) -> dict[str, Any]:
         """Does everything and returns it as `--json` prints it. Raises the first step's error that failed."""
         begun = time.monotonic()
+        self._check_names()
         self._look()
         with self.runner.using():
             plan = self.plan()
@@ -228,11 +224,23 @@ class MainJob:
             outcomes, comparison = self._run(plan)
             return self._ended(Summary(outcomes, PUBLISH, time.monotonic() - begun), comparison)
 
+    def _check_names(self) -> None:
+        """Raises `UsageError` for a line, an image or steps that are not there, before anything is asked for."""
+        settings = self.session.settings
+        check_image(settings.image, self.recipe.IMAGES)
+        known = (*PACKAGES, *(f"kernel:{role}" for role in self.line.data.roles), PUBLISH)
+        for option, names in (("--only", settings.only), ("--force", settings.force)):
+            if unknown := [name for name in names if name not in known]:
+                what = f"{option}: no step is called {', '.join(unknown)}"
+                raise UsageError(what, why=f"steps: {', '.join(known)}", hint="./inv build-all --dry-run shows them")
+
     def _look(self) -> None:
         """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
         sources = Sources(self.line, self.session.settings, self.session.console)
         if silent := sources.silent():
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
+            if self.session.settings.offline:
+                hint = f"drop --offline, or {hint}"
             if self.base != "lts61":
                 hint += "; or build the current kernel from Debian's archive: ./inv build-all --line lts61"
             raise reach.failure(silent, hint)
@@ -345,7 +353,11 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
     if "kernel" not in names:
         raise UsageError("--role is for the kernel", why=f"asked for: {', '.join(names)}", hint="./inv build kernel")
     if role not in line.data.roles:
-        raise UsageError(f"the line {line.name} has no role {role}", why=f"its roles: {', '.join(line.data.roles)}")
+        raise UsageError(
+            f"the line {line.name} has no role {role}",
+            why=f"its roles: {', '.join(line.data.roles)}",
+            hint="./inv lines",
+        )
     return tuple(f"kernel:{role}" if name == "kernel" else name for name in names)
 
 

@@ -28,6 +28,7 @@ class Setting:
     default: Any
     help: str
     least: float = 0  # smallest value allowed for whole numbers and seconds
+    choices: tuple[str, ...] = ()  # the only texts allowed, where not every one is
 
     @property
     def option(self) -> str:
@@ -58,7 +59,13 @@ ROWS = (
         "stall", "seconds", 30.0, "seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1
     ),
     Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
-    Setting("runtime", "text", "auto", "what runs builds: auto, bubblewrap or docker"),
+    Setting(
+        "runtime",
+        "text",
+        "auto",
+        "what runs builds: auto, bubblewrap or docker",
+        choices=("auto", "bubblewrap", "docker"),
+    ),
     Setting(
         "image",
         "text",
@@ -71,6 +78,7 @@ ROWS = (
         "text",
         "full",
         "full, or small: kernels for trying, built in minutes and never published with full ones",
+        choices=("full", "small"),
     ),
     Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
     Setting("build-time", "seconds", 4 * 3600.0, "seconds that a build may take", least=1),
@@ -92,6 +100,8 @@ ROWS = (
     Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
 )
 TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
+
+_HINT = "docs/commands.md has every setting"
 
 _Read = Callable[[Setting, Any], Any]
 
@@ -192,7 +202,7 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
     """`value` in the row's type, or `UsageError` naming `said`, where it came from."""
     reader: dict[str, _Read] = {
         "flag": _flag,
-        "text": lambda _, v: _text(v),
+        "text": _text_allowed,
         "whole": lambda r, v: _number(r, int(str(v))),
         "seconds": lambda r, v: _number(r, float(str(v))),
         "path": lambda _, v: Path(_text(v)).expanduser(),
@@ -202,14 +212,21 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
         return reader[row.kind](row, value)
     except (ValueError, TypeError):
         number = f"a number, {row.least:g} or more"
-        wanted = {"flag": "true or false", "text": "text", "path": "a path", "list": "a list of texts"}
-        raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}") from None
+        texts = f"one of {', '.join(row.choices)}" if row.choices else "text"
+        wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
+        raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}", hint=_HINT) from None
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str | Path):
         return str(value)
     raise TypeError(value)
+
+
+def _text_allowed(row: Setting, value: Any) -> str:
+    if row.choices and value not in row.choices:
+        raise ValueError(value)
+    return _text(value)
 
 
 def _flag(_: Setting, value: Any) -> bool:

@@ -22,7 +22,7 @@ REAL_EL6 = "FNAT_TEST_REAL_EL6"  # JSON of two lists: options that name the line
 def run(console: Console, only: str, match: str) -> None:
     """Runs the tests of one kind, or all. Raises `TestsFailed`, or `HostLacks` where none can run."""
     if only and only not in KINDS:
-        raise UsageError(f"there are no {only} tests", why=f"kinds: {', '.join(KINDS)}")
+        raise UsageError(f"there are no {only} tests", why=f"kinds: {', '.join(KINDS)}", hint="./inv test --only unit")
     _run(console, only, match, {})
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pipeline.console import Console
 from pipeline.errors import HostLacks, UsageError
 from pipeline.host import engines
@@ -11,9 +9,7 @@ from pipeline.host.facts import Host
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.engine import ContainerEngine, answering
 from pipeline.sandbox.runtime import Runtime
-
-Choice = Literal["auto", "bubblewrap", "docker"]
-CHOICES: tuple[Choice, ...] = ("auto", "bubblewrap", "docker")
+from pipeline.settings import TABLE
 
 
 def choose(setting: str, console: Console, host: Host | None = None) -> Runtime:
@@ -22,8 +18,8 @@ def choose(setting: str, console: Console, host: Host | None = None) -> Runtime:
     Says which and why. Raises `HostLacks` with what is missing when there is none.
     """
     host = host or Host()
-    if setting not in CHOICES:
-        raise UsageError(f"there is no runtime {setting}", why=f"runtimes: {', '.join(CHOICES)}")
+    if setting not in (known := TABLE["runtime"].choices):
+        raise UsageError(f"there is no runtime {setting}", why=f"runtimes: {', '.join(known)}")
     if setting == "bubblewrap":
         return _said(console, _bubblewrap(host), "it was asked for")
     if setting == "docker":

@@ -103,7 +103,10 @@ def once(
         if known is not None:
             return known
         if offline:
-            raise Unreachable(f"the image {name} has not been made yet and --offline forbids it")
+            raise Unreachable(
+                f"the image {name} has not been made yet and --offline forbids it",
+                hint="./inv image, without --offline",
+            )
         with files.scratch(place, ".new-") as scratch:
             made = scratch / "image"
             make(made, scratch)

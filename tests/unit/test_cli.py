@@ -103,7 +103,18 @@ MISTAKES = [
     ["build"],
     ["build", "kernel", "nonsense"],
     ["clean", "everything"],
+    ["build-all", "--runtime", "chroot"],
+    ["build-all", "--image", "fedora"],
+    ["build-all", "--only", "kernal"],
+    ["build-all", "--only", "kernel:nobody"],
+    ["build-all", "--line", "lts61", "--force", "kernel:director"],
+    ["build", "kernel", "--force", "ipvsadmin"],
+    ["build", "kernel", "--role", "nobody"],
 ]
+
+
+def test_a_value_that_is_missing_is_told_by_its_options_name() -> None:
+    assert inv("patches", "--classify").error_text.startswith("error: --classify needed a value and was not given one!")
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
@@ -112,6 +123,7 @@ def test_a_mistake_on_the_command_line_ends_with_2_and_says_what_to_type(words: 
     assert result.status == ExitCode.USAGE
     assert result.out == b""
     assert result.error_text.startswith("error: ")
+    assert "\n  next: " in result.error_text
     assert "Traceback" not in result.error_text
 
 

@@ -29,6 +29,17 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
+OPTION, ENVIRONMENT, FILE = range(3)  # places in a row of WRITTEN
+
+
+def written(row: Setting, place: int, *, beaten: bool = False) -> tuple[Any, Any]:
+    """A value for the row as it is written in `place`, and what it means. Where it is to be `beaten`, any other."""
+    if not row.choices:
+        return WRITTEN[row.kind][place]
+    chosen = row.default if beaten else row.choices[-1]
+    return (f'"{chosen}"' if place == FILE else chosen), chosen
+
+
 def value(row: Setting, options: dict[str, Any] | None = None, environ: dict[str, str] | None = None) -> Any:
     return getattr(load(options or {}, environ or {}), row.attribute)
 
@@ -45,23 +56,23 @@ def test_a_row_that_is_set_nowhere_has_its_default(row: Setting) -> None:
 
 @each_row
 def test_each_row_is_reached_through_the_settings_file(row: Setting) -> None:
-    text, meant = WRITTEN[row.kind][2]
+    text, meant = written(row, FILE)
     Path("inv.toml").write_text(f"{row.name} = {text}\n")
     assert value(row) == meant != row.default
 
 
 @each_row
 def test_each_row_is_reached_through_the_environment_which_beats_the_file(row: Setting) -> None:
-    Path("inv.toml").write_text(f"{row.name} = {WRITTEN[row.kind][2][0]}\n")
-    text, meant = WRITTEN[row.kind][1]
+    Path("inv.toml").write_text(f"{row.name} = {written(row, FILE, beaten=True)[0]}\n")
+    text, meant = written(row, ENVIRONMENT)
     assert value(row, environ={row.variable: text}) == meant != row.default
 
 
 @each_row
 def test_each_row_is_reached_through_its_option_which_beats_all(row: Setting) -> None:
-    Path("inv.toml").write_text(f"{row.name} = {WRITTEN[row.kind][2][0]}\n")
-    given, meant = WRITTEN[row.kind][0]
-    environ = {row.variable: "no" if row.kind == "flag" else WRITTEN[row.kind][1][0]}
+    Path("inv.toml").write_text(f"{row.name} = {written(row, FILE, beaten=True)[0]}\n")
+    given, meant = written(row, OPTION)
+    environ = {row.variable: "no" if row.kind == "flag" else written(row, ENVIRONMENT, beaten=True)[0]}
     assert value(row, {row.attribute: given}, environ) == meant
 
 
@@ -107,6 +118,8 @@ BAD = [
     ("stall", "nan", "a number, 0.1 or more"),
     ("connect", "inf", "a number, 0.1 or more"),
     ("offline", "perhaps", "true or false"),
+    ("runtime", "chroot", "one of auto, bubblewrap, docker"),
+    ("kernel-config", "huge", "one of full, small"),
 ]
 
 
