@@ -68,7 +68,7 @@ def _table_in(annotation: Any) -> type[Model] | None:
 
 def cross_checks(data: LineData) -> Iterator[Found]:
     """What one key says of another: names that must exist, roles that must be provable."""
-    checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches)
+    checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches, _check_lab)
     for check in checks:
         yield from check(data)
 
@@ -116,3 +116,13 @@ def _check_patches(data: LineData) -> Iterator[Found]:
             yield where, f"patch {name} needs one origin", "source and member, or file"
         elif patch.source is not None and patch.source not in data.sources:
             yield (*where, "source"), f"no source {patch.source!r}", ", ".join(data.sources)
+
+
+def _check_lab(data: LineData) -> Iterator[Found]:
+    for name, play in data.lab.items():
+        chosen = {part: role for part in ("director", "server", "client") if (role := getattr(play, part))}
+        if play.left_out and chosen:
+            yield ("lab", name), f"the scenario {name} is left out and has kernels", "left-out, or kernels"
+        for part, role in chosen.items():
+            if role not in data.roles:
+                yield ("lab", name, part), f"no role {role.value!r}", ", ".join(data.roles)

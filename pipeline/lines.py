@@ -243,6 +243,15 @@ class Patch(Model):
     effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
 
 
+class Play(Model):
+    """A scenario of the lab: the roles whose kernels its parts boot, or why the line leaves it out."""
+
+    director: RoleName | None = None
+    server: RoleName | None = None
+    client: RoleName | None = None
+    left_out: str = ""
+
+
 class LineData(Model):
     """The content of a line file together with its series file."""
 
@@ -258,6 +267,7 @@ class LineData(Model):
     roles: Table[RoleName, Role]
     rules: Table[RoleName, Rule] = Field(default_factory=_empty)
     patches: Table[Name, Patch] = Field(default_factory=_empty)
+    lab: Table[Name, Play] = Field(default_factory=_empty)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import progress
-from pipeline.build import el6, lts61, reproducible, sandboxed
+from pipeline.build import el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, read_meta
@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
-PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages")  # what `inv build` takes, each a step or several
+# What `inv build` takes, each a step or several: packages, and the programs of the lab's guests.
+PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", userland.STEP)
 _TOOLS = ("ipvsadm", "keepalived")
 _PUBLISH_CODE = ("pipeline.mainjob", "pipeline.publish.contents", "pipeline.publish.repository")
 
@@ -150,7 +151,8 @@ class MainJob:
         bench = sandboxed.Bench(LazyRuntime(self.session), image, self.ccache(image.name), _limits(settings))
         trees = report.Trees(self.line, proven, verified, self.session)
         steps = recipe.plan(Material(self.line, verified, proven, bench, trees.of, self.small))
-        whole = Plan([*steps, self._publish_step([step.name for step in steps])])
+        published = [step.name for step in steps if step.name != userland.STEP]
+        whole = Plan([*steps, self._publish_step(published)])
         return whole.only(settings.only) if settings.only else whole
 
     def ccache(self, image: str) -> Path | None:
@@ -203,6 +205,14 @@ class MainJob:
             small=self.small,
             baseurl=self.session.settings.baseurl,
         )
+
+    def made(self, name: str) -> Path:
+        """The output of one step, which runs if it must. Raises its error."""
+        with self.runner.using():
+            outcomes = self._run_as_it_is(self.plan().only([name]))
+        if error := failure(outcomes):
+            raise error
+        return outcomes[name].out / "out"
 
     def build(self, names: Sequence[str], role: str = "") -> dict[str, Any]:
         """The packages of these names only, of one role's kernel where one is given; nothing is published."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.build import kernel_el6, rpmtool, sandboxed, steps, tools_el6
+from pipeline.build import kernel_el6, rpmtool, sandboxed, steps, tools_el6, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 from pipeline.build.tools import Tool
@@ -24,13 +24,13 @@ _KERNEL_ROOM, _SMALL_ROOM = 12 << 30, 3 << 30  # bytes
 
 
 def plan(material: Material) -> list[Step]:
-    """Every step that ends in packages."""
+    """Every step that ends in packages, and the one that makes the lab's programs."""
     epoch = _epoch(material.line)
     tools_el6.check_sources(material.line, material.bench.image.name)
     roles = material.line.data.roles
     kernels = [_kernel(material, role, epoch) for role in roles]
     tools = [_tool(material, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
-    return [*kernels, *tools, steps.role_packages(material, epoch)]
+    return [*kernels, *tools, steps.role_packages(material, epoch), *userland.steps(material)]
 
 
 def _epoch(line: Line) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from pipeline.build import kernel_lts61, rpmtool, sandboxed, steps, tools_lts61
+from pipeline.build import kernel_lts61, rpmtool, sandboxed, steps, tools_lts61, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Step
 from pipeline.build.tools import Tool
@@ -21,11 +21,12 @@ _KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may c
 
 
 def plan(material: Material) -> list[Step]:
-    """Every step that ends in packages."""
+    """Every step that ends in packages, and the one that makes the lab's programs."""
     assert material.line.data.kernel_source is not None
     _, epoch = archive.beginning(material.verified[material.line.data.kernel_source].path)
     kernels = [_kernel(material, role) for role in material.line.data.roles]
-    return [*kernels, *(_tool(material, tool) for tool in Tool), steps.role_packages(material, epoch)]
+    made = [*kernels, *(_tool(material, tool) for tool in Tool), steps.role_packages(material, epoch)]
+    return [*made, *userland.steps(material)]
 
 
 def _kernel(material: Material, role: RoleName) -> Step:

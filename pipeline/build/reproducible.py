@@ -1,4 +1,4 @@
-"""Whether two builds of the same steps gave the same packages, byte for byte, and what differs where they did not.
+"""Whether two builds of the same steps gave the same files, byte for byte, and what differs where they did not.
 
 diffoscope, where it is installed, looks into the packages; rpm's own header says which files and which tags
 differ everywhere. Must not know what is built, nor who builds it twice.
@@ -21,13 +21,14 @@ from pipeline.sources import rpmquery
 
 # Tags that differ whenever anything does, and so tell nothing.
 _FOLLOWING = frozenset({"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Payloaddigest", "Payloaddigestalt"})
+_OUTPUTS = ("rpms/*.rpm", "bin/*")  # of a step: packages, or programs
 _SHOWN = 8  # names of one kind in an error
 _PATIENCE = 3600.0  # seconds for diffoscope, which unpacks everything that is in a kernel
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One package of a step, built twice: both digests, empty where one build did not make it.
+    """One package or program of a step, built twice: both digests, empty where one build did not make it.
 
     `differences` are sentences, `report` the file that diffoscope wrote, empty without one.
     """
@@ -57,9 +58,9 @@ def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path
     shutil.rmtree(reports, ignore_errors=True)
     found = []
     for step in first:
-        names = {path.name for output in (first[step], second[step]) for path in (output / "rpms").glob("*.rpm")}
-        pairs = [(first[step] / "rpms" / name, second[step] / "rpms" / name) for name in sorted(names)]
-        found += [_pair(step, one, other, reports) for one, other in pairs]
+        outputs = first[step], second[step]
+        names = {path.relative_to(place) for place in outputs for kind in _OUTPUTS for path in place.glob(kind)}
+        found += [_pair(step, outputs[0] / name, outputs[1] / name, reports) for name in sorted(names)]
     return found
 
 
@@ -87,7 +88,8 @@ def _pair(step: str, one: Path, other: Path, reports: Path) -> Compared:
         return Compared(step, one.name, first, second, ("only one of the two builds made it",))
     report = _diffoscope(one, other, reports / step.replace(":", "-") / f"{one.name}.txt")
     told = (f"report: {report}",) if report else ()
-    return Compared(step, one.name, first, second, (*_in_headers(one, other), *told), report)
+    seen = _in_headers(one, other) if one.suffix == ".rpm" else ()
+    return Compared(step, one.name, first, second, (*seen, *told), report)
 
 
 def _diffoscope(one: Path, other: Path, report: Path) -> str:

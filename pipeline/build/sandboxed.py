@@ -1,6 +1,6 @@
-"""One step's rpmbuild in a sandbox: its directories, its log, what failed first, and the way back in.
+"""One step's build in a sandbox: its directories, its log, what failed first, and the way back in.
 
-Must not know which package is built: a recipe fills the directories and explains its own failures.
+Must not know what is built: a recipe fills the directories and explains its own failures.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a step adds to rpmbuild: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
+    """What a step adds to a build: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
 
     `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
     build writes, in bytes. `environment` is laid over what every build has.
@@ -57,6 +57,20 @@ class Recipe:
 def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     """Builds the recipe's packages and returns the directory in `work.out` that they are in.
 
+    Raises what `compiled` does.
+    """
+    argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
+    top = compiled(work, bench, recipe, argv)
+    rpms = work.out / "rpms"
+    rpms.mkdir()
+    for path in sorted((top / "RPMS").rglob("*.rpm")):
+        shutil.copyfile(path, rpms / path.name)
+    return rpms
+
+
+def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> Path:
+    """Runs the command of a recipe in the sandbox and returns the directory of the host that was its top.
+
     Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
     there is no room or the engine went away.
     """
@@ -65,14 +79,13 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     rpmtool.make_tree(top)
     recipe.fill(top / "SOURCES", top / "SPECS")
     give(top)
-    macros = replace(recipe.macros, jobs=work.jobs)
     mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
     if bench.ccache is not None:
         _shared(bench.ccache)
         mounts.append(Mount(bench.ccache.resolve(), rpmtool.CCACHE, True))
     job = Job(
         image=bench.image,
-        argv=tuple(rpmtool.build_argv(recipe.spec, macros)),
+        argv=tuple(argv),
         log=work.log,
         mounts=tuple(mounts),
         environment={
@@ -92,11 +105,7 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
         if ended.reason is End.EXIT:
             recipe.explain(work.log, top)
         raise failures.failure(work, ended, failures.Place(top, bench.limits, bench.runtime.name))
-    rpms = work.out / "rpms"
-    rpms.mkdir()
-    for path in sorted((top / "RPMS").rglob("*.rpm")):
-        shutil.copyfile(path, rpms / path.name)
-    return rpms
+    return top
 
 
 def _shared(ccache: Path) -> None:

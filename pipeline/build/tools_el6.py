@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import re
 import shutil
-import struct
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.build import contents, rpmtool, templates, tools
+from pipeline.build import contents, elf, rpmtool, templates, tools
 from pipeline.build.tools import Content, Tool
 from pipeline.errors import Refused, UsageError
 from pipeline.lines import DebianSource, FileSource, Line
@@ -30,7 +29,7 @@ from pipeline.sources.fetching import Verified
 
 DIST = ".el6"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
-CODE = ("pipeline.build.tools_el6", *tools.CODE)
+CODE = ("pipeline.build.tools_el6", "pipeline.build.elf", *tools.CODE)
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"
@@ -59,10 +58,7 @@ _MEMBER_MOST, _HEADER_MOST = 64 << 20, 1 << 20  # bytes
 _PROOF = b"IP_VS_CONN_F_FULLNAT"
 _FOR_PROGRAMS = re.compile(r"/usr/(include/(?:linux|asm|asm-generic)/.+\.h)")
 _OF_MODULES = re.compile(r"/usr/src/kernels/[^/]+/(include/net/ip_vs\.h)")
-# ELF-64, System V ABI: type and machine behind the 16 bytes of identification, program headers' place and shape.
-_ELF = struct.Struct("<16sHHIQQQIHHHHHH")
-_PROGRAM_HEADER = 56  # bytes
-_EM_X86_64, _PT_DYNAMIC, _PT_INTERP = 62, 2, 3
+_KINDS = {True: "is dynamic", False: "is static"}
 
 
 class Builder(StrEnum):
@@ -350,23 +346,11 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
 
 def _check_program(package: rpmtool.Package, path: str, program: bytes, parameters: Parameters) -> None:
     """A program's kind by its own headers: for x86-64, and with a loader exactly when it is not static."""
-    machine, kinds = _program_headers(program)
-    dynamic = bool({_PT_DYNAMIC, _PT_INTERP} & set(kinds))
-    if machine == _EM_X86_64 and kinds and dynamic != parameters.static:
-        return
-    what = (
-        "is no program for x86-64" if machine != _EM_X86_64 or not kinds else "is dynamic" if dynamic else "is static"
-    )
-    why = f"the image {parameters.image} makes {'static' if parameters.static else 'dynamic'} programs"
-    raise Refused(f"{path} in {package.path.name} {what}", where=str(package.path), why=why)
-
-
-def _program_headers(program: bytes) -> tuple[int, list[int]]:
-    """The machine of an ELF-64 file and the kinds of its program headers; none where it is cut short."""
-    if len(program) < _ELF.size:
-        return 0, []
-    _, _, machine, _, _, start, _, _, _, size, count, *_ = _ELF.unpack_from(program)
-    if size < _PROGRAM_HEADER or start + size * count > len(program):
-        return machine, []
-    offsets = (start + size * number for number in range(count))
-    return machine, [int.from_bytes(program[offset : offset + 4], "little") for offset in offsets]
+    try:
+        said = elf.program(program, path)
+        what = "is no program for x86-64" if said.machine != elf.X86_64 else _KINDS[said.dynamic]
+    except Refused:
+        what = "is no program for x86-64"
+    if what != _KINDS[not parameters.static]:
+        why = f"the image {parameters.image} makes {'static' if parameters.static else 'dynamic'} programs"
+        raise Refused(f"{path} in {package.path.name} {what}", where=str(package.path), why=why)

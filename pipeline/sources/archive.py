@@ -268,6 +268,13 @@ def read(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
     return found
 
 
+def members(path: Path) -> Iterator[tuple[Item, bytes]]:
+    """Every member of the archive at `path` in its order, each with its content: empty for what is no file."""
+    with opened(path) as stream, _reading(path.name):
+        for item in _items(stream, path.name, Limits(), 0):
+            yield item, b"".join(_chunks(item)) if item.kind == "file" else b""
+
+
 def beginning(path: Path) -> tuple[str, int]:
     """The directory that all of a source archive lies in, and its first member's time in seconds since 1970.
 

@@ -6,7 +6,6 @@ The packages are made by rpmbuild out of a few small files that look like a kern
 from __future__ import annotations
 
 import json
-import struct
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from pipeline.errors import BuildFailed, PipelineError, Refused
 from pipeline.lines import RoleName
 from pipeline.process import clean_environment, run
 from pipeline.sources import archive
+from tests.fixtures.guestfiles import bootimage
 
 STOCK = recipe.Parameters(
     role=RoleName.STOCK, version="6.1.187", tarball="linux.tar.xz", tree="linux-6.1.187", epoch=1_760_000_000
@@ -68,16 +68,6 @@ ln -s build %{buildroot}/lib/modules/UNAME/source
 """
 
 
-def image(banner: str, *, magic: bytes = b"HdrS", flag: bytes = b"\x55\xaa") -> bytes:
-    """The start of an x86 boot image, Documentation/x86/boot.rst."""
-    start = bytearray(0x1000)
-    start[0x1FE:0x200], start[0x202:0x206] = flag, magic
-    start[0x20E:0x210] = struct.pack("<H", 0x800 - 0x200)
-    text = banner.encode() + b"\0"
-    start[0x800 : 0x800 + len(text)] = text
-    return bytes(start)
-
-
 def module(release: str) -> bytes:
     return b"\x7fELF" + bytes(60) + b"license=GPL\0vermagic=" + release.encode() + b" SMP mod_unload \0"
 
@@ -94,7 +84,7 @@ class Kernel:
     def __post_init__(self) -> None:
         release = self.parameters.uname
         modules, devel = f"lib/modules/{release}", f"usr/src/kernels/{release}"
-        bootable = image(f"{release} (lvs-fullnat@reproducible) #1 SMP")
+        bootable = bootimage(f"{release} (lvs-fullnat@reproducible) #1 SMP")
         self.files = {
             f"boot/vmlinuz-{release}": bootable,
             f"boot/config-{release}": kconfig.text(recipe.asked(self.parameters)).encode() + b"CONFIG_MORE=y\n",
@@ -227,11 +217,14 @@ def spoil(end: str, content: bytes) -> Callable[[Kernel], None]:
 
 
 SPOILT: dict[str, tuple[Callable[[Kernel], None], str]] = {
-    "no boot flag": (lambda k: spoil_image(k, image(STOCK.uname, flag=b"\0\0")), "no x86 boot image"),
-    "no header": (lambda k: spoil_image(k, image(STOCK.uname, magic=b"SrdH")), "no x86 boot image"),
+    "no boot flag": (lambda k: spoil_image(k, bootimage(STOCK.uname, flag=b"\0\0")), "no x86 boot image"),
+    "no header": (lambda k: spoil_image(k, bootimage(STOCK.uname, magic=b"SrdH")), "no x86 boot image"),
     "an empty image": (lambda k: spoil_image(k, b""), "no x86 boot image"),
-    "another release": (lambda k: spoil_image(k, image("6.1.187-1.lts61.x86_640 x")), "another kernel"),
-    "two images": (spoil(f"boot/vmlinuz-{STOCK.uname}", image(STOCK.uname + " x")), "two kernel images that differ"),
+    "another release": (lambda k: spoil_image(k, bootimage("6.1.187-1.lts61.x86_640 x")), "another kernel"),
+    "two images": (
+        spoil(f"boot/vmlinuz-{STOCK.uname}", bootimage(STOCK.uname + " x")),
+        "two kernel images that differ",
+    ),
     "another kernel's module": (spoil("ip_vs.ko", module("6.1.186-1.lts61.x86_64")), "no module of this kernel"),
     "a text as module": (spoil("ip_vs.ko", module(STOCK.uname)[4:]), "no module of this kernel"),
     "an empty index": (spoil("modules.dep", b"\n"), "no usable index"),

@@ -162,9 +162,14 @@ def test_build_kernel_takes_every_role_or_the_one_that_is_named(bench: Bench, ro
 @pytest.mark.parametrize(
     ("names", "role", "what", "why"),
     [
-        (("kernle",), "", "no package is called kernle", "names: kernel, ipvsadm, keepalived, role-packages"),
-        (("ipvsadm", "x", "y"), "", "no package is called x, y", "names: kernel, ipvsadm, keepalived, role-packages"),
-        ((), "", "which packages?", "names: kernel, ipvsadm, keepalived, role-packages"),
+        (("kernle",), "", "no package is called kernle", "names: kernel, ipvsadm, keepalived, role-packages, userland"),
+        (
+            ("ipvsadm", "x", "y"),
+            "",
+            "no package is called x, y",
+            "names: kernel, ipvsadm, keepalived, role-packages, userland",
+        ),
+        ((), "", "which packages?", "names: kernel, ipvsadm, keepalived, role-packages, userland"),
         (("ipvsadm",), "stock", "--role is for the kernel", "asked for: ipvsadm"),
         (("kernel",), "director", "the line lts61 has no role director", "its roles: stock"),
     ],

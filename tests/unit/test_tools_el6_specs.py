@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import lines
-from pipeline.build import rpmtool, tools, tools_el6
+from pipeline.build import rpmtool, tools, tools_el6, userland
 from pipeline.build.tools import Tool
 from pipeline.build.tools_el6 import LIBRARIES, SUMMARY, Builder, Library
 from pipeline.errors import BuildFailed, Refused, UsageError
@@ -217,7 +217,7 @@ def test_only_the_image_that_makes_static_programs_needs_debians_sources() -> No
 def test_debians_sources_are_fetched_for_that_image_alone() -> None:
     sources = lines.load("el6").data.sources
     bound = {name for name, source in sources.items() if isinstance(source, lines.DebianSource)}
-    assert bound == {name for names in LIBRARIES.values() for name in names}
+    assert bound == {*(name for names in LIBRARIES.values() for name in names), *userland.SOURCES}
     for name in bound:
         source = sources[name]
         assert isinstance(source, lines.DebianSource) and source.image == Builder.DEBIAN12

@@ -1,0 +1,129 @@
+"""What an ELF-64 file says of itself: its machine, its loader, the libraries it needs, the words in a section.
+
+Reads bytes and runs nothing. Must not know what programs or kernel modules are for. Format: elf(5).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import Refused
+
+X86_64 = 62  # EM_X86_64
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_DYNAMIC_ROW = struct.Struct("<qQ")
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+_BROKEN = (struct.error, IndexError, ValueError, UnicodeDecodeError)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program or library. `loader` is empty for a static one; `paths` are DT_RUNPATH's and DT_RPATH's.
+
+    `dynamic`: something is to be done by a loader, or by the program itself, before it can run.
+    """
+
+    machine: int
+    dynamic: bool
+    loader: str
+    needed: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Segment:
+    kind: int
+    offset: int
+    address: int
+    size: int
+
+
+def is_elf(data: bytes) -> bool:
+    """Whether these are an ELF-64 file's first bytes, little-endian."""
+    return data[:6] == b"\x7fELF\x02\x01"
+
+
+def program(data: bytes, name: str) -> Program:
+    """What the headers of a program or a library say. Raises `Refused` for what is none, or is cut short."""
+    try:
+        machine, segments = _segments(data)
+        loader = next((_words(data, s)[0] for s in segments if s.kind == _PT_INTERP), "")
+        table = next((s for s in segments if s.kind == _PT_DYNAMIC), None)
+        found = _dynamic(data, segments, table) if table else {}
+    except _BROKEN as error:
+        raise Refused(f"{name} is no whole program or library", where=name, why=str(error)) from None
+    if not segments:
+        raise Refused(f"{name} is no program or library", where=name, why="it has no program headers")
+    paths = tuple(path for kind in (_DT_RUNPATH, _DT_RPATH) for row in found.get(kind, ()) for path in row.split(":"))
+    dynamic = any(segment.kind in (_PT_DYNAMIC, _PT_INTERP) for segment in segments)
+    return Program(machine, dynamic, loader, tuple(found.get(_DT_NEEDED, ())), paths)
+
+
+def section(data: bytes, wanted: str, name: str) -> bytes:
+    """The content of the section `wanted`, empty where there is none. Raises `Refused` for what is no ELF file."""
+    try:
+        _check(data)
+        *_, start, _, _, _, _, size, count, names = _HEADER.unpack_from(data)
+        rows = [_SECTION.unpack_from(data, start + size * number) for number in range(count)]
+        titles = _piece(data, rows[names][4], rows[names][5]) if rows else b""
+        for row in rows:
+            title = titles[row[0] : titles.index(b"\0", row[0])].decode()
+            if title == wanted:
+                return _piece(data, row[4], row[5])
+    except _BROKEN as error:
+        raise Refused(f"{name} is no whole ELF file", where=name, why=str(error)) from None
+    return b""
+
+
+def _check(data: bytes) -> None:
+    if not is_elf(data):
+        raise ValueError("it does not begin as an ELF file of 64 bits")
+
+
+def _piece(data: bytes, offset: int, size: int) -> bytes:
+    if offset + size > len(data):
+        raise ValueError("it ends early")
+    return data[offset : offset + size]
+
+
+def _segments(data: bytes) -> tuple[int, list[_Segment]]:
+    _check(data)
+    _, _, machine, _, _, start, _, _, _, size, count, *_ = _HEADER.unpack_from(data)
+    rows = [_SEGMENT.unpack_from(data, start + size * number) for number in range(count)]
+    return machine, [_Segment(row[0], row[2], row[3], row[5]) for row in rows]
+
+
+def _words(data: bytes, segment: _Segment) -> list[str]:
+    return [word.decode() for word in _piece(data, segment.offset, segment.size).split(b"\0")]
+
+
+def _dynamic(data: bytes, segments: list[_Segment], table: _Segment) -> Mapping[int, list[str]]:
+    """The texts of the dynamic section by their kind; they are given as offsets into one table of strings."""
+    rows = list(_rows(_piece(data, table.offset, table.size)))
+    address = dict(rows).get(_DT_STRTAB)
+    found: dict[int, list[str]] = {}
+    for kind, value in rows:
+        if address is not None and kind in (_DT_NEEDED, _DT_RPATH, _DT_RUNPATH):
+            start = _offset(segments, address) + value
+            found.setdefault(kind, []).append(data[start : data.index(b"\0", start)].decode())
+    return found
+
+
+def _rows(table: bytes) -> Iterator[tuple[int, int]]:
+    for kind, value in _DYNAMIC_ROW.iter_unpack(table):
+        if kind == 0:
+            return
+        yield kind, value
+
+
+def _offset(segments: list[_Segment], address: int) -> int:
+    """Where in the file the byte lies that is loaded at `address`."""
+    for segment in segments:
+        if segment.kind == _PT_LOAD and segment.address <= address < segment.address + segment.size:
+            return address - segment.address + segment.offset
+    raise ValueError("its table of strings is in no segment")
