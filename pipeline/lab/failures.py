@@ -1,0 +1,49 @@
+"""What goes wrong in the lab, for the person who must act. Typed, since scenarios tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.errors import TestsFailed
+from pipeline.lab.results import Finding
+from pipeline.process import reproducer
+
+
+class Loss(StrEnum):
+    """How a guest was lost."""
+
+    FOUND = "found"  # the watcher found something on its console
+    ENDED = "ended"  # QEMU ended by itself: the guest went off, started anew, or QEMU gave up
+    KILLED = "killed"  # QEMU was killed by a signal of somebody else
+    PANICKED = "panicked"  # its pvpanic device says so, its console does not
+    SILENT = "silent"  # it says nothing any more, or never did
+    LOOPING = "looping"  # it says the same again and again
+    SLOW = "slow"  # it still says something new, but was not ready in time
+    REMOVED = "removed"  # we ended it, as the scenario wanted
+
+
+class GuestLost(TestsFailed):
+    """A guest that cannot be asked any more; `finding` where its console tells why."""
+
+    def __init__(
+        self, guest: str, loss: Loss, what: str, *, console: Path, hint: str = "", finding: Finding | None = None
+    ) -> None:
+        self.guest, self.loss, self.finding = guest, loss, finding
+        where = f"{console}:{finding.line}" if finding else str(console)
+        super().__init__(f"guest {guest}: {what}", where=where, hint=hint)
+
+
+class CommandFailed(TestsFailed):
+    """A command in a guest ended otherwise than accepted; `status` is None when it did not end in time."""
+
+    def __init__(self, guest: str, argv: Sequence[str], status: int | None, out: str, err: str, what: str) -> None:
+        self.guest, self.argv, self.status, self.out, self.err = guest, tuple(argv), status, out, err
+        tail = "\n".join((err or out).strip().splitlines()[-12:])
+        text = f"guest {guest}: {argv[0] if argv else 'a command'} {what}"
+        super().__init__(text + (f"\n{tail}" if tail else ""), where=f"in the guest: {reproducer(argv)}")
+
+
+class NetworkFailed(TestsFailed):
+    """A segment could not be made, or did not last."""
