@@ -92,6 +92,7 @@ TABLE = (
     _row("perl", "perl", "perl", "test", "build the toy kernel"),
     _row("musl-gcc", "musl-tools", "musl-gcc", "test", "build the toy's static programs"),
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
+    _row("chromium", "chromium", "chromium", "test", "look at the lab's page as a person would"),
     _row("bwrap", "bubblewrap", "bubblewrap", "build test", "run builds without network and without a daemon"),
     _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build test", "make the root file systems of builder images"),
 )
