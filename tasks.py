@@ -93,15 +93,17 @@ BUILDING = (
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", *LIMITS),
     *("force", "keep-going", "explain", "dry-run", "check-reproducible"),
 )
-PUBLISHING = ("gpg-key", "baseurl", "only")
+PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
 
 
 @verb(*FETCHING, *BUILDING, *PUBLISHING, words=("line",), help=BUILT)
 def build_all(session: Session, line: str = "") -> Any:
-    """Do everything: verified sources, proven patches, packages, a signed repository."""
-    from pipeline.mainjob import MainJob
+    """Do everything: verified sources, proven patches, packages, a signed repository, and traffic through them."""
+    from pipeline.labjob import LabJob
 
-    return MainJob(_line(session, line, BUILT_LINE), session).build_all()
+    job = LabJob(_line(session, line, BUILT_LINE), session)
+    built = job.job.build_all()
+    return {**built, **job.after(built)}
 
 
 @verb(
@@ -109,7 +111,7 @@ def build_all(session: Session, line: str = "") -> Any:
     *BUILDING,
     many="name",
     help={
-        "name": "kernel, ipvsadm, keepalived or role-packages; may be repeated",
+        "name": "kernel, ipvsadm, keepalived, role-packages, or userland for the lab; may be repeated",
         "role": "of the kernel only this one: director, realserver or stock",
         **BUILT,
     },
@@ -147,7 +149,7 @@ def status(session: Session) -> Any:
 @verb(
     many="what",
     help={
-        "what": "failed, old, ccache, steps, images, or all of these; without a word nothing is removed",
+        "what": "failed, old, ccache, steps, images, guests, or all of these; without a word nothing is removed",
         "line": "only what is this line's",
     },
 )
@@ -171,6 +173,35 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     from pipeline.mainjob import shell as enter
 
     return enter(_line(session, line, BUILT_LINE), step, session)
+
+
+LAB = ("runtime", "image", "kernel-config", "scenario", "capture")
+
+
+@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
+def smoke(session: Session, line: str = "") -> Any:
+    """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
+    from pipeline.labjob import LabJob
+
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario)
+
+
+@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
+def boot(session: Session, line: str = "") -> Any:
+    """Boot every published kernel and look at it from inside: the scenario `boot` alone."""
+    from pipeline.labjob import LabJob
+
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(("boot",))
+
+
+@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
+def lab(session: Session, line: str = "") -> Any:
+    """Play one scenario, leave its network running, and give a shell in each guest."""
+    from pipeline.labjob import LabJob, by_hand
+
+    if len(session.settings.scenario) != 1:
+        raise UsageError("which scenario?", hint="./inv lab --scenario nat")
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario, by_hand)
 
 
 @verb(*FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory", **LINE})

@@ -30,6 +30,7 @@ WORDS = {
     "ccache": "the compiler's cache: the next kernels take longer",
     "steps": "every result of every step: the next run builds anew",
     "images": "every builder image: the next run makes its own anew",
+    "guests": "what the lab's guests boot: its next run makes it anew",
     ALL: "all of these",
 }
 LOCK_SUFFIX = ".lock"  # of the files that the makers of an image hold
@@ -131,6 +132,8 @@ def _items(session: Session, line: str) -> Iterator[Item]:
             yield _item(place, ("ccache",), users)
     yield from _snapshots(artifacts, line)
     if not line:  # a line owns no image
+        for place in (path for path in inventory.entries(artifacts / "lab") if path.is_dir()):
+            yield _item(place, ("guests",), (artifacts / "lab" / LOCK,))
         yield from _images(artifacts, users)
         yield from _engine_images(artifacts, users, session.console)
 

@@ -125,3 +125,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Replaces the content of `path` in one rename."""
     with atomic(path) as stream:
         stream.write(data.encode() if isinstance(data, str) else data)
+
+
+def point(link: Path, target: str) -> None:
+    """Lets `link` be a symbolic link to `target`, by one rename; for one writer at a time."""
+    temporary = link.with_name(f".{link.name}-new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)

@@ -96,6 +96,9 @@ ROWS = (
     Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
     Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
     Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
+    Setting("scenario", "list", (), "scenario of the lab to play; may be repeated; default: all of the line's"),
+    Setting("capture", "flag", False, "keep the packets of each segment, as pcap files beside the report"),
+    Setting("no-smoke", "flag", False, "do not play the lab's scenarios at the end"),
     Setting("json", "flag", False, "print one JSON document on standard output"),
     Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
 )
@@ -138,6 +141,9 @@ class Settings:
     explain: bool
     dry_run: bool
     check_reproducible: bool
+    scenario: tuple[str, ...]
+    capture: bool
+    no_smoke: bool
     json: bool
     quiet: bool
 

@@ -13,7 +13,7 @@ from pipeline.files import usage
 from pipeline.inventory import BuilderImage, Last, Run, Snapshot
 from pipeline.session import Session
 
-PLACES = ("store", "steps", "ccache", "images", "repo", "scratch")  # whose sizes are told
+PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
 
 
 def tell(session: Session) -> dict[str, Any]:

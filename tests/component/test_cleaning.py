@@ -39,6 +39,9 @@ def built(inv: Inv) -> Built:
             built.snapshot(line, f"snapshot-{number}", published=1_700_000_000 + number)
         (inv.artifacts / "ccache" / f"{line}-debian12").mkdir(parents=True)
         (inv.artifacts / "ccache" / f"{line}-debian12" / "object").write_bytes(bytes(10_000))
+    for name in ("kernels", "guests"):
+        (inv.artifacts / "lab" / name / "key").mkdir(parents=True)
+        (inv.artifacts / "lab" / name / "key" / "file").write_bytes(bytes(10_000))
     built.image("debian12", "a" * 16, link="asked")
     built.image("debian12", "b" * 16, link="asked")
     for name in KEPT:
@@ -71,7 +74,7 @@ def test_without_a_word_nothing_is_removed_and_each_words_gain_is_told(inv: Inv,
     assert cleaned(inv) == set()
     said = inv("clean", "--json").json
     assert {word: row["items"] for word, row in said["would"].items()} == {
-        "failed": 2, "old": 2 + 4 + 1, "ccache": 2, "steps": 4, "images": 2, "all": 2 + 4 + 2 + 4 + 2,
+        "failed": 2, "old": 2 + 4 + 1, "ccache": 2, "steps": 4, "images": 2, "guests": 2, "all": 2 + 4 + 2 + 4 + 2 + 2,
     }  # fmt: skip
     assert all(row["bytes"] >= 10_000 for row in said["would"].values())
     assert said["would"]["all"]["bytes"] == sum(item["bytes"] for item in said["items"])
@@ -120,11 +123,19 @@ def test_all_leaves_sources_keys_evidence_and_the_newest_snapshots(inv: Inv, bui
     }
 
 
-@pytest.mark.parametrize(("word", "places"), [("steps", {"steps"}), ("images", {"images"}), ("ccache", {"ccache"})])
-def test_each_word_takes_its_own_place_only(inv: Inv, built: Built, word: str, places: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("word", "place"), [("steps", "steps"), ("images", "images"), ("ccache", "ccache"), ("guests", "lab")]
+)
+def test_each_word_takes_its_own_place_only(inv: Inv, built: Built, word: str, place: str) -> None:
     gone = cleaned(inv, word)
-    assert tops(gone, 1) == places
-    assert not {name for name in tree(inv.artifacts) if name.startswith(word) and "/.failed/" not in name}
+    assert tops(gone, 1) == {place}
+    assert not {name for name in tree(inv.artifacts) if name.startswith(place) and "/.failed/" not in name}
+
+
+def test_what_a_running_lab_boots_is_left_and_named(inv: Inv, built: Built) -> None:
+    with locked(inv.artifacts / "lab" / "lock", shared=True):
+        assert cleaned(inv, "guests", expect=ExitCode.LOCKED) == set()
+    assert tops(cleaned(inv, "guests"), 2) == {"lab/kernels", "lab/guests"}
 
 
 def test_with_a_line_only_what_is_that_lines_goes(inv: Inv, built: Built) -> None:
@@ -136,7 +147,7 @@ def test_another_word_is_refused_and_nothing_is_removed(inv: Inv, built: Built) 
     before = tree(inv.artifacts)
     ended = inv("clean", "ccache", "everything", expect=ExitCode.USAGE)
     assert "there is no `clean everything`" in ended.err
-    assert "words: failed, old, ccache, steps, images, all" in ended.err
+    assert "words: failed, old, ccache, steps, images, guests, all" in ended.err
     assert tree(inv.artifacts) == before
 
 
@@ -165,7 +176,7 @@ def building(inv: Inv, built: Built) -> Iterator[None]:
 @pytest.mark.usefixtures("building")
 def test_nothing_that_a_run_may_rely_on_is_removed_while_it_lasts(inv: Inv) -> None:
     gone = cleaned(inv, "all", expect=ExitCode.LOCKED)
-    assert tops(gone, 2) == {"steps/el6", "steps/lts61", "repo/el6", "repo/lts61"}
+    assert tops(gone, 2) == {"steps/el6", "steps/lts61", "repo/el6", "repo/lts61", "lab/kernels", "lab/guests"}
     assert tops({name for name in gone if name.startswith("steps/el6")}, 4) == {"steps/el6/kernel-stock/.failed"}
     said = inv("clean", "all", "--json", expect=ExitCode.LOCKED).json
     assert said["removed"] == []

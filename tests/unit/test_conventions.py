@@ -36,6 +36,7 @@ LAYERS = (
     ("publish", "lab", "audit"),
     ("builders", "showing", "testing", "cli", "summary", "inventory", "progress"),
     ("mainjob", "status", "imaging", "cleaning"),
+    ("labjob",),
     ("tasks",),
     ("__main__", "reference"),
 )

@@ -1,0 +1,74 @@
+"""A scenario as data: its segments, its guests, and what each guest has. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.lab.stage import Stage
+
+DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64: domain.md, section 3
+
+
+class Part(StrEnum):
+    """What a guest does in a scenario."""
+
+    DIRECTOR = "director"
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A card of a guest: the segment it is on and its addresses with their prefix. The first card is eth0."""
+
+    segment: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """A guest: `packages` by name, from the set of its kernel's role; `routes` as `ip route add` takes them.
+
+    `modules` are loaded when it boots, and its kernel must have them. Of `spare` it gets those that its kernel
+    has: they are loaded by whoever asks for them, and that one is missing may be what a scenario looks for.
+    """
+
+    name: str
+    part: Part
+    wires: tuple[Wire, ...]
+    packages: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    role: str = ""  # of its kernel, where it is not the one that the line gives to its part
+
+    @property
+    def memory(self) -> int:
+        """In MiB."""
+        return DIRECTOR_MEMORY if self.part is Part.DIRECTOR else MEMORY
+
+
+# For iptables; kernels differ in which of them they have, and in the names.
+FIREWALL = ("iptable_filter", "iptable_nat", "ipt_REDIRECT", "xt_REDIRECT", "xt_tcpudp")
+
+
+@dataclass(frozen=True)
+class ScenarioPlan:
+    """What must be there, and what is then done and checked."""
+
+    name: str
+    title: str
+    guests: tuple[GuestPlan, ...]
+    act: Callable[[Stage], None]
+    parts: tuple[Part, ...] = tuple(Part)  # that the line must name a kernel for
+    names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # further addresses, for the ladder
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """The segments that guests have cards on, in the order they are named."""
+        return tuple(dict.fromkeys(wire.segment for guest in self.guests for wire in guest.wires))

@@ -1,0 +1,56 @@
+"""The snapshot that guests are made of, as the lab sees it: its packages by set and name. Reads no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Refused
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package of the snapshot. `release` is RPM's version and release, `2.6.32-220.23.1.el6.fnat`."""
+
+    path: Path
+    nevra: str
+    sha256: str
+    release: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A verified snapshot. `sets`: for each role its packages by name."""
+
+    path: Path
+    document: Mapping[str, Any]
+    sets: Mapping[str, Mapping[str, Package]]
+
+    @property
+    def id(self) -> str:
+        """The snapshot's."""
+        return str(self.document["id"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the key that signed it."""
+        return str(self.document["key"]["fingerprint"])
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that it has a kernel for."""
+        return tuple(name for name, packages in self.sets.items() if "kernel" in packages)
+
+    def package(self, role: str, name: str) -> Package:
+        """A package of a role's set. Raises `Refused` for one that the snapshot does not have."""
+        found = self.sets.get(role, {}).get(name)
+        if found is None:
+            raise Refused(
+                f"the snapshot has no {name} for the role {role}",
+                where=str(self.path),
+                why=f"it has: {', '.join(self.sets.get(role, {})) or 'nothing for that role'}",
+                hint="./inv build-all publishes whole snapshots",
+            )
+        return found

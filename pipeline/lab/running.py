@@ -1,0 +1,176 @@
+"""Plays scenarios: makes the guests' images, starts them, lets the scenario act, and collects what was seen.
+
+What the pages and tables show of it is not known here, nor where the repository came from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import TestsFailed, UsageError
+from pipeline.lab import initramfs, kernelpackage, ladder, network, results, scenarios
+from pipeline.lab.failures import GuestLost
+from pipeline.lab.machine import Machine
+from pipeline.lab.network import Accelerator, Boot, CardSpec, Lab
+from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan
+from pipeline.lab.repository import Package, Repository
+from pipeline.lab.stage import Stage
+from pipeline.lines import Line, Play
+from pipeline.sandbox.images import Image
+
+READY = 120.0  # seconds until every guest answers; under emulation on two busy cores six guests take 30
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every scenario of a run needs. `work` is where consoles and captures go, `note` says what goes on."""
+
+    line: Line
+    repository: Repository
+    userland: Path
+    builder: Image
+    cache: Path
+    work: Path
+    accelerator: Accelerator
+    note: Callable[[str], None]
+    keep: Callable[[Stage], None] | None = None  # called before the guests end
+    capture: bool = False  # whether the packets of each segment are kept
+
+
+def play(bench: Bench, name: str) -> results.Scenario:
+    """Plays a scenario to its end; never raises for what it finds, but for what a host lacks."""
+    row = bench.line.data.lab.get(name, Play.model_validate({"left-out": "the line file has no table for it"}))
+    plan = scenarios.named(name, bench.repository.roles)
+    if row.left_out:
+        return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
+    roles = {guest.name: guest.role or _role(row, guest.part, name) for guest in plan.guests}
+    return _Run(bench, plan, roles).played()
+
+
+def _role(row: Play, part: Part, name: str) -> str:
+    role = getattr(row, part.value)
+    if role is None:
+        raise UsageError(f"the line names no kernel for {part}s", hint=f"[lab.{name}] in the line file")
+    return str(role)
+
+
+class _Run:
+    """One scenario while it is played."""
+
+    def __init__(self, bench: Bench, plan: ScenarioPlan, roles: Mapping[str, str]) -> None:
+        self.bench, self.plan, self.roles = bench, plan, roles
+        self.directory = bench.work / plan.name
+        self.macs = {guest.name: _macs(plan, guest) for guest in plan.guests}
+        self.kernels = {name: bench.repository.package(role, "kernel") for name, role in roles.items()}
+        self.stage: Stage | None = None
+
+    def played(self) -> results.Scenario:
+        """The whole story."""
+        begun, clock = time.time(), time.monotonic()
+        captures = {segment: self.directory / f"{segment}.pcap" for segment in self.plan.segments}
+        state, why = results.State.PASSED, ""
+        self.directory.mkdir(parents=True)
+        with network.lab(self.directory, self.bench.accelerator) as lab:
+            for segment, file in captures.items():
+                lab.segment(segment, capture=file)
+            try:
+                self._act(lab, captures)
+            except GuestLost as lost:
+                state, why = results.State.FAILED if lost.finding else results.State.BROKEN, str(lost)
+            except TestsFailed as error:
+                state, why = results.State.BROKEN, str(error)
+            seen = [self._seen(lab, guest) for guest in self.plan.guests]
+        story = self._scenario(state, why, seen, captures, begun, time.monotonic() - clock)
+        if not self.bench.capture:
+            for file in captures.values():
+                file.unlink(missing_ok=True)
+        return story
+
+    def _act(self, lab: Lab, captures: Mapping[str, Path]) -> None:
+        machines = {guest.name: self._started(lab, guest) for guest in self.plan.guests}
+        lab.ready(READY)
+        releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
+        self.stage = Stage(self.plan, machines, captures, self.macs, releases, self.roles)
+        self.stage.configure()
+        for name in machines:
+            guest = lab.guests[name]
+            self.bench.note(f"{self.plan.name}: {name} is ready after {guest.marks['ready']:.1f} s: {guest.release}")
+        self.plan.act(self.stage)
+        if self.bench.keep:
+            self.bench.keep(self.stage)
+
+    def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
+        role = self.roles[guest.name]
+        packages = [self.bench.repository.package(role, name) for name in guest.packages]
+        image = initramfs.made(self._contents(guest, packages), self.bench.cache)
+        boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
+        cards = [CardSpec(wire.segment, mac) for wire, mac in zip(guest.wires, self.macs[guest.name], strict=True)]
+        return lab.machine(guest.name, boot, cards)
+
+    def _contents(self, guest: GuestPlan, packages: Sequence[Package]) -> initramfs.Contents:
+        package = self.kernels[guest.name].path
+        kernel = kernelpackage.unpacked(package, self.bench.cache / "kernels")
+        return initramfs.Contents(
+            userland=self.bench.userland,
+            kernel=package,
+            modules=guest.modules,
+            spare=tuple(name for name in guest.spare if kernel.has(name)),
+            packages=tuple(package.path for package in packages),
+            builder=self.bench.builder,
+        )
+
+    def _seen(self, lab: Lab, guest: GuestPlan) -> results.Guest:
+        told = lab.guests.get(guest.name)
+        cards = tuple(
+            results.Card(segment=wire.segment, device=f"eth{number}", mac=mac, addresses=wire.addresses)
+            for number, (wire, mac) in enumerate(zip(guest.wires, self.macs[guest.name], strict=True))
+        )
+        return results.Guest(
+            name=guest.name,
+            part=guest.part.value,
+            role=self.roles[guest.name],
+            kernel=told.release if told else "",
+            cards=cards,
+            marks=told.marks if told else {},
+            console=told.files.console.read_text(errors="replace") if told else "",
+            findings=told.qemu.watcher.findings() if told else (),
+        )
+
+    def _scenario(
+        self,
+        state: results.State,
+        why: str,
+        guests: list[results.Guest],
+        captures: Mapping[str, Path],
+        begun: float,
+        seconds: float,
+    ) -> results.Scenario:
+        checks = self.stage.checks if self.stage else []
+        findings = [finding for guest in guests for finding in guest.findings]
+        failed = sum(not check.passed for check in checks)
+        if state is results.State.PASSED and (failed or findings or not checks):
+            state = results.State.FAILED
+            why = f"{failed} of {len(checks)} checks did not hold" if failed else "nothing was checked"
+            why = f"{findings[0].guest}: {findings[0].meaning}" if findings and not failed else why
+        return results.Scenario(
+            name=self.plan.name,
+            title=self.plan.title,
+            state=state,
+            why=why,
+            started=begun,
+            seconds=seconds,
+            guests=tuple(guests),
+            checks=tuple(checks),
+            distributions=tuple(self.stage.distributions if self.stage else ()),
+            ladder=ladder.conversation(captures, 80, guests),
+            captures={segment: str(path) for segment, path in captures.items() if self.bench.capture},
+        )
+
+
+def _macs(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
+    """Locally administered, one for each card: `52:54:00:NN:00:CC`, guest and card counted from 1 and 0."""
+    number = plan.guests.index(guest) + 1
+    return tuple(f"52:54:00:{number:02x}:00:{card:02x}" for card in range(len(guest.wires)))

@@ -1,0 +1,18 @@
+"""What the lab can play. A line names the kernels for each, or why it leaves one out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+
+from pipeline.lab.plans import ScenarioPlan
+
+# In the order in which they are played: what fails first says most.
+NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")
+
+
+def named(name: str, roles: Sequence[str]) -> ScenarioPlan:
+    """The scenario of this name; `roles` are those that there is a kernel for."""
+    module = import_module(f"pipeline.lab.scenarios.{name}")
+    plan: ScenarioPlan = module.plan(roles) if name == "boot" else module.PLAN
+    return plan

@@ -1,0 +1,65 @@
+"""Each kernel boots, is the one that was built, and shows from inside what its role gives. domain.md, section 3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.stage import Stage
+from pipeline.lines import RoleName
+
+FULLNAT, TOA = "/proc/sys/net/ipv4/vs/fullnat_lport_min", "/proc/net/toa_stats"
+TABLE = "size=4194304"  # two to the power of 22
+_PARTS = {RoleName.DIRECTOR: Part.DIRECTOR, RoleName.REALSERVER: Part.SERVER, RoleName.STOCK: Part.CLIENT}
+_ERROR = 3  # the kernel's level of errors; smaller ones are worse
+_RAW = re.compile(r"<(\d+)>(.*)")
+# What machines of this kind make kernels say at that level although nothing is wrong.
+HARMLESS = (
+    "ACPI Error: No handler",
+    "i8042: ",
+    "Fast TSC calibration failed",
+    "PCI: Fatal: No config space access function found",
+)
+
+
+def act(stage: Stage) -> None:
+    """Plays it."""
+    for guest in stage.plan.guests:
+        evidence(stage, guest.name, RoleName(stage.roles[guest.name]))
+
+
+def evidence(stage: Stage, name: str, role: RoleName) -> None:
+    """Notes whether a guest's kernel is the built one and has what `role` gives, and nothing of another role."""
+    machine = stage[name]
+    stage.check(f"{name}: uname -r", stage.releases[name], machine.run("uname", "-r").out.strip())
+    machine.run("modprobe", "ip_vs")
+    fullnat = machine.run("test", "-e", FULLNAT, accept=(0, 1)).status == 0
+    hint = "the lvs patch is what gives it: ./inv patches shows which role has which"
+    stage.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
+    if role is RoleName.DIRECTOR:
+        first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
+        stage.check(f"{name}: IPVS' table", TABLE, first, passed=TABLE in first)
+    loaded = machine.run("modprobe", "toa", accept=tuple(range(256))).status == 0
+    counted = machine.run("test", "-e", TOA, accept=(0, 1)).status == 0
+    hint = "the toa patch is what gives it: was this kernel built with the director's?"
+    stage.check(f"{name}: toa loads and counts", role is RoleName.REALSERVER, loaded and counted, hint=hint)
+    stage.check(f"{name}: errors in the kernel's log", [], errors(machine.run("dmesg", "-r").out))
+
+
+def errors(log: str) -> list[str]:
+    """The lines of a raw kernel log that say an error or worse, or a warning with a trace."""
+    found = []
+    for line in log.splitlines():
+        if match := _RAW.match(line):
+            bad = int(match[1]) & 7 <= _ERROR or "WARNING: " in match[2]
+            if bad and not any(text in match[2] for text in HARMLESS):
+                found.append(match[2].strip())
+    return found
+
+
+def plan(roles: Sequence[str]) -> ScenarioPlan:
+    """One guest for each kernel of the line."""
+    wires = (Wire("front"),)
+    guests = tuple(GuestPlan(role, _PARTS[RoleName(role)], wires, spare=("ip_vs", "toa"), role=role) for role in roles)
+    return ScenarioPlan("boot", "Boot: every kernel starts and shows its role from inside", guests, act, parts=())

@@ -1,0 +1,92 @@
+"""DR: the director changes only the frame's target; servers hold the VIP in silence. domain.md, section 6."""
+
+from __future__ import annotations
+
+from pipeline.lab import capture
+from pipeline.lab.plans import FIREWALL, GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.scenarios import ipvs
+from pipeline.lab.stage import Stage
+
+VIP, CLIENT = "172.16.16.172", "172.16.16.1"
+SERVICE = f"{VIP}:80"
+SERVERS = {"server1": "172.16.16.177", "server2": "172.16.16.178"}
+
+
+def act(stage: Stage) -> None:
+    """Plays it, with the VIP on lo of the servers, then with a redirect instead."""
+    start(stage, "dr", "-g")
+    stage.distribution("wlc, two servers", {"server1": 5, "server2": 5}, stage.ask("client", VIP, count=10))
+    _silent(stage)
+    bypasses(stage)
+    _no_mapping(stage)
+    _redirected(stage)
+
+
+def start(stage: Stage, mode: str, forward: str, **server_settings: str) -> None:
+    """Director and servers take their roles; the servers take connections in turn by their number."""
+    director = stage["director"]
+    ipvs.become(director, "director", {"MODES": mode, "VIP": VIP, "VIP_DEVICE": "eth0"})
+    for name in SERVERS:
+        ipvs.become(stage[name], "realserver", {"MODES": mode, "VIP": VIP, **server_settings})
+        stage.serve(name)
+    added = "\n".join(f"-a -t {SERVICE} -r {address} {forward}" for address in SERVERS.values())
+    ipvs.rules(director, f"-A -t {SERVICE} -s wlc\n{added}")
+
+
+def _silent(stage: Stage) -> None:
+    stage["client"].run("sh", "-c", f"ip neigh flush dev eth0; arping -c 3 -I eth0 {VIP}", timeout=15, accept=(0, 1))
+    answering = sorted(capture.claimants(stage.packets("front"), VIP))
+    stage.check("only the director answers ARP for the VIP", [stage.mac("director")], answering)
+
+
+def bypasses(stage: Stage) -> None:
+    """Notes that answers from the VIP come from the servers' own cards, and none of them from the director's."""
+    plain = (packet for packet in stage.packets("front") if packet.tcp and not packet.ipip)
+    senders = {packet.source_mac for packet in plain if packet.ip and packet.ip.source == VIP}
+    stage.check("answers bypass the director", sorted(map(stage.mac, SERVERS)), sorted(senders))
+
+
+def _no_mapping(stage: Stage) -> None:
+    director, address = stage["director"], SERVERS["server1"]
+    ipvs.rules(director, f"-A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {address}:8080 -g")
+    listed = [row.split()[0].rpartition(":")[2] for row in ipvs.servers(director, f"{VIP}:81")]
+    stage.check("a port cannot be mapped: 81 stays 81", ["81"], listed)
+
+
+def _redirected(stage: Stage) -> None:
+    for name in SERVERS:
+        machine = stage[name]
+        machine.run(ipvs.script("realserver"), "stop")
+        settings = {"MODES": "dr", "VIP": VIP, "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"}
+        ipvs.become(machine, "realserver", settings)
+        held = machine.run("ip", "-4", "address", "show").out
+        stage.check(f"{name} has no VIP of its own with a redirect", False, VIP in held)
+    stage.distribution("redirected by iptables", {"server1": 5, "server2": 5}, stage.ask("client", VIP, count=10))
+
+
+def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:
+    """The guests of DR and TUN: all on one segment."""
+    wires = {name: (Wire("front", (f"{address}/24",)),) for name, address in SERVERS.items()}
+    return (
+        GuestPlan("client", Part.CLIENT, (Wire("front", (f"{CLIENT}/24",)),)),
+        GuestPlan(
+            "director",
+            Part.DIRECTOR,
+            (Wire("front", ("172.16.16.2/24",)),),
+            packages=("ipvsadm", "lvs-fnat-director"),
+            modules=("ip_vs", "ip_vs_wlc", "ip_vs_rr"),
+        ),
+        *(
+            GuestPlan(name, Part.SERVER, wire, packages=("lvs-fnat-realserver",), spare=spare)
+            for name, wire in wires.items()
+        ),
+    )
+
+
+PLAN = ScenarioPlan(
+    name="dr",
+    title="DR: direct routing, servers answer the client themselves",
+    guests=guests(FIREWALL),
+    act=act,
+    names={VIP: "director"},
+)

@@ -1,0 +1,39 @@
+"""The guides' mistake on purpose: the lvs patch on the real servers. It boots; it must be caught all the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.lab.plans import Part
+from pipeline.lab.scenarios import boot, fullnat
+from pipeline.lab.stage import Stage
+from pipeline.lines import RoleName
+
+
+def act(stage: Stage) -> None:
+    """Plays what `boot` and `fullnat` look at, aside, and notes that each of them found it."""
+    aside = replace(stage, checks=[], distributions=[])
+    boot.evidence(aside, "server1", RoleName.REALSERVER)
+    _caught(stage, aside, "boot", {"server1: FULLNAT in IPVS", "server1: toa loads and counts"})
+    aside = replace(stage, checks=[], distributions=stage.distributions)
+    fullnat.prepare(aside)
+    fullnat.with_toa(aside)
+    missed = "servers see the client's address and port, AF_INET"
+    _caught(stage, aside, "fullnat", {"server1: toa loads", "server2: toa loads", missed, f"{missed}6"})
+
+
+def _caught(stage: Stage, aside: Stage, name: str, wanted: set[str]) -> None:
+    failed = {check.name for check in aside.checks if not check.passed}
+    stage.check(f"{name} catches it by", sorted(wanted), sorted(failed & wanted))
+
+
+PLAN = replace(
+    fullnat.PLAN,
+    name="guide",
+    title="The guides' mistake: real servers with the director's kernel are caught",
+    act=act,
+    guests=tuple(
+        replace(guest, role=RoleName.DIRECTOR.value) if guest.part is Part.SERVER else guest
+        for guest in fullnat.PLAN.guests
+    ),
+)

@@ -1,0 +1,53 @@
+"""What several scenarios do with IPVS: rules by ipvsadm, the role packages' scripts, what ipvsadm lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pipeline.lab.machine import Machine, Ran
+from pipeline.lab.stage import Stage
+
+_SERVICE = re.compile(r"^(TCP|UDP)\s+(\S+)\s+(\w+)(.*)$")
+_SERVER = re.compile(r"^\s*->\s+(\d\S+)\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")
+
+
+def script(role: str) -> str:
+    """The role package's script, which both init systems call."""
+    return f"/usr/libexec/lvs-fnat/lvs-fnat-{role}"
+
+
+def become(machine: Machine, role: str, settings: Mapping[str, str], *, timeout: float = 15.0) -> Ran:
+    """Configures the role package of a machine and starts it."""
+    text = "".join(f"{key}={value}\n" for key, value in settings.items())
+    machine.put(f"/etc/lvs-fnat/{role}.conf", text.encode())
+    return machine.run(script(role), "start", timeout=timeout)
+
+
+def rules(machine: Machine, text: str) -> None:
+    """Sets rules, one command of ipvsadm a line."""
+    for line in text.strip().splitlines():
+        machine.run("ipvsadm", *line.split())
+
+
+def servers(machine: Machine, service: str) -> list[str]:
+    """The servers of a service as `ipvsadm -Ln` lists them: `ADDRESS:PORT FORWARD WEIGHT`, sorted."""
+    found, inside = [], False
+    for line in machine.run("ipvsadm", "-Ln").out.splitlines():
+        if match := _SERVICE.match(line):
+            inside = match[2] == service
+        elif inside and (match := _SERVER.match(line)):
+            found.append(f"{match[1]} {match[2]} {match[3]}")
+    return sorted(found)
+
+
+def connections(machine: Machine) -> list[list[str]]:
+    """The rows of `ipvsadm -Lnc` in words: protocol, expire, state, source, virtual, destination."""
+    rows = machine.run("ipvsadm", "-Lnc").out.splitlines()
+    return [row.split() for row in rows if row.startswith(("TCP", "UDP"))]
+
+
+def load(stage: Stage, machine: str, *modules: str) -> None:
+    """Loads kernel modules in a guest."""
+    for module in modules:
+        stage[machine].run("modprobe", module)

@@ -1,0 +1,136 @@
+"""keepalived with the role package's own example: servers that die and return, and two directors."""
+
+from __future__ import annotations
+
+import time
+
+from pipeline.lab.machine import Machine
+from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.scenarios import ipvs, nat
+from pipeline.lab.stage import Stage
+
+EXAMPLE = "/usr/share/doc/lvs-fnat-director/examples/keepalived-nat.conf"
+CONF, DOWN = "/etc/keepalived/keepalived.conf", "/etc/keepalived/down"
+TEST = "/usr/bin/test"  # what the example's script calls
+SORRY_PORT = 81
+DIRECTORS = ("director1", "director2")
+# Seconds. A check a second and one retry: out after 3; VRRP: three advertisements of a second, and a part of one.
+NOTICED, MOVED = 10.0, 10.0
+# What the example says, and what is quicker or more here.
+_CHANGES = (
+    ("delay_loop 3", "delay_loop 1"),
+    ("delay_before_retry 3", "delay_before_retry 1"),
+    ("retry 3", "retry 1"),
+    ("connect_timeout 3", "connect_timeout 1"),
+    ("protocol TCP\n", f"protocol TCP\n    sorry_server 192.168.100.9 {SORRY_PORT}\n"),
+)
+_BACKUP = (("state MASTER", "state BACKUP"), ("priority 101", "priority 100"))
+
+
+def act(stage: Stage) -> None:
+    """Plays it."""
+    for name in DIRECTORS:
+        _start(stage, name)
+    running = {name: stage.serve(name) for name in nat.SERVERS}
+    stage.serve("server2", SORRY_PORT)
+    stage.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(stage), MOVED)
+    _in_table(stage, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
+    stage.distribution("rr, two servers", {"server1": 4, "server2": 4}, stage.ask("client", nat.VIP, count=8))
+    _server_dies(stage, running)
+    _nobody_left(stage, running)
+    _down_file(stage)
+    _failover(stage)
+
+
+def _start(stage: Stage, name: str) -> None:
+    machine = stage[name]
+    ipvs.become(machine, "director", {"MODES": "nat"})
+    text = machine.get(EXAMPLE).decode()
+    for old, new in (*_CHANGES, *(_BACKUP if name == "director2" else ())):
+        assert old in text, f"the example has no {old!r}"
+        text = text.replace(old, new)
+    machine.put(CONF, text.encode())
+    # keepalived runs what a link leads to, and busybox goes by the name that it is called by.
+    machine.run("rm", TEST)
+    machine.put(TEST, b'#!/bin/sh\ntest "$@"\n', 0o755)
+    machine.start("keepalived", "-n", "-l", "-D", "-f", CONF)
+
+
+def _holders(stage: Stage) -> list[str]:
+    return [name for name in DIRECTORS if _has(stage[name], nat.VIP)]
+
+
+def _has(machine: Machine, address: str) -> bool:
+    return f" {address}/" in machine.run("ip", "-4", "address", "show", "dev", "eth0").out
+
+
+def _in_table(stage: Stage, director: str, name: str, wanted: list[str]) -> None:
+    def look() -> list[str]:
+        return [row.split()[0] for row in ipvs.servers(stage[director], nat.SERVICE)]
+
+    stage.eventually(name, sorted(wanted), look, NOTICED)
+
+
+def _server_dies(stage: Stage, running: dict[str, int]) -> None:
+    stage["server1"].stop(running.pop("server1"))
+    _in_table(stage, "director1", "a dead server leaves the table", [nat.SECOND])
+    stage.distribution("then the other answers all", {"server2": 4}, stage.ask("client", nat.VIP, count=4))
+    running["server1"] = stage.serve("server1")
+    _in_table(stage, "director1", "and returns", [nat.FIRST, nat.SECOND])
+
+
+def _nobody_left(stage: Stage, running: dict[str, int]) -> None:
+    for name, number in running.items():
+        stage[name].stop(number)
+    _in_table(stage, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
+    found = stage.ask("client", nat.VIP, count=2)
+    stage.check("and answers", [SORRY_PORT] * 2, [answer.served[1] for answer in found])
+    for name in nat.SERVERS:
+        running[name] = stage.serve(name)
+    _in_table(stage, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
+
+
+def _down_file(stage: Stage) -> None:
+    stage["director1"].put(DOWN, b"")
+    _moves(stage, "the file `down` makes it yield", "director2")
+    stage["director1"].run("rm", DOWN)
+    _moves(stage, "without the file it takes the VIP back", "director1")
+
+
+def _failover(stage: Stage) -> None:
+    first = stage["director1"]
+
+    def cards(state: str) -> None:
+        stage.shell(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
+
+    cards("down")
+    _moves(stage, "a director cut off is replaced", "director2")
+    cards("up")
+    _moves(stage, "and takes over again when it is back", "director1")
+
+
+def _moves(stage: Stage, name: str, to: str) -> None:
+    begun = time.monotonic()
+    stage.eventually(name, True, lambda: _has(stage[to], nat.VIP), MOVED)
+    _in_table(stage, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
+    left = max(MOVED + NOTICED - (time.monotonic() - begun), 1.0)
+    stage.eventually("traffic goes on", "", lambda: stage.ask("client", nat.VIP)[0].error, left)
+
+
+def _director(name: str, number: int) -> GuestPlan:
+    wires = Wire("front", (f"192.168.0.{number}/24",)), Wire("back", (f"192.168.100.{number}/24",))
+    packages = ("ipvsadm", "keepalived", "lvs-fnat-director")
+    return GuestPlan(name, Part.DIRECTOR, wires, packages, ("ip_vs", "ip_vs_rr", "ip_vs_wrr"))
+
+
+PLAN = ScenarioPlan(
+    name="keepalived",
+    title="keepalived: servers die and return, the VIP moves between two directors and back",
+    guests=(
+        *(guest for guest in nat.PLAN.guests if guest.part is Part.CLIENT),
+        *(_director(name, number) for number, name in enumerate(DIRECTORS, 2)),
+        *(guest for guest in nat.PLAN.guests if guest.part is Part.SERVER),
+    ),
+    act=act,
+    names={nat.VIP: "director1"},
+)

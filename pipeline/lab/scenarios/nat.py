@@ -1,0 +1,81 @@
+"""NAT: the director rewrites one address; answers come back through it. domain.md, section 6."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.scenarios import ipvs
+from pipeline.lab.stage import Stage
+
+VIP, DIP, CLIENT = "192.168.0.10", "192.168.100.10", "192.168.0.1"
+SERVICE = f"{VIP}:80"
+SERVERS = {"server1": "192.168.100.7", "server2": "192.168.100.9"}
+FIRST, SECOND = (f"{address}:80" for address in SERVERS.values())
+
+
+def act(stage: Stage) -> None:
+    """Plays it."""
+    director = stage["director"]
+    settings = {"MODES": "nat", "VIP": VIP, "VIP_DEVICE": "eth0"}
+    ipvs.become(director, "director", settings)
+    for name in SERVERS:
+        stage.serve(name)
+    ipvs.rules(director, f"-A -t {SERVICE} -s rr\n-a -t {SERVICE} -r {FIRST} -m\n-a -t {SERVICE} -r {SECOND} -m")
+    _round_robin(stage)
+    ipvs.rules(director, f"-E -t {SERVICE} -s wrr\n-e -t {SERVICE} -r {FIRST} -m -w 3")
+    stage.distribution("wrr, weights 3 and 1", {"server1": 12, "server2": 4}, stage.ask("client", VIP, count=16))
+    stage.check(
+        "ipvsadm -L lists the edited weights", [f"{FIRST} Masq 3", f"{SECOND} Masq 1"], ipvs.servers(director, SERVICE)
+    )
+    _saved(stage)
+    _drained(stage)
+
+
+def _round_robin(stage: Stage) -> None:
+    found = stage.ask("client", VIP, count=10)
+    stage.distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
+    names = [answer.server for answer in found]
+    stage.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
+    stage.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
+    rows = ipvs.connections(stage["director"])
+    listed = {row[-1].rpartition(":")[0] for row in rows if row[-2] == SERVICE}
+    stage.check("the connection table names both servers", sorted(SERVERS.values()), sorted(listed))
+
+
+def _saved(stage: Stage) -> None:
+    director = stage["director"]
+    saved = director.run("ipvsadm", "-Sn").out
+    director.run("ipvsadm", "-C")
+    stage.check("nothing is left after -C", "", director.run("ipvsadm", "-Sn").out.strip())
+    stage.check("and nobody answers", True, bool(stage.ask("client", VIP)[0].error))
+    director.run("ipvsadm", "-R", stdin=saved.encode())
+    stage.check("-S, -C, -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
+    stage.distribution("after -R", {"server1": 3, "server2": 1}, stage.ask("client", VIP, count=4))
+
+
+def _drained(stage: Stage) -> None:
+    ipvs.rules(stage["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
+    stage.distribution("a server with weight 0 gets nothing", {"server2": 6}, stage.ask("client", VIP, count=6))
+
+
+PLAN = ScenarioPlan(
+    name="nat",
+    title="NAT: addresses rewritten one way, the director is the servers' gateway",
+    guests=(
+        GuestPlan("client", Part.CLIENT, (Wire("front", (f"{CLIENT}/24",)),)),
+        GuestPlan(
+            "director",
+            Part.DIRECTOR,
+            (Wire("front", ("192.168.0.2/24",)), Wire("back", (f"{DIP}/24",))),
+            packages=("ipvsadm", "lvs-fnat-director"),
+            modules=("ip_vs", "ip_vs_rr", "ip_vs_wrr"),
+        ),
+        *(
+            GuestPlan(name, Part.SERVER, (Wire("back", (f"{address}/24",)),), routes=(f"default via {DIP}",))
+            for name, address in SERVERS.items()
+        ),
+    ),
+    act=act,
+    names={VIP: "director"},
+)

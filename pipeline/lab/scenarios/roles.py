@@ -1,0 +1,91 @@
+"""The role packages as an init system calls them: start, stop and status, twice each; what others set stays."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from pipeline.lab.machine import Machine
+from pipeline.lab.plans import FIREWALL, GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.stage import Stage
+
+ALL = tuple(range(256))
+SETTINGS: Mapping[str, Mapping[str, str]] = {
+    "director": {"MODES": "nat", "VIP": "192.168.0.10", "VIP_DEVICE": "eth0"},
+    "realserver": {"MODES": "dr", "VIP": "192.168.0.10", "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"},
+}
+RUNNING, STOPPED, UNCONFIGURED = 0, 3, 6  # LSB's exit statuses
+_OTHERS = """
+ip address add 10.9.9.9/32 dev lo
+iptables -t nat -A PREROUTING -d 10.9.9.9 -p tcp --dport 99 -j REDIRECT --to-ports 98
+iptables -A INPUT -s 10.8.8.8 -j DROP
+"""
+_STATE = "ip -4 address show; ip -4 route show; iptables-save 2>/dev/null | grep ^-; ipvsadm -Sn 2>/dev/null; true"
+_KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPost"}
+
+
+def act(stage: Stage) -> None:
+    """Plays it."""
+    for role, settings in SETTINGS.items():
+        _role(stage, role, settings)
+
+
+def _role(stage: Stage, role: str, settings: Mapping[str, str]) -> None:
+    machine = stage[role]
+    commands = _commands(machine, role)
+    seen = machine.run(*commands["start"], accept=ALL).status
+    stage.check(f"{role}: start without configuration", UNCONFIGURED, seen)
+    stage.shell(machine, _OTHERS)
+    if role == "director":
+        stage.shell(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
+    before = _state(machine)
+    machine.put(f"/etc/lvs-fnat/{role}.conf", "".join(f"{key}={value}\n" for key, value in settings.items()).encode())
+    steps = (("status", STOPPED), ("start", 0), ("start", 0), ("status", RUNNING), ("status", RUNNING))
+    for verb, status in steps:
+        stage.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+    missing = [line for line in before if line not in _state(machine)]
+    stage.check(f"{role}: what others set stays while it runs", [], missing)
+    stage.check(f"{role}: something was set", True, _state(machine) != before)
+    for verb, status in (("stop", 0), ("stop", 0), ("status", STOPPED), ("status", STOPPED)):
+        stage.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+    stage.check(f"{role}: after stop all is as before", before, _state(machine))
+
+
+def _state(machine: Machine) -> list[str]:
+    return [line.strip() for line in machine.run("sh", "-c", _STATE).out.splitlines()]
+
+
+def _commands(machine: Machine, role: str) -> dict[str, tuple[str, ...]]:
+    """What an init system runs for each verb: the SysV script, or the commands that the unit names."""
+    name = f"lvs-fnat-{role}"
+    init, unit = f"/etc/rc.d/init.d/{name}", f"/usr/lib/systemd/system/{name}.service"
+    if machine.run("test", "-e", init, accept=(0, 1)).status == 0:
+        return {verb: (init, verb) for verb in ("start", "stop", "status", "reload")}
+    rows = dict(line.split("=", 1) for line in machine.get(unit).decode().splitlines() if "=" in line)
+    found = {verb: tuple(shlex.split(rows[key])) for verb, key in _KEYS.items()}
+    return {**found, "status": (found["start"][0], "status")}  # systemd remembers; the script looks
+
+
+PLAN = ScenarioPlan(
+    name="roles",
+    title="Role packages: start, stop and status as an init system calls them",
+    guests=(
+        GuestPlan(
+            "director",
+            Part.DIRECTOR,
+            (Wire("front", ("192.168.0.2/24",)),),
+            packages=("ipvsadm", "lvs-fnat-director"),
+            modules=("ip_vs", "ip_vs_rr"),
+            spare=FIREWALL,
+        ),
+        GuestPlan(
+            "realserver",
+            Part.SERVER,
+            (Wire("front", ("192.168.0.7/24",)),),
+            packages=("lvs-fnat-realserver",),
+            spare=FIREWALL,
+        ),
+    ),
+    act=act,
+    parts=(Part.DIRECTOR, Part.SERVER),
+)

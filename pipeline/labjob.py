@@ -1,0 +1,269 @@
+"""`inv boot`, `inv smoke` and `inv lab`: the lab over a line's published repository, and what comes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import files
+from pipeline.build import userland
+from pipeline.build.runner import LOCK
+from pipeline.errors import TestsFailed, UsageError
+from pipeline.lab.scenarios import NAMES
+from pipeline.lines import Line
+from pipeline.locks import locked
+from pipeline.mainjob import MainJob
+from pipeline.publish.contents import directory_of
+from pipeline.session import Session
+
+if TYPE_CHECKING:
+    from pipeline.lab import results, running
+    from pipeline.lab.machine import Machine
+    from pipeline.lab.repository import Repository
+    from pipeline.lab.stage import Stage
+    from pipeline.sandbox.images import Image
+
+
+_LATEST, _PASSED = "latest", "passed"  # links to the results of the last run, and of the last whole one that passed
+_KEPT = 10  # runs whose results are kept
+
+
+@dataclass(frozen=True)
+class LabJob:
+    """The lab of one line in one session."""
+
+    line: Line
+    session: Session
+
+    @cached_property
+    def job(self) -> MainJob:
+        """What makes the userland of guests, and knows the builder image."""
+        return MainJob(self.line, self.session)
+
+    @property
+    def latest(self) -> Path:
+        """The link to the line's newest snapshot."""
+        name = directory_of({"line": self.line.name, "small": self.job.small})
+        return self.session.settings.artifacts / "repo" / name / "latest"
+
+    @property
+    def guests(self) -> Path:
+        """Where what guests boot is made, of all lines together."""
+        return self.session.settings.artifacts / "lab"
+
+    @property
+    def reports(self) -> Path:
+        """Where a run's results go."""
+        return self.session.settings.artifacts / "reports" / "lab" / self.latest.parent.name
+
+    def smoke(self, names: Sequence[str], keep: Callable[[Stage], None] | None = None) -> dict[str, Any]:
+        """Plays scenarios, all that the line has where none is named; the report, as `--json` prints it.
+
+        Raises `TestsFailed` when one did not do what it must; the report is written all the same.
+        """
+        from pipeline.lab import report, results, telling
+
+        chosen = _chosen(names or tuple(self.line.data.lab))
+        with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
+            bench = self._bench(keep)
+            played = tuple(self._played(bench, name) for name in chosen)
+        packages = {p.nevra: p.sha256 for packages in bench.repository.sets.values() for p in packages.values()}
+        found = results.Report(
+            line=self.line.label,
+            snapshot=bench.repository.id,
+            fingerprint=bench.repository.fingerprint,
+            accelerator=bench.accelerator.name,
+            accelerator_why=bench.accelerator.why,
+            packages=packages,
+            scenarios=played,
+        )
+        page = report.write(found, bench.work)
+        self._remember(bench.work)
+        telling.tell(found, self.session.console, page)
+        if not found.passed:
+            failed = [s.name for s in played if s.state not in (results.State.PASSED, results.State.LEFT_OUT)]
+            raise TestsFailed(
+                f"the lab's scenarios failed: {', '.join(failed)}" if failed else "no scenario applies to this line",
+                where=str(page),
+                hint=f"the page shows each check and console; ./inv lab --scenario {failed[0]} plays it and stays"
+                if failed
+                else "./inv lines --show LINE says why",
+            )
+        return found.model_dump(mode="json")
+
+    def after(self, built: Mapping[str, Any]) -> dict[str, Any]:
+        """Plays everything after a build, unless that was done before with the same snapshot and the same lab.
+
+        `built` is what `MainJob.build_all` returned; nothing is played where it published nothing.
+        """
+        settings, snapshot = self.session.settings, built.get("snapshot")
+        if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
+            return {}
+        guests = built["steps"].get(userland.STEP, {}).get("key", "")
+        played = {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()}
+        key = hashlib.sha256(json.dumps([snapshot["id"], guests, played, _code()]).encode()).hexdigest()
+        page, known = (self.reports / _PASSED / name for name in ("report.html", "key"))
+        reused = page.is_file() and known.is_file() and known.read_text() == key
+        if reused:
+            self.session.console.say(f"the lab passed with this snapshot before: {page}")
+        else:
+            self.smoke(())
+            work = (self.reports / _LATEST).readlink()
+            files.write_atomic(self.reports / work / "key", key)
+            files.point(self.reports / _PASSED, str(work))
+        return {"lab": {"report": str(page), "reused": reused}}
+
+    def _bench(self, keep: Callable[[Stage], None] | None) -> running.Bench:
+        from pipeline.host import kvm, programs
+        from pipeline.lab import network, running
+
+        session = self.session
+        programs.ensure({"lab"}, session.console)
+        repository = self._repository()
+        programs_of_guests, builder = self._userland()
+        work = self.reports / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        work.mkdir(parents=True)
+        accelerator = network.Accelerator.found(kvm.Probe(session.settings.artifacts, kernel_provider=self._kernel))
+        session.console.note(f"guests run with {accelerator.name}: {accelerator.why}")
+        return running.Bench(
+            line=self.line,
+            repository=repository,
+            userland=programs_of_guests,
+            builder=builder,
+            cache=self.guests,
+            work=work,
+            accelerator=accelerator,
+            note=session.console.note,
+            keep=keep,
+            capture=session.settings.capture,
+        )
+
+    def _repository(self) -> Repository:
+        return opened(self.latest, shlex.join(["./inv", "build-all", *self.job.options]))
+
+    def _kernel(self) -> Path:
+        """Debian's kernel, for the question whether KVM works."""
+        from pipeline.sources import probekernel
+
+        return probekernel.package(self.session.settings, self.session.console)
+
+    def _userland(self) -> tuple[Path, Image]:
+        """The guests' own programs, made where they are not there yet, and the builder image they need libraries of."""
+        settings = replace(
+            self.session.settings, only=(userland.STEP,), image=userland.IMAGE, dry_run=False, check_reproducible=False
+        )
+        job = MainJob(self.line, replace(self.session, settings=settings))
+        return job.made(userland.STEP), job.image()
+
+    def _played(self, bench: running.Bench, name: str) -> results.Scenario:
+        from pipeline.lab import running
+
+        console = self.session.console
+        console.note(f"{name}: starting")
+        played = running.play(bench, name)
+        passed = sum(check.passed for check in played.checks)
+        said = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
+        console.note(f"{name}: {played.state}, {said}")
+        return played
+
+    def _remember(self, work: Path) -> None:
+        """Lets `latest` point to this run's results, and removes old ones."""
+        files.point(self.reports / _LATEST, work.name)
+        runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
+        passed = (self.reports / _PASSED).resolve()
+        for old in runs[:-_KEPT]:
+            if old.resolve() != passed:
+                shutil.rmtree(old)
+
+
+def opened(latest: Path, hint: str) -> Repository:
+    """The snapshot that `latest` points to, after every digest and signature in it was looked at.
+
+    Raises `UsageError` when there is none, with `hint` as what to do, and `Refused` for a damaged one.
+    """
+    from pipeline.lab.repository import Package, Repository
+    from pipeline.publish import rpmheader, verifying
+
+    if not latest.exists():
+        raise UsageError("there is no repository to boot from", where=str(latest), hint=hint)
+    path = latest.resolve()
+    document = verifying.verify_snapshot(path)
+    found: dict[str, dict[str, Package]] = {}
+    for name, members in document["sets"].items():
+        headers = {file: rpmheader.read(path / name / file) for file in members}
+        found[name] = {
+            header.name: Package(
+                path / name / file,
+                header.nevra,
+                document["packages"][file]["sha256"],
+                f"{header.header.text(rpmheader.Tag.VERSION)}-{header.header.text(rpmheader.Tag.RELEASE)}",
+            )
+            for file, header in headers.items()
+        }
+    return Repository(path, document, found)
+
+
+def _code() -> str:
+    """The digest of the lab's own code."""
+    modules = sorted(Path(__file__).with_name("lab").rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise UsageError(f"there is no scenario {', '.join(unknown)}", why=f"scenarios: {', '.join(NAMES)}")
+    return [name for name in NAMES if name in names]
+
+
+def by_hand(stage: Stage, read: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
+    """Lets a person into the guests, one at a time, until they have had enough."""
+    say(f"the network is running; a guest's name opens a shell in it: {', '.join(stage.machines)}")
+    say("exit leaves the shell, and here ends the lab. To try there:")
+    for name, line in _TO_TRY.items():
+        if name in stage.machines:
+            say(f"  {name:10} {line}")
+    while True:
+        try:
+            typed = read("guest> ").strip()
+        except EOFError:
+            return
+        if typed == "exit":
+            return
+        if typed in stage.machines:
+            _shell(stage[typed])
+        elif typed:
+            say(f"there is no guest {typed}; guests: {', '.join(stage.machines)}; exit ends the lab")
+
+
+_TO_TRY = {
+    "client": "fnat-guest ask VIP 80 / 6",
+    "director": "ipvsadm -Ln; ipvsadm -Lnc",
+    "director1": "ipvsadm -Ln; ip address",
+    "server1": "ip route; cat /proc/net/toa_stats",
+}
+
+
+def _shell(machine: Machine) -> None:
+    """A shell at this terminal, which meanwhile passes every key on."""
+    source, size = sys.stdin.fileno(), shutil.get_terminal_size()
+    before = termios.tcgetattr(source) if os.isatty(source) else None
+    try:
+        if before:
+            tty.setraw(source)
+        machine.shell(source, sys.stdout.fileno(), size.lines, size.columns)
+    finally:
+        if before:
+            termios.tcsetattr(source, termios.TCSADRAIN, before)

@@ -1,0 +1,70 @@
+"""The lab on what the main job published: every scenario of lts61, its results, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.errors import ExitCode
+from tests.e2e.test_build_all import PATIENCE, Built, built
+from tests.fixtures.commandline import Inv
+
+__all__ = ["built"]  # a fixture
+
+pytestmark = pytest.mark.timeout(PATIENCE + 60)
+APPLY = ("boot", "nat", "dr", "tun", "keepalived", "roles")
+
+
+@pytest.fixture(scope="module")
+def results(built: Built) -> Path:
+    """Where the results of the build's own run of the lab are."""
+    return built.artifacts / "reports/lab/lts61/passed"
+
+
+def test_the_build_ends_with_every_scenario_that_applies(built: Built, results: Path) -> None:
+    report = json.loads((results / "report.json").read_text())
+    states = {scenario["name"]: scenario["state"] for scenario in report["scenarios"]}
+    assert states == {**dict.fromkeys(APPLY, "passed"), "fullnat": "left out", "guide": "left out"}
+    assert all(scenario["why"] for scenario in report["scenarios"] if scenario["state"] == "left out")
+    assert report["snapshot"] in str(built.latest)
+
+
+def test_junit_has_each_check(results: Path) -> None:
+    report = json.loads((results / "report.json").read_text())
+    cases = list(ET.parse(results / "junit.xml").iter("testcase"))
+    checks = [check for scenario in report["scenarios"] for check in scenario["checks"]]
+    assert len(cases) >= len(checks) > 50
+    assert not list(ET.parse(results / "junit.xml").iter("failure"))
+
+
+def test_the_page_shows_the_ladder_of_tunnels(results: Path) -> None:
+    page = (results / "report.html").read_text()
+    assert "ipip 172.16.16.2" in page or "ipip 172.16.16.172" in page
+
+
+def test_one_scenario_alone_is_a_report_of_its_own(built: Built) -> None:
+    told = built.inv("smoke", *line(built), "--scenario", "boot", "--json", expect=ExitCode.OK).json
+    assert [scenario["name"] for scenario in told["scenarios"]] == ["boot"]
+
+
+def line(built: Built) -> tuple[str, ...]:
+    return "--line", "lts61", "--artifacts", str(built.artifacts)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("smoke", "--scenario", "natt"), "there is no scenario natt"),
+        (("lab",), "which scenario?"),
+        (("smoke", "--line", "lts61"), "there is no repository to boot from"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_with_the_next_command(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    ended: Any = Inv(tmp_path)(*words, expect=ExitCode.USAGE)
+    assert said in ended.err and "next: ./inv" in ended.err
