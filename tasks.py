@@ -175,7 +175,7 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     return enter(_line(session, line, BUILT_LINE), step, session)
 
 
-LAB = ("runtime", "image", "kernel-config", "scenario", "capture")
+LAB = ("runtime", "image", "kernel-config", "scenario", "keep", "capture")
 
 
 @verb(*FETCHING, *LAB, words=("line",), help=BUILT)
@@ -183,7 +183,9 @@ def smoke(session: Session, line: str = "") -> Any:
     """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
     from pipeline.labjob import LabJob
 
-    return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario)
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(
+        session.settings.scenario, keep=session.settings.keep
+    )
 
 
 @verb(*FETCHING, *LAB, words=("line",), help=BUILT)
@@ -191,17 +193,17 @@ def boot(session: Session, line: str = "") -> Any:
     """Boot every published kernel and look at it from inside: the scenario `boot` alone."""
     from pipeline.labjob import LabJob
 
-    return LabJob(_line(session, line, BUILT_LINE), session).smoke(("boot",))
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(("boot",), keep=session.settings.keep)
 
 
 @verb(*FETCHING, *LAB, words=("line",), help=BUILT)
 def lab(session: Session, line: str = "") -> Any:
     """Play one scenario, leave its network running, and give a shell in each guest."""
-    from pipeline.labjob import LabJob, by_hand
+    from pipeline.labjob import LabJob
 
     if len(session.settings.scenario) != 1:
         raise UsageError("which scenario?", hint="./inv lab --scenario nat")
-    return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario, by_hand)
+    return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario, keep=True)
 
 
 @verb(*FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory", **LINE})

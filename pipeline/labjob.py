@@ -71,16 +71,17 @@ class LabJob:
         """Where a run's results go."""
         return self.session.settings.artifacts / "reports" / "lab" / self.latest.parent.name
 
-    def smoke(self, names: Sequence[str], keep: Callable[[Stage], None] | None = None) -> dict[str, Any]:
+    def smoke(self, names: Sequence[str], *, keep: bool = False) -> dict[str, Any]:
         """Plays scenarios, all that the line has where none is named; the report, as `--json` prints it.
 
+        `keep`: a person gets into the guests before a scenario's network goes.
         Raises `TestsFailed` when one did not do what it must; the report is written all the same.
         """
         from pipeline.lab import report, results, telling
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
-            bench = self._bench(keep)
+            bench = self._bench(keep=keep)
             played = self._all(bench, chosen)
         packages = {p.nevra: p.sha256 for packages in bench.repository.sets.values() for p in packages.values()}
         found = results.Report(
@@ -128,7 +129,7 @@ class LabJob:
             files.point(self.reports / _PASSED, str(work))
         return {"lab": {"report": str(page), "reused": reused}}
 
-    def _bench(self, keep: Callable[[Stage], None] | None) -> running.Bench:
+    def _bench(self, *, keep: bool) -> running.Bench:
         from pipeline.host import kvm, programs
         from pipeline.lab import network, running
 
@@ -136,7 +137,7 @@ class LabJob:
         programs.ensure({"lab"}, session.console)
         repository = self._repository()
         programs_of_guests, builder = self._userland()
-        work = self.reports / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        work = self.reports / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         work.mkdir(parents=True)
         accelerator = network.Accelerator.found(kvm.Probe(session.settings.artifacts, kernel_provider=self._kernel))
         session.console.note(f"guests run with {accelerator.name}: {accelerator.why}")
@@ -149,7 +150,7 @@ class LabJob:
             work=work,
             accelerator=accelerator,
             note=session.console.note,
-            keep=keep,
+            keep=by_hand if keep else None,
             capture=session.settings.capture,
         )
 

@@ -97,6 +97,7 @@ ROWS = (
     Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
     Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
     Setting("scenario", "list", (), "scenario of the lab to play; may be repeated; default: all of the line's"),
+    Setting("keep", "flag", False, "leave each scenario's network running at its end, with a shell in each guest"),
     Setting("capture", "flag", False, "keep the packets of each segment, as pcap files beside the report"),
     Setting("no-smoke", "flag", False, "do not play the lab's scenarios at the end"),
     Setting("json", "flag", False, "print one JSON document on standard output"),
@@ -142,6 +143,7 @@ class Settings:
     dry_run: bool
     check_reproducible: bool
     scenario: tuple[str, ...]
+    keep: bool
     capture: bool
     no_smoke: bool
     json: bool

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.errors import TestsFailed, UsageError
 from pipeline.lab import initramfs, kernelpackage, ladder, network, results, scenarios
-from pipeline.lab.failures import GuestLost
+from pipeline.lab.failures import CommandFailed, GuestLost
 from pipeline.lab.machine import Machine
 from pipeline.lab.network import Accelerator, Boot, CardSpec, Lab
 from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan
@@ -98,8 +98,17 @@ class _Run:
         for name in machines:
             guest = lab.guests[name]
             self.bench.note(f"{self.plan.name}: {name} is ready after {guest.marks['ready']:.1f} s: {guest.release}")
-        self.plan.act(self.stage)
-        if self.bench.keep:
+        try:
+            self.plan.act(self.stage)
+        except CommandFailed as error:
+            self._keep(str(error))
+            raise
+        self._keep("")
+
+    def _keep(self, failed: str) -> None:
+        if self.stage and self.bench.keep:
+            if failed:
+                self.bench.note(f"{self.plan.name}: {failed}")
             self.bench.keep(self.stage)
 
     def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
