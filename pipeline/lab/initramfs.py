@@ -31,7 +31,7 @@ _WITHOUT_VIRTIO = ("e1000",)
 _ALWAYS = ("af_packet",)
 _INITRAMFS, _ABOUT = "initramfs.gz", "about.json"  # in the directory of a guest's files
 _LEFT_OUT = ("usr/share/man/",)  # of packages: guests have nobody to read it
-_EMPTY = ("dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/run", "var/lib", "var/log")
+_EMPTY = ("dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/run", "var/lib", "var/log", "var/lock/subsys")
 _IPTABLES = ("iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
 _TEXTS = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",

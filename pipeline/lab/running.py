@@ -15,7 +15,7 @@ from pipeline.lab import initramfs, kernelpackage, ladder, network, results, sce
 from pipeline.lab.failures import CommandFailed, GuestLost
 from pipeline.lab.machine import Machine
 from pipeline.lab.network import Accelerator, Boot, CardSpec, Lab
-from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan
+from pipeline.lab.plans import GuestPlan, ScenarioPlan
 from pipeline.lab.repository import Package, Repository
 from pipeline.lab.stage import Stage
 from pipeline.lines import Line, Play
@@ -46,25 +46,27 @@ def play(bench: Bench, name: str) -> results.Scenario:
     plan = scenarios.named(name, bench.repository.roles)
     if row.left_out:
         return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
-    roles = {guest.name: guest.role or _role(row, guest.part, name) for guest in plan.guests}
-    return _Run(bench, plan, roles).played()
+    sets = {guest.name: _role(row, guest, name) for guest in plan.guests}
+    return _Run(bench, plan, sets).played()
 
 
-def _role(row: Play, part: Part, name: str) -> str:
-    role = getattr(row, part.value)
-    if role is None:
-        raise UsageError(f"the line names no kernel for {part}s", hint=f"[lab.{name}] in the line file")
+def _role(row: Play, guest: GuestPlan, name: str) -> str:
+    """The role in whose set the guest's packages are."""
+    role = getattr(row, guest.part.value) or guest.role
+    if not role:
+        raise UsageError(f"the line names no kernel for {guest.part}s", hint=f"[lab.{name}] in the line file")
     return str(role)
 
 
 class _Run:
     """One scenario while it is played."""
 
-    def __init__(self, bench: Bench, plan: ScenarioPlan, roles: Mapping[str, str]) -> None:
-        self.bench, self.plan, self.roles = bench, plan, roles
+    def __init__(self, bench: Bench, plan: ScenarioPlan, sets: Mapping[str, str]) -> None:
+        self.bench, self.plan, self.sets = bench, plan, sets
+        self.roles = {guest.name: guest.role or sets[guest.name] for guest in plan.guests}
         self.directory = bench.work / plan.name
         self.macs = {guest.name: _macs(plan, guest) for guest in plan.guests}
-        self.kernels = {name: bench.repository.package(role, "kernel") for name, role in roles.items()}
+        self.kernels = {name: bench.repository.package(role, "kernel") for name, role in self.roles.items()}
         self.stage: Stage | None = None
 
     def played(self) -> results.Scenario:
@@ -112,8 +114,7 @@ class _Run:
             self.bench.keep(self.stage)
 
     def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
-        role = self.roles[guest.name]
-        packages = [self.bench.repository.package(role, name) for name in guest.packages]
+        packages = [self.bench.repository.package(self.sets[guest.name], name) for name in guest.packages]
         image = initramfs.made(self._contents(guest, packages), self.bench.cache)
         boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
         cards = [CardSpec(wire.segment, mac) for wire, mac in zip(guest.wires, self.macs[guest.name], strict=True)]
