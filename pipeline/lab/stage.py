@@ -129,9 +129,8 @@ class Stage:
         self, client: str, address: str, port: int = 80, count: int = 1, *more: str, udp: bool = False
     ) -> list[Answer]:
         """Sends requests from a guest, one after the other unless `--together` is among `more`."""
-        verb = "ask-udp" if udp else "ask"
-        path = () if udp else ("/",)
-        words = (GUEST, verb, address, str(port), *path, str(count), "--timeout", "3", *more)
+        verb, what = ("ask-udp", "anything") if udp else ("ask", "/")
+        words = (GUEST, verb, address, str(port), what, str(count), "--timeout", "3", *more)
         return answers(self[client].run(*words, timeout=15 + 4 * count, accept=(0, 1)).out)
 
     def distribution(self, title: str, expected: Mapping[str, int], found: Iterable[Answer], hint: str = "") -> bool:

@@ -33,7 +33,9 @@ PLAN = replace(
     title="The guides' mistake: real servers with the director's kernel are caught",
     act=act,
     guests=tuple(
-        replace(guest, role=RoleName.DIRECTOR.value) if guest.part is Part.SERVER else guest
+        replace(guest, role=RoleName.DIRECTOR.value, spare=("ip_vs", *guest.spare))
+        if guest.part is Part.SERVER
+        else guest
         for guest in fullnat.PLAN.guests
     ),
 )
