@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pipeline.lab.machine import Machine, Ran
-from pipeline.lab.stage import Stage
 
 _SERVICE = re.compile(r"^(TCP|UDP)\s+(\S+)\s+(\w+)(.*)$")
 _SERVER = re.compile(r"^\s*->\s+(\d\S+)\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")
@@ -41,13 +40,7 @@ def servers(machine: Machine, service: str) -> list[str]:
     return sorted(found)
 
 
-def connections(machine: Machine) -> list[list[str]]:
-    """The rows of `ipvsadm -Lnc` in words: protocol, expire, state, source, virtual, destination."""
-    rows = machine.run("ipvsadm", "-Lnc").out.splitlines()
-    return [row.split() for row in rows if row.startswith(("TCP", "UDP"))]
-
-
-def load(stage: Stage, machine: str, *modules: str) -> None:
-    """Loads kernel modules in a guest."""
-    for module in modules:
-        stage[machine].run("modprobe", module)
+def connections(machine: Machine, addresses: Iterable[str]) -> list[str]:
+    """Which of the servers at `addresses` the connection table names; its other columns differ between versions."""
+    table = machine.run("ipvsadm", "-Lnc").out
+    return sorted(address for address in addresses if f" {address}:" in table)

@@ -38,9 +38,8 @@ def _round_robin(stage: Stage) -> None:
     names = [answer.server for answer in found]
     stage.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
     stage.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
-    rows = ipvs.connections(stage["director"])
-    listed = {row[-1].rpartition(":")[0] for row in rows if row[-2] == SERVICE}
-    stage.check("the connection table names both servers", sorted(SERVERS.values()), sorted(listed))
+    listed = ipvs.connections(stage["director"], SERVERS.values())
+    stage.check("the connection table names both servers", sorted(SERVERS.values()), listed)
 
 
 def _saved(stage: Stage) -> None:
