@@ -244,11 +244,15 @@ class Patch(Model):
 
 
 class Play(Model):
-    """A scenario of the lab: the roles whose kernels its parts boot, or why the line leaves it out."""
+    """A scenario of the lab: the roles whose kernels its parts boot, or why the line leaves it out.
+
+    `known` are defects of the line's own upstream, by what does not work: expected, and shown, not hidden.
+    """
 
     director: RoleName | None = None
     server: RoleName | None = None
     client: RoleName | None = None
+    known: Table[Name, str] = Field(default_factory=_empty)
     left_out: str = ""
 
 

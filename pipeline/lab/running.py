@@ -47,7 +47,7 @@ def play(bench: Bench, name: str) -> results.Scenario:
     if row.left_out:
         return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
     sets = {guest.name: _role(row, guest, name) for guest in plan.guests}
-    return _Run(bench, plan, sets).played()
+    return _Run(bench, plan, sets, row.known).played()
 
 
 def _role(row: Play, guest: GuestPlan, name: str) -> str:
@@ -61,8 +61,8 @@ def _role(row: Play, guest: GuestPlan, name: str) -> str:
 class _Run:
     """One scenario while it is played."""
 
-    def __init__(self, bench: Bench, plan: ScenarioPlan, sets: Mapping[str, str]) -> None:
-        self.bench, self.plan, self.sets = bench, plan, sets
+    def __init__(self, bench: Bench, plan: ScenarioPlan, sets: Mapping[str, str], known: Mapping[str, str]) -> None:
+        self.bench, self.plan, self.sets, self.known = bench, plan, sets, known
         self.roles = {guest.name: guest.role or sets[guest.name] for guest in plan.guests}
         self.directory = bench.work / plan.name
         self.macs = {guest.name: _macs(plan, guest) for guest in plan.guests}
@@ -95,7 +95,7 @@ class _Run:
         machines = {guest.name: self._started(lab, guest) for guest in self.plan.guests}
         lab.ready(READY)
         releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
-        self.stage = Stage(self.plan, machines, captures, self.macs, releases, self.roles)
+        self.stage = Stage(self.plan, machines, captures, self.macs, releases, self.roles, self.known)
         self.stage.configure()
         for name in machines:
             guest = lab.guests[name]

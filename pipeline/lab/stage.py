@@ -60,6 +60,7 @@ class Stage:
     macs: Mapping[str, tuple[str, ...]]
     releases: Mapping[str, str]  # what `uname -r` must say, by guest
     roles: Mapping[str, str]  # of the kernels, by guest
+    known: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
 

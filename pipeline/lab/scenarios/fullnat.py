@@ -124,7 +124,12 @@ def _udp(stage: Stage) -> None:
     for name in SERVERS:
         stage.serve_udp(name, UDP_PORT)
     found = stage.ask("client", UDP_VIP, UDP_PORT, 4, udp=True)
-    stage.distribution("UDP, rr", {"server1": 2, "server2": 2}, found)
+    if defect := stage.known.get("udp"):
+        answered = sum(not answer.error for answer in found)
+        hint = "it works: take the known defect out of the line file"
+        stage.check(f"UDP is known not to work: {defect}", "0 of 4 answered", f"{answered} of 4 answered", hint=hint)
+    else:
+        stage.distribution("UDP, rr", {"server1": 2, "server2": 2}, found)
 
 
 def _synproxy(stage: Stage) -> None:

@@ -15,7 +15,7 @@ TEST = "/usr/bin/test"  # what the example's script calls
 SORRY_PORT = 81
 DIRECTORS = ("director1", "director2")
 # Seconds. A check a second and one retry: out after 3; VRRP: three advertisements of a second, and a part of one.
-NOTICED, MOVED = 10.0, 10.0
+BEGUN, NOTICED, MOVED = 30.0, 10.0, 10.0
 # What the example says, and what is quicker or more here.
 _CHANGES = (
     ("delay_loop 3", "delay_loop 1"),
@@ -33,7 +33,7 @@ def act(stage: Stage) -> None:
         _start(stage, name)
     running = {name: stage.serve(name) for name in nat.SERVERS}
     stage.serve("server2", SORRY_PORT)
-    stage.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(stage), MOVED)
+    stage.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(stage), BEGUN)
     _in_table(stage, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
     stage.distribution("rr, two servers", {"server1": 4, "server2": 4}, stage.ask("client", nat.VIP, count=8))
     _server_dies(stage, running)
@@ -53,6 +53,7 @@ def _start(stage: Stage, name: str) -> None:
     # keepalived runs what a link leads to, and busybox goes by the name that it is called by.
     machine.run("rm", TEST)
     machine.put(TEST, b'#!/bin/sh\ntest "$@"\n', 0o755)
+    machine.start("syslogd", "-n", "-O", "/run/messages")  # where an old keepalived says what it does
     machine.start("keepalived", "-n", "-l", "-D", "-f", CONF)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.stage import Stage
+from pipeline.lab.stage import GUEST, Stage
 
 VIP, DIP, CLIENT = "192.168.0.10", "192.168.100.10", "192.168.0.1"
 SERVICE = f"{VIP}:80"
@@ -38,8 +38,14 @@ def _round_robin(stage: Stage) -> None:
     names = [answer.server for answer in found]
     stage.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
     stage.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
-    listed = ipvs.connections(stage["director"], SERVERS.values())
-    stage.check("the connection table names both servers", sorted(SERVERS.values()), listed)
+    open_ones = stage["client"].start(GUEST, "ask", VIP, "80", "/hold/5", "2", "--together")
+    stage.eventually(
+        "the connection table names both servers of two open connections",
+        sorted(SERVERS.values()),
+        lambda: ipvs.connections(stage["director"], SERVERS.values()),
+        3,
+    )
+    stage["client"].stop(open_ones)
 
 
 def _saved(stage: Stage) -> None:
