@@ -133,6 +133,11 @@ def test_the_servers_of_a_service_are_listed_without_those_of_another() -> None:
     assert ipvs.servers(Guest(LISTED), "192.168.192.10:81") == ["192.168.1.10:8081 Masq 2"]
 
 
+def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
+    table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires\nTCP C0A80001 9192 C0A8000A 0050 C0A86409 0050 "
+    assert ipvs.connections(Guest(table), ("192.168.100.9", "192.168.100.7")) == ["192.168.100.9"]
+
+
 def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() -> None:
     log = "<6>[    0.1] fine\n<3>[    0.2] toa: cannot hook\n<4>[    0.3] WARNING: CPU: 0 PID: 1 at net/core\n"
     assert boot.errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address
 
 from pipeline.lab.machine import Machine, Ran
 
@@ -41,6 +42,9 @@ def servers(machine: Machine, service: str) -> list[str]:
 
 
 def connections(machine: Machine, addresses: Iterable[str]) -> list[str]:
-    """Which of the servers at `addresses` the connection table names; its other columns differ between versions."""
-    table = machine.run("ipvsadm", "-Lnc").out
-    return sorted(address for address in addresses if f" {address}:" in table)
+    """Which of the servers at `addresses` the connection table names.
+
+    The kernel's own list of it, for `ipvsadm -Lnc` of the FULLNAT tools garbles it: domain.md, section 4.
+    """
+    table = machine.run("cat", "/proc/net/ip_vs_conn").out
+    return sorted(address for address in addresses if f" {int(IPv4Address(address)):08X} " in table)
