@@ -134,7 +134,7 @@ def test_the_servers_of_a_service_are_listed_without_those_of_another() -> None:
 
 
 def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
-    table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires\nTCP C0A80001 9192 C0A8000A 0050 C0A86409 0050 "
+    table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State\nTCP C0A80001 9192 C0A8000A 0050 C0A86409 0050 NONE\n"
     assert ipvs.connections(Guest(table), ("192.168.100.9", "192.168.100.7")) == ["192.168.100.9"]
 
 
