@@ -34,20 +34,20 @@ GONE = {
 # The points of each part, and how often they are passed in it.
 PASSES = {
     "fetch": {
-        "download.part-written": 4,
-        "download.done": 4,
-        "verify.done": 4,
-        "publish.before-rename": 4,
-        "publish.after-rename": 4,
+        "download.part-written": 6,
+        "download.done": 6,
+        "verify.done": 6,
+        "publish.before-rename": 6,
+        "publish.after-rename": 6,
     },
     "tree": {"tree.before-rename": 1},
     "image": {"image.before-rename": 1},
     "build": {
-        "step.begin": 7,
-        "step.metadata-written": 7,
-        "step.done": 7,
-        "step.before-rename": 7,
-        "step.after-rename": 7,
+        "step.begin": 8,
+        "step.metadata-written": 8,
+        "step.done": 8,
+        "step.before-rename": 8,
+        "step.after-rename": 8,
     },
     "publish": {
         "snapshot.signed": 1,
