@@ -244,7 +244,8 @@ def _code() -> str:
 def _chosen(names: Sequence[str]) -> list[str]:
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise UsageError(f"there is no scenario {', '.join(unknown)}", why=f"scenarios: {', '.join(NAMES)}")
+        what = f"there is no scenario {', '.join(unknown)}"
+        raise UsageError(what, why=f"scenarios: {', '.join(NAMES)}", hint="./inv smoke --scenario boot")
     return [name for name in NAMES if name in names]
 
 

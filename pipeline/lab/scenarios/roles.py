@@ -20,7 +20,13 @@ ip address add 10.9.9.9/32 dev lo
 iptables -t nat -A PREROUTING -d 10.9.9.9 -p tcp --dport 99 -j REDIRECT --to-ports 98
 iptables -A INPUT -s 10.8.8.8 -j DROP
 """
-_STATE = "ip -4 address show | grep inet; ip -4 route show; iptables-save 2>/dev/null | grep ^-; ipvsadm -Sn 2>/dev/null; true"
+_STATE = """
+ip -4 address show | grep inet
+ip -4 route show
+iptables-save 2>/dev/null | grep ^-
+ipvsadm -Sn 2>/dev/null
+true
+"""
 _KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPost"}
 
 
