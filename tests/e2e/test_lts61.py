@@ -58,7 +58,8 @@ def test_every_source_is_verified_with_digests_from_the_signed_index(fetched: An
     for name in PINNED:
         pinned = load("lts61").data.sources[name]
         assert isinstance(pinned, DebianSource)
-        assert (sources[name]["version"], sources[name]["sha256"]) == (pinned.version, pinned.sha256)
+        assert sources[name]["sha256"] == pinned.sha256
+        assert sources[name]["version"].startswith(pinned.version), "a prefix stands for Debian's own revisions"
 
 
 def assert_in_store(source: Any) -> None:
