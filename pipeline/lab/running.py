@@ -86,9 +86,9 @@ class _Run:
                 state, why = results.State.BROKEN, str(error)
             seen = [self._seen(lab, guest) for guest in self.plan.guests]
         story = self._scenario(state, why, seen, captures, begun, time.monotonic() - clock)
-        if not self.bench.capture:
-            for file in captures.values():
-                file.unlink(missing_ok=True)
+        unwanted = [] if self.bench.capture else list(captures.values())
+        for path in (*unwanted, *(path for path in self.directory.iterdir() if path.is_socket())):
+            path.unlink(missing_ok=True)
         return story
 
     def _act(self, lab: Lab, captures: Mapping[str, Path]) -> None:
