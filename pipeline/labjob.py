@@ -77,6 +77,11 @@ class LabJob:
         `keep`: a person gets into the guests before a scenario's network goes.
         Raises `TestsFailed` when one did not do what it must; the report is written all the same.
         """
+        found, _ = self._smoke(names, keep=keep)
+        return found.model_dump(mode="json")
+
+    def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
+        """The report, and the directory it is in."""
         from pipeline.lab import report, results, telling
 
         chosen = _chosen(names or tuple(self.line.data.lab))
@@ -105,7 +110,7 @@ class LabJob:
                 if failed
                 else "./inv lines --show LINE says why",
             )
-        return found.model_dump(mode="json")
+        return found, bench.work
 
     def after(self, built: Mapping[str, Any]) -> dict[str, Any]:
         """Plays everything after a build, unless that was done before with the same snapshot and the same lab.
@@ -123,10 +128,9 @@ class LabJob:
         if reused:
             self.session.console.say(f"the lab passed with this snapshot before: {page}")
         else:
-            self.smoke(())
-            work = (self.reports / _LATEST).readlink()
-            files.write_atomic(self.reports / work / "key", key)
-            files.point(self.reports / _PASSED, str(work))
+            _, work = self._smoke(())
+            files.write_atomic(work / "key", key)
+            files.point(self.reports / _PASSED, work.name)
         return {"lab": {"report": str(page), "reused": reused}}
 
     def _bench(self, *, keep: bool) -> running.Bench:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,8 +64,6 @@ class ScenarioPlan:
     title: str
     guests: tuple[GuestPlan, ...]
     act: Callable[[Stage], None]
-    parts: tuple[Part, ...] = tuple(Part)  # that the line must name a kernel for
-    names: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))  # further addresses, for the ladder
 
     @property
     def segments(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.lab import capture
 from pipeline.lab.capture import Packet
 from pipeline.lab.machine import Machine
-from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan
+from pipeline.lab.plans import ScenarioPlan
 from pipeline.lab.results import Check, Distribution
 
 GUEST = "/bin/fnat-guest"
@@ -64,10 +64,6 @@ class Stage:
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
 
-    def of_part(self, part: Part) -> list[GuestPlan]:
-        """The guests of a part."""
-        return [guest for guest in self.plan.guests if guest.part is part]
-
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
 
@@ -75,9 +71,9 @@ class Stage:
         """What went over a segment so far."""
         return list(capture.packets(self.captures[segment]))
 
-    def mac(self, name: str, card: int = 0) -> str:
-        """The MAC address of a guest's card."""
-        return self.macs[name][card]
+    def mac(self, name: str) -> str:
+        """The MAC address of a guest's first card."""
+        return self.macs[name][0]
 
     def check(self, name: str, expected: object, seen: object, *, passed: bool | None = None, hint: str = "") -> bool:
         """Notes a statement; without `passed` what was seen must be what was expected."""
@@ -98,7 +94,7 @@ class Stage:
         """Gives every guest its addresses and routes."""
         for guest in self.plan.guests:
             machine = self[guest.name]
-            lines = ["ip link set lo up", f"hostname {guest.name}"]
+            lines = ["ip link set lo up"]
             for number, wire in enumerate(guest.wires):
                 lines += [f"ip address add {address} dev eth{number}" for address in wire.addresses]
                 lines.append(f"ip link set eth{number} up")

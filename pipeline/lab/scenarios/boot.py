@@ -62,4 +62,4 @@ def plan(roles: Sequence[str]) -> ScenarioPlan:
     """One guest for each kernel of the line."""
     wires = (Wire("front"),)
     guests = tuple(GuestPlan(role, _PARTS[RoleName(role)], wires, spare=("ip_vs", "toa"), role=role) for role in roles)
-    return ScenarioPlan("boot", "Boot: every kernel starts and shows its role from inside", guests, act, parts=())
+    return ScenarioPlan("boot", "Boot: every kernel starts and shows its role from inside", guests, act)

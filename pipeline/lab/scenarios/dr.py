@@ -88,5 +88,4 @@ PLAN = ScenarioPlan(
     title="DR: direct routing, servers answer the client themselves",
     guests=guests(FIREWALL),
     act=act,
-    names={VIP: "director"},
 )

@@ -183,5 +183,4 @@ PLAN = ScenarioPlan(
         ),
     ),
     act=act,
-    names={VIP: "director", UDP_VIP: "director", LOCAL: "director"},
 )

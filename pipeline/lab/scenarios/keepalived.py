@@ -133,5 +133,4 @@ PLAN = ScenarioPlan(
         *(guest for guest in nat.PLAN.guests if guest.part is Part.SERVER),
     ),
     act=act,
-    names={nat.VIP: "director1"},
 )

@@ -82,5 +82,4 @@ PLAN = ScenarioPlan(
         ),
     ),
     act=act,
-    names={VIP: "director"},
 )

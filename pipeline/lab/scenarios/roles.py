@@ -93,5 +93,4 @@ PLAN = ScenarioPlan(
         ),
     ),
     act=act,
-    parts=(Part.DIRECTOR, Part.SERVER),
 )

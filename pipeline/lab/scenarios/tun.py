@@ -24,5 +24,4 @@ PLAN = ScenarioPlan(
     title="TUN: tunnels to the servers, which answer the client themselves",
     guests=dr.guests(("ipip",)),
     act=act,
-    names={dr.VIP: "director"},
 )
