@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import html
 import json
+import os
+import signal
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import process
 from pipeline.errors import ExitCode
 from tests.e2e.test_build_all import PATIENCE, Built, built
 from tests.fixtures.commandline import Inv
@@ -53,6 +57,38 @@ def test_the_page_shows_the_ladder_of_tunnels(results: Path) -> None:
 def test_one_scenario_alone_is_a_report_of_its_own(built: Built) -> None:
     told = built.inv("smoke", *line(built), "--scenario", "boot", "--json", expect=ExitCode.OK).json
     assert [scenario["name"] for scenario in told["scenarios"]] == ["boot"]
+
+
+@pytest.fixture
+def wrong(built: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """A line that gives FULLNAT a director without the patch, over what was published."""
+    file = tmp_path / "wrong.toml"
+    parts = "".join(f'{part} = "stock"\n' for part in ("director", "server", "client"))
+    file.write_text(f'schema = 1\nextends = "lts61"\nname = "wrong"\n[lab.fullnat]\nleft-out = ""\n{parts}')
+    repository = built.artifacts / "repo" / "wrong"
+    repository.symlink_to("lts61")
+    yield "--line-file", str(file), "--artifacts", str(built.artifacts)
+    repository.unlink()
+
+
+def test_a_director_without_the_patch_turns_fullnat_red_with_the_reason(built: Built, wrong: tuple[str, ...]) -> None:
+    ended = built.inv("smoke", *wrong, "--scenario", "fullnat", expect=ExitCode.TEST)
+    assert "has no FULLNAT: boot the director's kernel" in ended.out
+    junit = ET.parse(built.artifacts / "reports/lab/wrong/latest/junit.xml")
+    assert "has no FULLNAT" in "".join(error.get("message", "") for error in junit.iter("error"))
+
+
+def test_a_lab_that_is_killed_leaves_nothing_that_runs(built: Built) -> None:
+    argv = built.inv.argv("smoke", *line(built), "--scenario", "nat")
+    with process.start(argv, env=built.inv.environment(), cwd=built.inv.cwd) as smoke:
+        assert smoke.stderr is not None
+        for text in smoke.stderr:  # until guests answer, the switches too
+            if b"is ready after" in text:
+                break
+        assert len(built.inv.living(0)) > 5
+        os.kill(smoke.pid, signal.SIGKILL)
+        smoke.wait()
+        assert built.inv.living(1.0) == []
 
 
 def line(built: Built) -> tuple[str, ...]:
