@@ -199,10 +199,11 @@ def boot(session: Session, line: str = "") -> Any:
 @verb(*FETCHING, *LAB, words=("line",), help=BUILT)
 def lab(session: Session, line: str = "") -> Any:
     """Play one scenario, leave its network running, and give a shell in each guest."""
+    from pipeline.lab.scenarios import NAMES
     from pipeline.labjob import LabJob
 
     if len(session.settings.scenario) != 1:
-        raise UsageError("which scenario?", hint="./inv lab --scenario nat")
+        raise UsageError("which scenario?", why=f"one of: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
     return LabJob(_line(session, line, BUILT_LINE), session).smoke(session.settings.scenario, keep=True)
 
 
