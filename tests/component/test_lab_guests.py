@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -306,6 +307,23 @@ def test_a_guest_that_we_put_out_is_no_loss_for_the_others(made: Parts, tmp_path
         with pytest.raises(GuestLost, match="the scenario ended it"):
             killed.run("true")
         assert "fnat: guest ready" in killed.files.console.read_text(errors="replace")
+
+
+def test_a_guests_clock_goes_right_when_its_kernel_takes_its_processor_for_slow(made: Parts, tmp_path: Path) -> None:
+    """As one does whose boot was put aside for a moment, on a busy host, while it measured the processor's rate."""
+    boot = dataclasses.replace(made.boot(tmp_path / "initramfs", modules=CHANNEL), append=("tsc_early_khz=40000",))
+    with lab(tmp_path / "lab", tcg()) as running:
+        machine = running.machine("slow", boot)
+        running.ready(PATIENT)
+        before, begun = seconds_up(machine), time.monotonic()
+        time.sleep(1.0)
+        went = seconds_up(machine) - before
+        assert went == pytest.approx(time.monotonic() - begun, abs=0.5)
+        assert "Detected 40.000 MHz processor" in machine.files.console.read_text(errors="replace")
+
+
+def seconds_up(guest: Guest) -> float:
+    return float(guest.get("/proc/uptime").split()[0])
 
 
 def lost_at_boot(made: Parts, tmp_path: Path, init: str, timeout: float = PATIENT) -> GuestLost:
