@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shlex
 import shutil
 import sys
-import termios
 import time
-import tty
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -283,12 +282,8 @@ _TO_TRY = {
 
 def _shell(machine: Machine) -> None:
     """A shell at this terminal, which meanwhile passes every key on."""
-    source, size = sys.stdin.fileno(), shutil.get_terminal_size()
-    before = termios.tcgetattr(source) if os.isatty(source) else None
-    try:
-        if before:
-            tty.setraw(source)
-        machine.shell(source, sys.stdout.fileno(), size.lines, size.columns)
-    finally:
-        if before:
-            termios.tcsetattr(source, termios.TCSADRAIN, before)
+    from pipeline.sandbox.attached import unechoed
+
+    source = sys.stdin.fileno()
+    with unechoed() if os.isatty(source) else contextlib.nullcontext():
+        machine.shell(source, sys.stdout.fileno(), shutil.get_terminal_size)

@@ -182,15 +182,17 @@ class Channel:
                     ended = _told(frame, given)
         return replace(ended, out=bytes(outputs[Kind.OUT]), err=bytes(outputs[Kind.ERR]))
 
-    def converse(self, argv: Sequence[str], source: int, sink: int) -> Ended:
+    def converse(self, argv: Sequence[str], source: int, sink: int, meanwhile: Callable[[], None]) -> Ended:
         """Runs a command whose input comes from one descriptor and whose outputs go to another as they come.
 
-        Without a time limit: a person is at the other end of both. Ends when the command does.
+        Without a time limit: a person is at the other end of both. Ends when the command does; `meanwhile` is
+        called again and again until then, and may give commands itself.
         """
         with self._command(Kind.RUN, argv) as (number, frames):
             given = _Input(memoryview(b""), whole=False)
             ended = None
             while ended is None:
+                meanwhile()
                 if not given.left and not given.whole and select.select([source], [], [], 0)[0]:
                     given.left = memoryview(os.read(source, _PIECE))
                     given.whole = not given.left

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from os import terminal_size
 from pathlib import Path
 
 from pipeline.lab.channel import LINE_WINDOW, PORT_WINDOW, Channel, ChannelBroken, Ended
@@ -145,15 +146,23 @@ class Guest:
         """Reads a file of the guest."""
         return self._run((PROGRAM, "read", path), b"", READING).out
 
-    def shell(self, source: int, sink: int, rows: int, columns: int, *argv: str) -> int:
+    def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
         """A shell, or `argv`, at a terminal in the guest for a person; its exit status.
 
         What is typed is read from the descriptor `source`, what is shown is written to `sink`. A terminal
-        of the host's must be in raw mode meanwhile: tty.setraw.
+        of the host's must be in raw mode meanwhile: tty.setraw. The guest's follows `size`, asked again and again.
         """
-        words = (PROGRAM, "terminal", str(rows), str(columns), *(argv or ("/bin/sh", "-l")))
+        shown = size()
+
+        def follow() -> None:
+            nonlocal shown
+            if (now := size()) != shown:
+                shown = now
+                self.run(PROGRAM, "resize", str(now.lines), str(now.columns), accept=(0, 1))
+
+        words = (PROGRAM, "terminal", str(shown.lines), str(shown.columns), *(argv or ("/bin/sh", "-l")))
         with self._whole():
-            ended = self._open_channel().converse(words, source, sink)
+            ended = self._open_channel().converse(words, source, sink, follow)
         if ended.refused or ended.status is None:
             raise CommandFailed(self.name, words, ended.status, "", "", f"could not be started: {ended.refused}")
         return ended.status

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from os import terminal_size
 from typing import Protocol
 
 
@@ -36,5 +38,8 @@ class Machine(Protocol):
     def get(self, path: str) -> bytes:
         """Reads a file of the guest."""
 
-    def shell(self, source: int, sink: int, rows: int, columns: int, *argv: str) -> int:
-        """A shell, or `argv`, at a terminal of its own, between two descriptors of ours; its exit status."""
+    def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
+        """A shell, or `argv`, at a terminal of its own, between two descriptors of ours; its exit status.
+
+        The terminal follows `size`, which is asked again and again.
+        """

@@ -112,7 +112,7 @@ def converse(stream: Stream, start: Callable[[], None], resize: Callable[[int, i
 
     before = signal.signal(signal.SIGWINCH, fit)
     try:
-        with _unechoed() if resize else contextlib.nullcontext():
+        with unechoed() if resize else contextlib.nullcontext():
             start()
             fit()
             _copy(stream)
@@ -137,8 +137,8 @@ def _copy(stream: Stream) -> None:
 
 
 @contextlib.contextmanager
-def _unechoed() -> Iterator[None]:
-    """Our terminal hands every key to the container's."""
+def unechoed() -> Iterator[None]:
+    """Our terminal hands every key to another one."""
     before = termios.tcgetattr(sys.stdin)
     try:
         tty.setraw(sys.stdin, termios.TCSADRAIN)  # what was typed already is not lost

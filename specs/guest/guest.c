@@ -11,6 +11,7 @@
  *   ask-udp ADDRESS PORT TEXT COUNT [--timeout S] [--together]
  *   read PATH                  a file's content on standard output
  *   terminal ROWS COLUMNS WORD...   a command at a terminal of its own (terminal.c)
+ *   resize ROWS COLUMNS        the terminals' new size
  *   write MODE PATH            standard input into a file, the directories above it are made
  *
  * Runs on Linux 2.6.32 and later. Build: musl-gcc -static -Os -Wall -Wextra -Werror *.c
@@ -33,7 +34,8 @@ int usage(void)
 	fputs("usage: fnat-guest serve NAME PORT [4|6] | serve-udp NAME PORT | bytes N\n"
 	      "       ask ADDRESS PORT PATH COUNT [--timeout S] [--body] [--together]\n"
 	      "       ask-udp ADDRESS PORT TEXT COUNT [--timeout S] [--together]\n"
-	      "       read PATH | write MODE PATH | terminal ROWS COLUMNS WORD...\n", stderr);
+	      "       read PATH | write MODE PATH | terminal ROWS COLUMNS WORD...\n"
+	      "       resize ROWS COLUMNS\n", stderr);
 	return 2;
 }
 
@@ -142,6 +144,7 @@ static const struct {
 } commands[] = {
 	{"serve", serve_main}, {"serve-udp", serve_udp_main}, {"bytes", bytes_main}, {"ask", ask_main},
 	{"ask-udp", ask_main}, {"read", read_main},	      {"write", write_main}, {"terminal", terminal_main},
+	{"resize", resize_main},
 };
 
 int main(int count, char **words)

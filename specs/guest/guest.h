@@ -56,8 +56,9 @@ int serve_udp_main(int count, char **words);
 int bytes_main(int count, char **words);
 int ask_main(int count, char **words);
 
-/* terminal.c: a sub-command too */
+/* terminal.c: sub-commands too */
 int terminal_main(int count, char **words);
+int resize_main(int count, char **words);
 
 /* guest.c */
 int usage(void);

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,14 +18,20 @@
 #include <termios.h>
 #include <unistd.h>
 
-static int open_terminal(const char *rows, const char *columns)
+static void set_size(int terminal, const char *rows, const char *columns)
 {
 	struct winsize size = {.ws_row = (unsigned short)atoi(rows), .ws_col = (unsigned short)atoi(columns)};
+
+	ioctl(terminal, TIOCSWINSZ, &size); /* whoever runs in the foreground gets SIGWINCH */
+}
+
+static int open_terminal(const char *rows, const char *columns)
+{
 	int terminal = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
 
 	if (terminal < 0 || grantpt(terminal) || unlockpt(terminal))
 		return -1;
-	ioctl(terminal, TIOCSWINSZ, &size);
+	set_size(terminal, rows, columns);
 	return terminal;
 }
 
@@ -86,4 +93,23 @@ int terminal_main(int count, char **words)
 	relay(terminal);
 	waitpid(pid, &status, 0);
 	return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* Of all terminals: a guest has one, its person's. */
+int resize_main(int count, char **words)
+{
+	glob_t found;
+	size_t row;
+	int terminal;
+
+	if (count != 3)
+		return usage();
+	if (glob("/dev/pts/[0-9]*", 0, NULL, &found))
+		return 1; /* it was closed meanwhile */
+	for (row = 0; row < found.gl_pathc; row++) {
+		terminal = open(found.gl_pathv[row], O_RDWR | O_NOCTTY | O_CLOEXEC);
+		if (terminal >= 0)
+			set_size(terminal, words[1], words[2]);
+	}
+	return 0;
 }

@@ -130,11 +130,14 @@ def test_a_person_gets_a_shell_at_a_terminal(pair: Pair) -> None:
     typed, types = os.pipe()
     shown, shows = os.pipe()
     statuses: list[int] = []
-    shell = threading.Thread(target=lambda: statuses.append(pair.a.shell(typed, shows, 30, 100)))
+    sizes = [os.terminal_size((100, 30))]
+    shell = threading.Thread(target=lambda: statuses.append(pair.a.shell(typed, shows, lambda: sizes[-1])))
     shell.start()
     os.write(types, b"stty size; sh -c 'echo $((6 * 7)); exec sleep 600'\n")
     assert "30 100\r\n42\r\n" in _read_until(shown, b"42\r\n")
-    os.write(types, b"\x03exit 5\n")  # what a terminal makes of it ends the sleep
+    sizes.append(os.terminal_size((90, 20)))
+    resized = b"until test \"$(stty size)\" = '20 90'; do sleep 0.1; done; exit 5\n"
+    os.write(types, b"\x03" + resized)  # what a terminal makes of the first ends the sleep
     shell.join(60)
     for descriptor in (typed, types, shown, shows):
         os.close(descriptor)

@@ -6,8 +6,10 @@ import html
 import json
 import os
 import signal
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +80,40 @@ def test_a_director_without_the_patch_turns_fullnat_red_with_the_reason(built: B
     assert "has no FULLNAT" in "".join(error.get("message", "") for error in junit.iter("error"))
 
 
-def test_a_lab_that_is_killed_leaves_nothing_that_runs(built: Built) -> None:
-    argv = built.inv.argv("smoke", *line(built), "--scenario", "nat")
-    with process.start(argv, env=built.inv.environment(), cwd=built.inv.cwd) as smoke:
-        assert smoke.stderr is not None
-        for text in smoke.stderr:  # until guests answer, the switches too
+@contextmanager
+def begun(built: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of the lab whose first guests answer, the switches too; it reads what is written to it."""
+    argv = built.inv.argv(*words, *line(built))
+    environment = built.inv.environment()
+    with process.start(argv, env=environment, cwd=built.inv.cwd, stdin=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        for text in running.stderr:
             if b"is ready after" in text:
                 break
+        yield running
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_lab_that_is_stopped_leaves_nothing_that_runs(built: Built, number: int, status: int) -> None:
+    with begun(built, "smoke", "--scenario", "nat") as smoke:
         assert len(built.inv.living(0)) > 5
-        os.kill(smoke.pid, signal.SIGKILL)
-        smoke.wait()
+        os.kill(smoke.pid, number)
+        assert smoke.wait(10) == status
         assert built.inv.living(1.0) == []
+
+
+def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(built: Built) -> None:
+    with begun(built, "lab", "--scenario", "boot") as lab:
+        assert lab.stdin is not None and lab.stdout is not None
+        os.write(lab.stdin.fileno(), b"stock\n")
+        while not os.read(lab.stdout.fileno(), 1000).endswith(b"# "):  # the shell's prompt
+            assert lab.poll() is None
+        os.write(lab.stdin.fileno(), b"echo c > /proc/sysrq-trigger\n")
+        assert lab.wait(60) == ExitCode.TEST
+    report = json.loads((built.artifacts / "reports/lab/lts61/latest/report.json").read_text())
+    (boot,) = report["scenarios"]
+    assert boot["state"] == "failed" and "panic, the kernel gave up: " in boot["why"]
+    assert "Call Trace:" in boot["guests"][0]["findings"][0]["trace"]
 
 
 def line(built: Built) -> tuple[str, ...]:

@@ -202,7 +202,7 @@ def test_a_conversation_passes_on_both_ways_until_the_command_ends(stand: Stand)
 
     stand.answers[Kind.INPUT] = answer
     os.write(types, b"hello")
-    assert stand.channel.converse(["sh"], typed, shows).status == 4
+    assert stand.channel.converse(["sh"], typed, shows, lambda: None).status == 4
     assert os.read(shown, 100) == b"HELLO"
     for descriptor in (typed, shown, shows):
         os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from importlib import import_module
 from ipaddress import ip_interface
 from pathlib import Path
@@ -52,7 +54,7 @@ class Guest:
     def get(self, path: str) -> bytes:
         raise NotImplementedError
 
-    def shell(self, source: int, sink: int, rows: int, columns: int, *argv: str) -> int:
+    def shell(self, source: int, sink: int, size: Callable[[], os.terminal_size], *argv: str) -> int:
         raise NotImplementedError
 
 

@@ -24,7 +24,7 @@ class Entered:
     name = "client"
     shells = 0
 
-    def shell(self, source: int, sink: int, rows: int, columns: int, *argv: str) -> int:
+    def shell(self, source: int, sink: int, size: object, *argv: str) -> int:
         self.shells += 1
         return 0
 
