@@ -16,6 +16,7 @@ from pipeline.publish.verifying import verify_snapshot
 from tests.fixtures.commandline import ROOT, Inv
 
 CACHE = ROOT / "artifacts" / "test-cache"
+LOCK = CACHE / "build-all.lock"  # exclusive for those who change what others use at the same time
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 PATIENCE = 3000.0  # seconds for a compile on a busy machine
 
@@ -48,7 +49,7 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Built:
-    with locked(CACHE / "build-all.lock"):
+    with locked(LOCK):
         return Built(tmp_path_factory.mktemp("build-all"), images)
 
 
@@ -83,9 +84,10 @@ def test_explain_says_which_input_would_make_a_step_run(built: Built) -> None:
 
 def test_a_removed_snapshot_is_published_again(built: Built) -> None:
     gone = built.latest
-    run(["chmod", "-R", "u+w", gone])  # by hand, since we would not remove the latest one
-    run(["rm", "-r", gone])
-    again = built("--json").json
+    with locked(LOCK):
+        run(["chmod", "-R", "u+w", gone])  # by hand, since we would not remove the latest one
+        run(["rm", "-r", gone])
+        again = built("--json").json
     assert again["steps"]["repository"]["state"] == "ran"
     assert again["steps"]["kernel:stock"]["state"] == "reused"
     verify_snapshot(built.latest)

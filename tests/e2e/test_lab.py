@@ -17,7 +17,8 @@ import pytest
 
 from pipeline import process
 from pipeline.errors import ExitCode
-from tests.e2e.test_build_all import PATIENCE, Built, built
+from pipeline.locks import locked
+from tests.e2e.test_build_all import LOCK, PATIENCE, Built, built
 from tests.fixtures.commandline import Inv
 
 __all__ = ["built"]  # a fixture
@@ -56,36 +57,45 @@ def test_the_page_shows_the_ladder_of_tunnels(results: Path) -> None:
     assert tunnelled and all(html.escape(text) in page for text in tunnelled)
 
 
-def test_one_scenario_alone_is_a_report_of_its_own(built: Built) -> None:
-    told = built.inv("smoke", *line(built), "--scenario", "boot", "--json", expect=ExitCode.OK).json
+@pytest.fixture
+def published(built: Built) -> Iterator[Built]:
+    """The same, which nobody takes away meanwhile."""
+    with locked(LOCK, shared=True):
+        yield built
+
+
+def test_one_scenario_alone_is_a_report_of_its_own(published: Built) -> None:
+    told = published.inv("smoke", *line(published), "--scenario", "boot", "--json", expect=ExitCode.OK).json
     assert [scenario["name"] for scenario in told["scenarios"]] == ["boot"]
 
 
 @pytest.fixture
-def wrong(built: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
+def wrong(published: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     """A line that gives FULLNAT a director without the patch, over what was published."""
     file = tmp_path / "wrong.toml"
     parts = "".join(f'{part} = "stock"\n' for part in ("director", "server", "client"))
     file.write_text(f'schema = 1\nextends = "lts61"\nname = "wrong"\n[lab.fullnat]\nleft-out = ""\n{parts}')
-    repository = built.artifacts / "repo" / "wrong"
+    repository = published.artifacts / "repo" / "wrong"
     repository.symlink_to("lts61")
-    yield "--line-file", str(file), "--artifacts", str(built.artifacts)
+    yield "--line-file", str(file), "--artifacts", str(published.artifacts)
     repository.unlink()
 
 
-def test_a_director_without_the_patch_turns_fullnat_red_with_the_reason(built: Built, wrong: tuple[str, ...]) -> None:
-    ended = built.inv("smoke", *wrong, "--scenario", "fullnat", expect=ExitCode.TEST)
+def test_a_director_without_the_patch_turns_fullnat_red_with_the_reason(
+    published: Built, wrong: tuple[str, ...]
+) -> None:
+    ended = published.inv("smoke", *wrong, "--scenario", "fullnat", expect=ExitCode.TEST)
     assert "has no FULLNAT: boot the director's kernel" in ended.out
-    junit = ET.parse(built.artifacts / "reports/lab/wrong/latest/junit.xml")
+    junit = ET.parse(published.artifacts / "reports/lab/wrong/latest/junit.xml")
     assert "has no FULLNAT" in "".join(error.get("message", "") for error in junit.iter("error"))
 
 
 @contextmanager
-def begun(built: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+def begun(published: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command of the lab whose first guests answer, the switches too; it reads what is written to it."""
-    argv = built.inv.argv(*words, *line(built))
-    environment = built.inv.environment()
-    with process.start(argv, env=environment, cwd=built.inv.cwd, stdin=subprocess.PIPE) as running:
+    argv = published.inv.argv(*words, *line(published))
+    environment = published.inv.environment()
+    with process.start(argv, env=environment, cwd=published.inv.cwd, stdin=subprocess.PIPE) as running:
         assert running.stderr is not None
         for text in running.stderr:
             if b"is ready after" in text:
@@ -94,30 +104,30 @@ def begun(built: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
-def test_a_lab_that_is_stopped_leaves_nothing_that_runs(built: Built, number: int, status: int) -> None:
-    with begun(built, "smoke", "--scenario", "nat") as smoke:
-        assert len(built.inv.living(0)) > 5
+def test_a_lab_that_is_stopped_leaves_nothing_that_runs(published: Built, number: int, status: int) -> None:
+    with begun(published, "smoke", "--scenario", "nat") as smoke:
+        assert len(published.inv.living(0)) > 5
         os.kill(smoke.pid, number)
         assert smoke.wait(10) == status
-        assert built.inv.living(1.0) == []
+        assert published.inv.living(1.0) == []
 
 
-def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(built: Built) -> None:
-    with begun(built, "lab", "--scenario", "boot") as lab:
+def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built) -> None:
+    with begun(published, "lab", "--scenario", "boot") as lab:
         assert lab.stdin is not None and lab.stdout is not None
         os.write(lab.stdin.fileno(), b"stock\n")
         while not os.read(lab.stdout.fileno(), 1000).endswith(b"# "):  # the shell's prompt
             assert lab.poll() is None
         os.write(lab.stdin.fileno(), b"echo c > /proc/sysrq-trigger\n")
         assert lab.wait(60) == ExitCode.TEST
-    report = json.loads((built.artifacts / "reports/lab/lts61/latest/report.json").read_text())
+    report = json.loads((published.artifacts / "reports/lab/lts61/latest/report.json").read_text())
     (boot,) = report["scenarios"]
     assert boot["state"] == "failed" and "panic, the kernel gave up: " in boot["why"]
     assert "Call Trace:" in boot["guests"][0]["findings"][0]["trace"]
 
 
-def line(built: Built) -> tuple[str, ...]:
-    return "--line", "lts61", "--artifacts", str(built.artifacts)
+def line(published: Built) -> tuple[str, ...]:
+    return "--line", "lts61", "--artifacts", str(published.artifacts)
 
 
 @pytest.mark.parametrize(
