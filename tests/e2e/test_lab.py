@@ -105,7 +105,7 @@ def begun(published: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_a_lab_that_is_stopped_leaves_nothing_that_runs(published: Built, number: int, status: int) -> None:
-    with begun(published, "smoke", "--scenario", "nat") as smoke:
+    with begun(published, "smoke", "--scenario", "keepalived") as smoke:  # it goes on for half a minute
         assert len(published.inv.living(0)) > 5
         os.kill(smoke.pid, number)
         assert smoke.wait(10) == status
