@@ -71,6 +71,20 @@ def test_a_host_program_gets_common_symbols_and_none_of_the_kernels_flags(show: 
     assert compiles(show) == ["-fcommon", "-w"]
 
 
+def test_kconfig_writes_the_builds_time_into_its_header(tmp_path: Path) -> None:
+    """As confdata.c of 2.6.32 does; the header is in every file that is compiled, and in kernel-devel."""
+    source = tmp_path / "scripts" / "kconfig" / "zconf.tab.c"
+    source.parent.mkdir(parents=True)
+    source.write_text(
+        "#include <sys/stat.h>\n#include <stdio.h>\n#include <time.h>\n"
+        "int main(void) { time_t now; time(&now); fputs(ctime(&now), stdout); return 0; }\n"
+    )
+    program, words = tmp_path / "conf", ["-O2", "-o", "conf", "scripts/kconfig/zconf.tab.c"]
+    run(["dash", TOOLCHAIN / "bin" / "gcc", *words], env=clean_environment(), cwd=tmp_path)
+    says = {"SOURCE_DATE_EPOCH": "1340000000", "TZ": "UTC"}
+    assert run([program], env=clean_environment(**says)).text == "Mon Jun 18 06:13:20 2012\n"
+
+
 @pytest.mark.parametrize("mark", [KERNEL, "-D__ASSEMBLY__", "-mcmodel=kernel"])
 def test_the_kernels_source_gets_what_it_needs_around_its_own_flags(show: Path, mark: str) -> None:
     words = compiles(show, "-O2", mark, "-c", "-o", "kernel/sched.o", "kernel/sched.c")
