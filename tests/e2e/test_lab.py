@@ -19,7 +19,7 @@ from pipeline import process
 from pipeline.errors import ExitCode
 from pipeline.locks import locked
 from tests.e2e.test_build_all import LOCK, PATIENCE, Built, built
-from tests.fixtures.commandline import Inv
+from tests.fixtures.commandline import HEARING, Inv
 
 __all__ = ["built"]  # a fixture
 
@@ -93,7 +93,7 @@ def test_a_director_without_the_patch_turns_fullnat_red_with_the_reason(
 @contextmanager
 def begun(published: Built, *words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A command of the lab whose first guests answer, the switches too; it reads what is written to it."""
-    argv = published.inv.argv(*words, *line(published))
+    argv = [*HEARING, *published.inv.argv(*words, *line(published))]
     environment = published.inv.environment()
     with process.start(argv, env=environment, cwd=published.inv.cwd, stdin=subprocess.PIPE) as running:
         assert running.stderr is not None
