@@ -136,6 +136,13 @@ def _told(frame: Frame, given: _Input) -> Ended | None:
     return None
 
 
+def _reason(error: Exception) -> str:
+    """Why the channel is broken; an end that is gone is seen by whoever comes first, reader or sender."""
+    if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+        return "the channel was closed by the other end"
+    return f"the channel fails: {error}" if isinstance(error, OSError) else str(error)
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     """Writes all of it to a descriptor that may take it in parts."""
     while data:
@@ -293,7 +300,7 @@ class Channel:
             with self._sending:
                 self._socket.sendall(frame.encoded())
         except OSError as error:
-            self.broken = self.broken or f"the channel takes nothing: {error}"
+            self.broken = self.broken or _reason(error)
             raise ChannelBroken(self.broken) from error
 
     def _read(self) -> None:
@@ -308,11 +315,11 @@ class Channel:
                 with contextlib.suppress(TimeoutError):
                     data = connection.recv(1 << 18)
                     if not data:
-                        raise ChannelBroken("the channel was closed by the other end")
+                        raise ConnectionResetError
                     for frame in decoder.feed(data):
                         self._dispatch(frame)
         except (OSError, ChannelBroken) as error:
-            self.broken = str(error)
+            self.broken = _reason(error)
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:

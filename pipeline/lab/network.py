@@ -156,8 +156,7 @@ class Lab:
             for guest in waiting:
                 _judge(guest, silence, time.monotonic() > deadline, timeout)
             time.sleep(_LOOK)
-        for guest in self.guests.values():
-            guest.qemu.read_console()
+        self.look()  # one that was ready before the last look at its console may have complained on it
 
     def _mind_kvm(self, guest: Guest, life: float) -> None:
         qemu = guest.qemu

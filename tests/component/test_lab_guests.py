@@ -350,7 +350,8 @@ def test_a_guest_without_an_init_and_one_whose_module_is_missing_are_told_by_the
     lost = lost_at_boot(made, tmp_path, "exit 1")
     assert lost.loss is Loss.FOUND and lost.finding is not None and lost.finding.kind == Kind.NO_INIT
     with lab(tmp_path / "second", tcg()) as running:
-        running.machine("victim", made.boot(tmp_path / "initramfs", modules=(*CHANNEL, "toa")))
+        guest = running.machine("victim", made.boot(tmp_path / "initramfs", modules=(*CHANNEL, "toa")))
+        assert until(lambda: guest.ready, PATIENT)  # which is no reason to overlook what it complained of
         with pytest.raises(GuestLost, match=r"module refused, .*/modules/toa\.ko refused: No such file"):
             running.ready(PATIENT)
 
