@@ -77,7 +77,7 @@ TABLE = (
         "ip", "iproute2", "iproute", "test", "make the network namespaces that role scripts are tried in", version="-V"
     ),
     _row("unshare", "util-linux", "util-linux", "build test", "make namespaces"),
-    _row("setpriv", "util-linux", "util-linux", "build test", "become the unprivileged user that builds"),
+    _row("setpriv", "util-linux", "util-linux", "fetch build test", "end programs with us, build as another user"),
     _row("prlimit", "util-linux", "util-linux", "build test", "limit what a build may use"),
     _row("tar", "tar", "tar", "build test", "unpack builder images"),
     _row("mount", "mount", "util-linux", "test", "make small file systems to fill"),

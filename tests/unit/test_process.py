@@ -210,6 +210,12 @@ def test_a_child_dies_when_we_are_killed_so_that_nothing_is_left(tmp_path: Path)
     assert eventually(lambda: not alive(child))
 
 
+def test_a_program_whose_starter_is_gone_already_does_not_begin(tmp_path: Path) -> None:
+    guarded = [*process._GUARD, str(os.getppid()), "touch", str(tmp_path / "begun")]  # a parent it has not
+    assert subprocess.run(guarded, check=False).returncode != 0
+    assert not (tmp_path / "begun").exists()
+
+
 def test_a_program_of_ours_does_not_get_the_signals_of_our_terminal() -> None:
     with process.start(["sleep", "300"]) as child:
         assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
