@@ -140,7 +140,7 @@ def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console:
 
         def one(item: Wanted) -> Fetched | Exception:
             try:
-                return _fetch(item, store, options, progress.meter(item.name), stop)
+                return in_store(item, store) or _fetch(item, store, options, progress.meter(item.name), stop)
             except Exception as error:  # noqa: BLE001 - raised at the end, with those of the other files
                 return error
 

@@ -34,6 +34,7 @@ NEWER = payload(300_000, seed=2)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 HALF = 150_000
 NAME = "kernel.src.rpm"
+PATIENT = 20.0  # seconds on a busy machine for what ends within two
 
 
 @dataclass
@@ -301,30 +302,30 @@ def test_a_file_without_a_pin_is_not_fetched_as_if_it_had_one(bench: Bench) -> N
 
 def test_a_stalled_transfer_is_given_up_and_resumed(bench: Bench) -> None:
     url = bench.server.at("/f", then(bad.stalled(BODY, HALF), good(BODY)))
-    had = bench.gets_it(url, stall=0.2)
-    assert had.attempts[0].what == "no byte for 0.2 s"
+    had = bench.gets_it(url, stall=1.0)
+    assert had.attempts[0].what == "no byte for 1 s"
     assert bench.ranges("/f") == [None, f"bytes={HALF}-"]
 
 
 def test_a_slow_drip_is_a_stall_although_it_is_never_silent(bench: Bench) -> None:
     url = bench.server.at("/f", then(bad.dripping(BODY, pause=0.02), good(BODY)))
     began = time.monotonic()
-    had = bench.gets_it(url, stall=0.2)
-    assert time.monotonic() - began < 2
+    had = bench.gets_it(url, stall=1.0)
+    assert time.monotonic() - began < PATIENT
     assert had.attempts[0].what.startswith("too slow")
 
 
 def test_a_steady_transfer_that_takes_longer_than_a_stall_is_none(bench: Bench) -> None:
-    url = bench.server.at("/f", good(BODY, piece=20_000, pause=0.03))
-    assert bench.gets_it(url, stall=0.15).attempts == ()
+    url = bench.server.at("/f", good(BODY, piece=20_000, pause=0.1))
+    assert bench.gets_it(url, stall=1.0).attempts == ()
 
 
 def test_headers_that_drip_for_ever_are_given_up(bench: Bench) -> None:
     url = bench.server.at("/f", then(bad.dripping_headers(pause=0.02), good(BODY)))
     began = time.monotonic()
-    had = bench.gets_it(url, stall=0.1, connect=0.1)
-    assert time.monotonic() - began < 1.5
-    assert had.attempts[0].what == "no answer within 0.4 s"
+    had = bench.gets_it(url, stall=0.5, connect=0.5)
+    assert time.monotonic() - began < PATIENT
+    assert had.attempts[0].what == "no answer within 2 s"
 
 
 # ---- wrong bytes
@@ -382,7 +383,7 @@ def test_a_body_that_ends_properly_but_too_early_is_wrong(bench: Bench) -> None:
 def test_a_body_without_end_is_stopped_at_the_pinned_size(bench: Bench) -> None:
     began = time.monotonic()
     bench.refuses(bench.server.at("/f", bad.endless(payload(100_000))))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < PATIENT
     [kept] = (bench.store.root / "bad").iterdir()
     assert len(BODY) < kept.stat().st_size <= len(BODY) + files.CHUNK
 
@@ -740,6 +741,20 @@ def test_the_same_file_wanted_twice_is_downloaded_once(bench: Bench) -> None:
     first, second = fetch_all([wanted, wanted], bench.store, bench.options, console())
     assert first.path == second.path
     assert bench.server.count() == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_file_that_is_there_already_has_no_bar_at_a_terminal(bench: Bench) -> None:
+    wanted = [Wanted(NAME, (bench.server.at("/f", good(BODY)),), DIGEST, None)]
+    first, again = (Console(out=io.StringIO(), err=Terminal()) for _ in range(2))
+    for shown in (first, again):
+        fetch_all(wanted, bench.store, bench.options, shown)
+    assert isinstance(first.err, Terminal) and NAME in first.err.getvalue()
+    assert isinstance(again.err, Terminal) and NAME not in again.err.getvalue()
 
 
 def test_ctrl_c_stops_all_downloads_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
