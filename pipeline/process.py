@@ -146,7 +146,7 @@ def start(
     go_on()
     words = [str(word) for word in argv]
     environment = dict(env if env is not None else clean_environment())
-    _require(words[0], cwd, environment.get("PATH"))
+    _require(words[0], cwd, environment.get("PATH", os.defpath))
     try:
         child = subprocess.Popen(
             [*_GUARD, str(os.getpid()), *words],
@@ -178,7 +178,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
-def _require(program: str, cwd: Path | None, path: str | None) -> None:
+def _require(program: str, cwd: Path | None, path: str) -> None:
     """Raises unless the program and its working directory, which is then not blamed on it, are there."""
     if cwd is not None and not cwd.is_dir():
         raise PipelineError("the working directory is not there", where=str(cwd))
