@@ -215,7 +215,7 @@ def test_a_command_that_cannot_begin_is_refused_with_the_reason(stand: Stand) ->
 
 
 def test_one_whose_time_is_over_is_asked_to_end_and_then_killed(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "_GRACE", 0.2)
+    monkeypatch.setattr(channel, "_GRACE", 1.0)
 
     def stop(guest: Stand, frame: Frame) -> None:
         if frame.content == bytes([signal.SIGKILL]):
@@ -223,7 +223,7 @@ def test_one_whose_time_is_over_is_asked_to_end_and_then_killed(stand: Stand, mo
 
     stand.answers[Kind.RUN] = lambda guest, frame: guest.say(frame.number, Kind.OUT, b"so far")
     stand.answers[Kind.STOP] = stop
-    ended = stand.channel.run(["sleep", "9"], b"", 0.2)
+    ended = stand.channel.run(["sleep", "9"], b"", 1.0)
     assert (ended.status, ended.out) == (None, b"so far")
     stops = [frame.content for frame in stand.seen if frame.kind is Kind.STOP]
     assert stops == [bytes([signal.SIGTERM]), bytes([signal.SIGKILL])]
@@ -232,7 +232,7 @@ def test_one_whose_time_is_over_is_asked_to_end_and_then_killed(stand: Stand, mo
 def test_endless_output_holds_up_neither_the_time_limit_nor_the_kill(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "_GRACE", 0.2)
+    monkeypatch.setattr(channel, "_GRACE", 1.0)
     killed = threading.Event()
 
     def flood(number: int) -> None:
