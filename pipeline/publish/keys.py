@@ -15,6 +15,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -158,25 +159,33 @@ def _agent(home: Path) -> Iterator[None]:
     """An agent that ends with the block: not detached, so in our group, and tied to a `sleep`, gpg-agent(1)."""
     # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
     asked = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
-    socket = Path(unquote(asked.strip()))
+    place = Path(unquote(asked.strip()))
     argv = ["gpg-agent", "--homedir", str(home), "--daemon", "--no-detach", "--", "sleep", "infinity"]
     quiet = subprocess.DEVNULL
     try:
         with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:
             until = time.monotonic() + AGENT_START
-            while not socket.exists():
+            while not _listens(place):
                 if child.poll() is not None or time.monotonic() > until:
                     raise HostLacks("gpg-agent did not start", hint=shlex.join(argv))
                 time.sleep(0.005)
-            if socket.parent != home:
-                (home / _SOCKETS).write_text(str(socket.parent))  # for the next run, should this one be killed
+            if place.parent != home:
+                (home / _SOCKETS).write_text(str(place.parent))  # for the next run, should this one be killed
             yield
     finally:
-        if socket.parent != home:
-            for left in socket.parent.glob("S.*"):
+        if place.parent != home:
+            for left in place.parent.glob("S.*"):
                 left.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # it was never made
-                socket.parent.rmdir()
+                place.parent.rmdir()
+
+
+def _listens(place: Path) -> bool:
+    """Whether an agent takes connections: its socket is there a moment before it does."""
+    with socket.socket(socket.AF_UNIX) as ours, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+        ours.connect(str(place))
+        return True
+    return False
 
 
 def _remove_empty(note: Path) -> None:

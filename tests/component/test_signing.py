@@ -248,6 +248,14 @@ def test_an_agent_that_does_not_start_is_the_hosts_fault(inv: Inv, tmp_path: Pat
         pass
 
 
+def test_an_agent_whose_socket_is_there_before_it_listens_is_waited_for(inv: Inv, stand_in: StandIn) -> None:
+    bind = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
+    place = '"$(gpgconf --homedir "$2" --list-dirs agent-socket)"'
+    stand_in("gpg-agent", f'python3 -c "{bind}" {place}; sleep 0.5; exec "$REAL" "$@"')
+    with signing.opened("", shared_keys()) as signer:
+        assert signer.key.development
+
+
 # --- Signing packages ----------------------------------------------------------------------------------
 
 
