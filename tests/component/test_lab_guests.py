@@ -308,10 +308,12 @@ def test_a_guests_clock_goes_right_when_its_kernel_takes_its_processor_for_slow(
     with lab(tmp_path / "lab", tcg()) as running:
         machine = running.machine("slow", boot)
         running.ready(PATIENT)
-        before, begun = seconds_up(machine), time.monotonic()
+        outer = time.monotonic()
+        before, inner = seconds_up(machine), time.monotonic()
         time.sleep(1.0)
-        went = seconds_up(machine) - before
-        assert went == pytest.approx(time.monotonic() - begun, abs=2.0)  # it went 8.7 times too fast
+        least = time.monotonic() - inner
+        went, most = seconds_up(machine) - before, time.monotonic() - outer
+        assert least - 0.5 < went < most + 0.5  # however long the host takes to ask
         assert "Detected 40.000 MHz processor" in machine.files.console.read_text(errors="replace")
 
 
