@@ -7,6 +7,7 @@ import dataclasses
 import http.server
 import io
 import json
+import re
 import socketserver
 import tempfile
 import threading
@@ -203,6 +204,12 @@ def test_entropy_matters_only_where_readers_wait(host: Host, bits: str, release:
     (host.proc / "sys/kernel/random/entropy_avail").write_text(f"{bits}\n")
     finding = system.check_entropy(dataclasses.replace(host, release=release))
     assert finding.state == state and (state == "ok" or "rngd" in finding.mend)
+
+
+def test_every_program_of_the_table_tells_its_version_as_it_is_asked() -> None:
+    """The real ones, which a host with all that tests need has."""
+    told = {row.command: doctor._version(row, Host()) for row in programs.TABLE if row.version}
+    assert {name: found for name, found in told.items() if not re.match(r"\d", found[0]) or found[1]} == {}
 
 
 def test_programs_are_listed_with_their_versions(host: Host) -> None:

@@ -72,6 +72,22 @@ def test_a_program_that_may_not_be_executed_is_not_called_missing(tmp_path: Path
         run([tmp_path / "plain"])
 
 
+def test_a_host_without_what_binds_programs_to_us_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_GUARD", ("/usr/bin/no-such-setpriv",))
+    with pytest.raises(ProgramMissing, match="no-such-setpriv is not installed") as caught:
+        run(["true"])
+    assert caught.value.hint == "install util-linux"
+
+
+def test_a_program_is_looked_for_where_its_own_environment_says(tmp_path: Path) -> None:
+    (tmp_path / "ours").write_text("#!/bin/sh\necho ours\n")
+    (tmp_path / "ours").chmod(0o755)
+    assert run(["ours"], env={"PATH": str(tmp_path)}).text == "ours\n"
+    with pytest.raises(ProgramMissing):
+        run(["ours"], env={})
+    assert run(["true"], env={}).status == 0
+
+
 def test_a_working_directory_that_is_gone_is_not_blamed_on_the_program(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="working directory") as caught:
         run(["true"], cwd=tmp_path / "gone")
