@@ -29,7 +29,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 LAYERS = (
     ("__init__", "errors", "paths", "trace"),
     ("process", "files", "locks", "console", "settings", "tomlpos"),
-    ("session", "lines", "room"),
+    ("session", "lines", "room", "manifest"),
     ("sources", "host"),
     ("patching", "sandbox"),
     ("build",),
