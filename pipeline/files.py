@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
 import hashlib
@@ -21,6 +22,36 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in lower-case hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes, for files that a person or a stranger named.
+
+    Raises `OSError`, whose `strerror` says what was expected, for anything else: a device or a FIFO would be waited
+    for, and what has no end would fill the memory.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"expected a regular file, got {_KINDS[stat.S_IFMT(mode)]}", str(path))
+        data, left = bytearray(), most + 1  # a size that is told need not be true, as below /proc
+        while left and (piece := os.read(handle, min(left, CHUNK))):
+            data += piece
+            left -= len(piece)
+    finally:
+        os.close(handle)
+    if not left:
+        raise OSError(errno.EFBIG, f"expected at most {most} bytes, got more", str(path))
+    return bytes(data)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextlib.contextmanager

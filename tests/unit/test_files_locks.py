@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ExitCode, Locked
-from pipeline.files import atomic, scratch, sha256_of, write_atomic
+from pipeline.files import atomic, read_limited, scratch, sha256_of, write_atomic
 from pipeline.locks import locked
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,35 @@ def test_a_reader_sees_the_old_or_the_new_content_and_nothing_between(tmp_path: 
             stream.flush()
             assert file.read_bytes() == old
     assert file.read_bytes() == new
+
+
+def test_a_regular_file_is_read_up_to_its_limit_and_not_beyond(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"x" * 10)
+    assert read_limited(file, 10) == b"x" * 10
+    with pytest.raises(OSError, match="expected at most 9 bytes, got more"):
+        read_limited(file, 9)
+
+
+@pytest.mark.parametrize("kind", ["device", "FIFO", "directory", "socket", "sparse", "absent"])
+def test_what_has_no_end_or_is_no_file_is_not_read(tmp_path: Path, kind: str) -> None:
+    place = Path("/dev/zero") if kind == "device" else tmp_path / kind
+    if kind == "FIFO":
+        os.mkfifo(place)
+    elif kind == "directory":
+        place.mkdir()
+    elif kind == "socket":
+        stack = socket.socket(socket.AF_UNIX)
+        stack.bind(str(place))
+        stack.close()
+    elif kind == "sparse":
+        place.touch()
+        os.truncate(place, 10 << 30)
+    with pytest.raises(OSError) as refused:
+        read_limited(place, 1000)
+    said = {"sparse": "expected at most 1000 bytes, got more", "absent": "No such file or directory"}
+    said["socket"] = "No such device or address"
+    assert refused.value.strerror == said.get(kind, f"expected a regular file, got a {kind}")
 
 
 def test_many_writers_and_readers_never_meet_half_a_file(tmp_path: Path) -> None:
