@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, inventory
+from pipeline import files, inventory, trees
 from pipeline.build.runner import LOCK, SHELL_LOCK
 from pipeline.console import Console, human_bytes
 from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
@@ -139,7 +139,7 @@ def _items(session: Session, line: str) -> Iterator[Item]:
 
 
 def _item(path: Path, words: tuple[str, ...], locks: tuple[Path, ...]) -> Item:
-    return Item(str(path), words, files.usage(path), locks, partial(files.remove, path))
+    return Item(str(path), words, trees.usage(path), locks, partial(files.remove, path))
 
 
 def _of_step(step: Path) -> Iterator[Item]:
@@ -176,7 +176,7 @@ def _snapshots(artifacts: Path, line: str) -> Iterator[Item]:
         if line in ("", directory, directory.removesuffix("-small")):
             for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.latest):
                 remove = partial(remove_snapshot, old.path, wait=False)
-                yield Item(str(old.path), ("old",), files.usage(old.path), (), remove)
+                yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)
 
 
 def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
@@ -188,7 +188,7 @@ def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
     for image in inventory.images(artifacts):
         makers = tuple(path for path in inventory.entries(image.path.parent) if path.suffix == LOCK_SUFFIX)
         words = ("images",) if image.current else ("old", "images")
-        size = files.usage(image.path)
+        size = trees.usage(image.path)
         yield Item(str(image.path), words, size, (*makers, *users), partial(_remove_image, image.path))
 
 

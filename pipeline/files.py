@@ -8,12 +8,13 @@ import fcntl
 import glob
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from pipeline import trees
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -95,13 +96,14 @@ def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
         with _holding(parent):  # so that nobody takes what is just being made for a leftover
             for left in parent.glob(f"{prefix}*"):
                 with contextlib.suppress(OSError), _holding(left, wait=False):  # in use, or not ours
-                    shutil.rmtree(left)
+                    trees.remove(left)
             path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
             held.enter_context(_holding(path))
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                trees.remove(path)
 
 
 @contextlib.contextmanager
@@ -112,23 +114,6 @@ def _holding(path: Path, *, wait: bool = True) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def usage(path: Path) -> int:
-    """Bytes of disk that removing `path` would free: what is allocated, each file once however many names it has."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    todo = [path]
-    while todo:
-        here = todo.pop()
-        with contextlib.suppress(OSError):  # gone meanwhile, or not for us to read
-            status = here.lstat()
-            if (status.st_dev, status.st_ino) not in seen:
-                seen.add((status.st_dev, status.st_ino))
-                total += 512 * status.st_blocks  # stat(2): blocks of 512 bytes, whatever the file system's are
-            if stat.S_ISDIR(status.st_mode):
-                todo += [Path(entry) for entry in os.scandir(here)]
-    return total
 
 
 def remove(path: Path) -> None:
@@ -143,13 +128,8 @@ def remove(path: Path) -> None:
         path.rename(gone)
     if gone.is_symlink() or not gone.is_dir():
         gone.unlink()
-        return
-    try:
-        shutil.rmtree(gone)
-    except PermissionError:
-        for place, _, _ in os.walk(gone):
-            Path(place).chmod(0o700)
-        shutil.rmtree(gone)
+    else:
+        trees.remove(gone)
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline import inventory
 from pipeline.console import human_bytes
-from pipeline.files import usage
 from pipeline.sandbox.images import Image
 from pipeline.session import Session
+from pipeline.trees import usage
 
 
 def have(make: Callable[[], Image], session: Session, *, fresh: bool) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import progress
+from pipeline import progress, trees
 from pipeline.build import el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
@@ -301,7 +300,7 @@ class MainJob:
             comparison = {"compared": [item.as_dict() for item in compared], "left_out": left_out}
             self._told_compared(compared, comparison)
             reproducible.check(compared)
-            shutil.rmtree(other.runner.root)  # nobody needs the same bytes twice
+            trees.remove(other.runner.root)  # nobody needs the same bytes twice
         return comparison
 
     def run_again(self, names: Sequence[str]) -> dict[str, Outcome]:

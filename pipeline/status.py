@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline import inventory
 from pipeline.console import Console, human_bytes
-from pipeline.files import usage
 from pipeline.inventory import BuilderImage, Last, Run, Snapshot
 from pipeline.session import Session
+from pipeline.trees import usage
 
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
 

@@ -5,13 +5,13 @@ Must not know which package was built.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import room
+from pipeline import room, trees
 from pipeline.build import logs
 from pipeline.build.plan import Work
 from pipeline.console import human_bytes
@@ -101,7 +101,8 @@ def _has_filled_the_disk(work: Work, place: Place) -> bool:
 def _disk(work: Work, place: Place) -> HostLacks:
     """What the build had written is removed: it would keep the disk full, and there is nothing to learn from it."""
     left = room.free(work.scratch)
-    shutil.rmtree(place.top, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        trees.remove(place.top)
     return HostLacks(
         f"there is no room: {work.step.name} was ended",
         where=str(work.scratch.parent.parent.resolve()),

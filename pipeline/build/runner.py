@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline import process, trace
+from pipeline import process, trace, trees
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.errors import PipelineError
 from pipeline.files import write_atomic
@@ -193,7 +192,7 @@ class Runner:
         work = directory / f".work-{key}"
         # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
         for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
-            shutil.rmtree(leftover)
+            trees.remove(leftover)
         meta = {"step": step.name, "key": key, "inputs": plan.parts[step.name], "why": why, "pid": os.getpid()}
         meta |= {"options": self.options}
         work.mkdir(parents=True)
@@ -209,6 +208,8 @@ class Runner:
             with contextlib.suppress(OSError):  # a full disk may be the reason
                 seconds = round(time.time() - begun, 2)
                 self._write_meta(work, {**meta, "state": "failed", "seconds": seconds, "error": error.as_dict()})
+            with contextlib.suppress(OSError):  # what keeps its bits is out of reach all the same: see `_act`
+                trees.disarm(given.scratch)
             self._replace(work, directory / ".failed")
             raise
         trace.point("step.before-rename")
@@ -218,11 +219,11 @@ class Runner:
     def _act(self, work: Work, place: Path, meta: Mapping[str, Any]) -> None:
         """Has the step fill its directory `place`, whose metadata says at any time how far it is."""
         work.out.mkdir()
-        work.scratch.mkdir()
+        work.scratch.mkdir(mode=0o700)  # nobody else reaches what a build leaves, whatever its mode
         self._write_meta(place, {**meta, "state": "running"})
         trace.point("step.metadata-written")
         work.step.action(work)
-        shutil.rmtree(work.scratch)
+        trees.remove(work.scratch)
         trace.point("step.done")
         seconds = round(time.time() - meta["begun"], 2)
         self._write_meta(place, {**meta, "state": "done", "seconds": seconds})
@@ -232,7 +233,7 @@ class Runner:
             old = place.with_name(f".old-{place.name.lstrip('.')}")
             place.rename(old)
             work.rename(place)
-            shutil.rmtree(old)
+            trees.remove(old)
         else:
             work.rename(place)
 

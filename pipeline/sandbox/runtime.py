@@ -14,6 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from pipeline import trees
 from pipeline.sandbox.images import Image
 
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.
@@ -120,12 +121,10 @@ def build_group() -> int:
 def give(path: Path) -> None:
     """Makes a directory the build user's, so that a job can write there."""
     if os.geteuid() == 0:
-        for place in (path, *path.rglob("*")):
-            os.chown(place, BUILD_UID, BUILD_UID, follow_symlinks=False)
+        trees.give(path, BUILD_UID, BUILD_UID)
 
 
 def take_back(path: Path) -> None:
     """Makes what a job wrote ours, so that nothing published belongs to the build user."""
     if os.geteuid() == 0:
-        for place in (path, *path.rglob("*")):
-            os.chown(place, 0, 0, follow_symlinks=False)
+        trees.give(path, 0, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from pipeline import process
+from pipeline import process, trees
 from pipeline.sandbox.runtime import End, Job
 
 _TICK = 0.5  # seconds between looks at the clock and the disk
@@ -86,23 +85,7 @@ class _Growth:
 
     def _measured(self) -> int:
         begun = time.monotonic()
-        found = sum(map(size, self._places))
+        found = sum(map(trees.usage, self._places))
         now = time.monotonic()
         self._next = now + max(_TICK, _SELDOM * (now - begun))
         return found
-
-
-def size(place: Path) -> int:
-    """The bytes on disk of a directory's files, those with several names counted once; some may vanish meanwhile."""
-    total, seen, todo = 0, set[tuple[int, int]](), [os.fspath(place)]
-    while todo:
-        with contextlib.suppress(OSError), os.scandir(todo.pop()) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    if entry.is_dir(follow_symlinks=False):
-                        todo.append(entry.path)
-                    status = entry.stat(follow_symlinks=False)
-                    if status.st_nlink == 1 or (status.st_dev, status.st_ino) not in seen:
-                        total += 512 * status.st_blocks
-                    seen.update([(status.st_dev, status.st_ino)] if status.st_nlink > 1 else [])
-    return total

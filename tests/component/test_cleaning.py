@@ -12,8 +12,9 @@ import pytest
 
 from pipeline import process
 from pipeline.errors import ExitCode
-from pipeline.files import remove, usage
+from pipeline.files import remove
 from pipeline.locks import locked
+from pipeline.trees import usage
 from tests.fixtures.built import Built
 from tests.fixtures.commandline import Inv
 from tests.fixtures.dockerd import Dockerd

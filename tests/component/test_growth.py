@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.runtime import End, Ended, Job, Limits, Mount, give
-from pipeline.sandbox.watch import size
+from pipeline.trees import usage as size
 from tests.fixtures.rootfs import busybox_image
 
 MIB = 1 << 20

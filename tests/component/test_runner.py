@@ -183,6 +183,17 @@ def test_what_a_step_says_of_its_run_is_in_the_metadata_whether_it_fails_or_not(
     assert Plan([Step("good", tells)]).keys["good"] == outcomes["good"].key, "facts are no input"
 
 
+def test_what_a_failed_step_left_is_out_of_reach_of_others_and_has_no_special_bit(tmp_path: Path) -> None:
+    def leaves_a_door(work: Work) -> None:
+        (work.scratch / "door").touch()
+        (work.scratch / "door").chmod(0o6755)
+        fails(work)
+
+    runner(tmp_path).run(Plan([Step("bad", leaves_a_door)]))
+    scratch = tmp_path / "bad/.failed/scratch"
+    assert [path.stat().st_mode & 0o7777 for path in (scratch, scratch / "door")] == [0o700, 0o755]
+
+
 def test_two_runs_at_once_do_each_step_once(tmp_path: Path) -> None:
     counted: list[str] = []
 

@@ -27,7 +27,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 # From the bottom up: a module imports from layers below its own, and from its own name. A row's names do not
 # know each other. `linechecks` and `lines` are one module in two files.
 LAYERS = (
-    ("__init__", "errors", "paths", "trace"),
+    ("__init__", "errors", "paths", "trace", "trees"),
     ("process", "files", "locks", "console", "settings", "tomlpos"),
     ("session", "lines", "room", "manifest"),
     ("sources", "host"),
