@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from invoke.collection import Collection
+from invoke.config import Config
 from invoke.context import Context
 from invoke.exceptions import Exit, ParseError
 from invoke.program import Program as InvokeProgram
 from invoke.tasks import task as make_task
 
-from pipeline import room
+from pipeline import process, room
 from pipeline import settings as table
 from pipeline.console import Console
 from pipeline.errors import ExitCode, PipelineError, UsageError
@@ -133,8 +134,22 @@ class Outcome:
     code: ExitCode
 
 
+class _Defaults(Config):
+    """Invoke's settings without its files and variables: `~/.invoke.py` would be run, and none of them is ours."""
+
+    def load_base_conf_files(self) -> None:
+        """Load nothing."""
+
+    def load_shell_env(self) -> None:
+        """Load nothing, but merge, as is due here."""
+        self.merge()
+
+
 class Program(InvokeProgram):
-    """Invoke's program with two differences: words without option names, and exit code 2 for mistakes."""
+    """Invoke's program with three differences: words without option names, exit code 2 for mistakes, no settings."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(config_class=_Defaults, **named)
 
     def parse_tasks(self) -> None:
         """Gives each word its option's name before invoke reads it; ends with 2 where it cannot."""
@@ -206,6 +221,7 @@ def main() -> None:
     for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup(1)
             signal.signal(number, _stop)
+    os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
     namespace = Collection.from_module(tasks)
     try:
         Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()

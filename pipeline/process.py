@@ -21,6 +21,7 @@ from typing import IO
 
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
+_SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the launcher says the same
 _KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "SSL_CERT_FILE")
 # In front of every program: it is killed when the thread that started it dies, and does not begin when that was
 # before it could be said. In programs of their own, since a copy of this process for it takes ten times as long.
@@ -66,6 +67,14 @@ class Stopped(BaseException):
 
 class ProgramMissing(HostLacks):
     """The program is not on the path."""
+
+
+def absolute(search: str) -> str:
+    """The absolute elements of a search path, or the system's default.
+
+    An empty or relative one would have programs taken from whatever directory a command is typed in.
+    """
+    return os.pathsep.join(part for part in search.split(os.pathsep) if part.startswith("/")) or _SYSTEM
 
 
 def clean_environment(**extra: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ working directory, or the file named by FNAT_SETTINGS), the default.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ ROWS = (
 TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
 
 _HINT = "docs/commands.md has every setting"
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _Read = Callable[[Setting, Any], Any]
 
@@ -220,15 +222,17 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
         return reader[row.kind](row, value)
     except (ValueError, TypeError):
         number = f"a number, {row.least:g} or more"
-        texts = f"one of {', '.join(row.choices)}" if row.choices else "text"
+        texts = f"one of {', '.join(row.choices)}" if row.choices else "text without control characters"
         wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
         raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}", hint=_HINT) from None
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str | Path):
-        return str(value)
-    raise TypeError(value)
+    if not isinstance(value, str | Path):
+        raise TypeError(value)
+    if not isinstance(value, Path) and _CONTROL.search(value):  # what a setting is written into has lines of its own
+        raise ValueError(value)
+    return str(value)
 
 
 def _text_allowed(row: Setting, value: Any) -> str:

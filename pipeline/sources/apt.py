@@ -71,6 +71,9 @@ def archive_addresses(suites: Sequence[str], setting: str, mirrors: Sequence[str
             why="this host's apt does not use one",
             hint="add --debian-mirror URL; the list of mirrors: https://www.debian.org/mirror/list",
         )
+    for address in found.values():
+        if re.search(r"[\s\[\]\"]", address):  # apt would read an option of its own into it, such as trusted=yes
+            raise UsageError(f"{address!r} is no address of an archive", hint="./inv --help fetch")
     return found
 
 

@@ -113,7 +113,7 @@ class Sources:
         if not isinstance(source, SrpmSource):
             pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
             raise UsageError(f"{name} is no source of {self.line.name} to pin", why=f"those are: {pinnable}")
-        by = git_identity()
+        by = git_identity(self.line.lock_file.parent)
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:
             wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
@@ -424,14 +424,19 @@ def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:
     return not isinstance(source, DebianSource) or source.image in (None, image)
 
 
-def git_identity() -> str:
-    """The person's git identity, as commits bear it. Raises `UsageError` when git has none, `HostLacks` without git."""
+def git_identity(place: Path) -> str:
+    """The person's git identity, as commits in the directory `place` bear it: the current directory has no say.
+
+    Raises `UsageError` when git has none, `HostLacks` without git.
+    """
     try:
         import git
     except ImportError:  # so GitPython says that there is no git
         raise HostLacks("the program git is not installed", why="a pin names its author", hint="./inv doctor") from None
 
-    values = {name: git.Git().config("--get", f"user.{name}", with_exceptions=False) for name in ("name", "email")}
+    values = {
+        name: git.Git(str(place)).config("--get", f"user.{name}", with_exceptions=False) for name in ("name", "email")
+    }
     if not all(values.values()):
         raise UsageError(
             "git does not know who you are, and a pin names its author",

@@ -483,3 +483,9 @@ def test_the_setting_wins_over_the_host_and_a_carried_archive_over_both(host: Pa
         "bookworm": f"file:{carried}/debian",
         "bookworm-security": f"file:{carried}/debian-security",
     }
+
+
+@pytest.mark.parametrize("setting", ["[trusted=yes] http://mirror.example/debian", "http://mirror.example/debian x\t"])
+def test_an_address_that_apt_would_read_options_into_is_refused(setting: str) -> None:
+    with pytest.raises(UsageError, match="is no address of an archive"):
+        apt.archive_addresses(["bookworm"], setting, ())

@@ -23,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (place / "src" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, place / "src" / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--quiet", "wheel", "--no-deps", "--wheel-dir", str(place)]
+    pip = [sys.executable, "-P", "-m", "pip", "--quiet", "--quiet", "wheel", "--no-deps", "--wheel-dir", str(place)]
     process.run([*pip, str(place / "src")], timeout=300)
     [wheel] = place.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(place / "site")
@@ -32,7 +32,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(installed: Path, cwd: Path, *words: str, status: int = 0) -> process.Result:
     environment = process.clean_environment(PYTHONPATH=str(installed))
-    return process.run([sys.executable, "-m", "pipeline", *words], env=environment, cwd=cwd, accept=(status,))
+    return process.run([sys.executable, "-P", "-m", "pipeline", *words], env=environment, cwd=cwd, accept=(status,))
 
 
 def test_the_lines_and_their_patches_are_in_the_package(installed: Path, tmp_path: Path) -> None:

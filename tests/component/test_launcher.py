@@ -10,6 +10,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -323,3 +324,115 @@ def test_a_python_that_is_named_is_tried_first(bare: Path, desk: Desk) -> None:
     done = use(bare / "inv", "lines", cwd=bare, env=desk.environment(INV_PYTHON="mine"))
     assert done.returncode == 9
     assert not [call for call in desk.calls() if call.startswith("python3")]
+
+
+# --- The current directory is not code -----------------------------------------------------------------
+
+# What the standard library, the dependencies and this project are called, and what Python looks for by itself.
+SHADOWS = (
+    *(
+        "json",
+        "os",
+        "site",
+        "sitecustomize",
+        "usercustomize",
+        "encodings",
+        "re",
+        "typing",
+        "pathlib",
+        "signal",
+        "inspect",
+    ),
+    *(
+        "functools",
+        "tomllib",
+        "pip",
+        "venv",
+        "ensurepip",
+        "yaml",
+        "invoke",
+        "rich",
+        "pydantic",
+        "git",
+        "docker",
+        "requests",
+    ),
+    *("pytest", "pipeline", "tasks"),
+)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """A directory whose every module, program and settings file, as well as it can be run, leaves the file `ran`."""
+    place = tmp_path / "hostile"
+    code = f"open({str(tmp_path / 'ran')!r}, 'a').write(__file__)\n"
+    for name in ("json", "invoke", "pipeline"):
+        (place / name).mkdir(parents=True)
+        (place / name / "__init__.py").write_text(code)
+    for name in (*SHADOWS, ".invoke"):
+        (place / f"{name}.py").write_text(code)
+    for name in (*NEEDED, "python3", "git"):
+        script(place / name, f"touch {tmp_path / 'ran'}", "exit 0")
+    return place
+
+
+# What a variable may say without anybody meaning the current directory, or any that lies there.
+BENT: list[dict[str, str]] = [
+    {},
+    *({"PYTHONPATH": value} for value in (":", ".", "pipeline:", ":/nowhere", "./:..")),
+    {"PYTHONHOME": "."},
+    {"PYTHONUSERBASE": "."},
+    {"PYTHONPYCACHEPREFIX": "."},
+    {"INVOKE_TASKS_AUTO_DASH_NAMES": "0"},
+]
+
+
+@pytest.mark.parametrize("variables", BENT, ids=str)
+def test_nothing_in_the_current_directory_is_run(
+    house: House, watched: Desk, hostile: Path, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    for words in (["lines"], ["--list"], ["build-all", "--image", "none"]):
+        there = use(house.inv, *words, cwd=hostile, env=watched.environment(**variables))
+        assert there.stdout == use(house.inv, *words, cwd=house.root, env=watched.environment()).stdout
+        assert there.returncode == (2 if "none" in words else 0), there.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("before", ["", ":", ".:", "here/../:"])
+def test_a_search_path_that_means_the_current_directory_finds_no_program_there(
+    house: House, watched: Desk, hostile: Path, tmp_path: Path, before: str
+) -> None:
+    path = f"{before}{watched.bin}" if before else ""
+    done = use(house.inv, "lines", cwd=hostile, env=environment(PATH=path))
+    assert (done.returncode, done.stdout) == (0, house.first[0].stdout), done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_first_use_runs_nothing_of_the_current_directory(bare: Path, desk: Desk, hostile: Path) -> None:
+    """With the real interpreter up to the point where packages would be installed."""
+    real = f"{sys.base_prefix}/bin/python3"
+    log, made = shlex.quote(str(desk.log)), bare / ".venv/bin/python"
+    desk.stand_in(
+        "python3",
+        *(f'[ "$1" = -I ] && exec {real} "$@"', f'{real} -m venv --without-pip "$4" || exit'),
+        f'mv "{made}" "{made}-real"',
+        f"printf '%s\\n' '#!/bin/sh' 'echo \"python $*\" >> {log}' > \"{made}\"",
+        f'printf "%s\\n" \'[ "$2" != pip ] || {made}-real -m json.tool --help >/dev/null; exit\' >> "{made}"',
+        f'chmod +x "{made}"',
+    )
+    for name in ("mv", "chmod"):
+        desk.stand_in(name, f'exec {shutil.which(name)} "$@"')
+    done = use(bare / "inv", "lines", cwd=hostile, env=desk.environment(PYTHONPATH=":"))
+    assert done.returncode == 0, done.stderr
+    started = [call.split()[2] for call in desk.calls() if call.startswith("python -m")]
+    assert started == ["pip", "pipeline.host.programs", "pipeline"]
+    assert not (hostile.parent / "ran").exists()
+
+
+def test_a_directory_that_the_search_path_of_modules_names_is_asked_for(
+    house: House, watched: Desk, tmp_path: Path
+) -> None:
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "asked/sitecustomize.py").write_text("print('asked for')")
+    done = use(house.inv, "lines", cwd=tmp_path, env=watched.environment(PYTHONPATH=f":{tmp_path}/asked:"))
+    assert done.stdout.startswith("asked for\n")

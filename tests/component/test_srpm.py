@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import process
 from pipeline.errors import ExitCode
 from pipeline.files import sha256_of
 from tests.fixtures.badserver import BadServer, good
@@ -93,6 +94,14 @@ def test_without_a_git_identity_nothing_is_pinned_nor_fetched(inv: Inv, tmp_path
     assert "error: git does not know who you are" in ended.err
     assert "next: git config --global user.name" in ended.err
     assert not lock_file(toy).exists() and not inv.store.exists()
+
+
+def test_the_repository_of_the_current_directory_does_not_say_who_pinned(inv: Inv, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path / "toy")
+    process.run(["git", "init", "-q", str(inv.cwd)])
+    process.run(["git", "-C", str(inv.cwd), "config", "user.name", "Another"])
+    pin(inv, toy)
+    assert locked(toy)["by"] == AUTHOR
 
 
 def test_without_git_the_host_lacks_a_program(inv: Inv, tmp_path: Path) -> None:

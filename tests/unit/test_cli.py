@@ -29,7 +29,7 @@ REAL = Collection.from_module(tasks)
 def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
     """`./inv` without its launcher."""
     env = clean_environment(PYTHONPATH=str(ROOT), **environ)
-    return run([sys.executable, "-m", "pipeline", *words], env=env, cwd=cwd, accept=range(256))
+    return run([sys.executable, "-P", "-m", "pipeline", *words], env=env, cwd=cwd, accept=range(256))
 
 
 # --- Words ---------------------------------------------------------------------------------------------
@@ -211,6 +211,29 @@ def test_a_mistake_in_the_settings_file_is_the_persons_and_has_its_line(tmp_path
     result = inv("lines", cwd=tmp_path)
     assert result.status == ExitCode.USAGE
     assert "inv.toml:2: unknown setting 'nonsense'" in result.error_text
+
+
+def test_invokes_own_settings_files_and_variables_have_no_say(tmp_path: Path) -> None:
+    for name in (".invoke.py", "invoke.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / ".invoke.yaml").write_text("tasks: {auto_dash_names: false}\n")
+    listed = inv("--list", cwd=tmp_path, HOME=str(tmp_path), INVOKE_TASKS_AUTO_DASH_NAMES="0")
+    assert (listed.status, listed.text) == (0, inv("--list").text)
+    (tmp_path / ".invoke.yaml").unlink()
+    assert inv("--list", cwd=tmp_path, HOME=str(tmp_path)).text == listed.text
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", ":{bin}", ".:{bin}", "{bin}::"])
+def test_programs_are_taken_from_absolute_places_only(tmp_path: Path, path: str) -> None:
+    (tmp_path / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "git").chmod(0o755)
+    (tmp_path / "bin").mkdir()  # without git
+    patch = tmp_path / "some.patch"
+    patch.write_text("--- a/file\n+++ b/file\n@@ -1 +1 @@\n-one\n+two\n")
+    said = inv("patches", "--classify", str(patch), cwd=tmp_path, PATH=path.format(bin=tmp_path / "bin"))
+    assert "the program git is not installed" in said.error_text or "no role" in said.error_text
+    assert not (tmp_path / "ran").exists()
 
 
 def test_json_is_one_document_and_notes_are_elsewhere() -> None:

@@ -163,6 +163,14 @@ def test_a_file_that_is_not_toml_is_the_persons_mistake(content: bytes) -> None:
         load({}, {})
 
 
+@pytest.mark.parametrize("name", ["baseurl", "debian_mirror", "gpg_key", "artifacts", "mirror"])
+def test_a_text_with_a_line_break_is_refused(name: str) -> None:
+    """It would begin a line of its own in the file that it is written into."""
+    text = "http://mirror.example\ngpgcheck=0"
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is"):
+        load({name: [text] if name == "mirror" else text}, {})
+
+
 def test_settings_cannot_be_changed_once_read() -> None:
     settings = load({}, {})
     with pytest.raises(dataclasses.FrozenInstanceError):
