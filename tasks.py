@@ -55,7 +55,7 @@ def pin(session: Session, line: str, source: str) -> Any:
     return {**chosen.evidence(), "source": source, "pin": asdict(made), "lock": str(chosen.lock_file)}
 
 
-@verb("line-file", help={"show": "print the whole resolved line of this name"})
+@verb("line-file", help={"show": "print the whole resolved line of this name"}, plain=True)
 def lines(session: Session, show: str = "") -> Any:
     """List the lines, or print one whole, overrides and pins included."""
     from pipeline import lines as model
@@ -138,7 +138,7 @@ def image(session: Session, fresh: bool = False, line: str = "") -> Any:
     return imaging.have(lambda: job.image(fresh=fresh), session, fresh=fresh)
 
 
-@verb()
+@verb(plain=True)
 def status(session: Session) -> Any:
     """Say what is there: each step's last state, snapshots, images, sizes; asks nothing but the disk."""
     from pipeline import status as told
@@ -233,7 +233,11 @@ def store(session: Session, action: str) -> Any:
     raise UsageError(f"there is no `store {action}`", why="actions: gc, verify", hint="./inv store verify")
 
 
-@verb(*FETCHING, help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"})
+@verb(
+    *FETCHING,
+    plain=True,
+    help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"},
+)
 def doctor(session: Session, kernel: str = "") -> Any:
     """Say whether this host can do the work: each finding, what it affects, how to mend it."""
     from pipeline.host import doctor as checks
@@ -254,6 +258,7 @@ def doctor(session: Session, kernel: str = "") -> Any:
         "match": "only tests whose names match, as pytest's -k takes it",
         "real_el6": "the acceptance checks of el6 on real material, which --mirror and --line-file name",
     },
+    plain=True,
 )
 def test(session: Session, only: str = "", match: str = "", real_el6: bool = False) -> Any:
     """Run the tests; what they need is started by them, and missing things fail."""

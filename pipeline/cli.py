@@ -6,14 +6,16 @@ the command line and typed errors alike. Only light modules are imported at star
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from invoke.collection import Collection
@@ -23,7 +25,7 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program as InvokeProgram
 from invoke.tasks import task as make_task
 
-from pipeline import process, room
+from pipeline import artifacts, process, room, temporary
 from pipeline import settings as table
 from pipeline.console import Console
 from pipeline.errors import ExitCode, PipelineError, UsageError
@@ -48,13 +50,14 @@ def verb(
     pairs: Sequence[str] = (),
     many: str = "",
     help: Mapping[str, str] | None = None,
+    plain: bool = False,
 ) -> Callable[..., Any]:
     """Makes a task of a function `f(session, ...)`.
 
     `options` name rows of the settings table; `words` are own options that `./inv` also takes
     without their names, `many` the one that every further word belongs to, `pairs` those that take
     two words; `help` describes the function's own parameters. What the function returns is printed
-    with `--json`.
+    with `--json`. A `plain` one is for every host: it needs no artifacts and no temporary files.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
@@ -63,7 +66,7 @@ def verb(
 
         @functools.wraps(function)
         def body(context: Context, **given: Any) -> None:
-            if code := _run(function, {p.name: given.pop(p.name) for p in own}, given):
+            if code := _run(function, {p.name: given.pop(p.name) for p in own}, given, plain=plain):
                 raise Exit(code=code)
 
         first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -93,12 +96,12 @@ def _help(row: table.Setting) -> str:
     return row.help + (f" [{shown}]" if shown not in (None, "") else "")
 
 
-def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any]) -> int:
+def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any], *, plain: bool) -> int:
     console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
     try:
         settings = table.load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
-        with room.below(settings.artifacts):
+        with room.below(settings.artifacts), contextlib.nullcontext() if plain else _place(settings.artifacts):
             result = function(Session(settings, console), **own)
         code = ExitCode.OK
         if isinstance(result, Outcome):
@@ -115,6 +118,14 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
     except KeyboardInterrupt as stop:
         console.warn("stopped; what was begun goes on with the next run: type the same command again")
         return _SHELLS + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def _place(root: Path) -> Iterator[None]:
+    """Where the run works: artifacts that are ours, and a directory for temporary files."""
+    artifacts.check(root)
+    with temporary.of_this_run():
+        yield
 
 
 def _stop(number: int, _: object) -> None:
@@ -218,6 +229,7 @@ def main() -> None:
     import tasks
     from pipeline import __version__
 
+    os.umask(artifacts.UMASK)
     for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup(1)
             signal.signal(number, _stop)

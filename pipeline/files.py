@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline import trees
+from pipeline import safeopen, trees
+from pipeline.errors import HostLacks
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -61,8 +62,10 @@ def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
-        with contextlib.suppress(OSError), _holding(left, wait=False):  # in use, or not ours
-            left.unlink()
+        with contextlib.suppress(OSError, HostLacks):  # in use, or not ours
+            handle = safeopen.file(left, os.O_RDONLY)
+            with _locked(left, handle, fcntl.LOCK_NB):
+                left.unlink()
     handle, temporary = _held_temporary(path.parent, prefix)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -79,7 +82,7 @@ def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
     """A new file, open and held with flock(2)."""
     while True:
         handle, name = tempfile.mkstemp(dir=directory, prefix=prefix)
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        safeopen.flock(Path(name), handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another run took it for a leftover before it was held
@@ -87,30 +90,57 @@ def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
-    """A fresh directory below `parent`, gone afterwards; what killed runs left there is removed first.
-
-    Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner.
-    """
+    """A fresh directory below `parent`, gone afterwards; what killed runs left there is removed first."""
     parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as held:
-        with _holding(parent):  # so that nobody takes what is just being made for a leftover
-            for left in parent.glob(f"{prefix}*"):
-                with contextlib.suppress(OSError), _holding(left, wait=False):  # in use, or not ours
-                    trees.remove(left)
-            path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-            held.enter_context(_holding(path))
-        try:
-            yield path
-        finally:
-            with contextlib.suppress(OSError):
-                trees.remove(path)
+    with fresh(parent, prefix) as path:
+        yield path
 
 
 @contextlib.contextmanager
-def _holding(path: Path, *, wait: bool = True) -> Iterator[None]:
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+def fresh(parent: Path, prefix: str) -> Iterator[Path]:
+    """The same below a `parent` that is there.
+
+    Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner. No other user can open it, and
+    so none can hold that lock; `parent` is not locked, since others may be able to open that.
+    """
+    remove_leftovers(parent, prefix)
+    path, handle = _held_directory(parent, prefix)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            trees.remove(path)
+        os.close(handle)
+
+
+def _held_directory(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory, open and held with flock(2)."""
+    while True:
+        path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            handle = safeopen.directory(path)
+        except FileNotFoundError:  # another run took it for a leftover before it was held
+            continue
+        safeopen.flock(path, handle, fcntl.LOCK_EX)
+        if safeopen.is_at(path, handle):
+            return path, handle
+        os.close(handle)
+
+
+def remove_leftovers(parent: Path, prefix: str) -> None:
+    """Removes what killed runs left of `fresh` below `parent`; what is in use, or another user's, stays."""
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError, HostLacks):
+            handle = safeopen.directory(left)
+            with _locked(left, handle, fcntl.LOCK_NB):
+                trees.remove(left)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, handle: int, how: int) -> Iterator[None]:
+    """Holds what is open at `path`, and closes it."""
+    try:
+        safeopen.flock(path, handle, fcntl.LOCK_EX | how)
         yield
     finally:
         os.close(handle)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import Locked
+from pipeline import safeopen
+from pipeline.errors import HostLacks, Locked
 
 
 @contextlib.contextmanager
@@ -26,19 +27,19 @@ def locked(
     `waiting` is told the holder before a wait begins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b", buffering=0) as stream:
+    with os.fdopen(_opened(path), "a+b", buffering=0) as stream:
         kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
+            safeopen.flock(path, stream.fileno(), kind | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holders(stream) or _written(stream) or "a run that reads the store"
+            holder = _holders(os.fstat(stream.fileno())) or _written(stream) or "a run that reads the store"
             if not wait:
                 raise Locked(
                     "another run holds the lock", where=str(path), why=holder, hint="wait for it to end, then try again"
                 ) from None
             if waiting is not None:
                 waiting(holder)
-            fcntl.flock(stream, kind)
+            safeopen.flock(path, stream.fileno(), kind)
         if not shared:
             # The name is for a message only: a full disk must not keep anybody from cleaning it up.
             with contextlib.suppress(OSError):
@@ -50,11 +51,13 @@ def locked(
 def is_held(path: Path) -> bool:
     """Whether another run holds the lock for itself now; neither makes nor writes the file, nor waits."""
     try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
+        handle = safeopen.file(path, os.O_RDONLY)
+    except PermissionError:  # another user's: only they may open it
+        return bool(_holders(path.lstat()))
+    except (OSError, HostLacks):
         return False
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        safeopen.flock(path, handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
@@ -62,9 +65,17 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def _holders(stream: IO[bytes]) -> str:
+def _opened(path: Path) -> int:
+    """The lock file, which only this user can open: anybody who can read it could hold the lock for ever."""
+    handle = safeopen.file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    if os.fstat(handle).st_mode & 0o077:  # made before this was so
+        with contextlib.suppress(PermissionError):
+            os.fchmod(handle, safeopen.PRIVATE)
+    return handle
+
+
+def _holders(status: os.stat_result) -> str:
     """Those who hold the lock now, as proc(5) `/proc/locks` lists them; readers write no name into the file."""
-    status = os.fstat(stream.fileno())
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]

@@ -10,7 +10,9 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.artifacts import check
 from pipeline.console import human_bytes
+from pipeline.errors import HostLacks
 from pipeline.host.facts import Finding, Host, is_there
 
 GIB = 1 << 30
@@ -62,7 +64,10 @@ def check_artifacts(artifacts: Path) -> Finding:
     everything, elsewhere = "everything", "use another place: --artifacts DIR"
     ours = artifacts / "host"
     try:
+        check(artifacts)
         ours.mkdir(parents=True, exist_ok=True)
+    except HostLacks as error:
+        return Finding("artifacts", "fail", error.what, everything, error.hint)
     except OSError as error:
         return Finding("artifacts", "fail", f"{ours} cannot be made: {error.strerror}", everything, elsewhere)
     if not os.access(artifacts, os.W_OK | os.X_OK) or not os.access(ours, os.W_OK | os.X_OK):

@@ -13,13 +13,12 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process, room
+from pipeline import process, room, temporary
 from pipeline.host.kvm import Probe
 from pipeline.lab import switch
 from pipeline.lab.failures import GuestLost, Loss, NetworkFailed
@@ -31,7 +30,6 @@ from pipeline.locks import locked
 READY = 180.0  # seconds for all guests: four take 3 to 9 under emulation on two idle cores, ten times that on busy ones
 SILENCE = 45.0  # seconds without a word while booting; unpacking an initramfs, the longest, takes 1 on an idle host
 LIFE = 10.0  # seconds under KVM for the first word, which comes within one
-SOCKET_MOST = 107  # bytes of a socket's path: unix(7)
 _LONGEST_NAME = 32  # characters of a guest's or a segment's name, with what Files adds
 _SWITCH = 10.0  # seconds for a switch to listen: it takes 30 ms
 _LOOK = 0.02  # seconds between looks while guests boot
@@ -108,7 +106,6 @@ class Lab:
         if name in self.segments:
             raise NetworkFailed(f"segment {name}: there is one of that name already", where=str(self.directory))
         path = self._sockets / f"{name}.switch"
-        path.unlink(missing_ok=True)  # of a run that was killed: the lab's lock is ours
         words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
         child = self._running.enter_context(process.start(words))
         segment = self.segments[name] = Segment(name, path, capture, child)
@@ -192,9 +189,8 @@ def lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
     Raises `Locked` when another lab is in that directory.
     """
     with locked(directory / "lab.lock", wait=False), contextlib.ExitStack() as running:
-        sockets = directory.resolve()
-        if len(os.fsencode(sockets)) + 1 + _LONGEST_NAME > SOCKET_MOST:
-            sockets = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="fnat-")))
+        # Whoever connects to a guest is root in it, to a monitor this user: in a directory that others cannot reach.
+        sockets = running.enter_context(temporary.sockets("lab-", _LONGEST_NAME))
         yield Lab(directory.resolve(), sockets, accelerator, running)
 
 

@@ -86,8 +86,7 @@ class _Run:
                 state, why = results.State.BROKEN, str(error)
             seen = [self._seen(lab, guest) for guest in self.plan.guests]
         story = self._scenario(state, why, seen, captures, begun, time.monotonic() - clock)
-        unwanted = [] if self.bench.capture else list(captures.values())
-        for path in (*unwanted, *(path for path in self.directory.iterdir() if path.is_socket())):
+        for path in [] if self.bench.capture else list(captures.values()):
             path.unlink(missing_ok=True)
         return story
 

@@ -17,7 +17,6 @@ import shlex
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline import process, trace
+from pipeline import process, temporary, trace
 from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.files import atomic, scratch, write_atomic
 from pipeline.lines import Key
@@ -37,6 +36,7 @@ DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"
 WARNING = "DEVELOPMENT KEY, NOT FOR PRODUCTION"
 RSA, BITS = "1", range(2048, 4097)  # rpm 4.8 knows RSA; below is too weak, above it was never tried
 AGENT_START = 10.0  # seconds
+_LONGEST_SOCKET = "S.gpg-agent.browser"
 _SOCKETS = "fnat-sockets"  # in a home: where its agent's sockets are
 _README = f"""{DEVELOPMENT}
 
@@ -142,16 +142,11 @@ def _private(directory: Path) -> Iterator[GnuPG]:
             for left in directory.glob(f".home-*/{_SOCKETS}"):
                 _remove_empty(left)
             home = held.enter_context(scratch(directory, ".home-"))
-            link = held.enter_context(scratch(_shallow(), "fnat-home-")) / "h"
+            # However deep the artifacts lie, the path of an agent's socket must be short.
+            link = held.enter_context(temporary.sockets("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
             link.symlink_to(home.resolve())
             held.enter_context(_agent(link))
         yield GnuPG(link, ("--batch", "--no-tty", "--quiet", "--no-autostart"))
-
-
-def _shallow() -> Path:
-    """Where the path of an agent's socket stays below the 108 bytes of unix(7), however deep the artifacts lie."""
-    usual = tempfile.gettempdir()
-    return Path(usual if len(os.fsencode(usual)) <= 60 else "/tmp")
 
 
 @contextlib.contextmanager

@@ -7,11 +7,11 @@ is no build.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline import temporary
 from pipeline.errors import HostLacks
 from pipeline.sandbox.runtime import Ended, Job, build_group, build_user
 
@@ -46,8 +46,8 @@ for kind in NAMESPACES; do readlink /proc/self/ns/$kind || exit 9; done
 
 def prove(run: Callable[[Job], Ended], job: Job, what: str, hint: str) -> None:
     """Raises `HostLacks` unless `run` runs jobs in isolation. `what` names the runtime in its text."""
-    with tempfile.TemporaryDirectory() as directory:
-        log = Path(directory, "log")
+    with temporary.scratch("probe-") as directory:
+        log = directory / "log"
         limits = replace(job.limits, wall=_LIMIT, idle=_LIMIT, free=0)
         argv = ("/bin/sh", "-c", _PROBE, "probe", str(build_user()), str(build_group()))
         ended = run(replace(job, argv=argv, log=log, mounts=(), cwd="/", environment={}, limits=limits))

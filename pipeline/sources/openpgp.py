@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline import process
+from pipeline import process, temporary
 from pipeline.errors import HostLacks, Refused
-from pipeline.files import scratch
 from pipeline.lines import Key
 
 
@@ -164,7 +162,7 @@ def _gpg(home: Path) -> list[str]:
 @contextlib.contextmanager
 def private_home() -> Iterator[Path]:
     """A home for GnuPG and rpm with nobody's settings."""
-    with scratch(Path(tempfile.gettempdir()), "fnat-home-") as directory:
+    with temporary.scratch("home-") as directory:
         try:
             yield directory
         finally:

@@ -96,15 +96,28 @@ def test_a_capture_that_is_there_already_is_not_overwritten(tmp_path: Path) -> N
     assert "is evidence and is never overwritten" in caught.value.why
 
 
-def test_a_directory_holds_one_lab_at_a_time_and_what_a_killed_one_left_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_directory_holds_one_lab_at_a_time(tmp_path: Path) -> None:
     with lab(tmp_path, tcg()) as running:
         running.segment("front")
         with pytest.raises(Locked, match="lab"), lab(tmp_path, tcg()):
             pass
-    assert (tmp_path / "front.switch").is_socket(), "as a kill leaves it"
-    with lab(tmp_path, tcg()) as running:
-        running.segment("front")
-        running.look()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_no_other_user_reaches_a_socket_and_none_is_left(made: Parts, tmp_path: Path, umask: int) -> None:
+    """Who connects to a guest's channel is root in it; who connects to its monitor is this user."""
+    before = os.umask(umask)
+    try:
+        with lab(tmp_path / "lab", tcg()) as running:
+            running.segment("front")
+            guest = running.machine("victim", made.boot(tmp_path / "initramfs"), [CardSpec("front", MACS[0])])
+            sockets = [running.segments["front"].socket, guest.files.control, guest.files.monitor]
+            assert all(path.is_socket() for path in sockets)
+            assert {stat.S_IMODE(path.parent.stat().st_mode) for path in sockets} == {0o700}
+    finally:
+        os.umask(before)
+    assert not any(path.parent.exists() for path in sockets)
+    assert [path for path in (tmp_path / "lab").iterdir() if path.is_socket()] == []
 
 
 def test_a_full_disk_is_what_the_host_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,8 +28,10 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 # know each other. `linechecks` and `lines` are one module in two files.
 LAYERS = (
     ("__init__", "errors", "paths", "trace", "trees"),
+    ("safeopen",),
     ("process", "files", "locks", "console", "settings", "tomlpos"),
-    ("session", "lines", "room", "manifest"),
+    ("temporary",),
+    ("session", "lines", "room", "artifacts", "manifest"),
     ("sources", "host"),
     ("patching", "sandbox"),
     ("build",),
