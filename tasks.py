@@ -175,7 +175,7 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     return enter(_line(session, line, BUILT_LINE), step, session)
 
 
-LAB = ("runtime", "image", "kernel-config", "scenario", "keep", "capture")
+LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")
 
 
 @verb(*FETCHING, *LAB, words=("line",), help=BUILT)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import files, process
 from pipeline.build import userland
 from pipeline.build.runner import LOCK
-from pipeline.errors import TestsFailed, UsageError
+from pipeline.errors import Refused, TestsFailed, UsageError
 from pipeline.lab.scenarios import NAMES
 from pipeline.lines import Line
 from pipeline.locks import locked
@@ -158,7 +158,53 @@ class LabJob:
         )
 
     def _repository(self) -> Repository:
-        return opened(self.latest, shlex.join(["./inv", "build-all", *self.job.options]))
+        """The verified snapshot to boot from. Raises as `opened`, and `Refused` for one by another key than ours."""
+        if not self.latest.exists():
+            raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.publishing)
+        path = self.latest.resolve()
+        try:
+            return opened(path, self._signer(path))
+        except Refused as error:
+            error.hint = error.hint or self._anew(path)
+            raise
+
+    def _signer(self, path: Path) -> str:
+        """The key that must have signed the snapshot: what `gpg-key` names, else the one that signed our last.
+
+        Raises `Refused` where the snapshot names another one.
+        """
+        from pipeline.publish import keys, signers, verifying
+
+        settings, directory = self.session.settings, self.latest.parent.name
+        record = signers.place(settings.artifacts, directory)
+        known = signers.known(settings.artifacts, directory)
+        wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
+        found = verifying.signer(path)
+        trusting = shlex.join(["./inv", "smoke", *self.job.options, "--gpg-key", found])
+        if not wanted:
+            raise Refused(
+                f"the signing key of the line {self.line.name}: expected its fingerprint in a record, got none",
+                where=str(record),
+                why="the key that lies beside a snapshot proves nothing; to verify against it all the same: "
+                + trusting,
+                hint=self.job.publishing,
+            )
+        if wanted != found:
+            by = "--gpg-key" if settings.gpg_key else str(record)
+            raise Refused(
+                f"the snapshot was signed by another key: expected {wanted}, got {found}",
+                where=str(path),
+                why=f"expected by {by}; a snapshot that is meant to come from elsewhere: {trusting}",
+                hint=trusting if found == known else self._anew(path),
+            )
+        return wanted
+
+    def _anew(self, path: Path) -> str:
+        """The command that publishes another snapshot in place of the one at `path`, which is kept."""
+        if not path.is_relative_to(self.latest.parent.resolve()):
+            return self.job.publishing  # only a link of ours leads there
+        place = shlex.quote(str(path))
+        return f"mv -T --backup=numbered {place} {place}.refused && {self.job.publishing}"
 
     def _kernel(self) -> Path:
         """Debian's kernel, for the question whether KVM works."""
@@ -211,18 +257,15 @@ class LabJob:
                 shutil.rmtree(old)
 
 
-def opened(latest: Path, hint: str) -> Repository:
-    """The snapshot that `latest` points to, after every digest and signature in it was looked at.
+def opened(path: Path, fingerprint: str) -> Repository:
+    """The snapshot at `path`, after every digest in it was looked at, and every signature: by this key.
 
-    Raises `UsageError` when there is none, with `hint` as what to do, and `Refused` for a damaged one.
+    Raises `Refused` for a damaged one.
     """
     from pipeline.lab.repository import Package, Repository
     from pipeline.publish import rpmheader, verifying
 
-    if not latest.exists():
-        raise UsageError("there is no repository to boot from", where=str(latest), hint=hint)
-    path = latest.resolve()
-    document = verifying.verify_snapshot(path)
+    document = verifying.verify_snapshot(path, fingerprint)
     found: dict[str, dict[str, Package]] = {}
     for name, members in document["sets"].items():
         headers = {file: rpmheader.read(path / name / file) for file in members}

@@ -19,7 +19,7 @@ from pipeline import progress, trees
 from pipeline.build import el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, read_meta
+from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, State, read_meta
 from pipeline.builders import builder, check_image
 from pipeline.errors import UsageError
 from pipeline.files import write_atomic
@@ -116,6 +116,14 @@ class MainJob:
         return tuple(words)
 
     @property
+    def publishing(self) -> str:
+        """The command line that builds and publishes the same by the same key."""
+        rows, settings = (TABLE[name] for name in ("gpg-key", "baseurl")), self.session.settings
+        given = {row.option: getattr(settings, row.attribute) for row in rows}
+        words = [w for option, value in given.items() if value != TABLE[option[2:]].default for w in (option, value)]
+        return shlex.join(["./inv", "build-all", *self.options, *words])
+
+    @property
     def recipe(self) -> Any:
         """The module that knows how this line is built. Raises `UsageError` for a line that has none."""
         recipe = RECIPES.get(self.base)
@@ -170,12 +178,13 @@ class MainJob:
         return Step(PUBLISH, self._publish, inputs, tuple(needs), _PUBLISH_CODE)
 
     def _publish(self, work: Work) -> None:
-        from pipeline.publish import repository, signing
+        from pipeline.publish import repository, signers, signing
 
         settings = self.session.settings
         wanted = self._contents(work.needs)
         with signing.opened(settings.gpg_key, settings.artifacts / "keys") as signer:
             made = repository.make_snapshot(wanted, signer, settings.artifacts / "repo")
+        signers.remember(settings.artifacts, wanted.directory, made.fingerprint)
         document = {"id": made.id, "path": str(made.path), "latest": str(made.latest), "fingerprint": made.fingerprint}
         (work.out / "snapshot.json").write_text(json.dumps({**document, "development": made.development}) + "\n")
 
@@ -223,6 +232,9 @@ class MainJob:
         """Does everything and returns it as `--json` prints it. Raises the first step's error that failed."""
         begun = time.monotonic()
         self._check_names()
+        tried = self._must_publish()
+        if tried:
+            self._try_key()
         self._look()
         with self.runner.using():
             plan = self.plan()
@@ -230,6 +242,8 @@ class MainJob:
                 told = foretold(plan, self.runner, self.session.console, f"line {self.line.label}")
                 return {**self.line.evidence(), **told}
             self._forget_lost_snapshot(plan)
+            if not tried and PUBLISH in plan.steps and self.runner.explain(plan)[PUBLISH][0] is State.RAN:
+                self._try_key()
             outcomes, comparison = self._run(plan)
             return self._ended(Summary(outcomes, PUBLISH, time.monotonic() - begun), comparison)
 
@@ -242,6 +256,30 @@ class MainJob:
             if unknown := [name for name in names if name not in known]:
                 what = f"{option}: no step is called {', '.join(unknown)}"
                 raise UsageError(what, why=f"steps: {', '.join(known)}", hint="./inv build-all --dry-run shows them")
+
+    def _must_publish(self) -> bool:
+        """Whether this run is certain to publish with a person's key, before its plan is known."""
+        from pipeline.publish import signers
+
+        settings = self.session.settings
+        if not settings.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
+            return False
+        return PUBLISH in settings.force or not signers.known(settings.artifacts, self._published_as)
+
+    def _try_key(self) -> None:
+        """Sign something now, so that a key that cannot is told before hours of building, not after them."""
+        from pipeline.publish import signing
+
+        settings = self.session.settings
+        with signing.opened(settings.gpg_key, settings.artifacts / "keys"):
+            pass
+
+    @property
+    def _published_as(self) -> str:
+        """The line's directory in the repository."""
+        from pipeline.publish.contents import directory_of
+
+        return directory_of({"line": self.line.name, "small": self.small})
 
     def _look(self) -> None:
         """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
@@ -256,8 +294,7 @@ class MainJob:
 
     def _ended(self, summary: Summary, comparison: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.session.settings
-        publishing = shlex.join(["./inv", "build-all", *self.options])
-        summary.tell(self.session.console, f"line {self.line.label}", publishing, steps=settings.explain)
+        summary.tell(self.session.console, f"line {self.line.label}", self.publishing, steps=settings.explain)
         if error := failure(summary.outcomes):
             raise error
         return {**self.line.evidence(), **summary.as_dict(), **comparison}
@@ -324,11 +361,16 @@ class MainJob:
         write_atomic(place, json.dumps({**self.line.evidence(), **comparison}, indent=2) + "\n")
 
     def _forget_lost_snapshot(self, plan: Plan) -> None:
-        """A snapshot that was removed by hand is published again, although nothing changed."""
+        """A snapshot that was removed by hand, or whose signer's record was, is published again."""
+        from pipeline.publish import signers
+
         if PUBLISH in plan.steps:
             place = self.runner.published(plan.steps[PUBLISH], plan.keys[PUBLISH])
             known = read_meta(place / "out" / "snapshot.json")
-            if known and not _is_latest(Path(known["path"]), Path(known["latest"])):
+            signer = signers.known(self.session.settings.artifacts, self._published_as)
+            if known and not (
+                signer == known["fingerprint"] and _is_latest(Path(known["path"]), Path(known["latest"]))
+            ):
                 self.runner.force = (*self.runner.force, PUBLISH)
 
 

@@ -88,7 +88,11 @@ ROWS = (
     Setting("build-disk", "whole", 65536, "MiB that a build may write, its part of the compiler cache too", least=1),
     Setting("build-processes", "whole", 4096, "processes that a build may have at a time", least=1),
     Setting(
-        "gpg-key", "text", "", "key to sign with: a fingerprint, or an exported secret key; default: a development key"
+        "gpg-key",
+        "text",
+        "",
+        "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
+        "default: a development key, or the key that signed last",
     ),
     Setting("baseurl", "text", "http://repository.example/repo", "address the .repo files name"),
     Setting("only", "list", (), "build only this step and what it needs; may be repeated"),

@@ -26,7 +26,7 @@ from urllib.parse import unquote
 
 from pipeline import process, temporary, trace
 from pipeline.errors import HostLacks, Refused, UsageError
-from pipeline.files import atomic, scratch, write_atomic
+from pipeline.files import atomic, read_limited, scratch, write_atomic
 from pipeline.lines import Key
 from pipeline.locks import locked
 from pipeline.room import writing
@@ -114,8 +114,7 @@ def opened(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
     A full fingerprint is looked for in the person's own keyring, anything else is the path of an exported
     secret key; empty means the development key below `directory`, which is made when it is not there.
     """
-    fingerprint = gpg_key.replace(" ", "").removeprefix("0x").upper()
-    if re.fullmatch("[0-9A-F]{40}", fingerprint):
+    if fingerprint := _fingerprint(gpg_key):
         gnupg = _own()
         yield _ready(gnupg, fingerprint), gnupg
         return
@@ -123,6 +122,27 @@ def opened(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
     with _private(directory) as gnupg:
         _import(gnupg, file)
         yield _ready(gnupg, ""), gnupg
+
+
+def named(gpg_key: str) -> str:
+    """The fingerprint that the setting `gpg-key` means, whether or not the key can sign here.
+
+    Raises `UsageError` for a file that cannot be read or holds not exactly one key.
+    """
+    if fingerprint := _fingerprint(gpg_key):
+        return fingerprint
+    file = Path(gpg_key).expanduser()
+    found = openpgp.fingerprints(_read(file))
+    if len(found) != 1:
+        what = f"the file of gpg-key: expected one OpenPGP key, got {', '.join(found) or 'none'}"
+        raise UsageError(what, where=str(file), hint=f"gpg --show-keys {shlex.quote(str(file))}")
+    return found[0]
+
+
+def _fingerprint(gpg_key: str) -> str:
+    """The full fingerprint as gpg prints it, empty when `gpg_key` is none."""
+    given = gpg_key.replace(" ", "").removeprefix("0x").upper()
+    return given if re.fullmatch("[0-9A-F]{40}", given) else ""
 
 
 def _own() -> GnuPG:
@@ -189,9 +209,9 @@ def _remove_empty(note: Path) -> None:
         Path(note.read_text()).rmdir()
 
 
-def _import(gnupg: GnuPG, file: Path) -> None:
+def _read(file: Path) -> bytes:
     try:
-        material = file.read_bytes()
+        return read_limited(file, openpgp.MOST)
     except OSError as error:
         raise UsageError(
             f"the signing key cannot be read: {error.strerror}",
@@ -199,6 +219,10 @@ def _import(gnupg: GnuPG, file: Path) -> None:
             why="gpg-key is the full fingerprint of a key in your keyring, or the path of an exported secret key",
             hint="gpg --list-secret-keys",
         ) from None
+
+
+def _import(gnupg: GnuPG, file: Path) -> None:
+    material = _read(file)
     try:
         with writing(gnupg.home.resolve().parent):
             gnupg("--import", stdin=material)

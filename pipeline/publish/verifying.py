@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Refused
-from pipeline.files import sha256_of
+from pipeline.files import read_limited, sha256_of
 from pipeline.publish import compat, contents, keys, repodata, rpmheader
 from pipeline.publish.signing import check_detached
 from pipeline.sources import openpgp
 
 SUMS = "SHA256SUMS"
+MOST_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
+_NAME = r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*"  # of a package's file, or a set
 
 
-def verify_snapshot(path: Path, fingerprint: str | None = None) -> dict[str, Any]:
-    """Checks the snapshot at `path` and returns its snapshot.json.
+def signer(path: Path) -> str:
+    """The fingerprint of the key that the snapshot says has signed it: a claim. Raises `Refused` for no snapshot."""
+    return str(_document(path)["key"]["fingerprint"])
 
-    `fingerprint` is the one of the key that must have signed it. Without one the key that lies beside it is
-    believed, which shows that nothing was damaged but not who made it. Raises `Refused` for a file that is
+
+def verify_snapshot(path: Path, fingerprint: str) -> dict[str, Any]:
+    """Check the snapshot at `path` and return its snapshot.json.
+
+    `fingerprint` is the one of the key that must have signed it. Raises `Refused` for a file that is
     missing, added or changed, a signature that is not good, or a package that is not listed.
     """
     path = path.resolve()
@@ -44,25 +51,50 @@ def _document(path: Path) -> dict[str, Any]:
     """snapshot.json, with at least what is read of it here."""
     file = path / "snapshot.json"
     try:
-        document = json.loads(file.read_bytes())
-        assert isinstance(document, dict) and document["format"] == contents.FORMAT
-        assert all(isinstance(document[name], dict) for name in ("key", "sets", "packages"))
-        contents.identity(document)
-        _ = (document["id"], document["key"]["fingerprint"], contents.key_file(document), document["readers"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        document = json.loads(read_limited(file, MOST_DOCUMENT))
+    except (OSError, ValueError, RecursionError):
         raise _refused("this is no snapshot: its snapshot.json cannot be read", file) from None
-    return document
+    if problem := _problem(document):
+        raise _refused(f"this is no snapshot: snapshot.json: {problem}", file)
+    found: dict[str, Any] = document
+    return found
 
 
-def _key(path: Path, document: Mapping[str, Any], fingerprint: str | None) -> openpgp.PublicKey:
+def _problem(document: Any) -> str:
+    """What is wrong with the shape of a snapshot.json, empty when nothing is."""
+    if not isinstance(document, dict):
+        return "expected an object"
+    if (found := document.get("format")) != contents.FORMAT or isinstance(found, bool):
+        return f"format: expected {contents.FORMAT}, got {found!r}"
+    wanted = {"key": dict, "sets": dict, "packages": dict, "id": str, "readers": str}
+    if wrong := [name for name, kind in wanted.items() if not isinstance(document.get(name), kind)]:
+        return f"{wrong[0]}: expected {wanted[wrong[0]].__name__}, got {document.get(wrong[0])!r:.40}"
+    if not all(isinstance(document["key"].get(name), str) for name in ("name", "fingerprint")):
+        return "key: expected its name and fingerprint"
+    if not re.fullmatch(r"[A-Za-z0-9-]+", document["key"]["name"]):
+        return f"key: expected a name of letters, digits and dashes, got {document['key']['name']!r:.40}"
+    if not all(_is_set(name, files) for name, files in document["sets"].items()):
+        return "sets: expected names of packages by the name of a set"
+    if not all(isinstance(row, dict) for row in document["packages"].values()):
+        return "packages: expected an object each"
+    return ""
+
+
+def _is_set(name: str, files: Any) -> bool:
+    """Whether these are names within the snapshot: what they name is opened."""
+    return isinstance(files, list) and all(isinstance(n, str) and re.fullmatch(_NAME, n) for n in (name, *files))
+
+
+def _key(path: Path, document: Mapping[str, Any], fingerprint: str) -> openpgp.PublicKey:
     named = str(document["key"]["fingerprint"])
-    if fingerprint is not None and named != fingerprint:
-        raise _refused("the snapshot was signed by another key", path, f"by {named}, not {fingerprint}")
+    if named != fingerprint:
+        raise _refused("the snapshot was signed by another key", path, f"expected {fingerprint}, got {named}")
     file = path / contents.key_file(document)
     try:
-        return keys.public_key(str(document["key"]["name"]), named, file.read_bytes())
-    except (OSError, ValueError):
+        material = read_limited(file, openpgp.MOST)
+    except OSError:
         raise _refused("the public key is missing", file) from None
+    return keys.public_key(str(document["key"]["name"]), named, material)
 
 
 def _check_sums(path: Path) -> dict[str, str]:

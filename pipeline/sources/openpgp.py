@@ -18,6 +18,8 @@ from pipeline import process, temporary
 from pipeline.errors import HostLacks, Refused
 from pipeline.lines import Key
 
+MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
+
 
 @dataclass(frozen=True)
 class PublicKey:
@@ -65,6 +67,14 @@ def public_key(name: str, key: Key, material: bytes) -> PublicKey:
             )
         armor = process.run([*gpg, "--armor", "--export", key.fingerprint]).out
     return PublicKey(name, key.fingerprint, block.ids, block.expires, armor)
+
+
+def fingerprints(material: bytes) -> list[str]:
+    """The full fingerprints of the public or secret keys in `material`."""
+    with private_home() as home:
+        argv = [*_gpg(home), "--with-colons", "--show-keys"]
+        listed = process.run(argv, stdin=material, accept=(0, 2)).text  # 2: there is no key in it
+        return [block.fingerprint for block in _blocks(listed)]
 
 
 def keyring(keys: Sequence[PublicKey]) -> bytes:
@@ -145,10 +155,10 @@ class _Block:
 
 def _blocks(colons: str) -> Iterator[_Block]:
     """Primary keys out of `gpg --with-colons` (GnuPG's doc/DETAILS: fields 5, 7 and 10)."""
-    for text in re.split(r"^(?=pub:)", colons, flags=re.MULTILINE):
+    for text in re.split(r"^(?=(?:pub|sec):)", colons, flags=re.MULTILINE):
         rows = [line.split(":") for line in text.splitlines()]
-        if rows and rows[0][0] == "pub":
-            ids = tuple(row[4] for row in rows if row[0] in ("pub", "sub"))
+        if rows and rows[0][0] in ("pub", "sec"):
+            ids = tuple(row[4] for row in rows if row[0] in ("pub", "sec", "sub", "ssb"))
             fingerprint = next(row[9] for row in rows if row[0] == "fpr")
             expires = datetime.fromtimestamp(int(rows[0][6]), UTC) if rows[0][6] else None
             yield _Block(fingerprint, ids, expires)

@@ -19,9 +19,10 @@ from pipeline.build import sandboxed
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import read_meta
 from pipeline.console import Console
-from pipeline.errors import BuildFailed, ExitCode, PipelineError, UsageError
+from pipeline.errors import BuildFailed, ExitCode, PipelineError, Refused, UsageError
 from pipeline.files import sha256_of
 from pipeline.mainjob import PUBLISH, MainJob
+from pipeline.publish import signers, signing
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import Job
 from pipeline.session import Session
@@ -29,7 +30,7 @@ from pipeline.settings import load
 from pipeline.sources.fetching import Sources, Verified
 from pipeline.summary import Summary
 from tests.fixtures.commandline import Inv
-from tests.fixtures.rpms import rpm
+from tests.fixtures.rpms import person, rpm
 from tests.fixtures.workshop import ToyShop
 
 MADE = {
@@ -194,6 +195,60 @@ def test_a_failure_still_tells_what_was_built(bench: Bench) -> None:
         bench.build_all(keep_going=True)
     assert "ipvsadm-1.2.1-fnat.0.noarch.rpm" in bench.said and "keepalived-1.2.1" not in bench.said
     assert not bench.latest.exists()
+
+
+# --- Whose signature -----------------------------------------------------------------------------------
+
+
+def recorded(bench: Bench) -> str:
+    return signers.known(bench.artifacts, "lts61")
+
+
+def test_who_signed_is_recorded_apart_from_the_snapshot(bench: Bench) -> None:
+    said = bench.build_all(gpg_key=str(person("packager").secret))
+    assert recorded(bench) == said["snapshot"]["fingerprint"] == person("packager").fingerprint
+    assert not signers.place(bench.artifacts, "lts61").is_relative_to(bench.artifacts / "repo")
+
+
+def test_a_lost_record_of_the_signer_is_made_again(bench: Bench) -> None:
+    first = bench.build_all()["snapshot"]
+    signers.place(bench.artifacts, "lts61").unlink()
+    again = bench.build_all()
+    assert (again["steps"][PUBLISH]["state"], again["snapshot"]["id"]) == ("ran", first["id"])
+    assert recorded(bench) == first["fingerprint"]
+
+
+@pytest.mark.parametrize("before", ["nothing", "another key's"])
+@pytest.mark.parametrize("key", ["expired", "absent", "endless", "public"])
+def test_a_key_that_cannot_sign_is_told_before_anything_is_built(
+    bench: Bench, tmp_path: Path, key: str, before: str
+) -> None:
+    files = {
+        "expired": person("late", expires="1y", clock="20200101T120000").secret,
+        "absent": tmp_path / "absent",
+        "endless": Path("/dev/zero"),
+        "public": person("packager").public,
+    }
+    if before != "nothing":
+        bench.build_all()
+    bench.kind.changing = tuple(MADE)
+    with pytest.raises(Refused if key == "expired" else UsageError, match="signing key"):
+        bench.build_all(gpg_key=str(files[key]), force=list(MADE))
+    assert not bench.said and not list(bench.artifacts.glob("steps/lts61/*/.failed"))
+    assert bench.latest.exists() == (before != "nothing")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"only": ["ipvsadm"]}, {"dry_run": True}, {}], ids=["only", "dry run", "all is published"]
+)
+def test_a_run_that_signs_nothing_starts_no_gpg(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    secret = str(person("packager").secret)
+    if not settings:
+        bench.build_all(gpg_key=secret)
+    monkeypatch.setattr(signing, "opened", None)  # would be called
+    bench.build_all(gpg_key=secret, **settings)
 
 
 # --- Twice ---------------------------------------------------------------------------------------------

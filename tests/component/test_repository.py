@@ -389,7 +389,7 @@ def copy(signer: Signer, tmp_path: Path) -> Path:
 
 def test_a_whole_snapshot_is_verified_wherever_it_lies(copy: Path, signer: Signer) -> None:
     said = verify_snapshot(copy, signer.key.fingerprint)
-    assert said == verify_snapshot(copy)
+    assert verifying.signer(copy) == signer.key.fingerprint
     assert list(said["packages"]) == ["ipvsadm-1.2.1-fnat.0.noarch.rpm", "perf-1.2.1-fnat.0.noarch.rpm"]
 
 
@@ -487,10 +487,42 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}', "\udcff"])
 def test_what_is_no_snapshot_is_refused(tmp_path: Path, inv: Inv, text: str) -> None:
     with pytest.raises(Refused, match="this is no snapshot"):
-        verify_snapshot(tmp_path / "absent")
+        verify_snapshot(tmp_path / "absent", "0" * 40)
     (tmp_path / "snapshot.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(Refused, match="this is no snapshot"):
-        verify_snapshot(tmp_path)
+        verify_snapshot(tmp_path, "0" * 40)
+
+
+_SHAPE = {"format": 1, "id": "a", "readers": "", "key": {"name": "k", "fingerprint": "F"}, "sets": {}, "packages": {}}
+
+
+@pytest.mark.parametrize(
+    ("changed_to", "said"),
+    [
+        ({"format": 999}, "format: expected 1, got 999"),
+        ({"format": True}, "format: expected 1, got True"),
+        ({"sets": []}, "sets: expected dict"),
+        ({"id": 1}, "id: expected str"),
+        ({"key": {"name": "k"}}, "key: expected its name and fingerprint"),
+        ({"key": {"name": "../k", "fingerprint": "F"}}, "key: expected a name"),
+        ({"sets": {"..": ["a.rpm"]}}, "sets: expected names"),
+        ({"sets": {"stock": ["../../a.rpm"]}}, "sets: expected names"),
+        ({"packages": {"a.rpm": 1}}, "packages: expected an object each"),
+    ],
+)
+def test_a_snapshot_document_of_another_shape_is_refused_whatever_python_is_told(
+    tmp_path: Path, inv: Inv, changed_to: dict[str, Any], said: str
+) -> None:
+    """`python -O` leaves out asserts."""
+    (tmp_path / "snapshot.json").write_text(json.dumps(_SHAPE | changed_to))
+    code = "import sys, pathlib; from pipeline.publish import verifying; verifying.signer(pathlib.Path(sys.argv[1]))"
+    done = process.run([sys.executable, "-O", "-c", code, tmp_path], env=inv.environment(), accept=(1,))
+    assert f"this is no snapshot: snapshot.json: {said}" in done.error_text
+
+
+def test_a_snapshot_document_of_the_right_shape_names_its_signer(tmp_path: Path) -> None:
+    (tmp_path / "snapshot.json").write_text(json.dumps(_SHAPE))
+    assert verifying.signer(tmp_path) == "F"
 
 
 # --- dnf ----------------------------------------------------------------------------------------------------
@@ -693,8 +725,9 @@ def test_two_publishers_of_different_content_make_two_whole_snapshots(inv: Inv, 
     ):
         said = [child.communicate(timeout=60)[0].decode().strip() for child in (one, two)]
     assert {path.name for path in (root / "el6" / "snapshots").iterdir()} == set(said) and len(set(said)) == 2
-    for name in said:
-        verify_snapshot(root / "el6" / "snapshots" / name)
+    with signing.opened("", shared_keys()) as signer:
+        for name in said:
+            verify_snapshot(root / "el6" / "snapshots" / name, signer.key.fingerprint)
     assert (root / "el6" / "latest").resolve().name in said
 
 

@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import ExitCode
 from pipeline.locks import locked
 from pipeline.process import run
+from pipeline.publish import signers
 from pipeline.publish.verifying import verify_snapshot
 from tests.fixtures.commandline import ROOT, Inv
 
@@ -54,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Built:
 
 
 def test_every_role_and_tool_is_in_a_signed_repository(built: Built) -> None:
-    document = verify_snapshot(built.latest)
+    document = verify_snapshot(built.latest, signers.known(built.artifacts, "lts61"))
     names = {row["nevra"].rpartition("-")[0].rpartition("-")[0] for row in document["packages"].values()}
     assert names == {
         *("kernel", "kernel-devel", "kernel-headers"),
@@ -90,7 +91,7 @@ def test_a_removed_snapshot_is_published_again(built: Built) -> None:
         again = built("--json").json
     assert again["steps"]["repository"]["state"] == "ran"
     assert again["steps"]["kernel:stock"]["state"] == "reused"
-    verify_snapshot(built.latest)
+    verify_snapshot(built.latest, signers.known(built.artifacts, "lts61"))
 
 
 def test_the_log_begins_with_the_command_that_reproduces_it(built: Built) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.publish import signers
 from pipeline.publish.verifying import verify_snapshot
 from pipeline.testing import REAL_EL6
 from tests.fixtures.commandline import Inv
@@ -92,7 +93,9 @@ def test_every_package_is_built_and_the_repository_is_good(material: Material) -
     assert wanted <= steps.keys()
     assert {steps[name]["state"] for name in wanted} <= {"ran", "reused"}
     directory = f"{material.built['line']}{'-small' if material.small else ''}"
-    document = verify_snapshot((material.artifacts / "repo" / directory / "latest").resolve())
+    document = verify_snapshot(
+        (material.artifacts / "repo" / directory / "latest").resolve(), signers.known(material.artifacts, directory)
+    )
     assert set(document["sets"]) == set(BUILDIDS)
 
 

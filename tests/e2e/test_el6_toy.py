@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.build.rpmtool import package
 from pipeline.process import run
-from pipeline.publish import compat
+from pipeline.publish import compat, signers
 from pipeline.publish.verifying import verify_snapshot
 from tests.fixtures.toy import make_toy
 from tests.fixtures.workshop import ToyShop
@@ -79,7 +79,7 @@ def test_a_roles_set_has_its_kernel_and_what_it_needs_beside_it(built: Built, ro
 
 
 def test_the_repository_is_signed_and_old_rpm_can_read_all_of_it(built: Built) -> None:
-    document = verify_snapshot(built.shop.latest())
+    document = verify_snapshot(built.shop.latest(), signers.known(built.shop.inv.artifacts, "toy"))
     rpms = sorted(built.shop.latest().rglob("*.rpm"))
     assert {rpm.name for rpm in rpms} == set(document["packages"])
     for rpm in rpms:
@@ -182,7 +182,7 @@ def test_small_kernels_say_so_and_have_a_repository_of_their_own(built: Built) -
     assert built.shop.latest() == full and sorted(path.name for path in full.rglob("*.rpm")) == before
     assert not [name for name in before if ".small" in name]
     small = built.shop.latest("toy-small")
-    verify_snapshot(small)
+    verify_snapshot(small, signers.known(built.shop.inv.artifacts, "toy-small"))
     for role in ROLES:
         kernels = {path.name for path in (small / role).glob("kernel*.rpm")}
         assert kernels == {f"{name}-{uname(role, '.small')}.rpm" for name in KERNEL}

@@ -1,0 +1,33 @@
+"""Record which key signs a line's snapshots, apart from them: anybody can put a snapshot and a key beside each other.
+
+<artifacts>/keys/signers/<line>     the full fingerprint; `<line>-small` for the small configuration
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pipeline.files import read_limited, write_atomic
+
+_MOST = 100  # bytes of a record
+
+
+def place(artifacts: Path, directory: str) -> Path:
+    """The record of the snapshots below <artifacts>/repo/<directory>."""
+    return artifacts / "keys" / "signers" / directory
+
+
+def remember(artifacts: Path, directory: str, fingerprint: str) -> None:
+    """Record the key that has just signed a snapshot."""
+    (artifacts / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomic(place(artifacts, directory), f"{fingerprint}\n")
+
+
+def known(artifacts: Path, directory: str) -> str:
+    """The recorded fingerprint; empty when there is none that can be read."""
+    try:
+        found = read_limited(place(artifacts, directory), _MOST).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found if re.fullmatch("[0-9A-F]{40}", found) else ""
