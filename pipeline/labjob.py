@@ -263,7 +263,8 @@ def opened(path: Path, fingerprint: str) -> Repository:
     Raises `Refused` for a damaged one.
     """
     from pipeline.lab.repository import Package, Repository
-    from pipeline.publish import rpmheader, verifying
+    from pipeline.publish import verifying
+    from pipeline.sources import rpmheader
 
     document = verifying.verify_snapshot(path, fingerprint)
     found: dict[str, dict[str, Package]] = {}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import Refused
-from pipeline.publish import rpmheader
-from pipeline.publish.rpmheader import RpmFile, SignatureTag, Tag
+from pipeline.sources import rpmheader
+from pipeline.sources.rpmheader import RpmFile, SignatureTag, Tag
 
 # rpm 4.8.0, lib/rpmds.c. What is not here cannot be installed: PayloadIsZstd, RichDependencies,
 # TildeInVersions, CaretInVersions, LargeFiles, ScriptletExpansion, DynamicBuildRequires, ...

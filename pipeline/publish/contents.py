@@ -18,14 +18,18 @@ from typing import Any
 from pipeline import __version__
 from pipeline.build.plan import code_digest
 from pipeline.errors import Refused, UsageError
-from pipeline.publish import compat, repodata, rpmheader
+from pipeline.publish import compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
+from pipeline.sources import rpmheader
 
 FORMAT = 1
 ID_DIGITS = 32
 BASEURL = "http://repository.example/repo"  # what an administrator replaces
 OLD_READERS = "rpm 4.8 and yum 3.2"
-_MAKERS = ("compat", "contents", "keys", "repodata", "repository", "rpmheader", "signing")
+_MAKERS = (
+    *(f"pipeline.publish.{name}" for name in ("compat", "contents", "keys", "repodata", "repository", "signing")),
+    "pipeline.sources.rpmheader",
+)
 _DERIVED = ("size", "sha256")  # of the signed file: they follow from the content and the key
 
 
@@ -126,7 +130,7 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey) -
     made_by = {
         "pipeline": __version__,
         "createrepo_c": repodata.version(),
-        "code": code_digest(tuple(f"pipeline.publish.{name}" for name in _MAKERS)),
+        "code": code_digest(_MAKERS),
     }
     content = {
         "format": FORMAT,

@@ -18,9 +18,9 @@ from pathlib import Path
 from pipeline import process
 from pipeline.errors import Refused
 from pipeline.files import write_atomic
-from pipeline.publish import compat, keys, rpmheader
+from pipeline.publish import compat, keys
 from pipeline.publish.keys import GnuPG, SigningKey
-from pipeline.sources import openpgp
+from pipeline.sources import openpgp, rpmheader
 
 Check = Callable[[Path], openpgp.Signature]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.errors import Refused
 from pipeline.files import read_limited, sha256_of
-from pipeline.publish import compat, contents, keys, repodata, rpmheader
+from pipeline.publish import compat, contents, keys, repodata
 from pipeline.publish.signing import check_detached
-from pipeline.sources import openpgp
+from pipeline.sources import openpgp, rpmheader
 
 SUMS = "SHA256SUMS"
 MOST_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB

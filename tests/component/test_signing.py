@@ -17,9 +17,9 @@ import pytest
 from pipeline import process, trace
 from pipeline.errors import ExitCode, HostLacks, Refused, UsageError
 from pipeline.files import sha256_of
-from pipeline.publish import compat, keys, rpmheader, signing
+from pipeline.publish import compat, keys, signing
 from pipeline.publish.signing import Signer
-from pipeline.sources import openpgp
+from pipeline.sources import openpgp, rpmheader
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import WHEN, Person, agents, person, rpm, shared_keys
 

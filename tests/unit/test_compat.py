@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import Refused
-from pipeline.publish import compat, rpmheader
+from pipeline.publish import compat
 from pipeline.publish.compat import SignaturePacket
-from pipeline.publish.rpmheader import Header, RpmFile, SignatureTag, Tag, Value
+from pipeline.sources import rpmheader
+from pipeline.sources.rpmheader import Header, RpmFile, SignatureTag, Tag, Value
 
 KEY = "4331F4D9D8B0BFFD"
 GOOD: dict[int, Value] = {
