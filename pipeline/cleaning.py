@@ -197,6 +197,7 @@ def _remove_image(path: Path) -> None:
     for link in inventory.requests(path.parent):
         if link.resolve() == path.resolve():
             link.unlink()
+    path.with_suffix(engine.IMPORTS).unlink(missing_ok=True)
     files.remove(path)
 
 

@@ -6,11 +6,13 @@ change, and no program can set that time. Where a stamp has moved, the content d
 
 Documents that must not be emptied or edited unseen are sealed: they bear the digest of what they say. A seal shows
 damage and mix-ups. It does not hold against somebody who may write to the artifacts and knows how a seal is made;
-docs/trust.md says so. Must not know what is in a directory.
+docs/trust.md says so. A directory's record is such a document in the directory itself: its manifest, and what the
+directory is. Must not know what is in a directory.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,10 +20,15 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import write_atomic
+
 SEAL = "seal"  # the name of a sealed document's digest of itself
+RECORD = "manifest"  # the name of a directory's record, in the directory
+_ROWS = "rows"  # in a record's head: the digest of its first line, which holds the manifest
 _Stamp = tuple[int, int, int, int]
 
 
@@ -140,7 +147,10 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
 
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
     """
-    document = json.loads(text)
+    try:
+        document = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep to be ours") from None
     if not isinstance(document, dict) or not isinstance(document.get(SEAL), str):
         raise ValueError("it bears no seal")
     if document.pop(SEAL) != _digest(document):
@@ -148,16 +158,90 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
     return document
 
 
+def record(root: Path, about: Mapping[str, Any]) -> None:
+    """Record, in the directory itself, what is below `root` now and what it is: `about`, in values of JSON.
+
+    The manifest is a line of its own, so that the head can be read without it.
+    """
+    _write_record(root, about, {path: entry for path, entry in take(root).items() if not _is_record(path)})
+
+
+def about(root: Path) -> dict[str, Any]:
+    """Return what the directory at `root` is, as it was recorded; what is in it is not looked at.
+
+    Raises `ValueError` for a record that is damaged or no regular file, and `OSError`.
+    """
+    return _read_record(root)[0]
+
+
+def check(root: Path, expected: Mapping[str, Any], *, content: bool = False) -> tuple[Difference, ...]:
+    """Find what below `root` is not as recorded, and whether the record is that of what is `expected` there.
+
+    Files are read where a stamp moved, or all of them for `content`; the stamps of those that are the same still
+    are recorded anew. Never raises: what cannot be read is a difference.
+    """
+    try:
+        known, rows = _read_record(root)
+    except (OSError, ValueError) as error:
+        return (Difference(RECORD, f"no record of what was made: {error}"),)
+    if other := [name for name, value in expected.items() if known.get(name) != value]:
+        told = "; ".join(f"{name} {known.get(name)}, expected {expected[name]}" for name in other)
+        return (Difference(RECORD, f"the record of something else: {told}"),)
+    try:
+        entries = from_rows(json.loads(rows))
+        found = compare(root, entries, content=content)
+    except (OSError, ValueError) as error:
+        return (Difference(".", str(error)),)
+    differences = tuple(d for d in found.differences if not _is_record(d.path))
+    if found.moved and not differences:
+        with contextlib.suppress(OSError):  # another user's, or a full disk: the next look reads again
+            _write_record(root, known, found.current)
+    return differences
+
+
 def sha256_at(path: Path) -> tuple[str, os.stat_result]:
     """Return a regular file's SHA-256 and its status after it was read; follows no link and waits for no FIFO.
 
     Raises `ValueError` for what is no regular file, and `OSError`.
     """
+    with regular(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(stream.fileno())
+
+
+@contextlib.contextmanager
+def regular(path: Path) -> Iterator[BufferedReader]:
+    """Open a regular file to read; follows no link and waits for no FIFO. Raises `ValueError` for anything else."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ValueError("no regular file")
-        return hashlib.file_digest(stream, "sha256").hexdigest(), os.fstat(handle)
+        yield stream
+
+
+def stamp(status: os.stat_result) -> _Stamp:
+    """Return a file's size in bytes, modification and change time in nanoseconds, and inode."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def _write_record(root: Path, about: Mapping[str, Any], manifest: Manifest) -> None:
+    rows = json.dumps(to_rows(manifest), separators=(",", ":"))
+    head = sealed({**about, _ROWS: hashlib.sha256(rows.encode()).hexdigest()})
+    write_atomic(root / RECORD, f"{rows}\n{head}")
+
+
+def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
+    """What the directory is, and the text of its manifest, which is the one that was sealed."""
+    with regular(root / RECORD) as stream:
+        rows, _, head = stream.read().partition(b"\n")
+    known = unsealed(head)
+    if known.pop(_ROWS, None) != hashlib.sha256(rows).hexdigest():
+        raise ValueError("its seal is not that of its manifest")
+    return known, rows
+
+
+def _is_record(path: str) -> bool:
+    """Whether it is the directory's record, or what a killed run left of writing one."""
+    return path == RECORD or path.startswith(f".{RECORD}.")
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
@@ -177,7 +261,7 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
 def _entry(place: Path, status: os.stat_result, path: str) -> Entry:
     if stat.S_ISREG(status.st_mode):
         digest, status = sha256_at(place)
-        return Entry(Kind.FILE, stat.S_IMODE(status.st_mode), digest, _stamp(status))
+        return Entry(Kind.FILE, stat.S_IMODE(status.st_mode), digest, stamp(status))
     if stat.S_ISLNK(status.st_mode):
         return Entry(Kind.LINK, 0o777, str(place.readlink()))
     if stat.S_ISDIR(status.st_mode):
@@ -185,14 +269,10 @@ def _entry(place: Path, status: os.stat_result, path: str) -> Entry:
     raise ValueError(f"{path} is neither file, link nor directory")
 
 
-def _stamp(status: os.stat_result) -> _Stamp:
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-
-
 def _is_same(expected: Entry, status: os.stat_result) -> bool:
     return (
         stat.S_ISREG(status.st_mode)
-        and _stamp(status) == expected.stamp
+        and stamp(status) == expected.stamp
         and stat.S_IMODE(status.st_mode) == expected.mode
     )
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline import process
-from pipeline.sandbox import leash, probe, watch
+from pipeline.sandbox import images, leash, probe, watch
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
     HOSTNAME,
@@ -47,12 +47,12 @@ class Bubblewrap:
 
     def run(self, job: Job) -> Ended:
         """Runs the job after the sandbox has shown, once per image, that it is one."""
-        self._prove(job)
+        self._ready(job)
         return self._run(job)
 
     def shell(self, job: Job) -> int:
         """The job's command with the person's own terminal."""
-        self._prove(job)
+        self._ready(job)
         before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the job alone
         try:
             return subprocess.call(self.argv(job, terminal=True), env=process.clean_environment())
@@ -70,6 +70,12 @@ class Bubblewrap:
         """Raises `HostLacks` unless a job of our build user would be isolated here, seen with the host's own tree."""
         image = Image("this host", "host", Path("/"), Path("/dev/null"))
         self._prove(Job(image, (), Path("/dev/null")))
+
+    def _ready(self, job: Job) -> None:
+        """Holds the image against its record and the sandbox against its promise, each once per image."""
+        if job.image.key not in self._proven:
+            images.check(job.image)
+        self._prove(job)
 
     def _prove(self, job: Job) -> None:
         if job.image.key not in self._proven:

@@ -18,21 +18,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline import process, trace
+from pipeline import manifest, process, trace
 from pipeline.errors import HostLacks, Locked
+from pipeline.files import write_atomic
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.locks import locked
-from pipeline.sandbox import attached, leash, probe, watch
+from pipeline.sandbox import attached, images, leash, probe, watch
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import HOSTNAME, SHARED_MEMORY, TEMPORARY, End, Ended, Job, build_group, build_user
 
 REPOSITORY = "localhost/lvs-fullnat"  # Podman puts `localhost/` before what has no host, or takes it for docker.io's
+IMPORTS = ".engines"  # of the file beside an image that says as what engines have it
 _ANSWER = 30.0  # seconds for one answer of a busy engine
 _IMPORT = 600.0  # seconds for it to read a whole image
 _REMOVAL = 10.0  # seconds for it to remove a container that has ended
 _TMPFS = "rw,exec,nosuid,nodev,mode=1777"
 _CONFLICT = 409  # HTTP status of what the engine's own state forbids
+_IMPORTS = 8  # of one image that are remembered: several engines may have it
 _FILES = 4096  # open files: Podman's own default can exceed what it may give
 _HELPERS = 3  # processes of the leash, on top of the job's own
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
@@ -45,6 +48,7 @@ class ContainerEngine:
     def __init__(self, engine: engines.Engine, environ: Mapping[str, str] = os.environ) -> None:
         self._engine, self._environ = engine, environ
         self._proven: set[str] = set()
+        self._ids: dict[str, str] = {}  # of the engine's images, by ours
 
     @property
     def name(self) -> str:
@@ -129,6 +133,7 @@ class ContainerEngine:
     def _prove(self, job: Job) -> None:
         if job.image.key in self._proven:
             return
+        images.check(job.image)
         if self.is_rootless and self._engine.product != "Podman":
             why = "only its user 0 may write to the directories of a build, and no build runs as user 0"
             raise HostLacks("rootless Docker cannot run builds", where=self._engine.address, why=why, hint=_HINT)
@@ -137,15 +142,37 @@ class ContainerEngine:
         self._proven.add(job.image.key)
 
     def _import(self, image: Image) -> None:
-        """Gives the engine the image, once, however many runs want it at a time."""
+        """Gives the engine the image, once, however many runs want it at a time.
+
+        Only an image that was recorded when it was imported is used, by its id: anybody may give our tag to another.
+        """
         with locked(image.packages.parent.with_suffix(".lock")), self.asking("did not take the image"):
-            if self.api.images(self.tag(image)):
+            record, tag = image.packages.parent.with_suffix(IMPORTS), self.tag(image)
+            known = _imported(record, image)
+            there = {_bare(found["Id"]): found.get("RepoTags") or () for found in self.api.images(all=True)}
+            kept = next((number for number in known if number in there), None)
+            others = [number for number, tags in there.items() if list(tags) == [tag] and number != kept]
+            if kept is not None:
+                if tag not in there[kept]:  # what removes our images goes by their tags
+                    self.api.tag(kept, *tag.rsplit(":", 1), force=True)
+                    self._drop(others)
+                self._ids[image.key] = kept
                 return
             with contextlib.closing(self._client(_IMPORT)) as api:
                 # The tag in the name: Podman does not read the parameter for it.
-                api.import_image(src=_packed(image.rootfs), repository=self.tag(image), stream_src=True)
+                api.import_image(src=_packed(image.rootfs), repository=tag, stream_src=True)
             trace.point("engine.image-imported")
-            self.api.inspect_image(self.tag(image))  # the answer above is 200 whatever it says
+            # The answer above is 200 whatever it says.
+            self._ids[image.key] = _bare(self.api.inspect_image(tag)["Id"])
+            numbers = [*known[-_IMPORTS:], self._ids[image.key]]
+            write_atomic(record, manifest.sealed({"image": image.name, "key": image.key, "ids": numbers}))
+            self._drop(others)
+
+    def _drop(self, numbers: list[str]) -> None:
+        """Removes images that had nothing but our tag, such as what a killed run imported; those in use stay."""
+        for number in numbers:
+            with contextlib.suppress(*_errors()):
+                self.api.remove_image(number)
 
     def _run(self, job: Job) -> Ended:
         ticket, known = uuid.uuid4().hex, False
@@ -203,7 +230,7 @@ class ContainerEngine:
             raise HostLacks("what a job needs is not there", where=", ".join(missing))
         with self.asking("did not make a container"):
             container = self.api.create_container(
-                self.tag(job.image),
+                self._ids[job.image.key],
                 argv,
                 entrypoint=[],
                 hostname=HOSTNAME,
@@ -268,6 +295,24 @@ def answering(host: Host | None = None) -> list[ContainerEngine]:
     host = host or Host()
     asked = [engines.ask(address, host) for address in engines.addresses(host)]
     return [ContainerEngine(engine, host.environ) for engine in asked if not engine.problem]
+
+
+def _imported(record: Path, image: Image) -> list[str]:
+    """The ids that engines gave the image when it was imported; none where that is not recorded."""
+    try:
+        with manifest.regular(record) as stream:
+            document = manifest.unsealed(stream.read())
+    except (OSError, ValueError):
+        return []
+    numbers = document.get("ids")
+    if (document.get("image"), document.get("key")) != (image.name, image.key) or not isinstance(numbers, list):
+        return []
+    return [str(number) for number in numbers]
+
+
+def _bare(number: str) -> str:
+    """An image's id without the name of its digest, which engines put before it or do not."""
+    return number.removeprefix("sha256:")
 
 
 @functools.cache

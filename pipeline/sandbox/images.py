@@ -1,7 +1,8 @@
 """Builder images: what is in them, where they lie, and how one is made once and kept.
 
 An image is a directory tree that nothing changes after it was made. Its key is the digest of the
-packages in it, which are recorded with versions and digests; steps depend on that key.
+packages in it, which are recorded with versions and digests; steps depend on that key. Its record (`pipeline.manifest`)
+ties the tree to the key: what is in it is held against the record before anything runs in it or is taken out of it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, process, room, trace
+from pipeline import files, manifest, process, room, trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.locks import locked
@@ -24,6 +26,7 @@ MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a 
 MAKING_LIMIT = 1800.0  # seconds for one image
 MAKING_ROOM = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
 _FORMAT = 2  # of what lies in an image's directory
+_REQUESTS = "requests"  # in an image's record: what it was made for, or turned out to be the answer to
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,32 @@ def kept(recipe: DebianRecipe, root: Path) -> Image | None:
 
 
 def kept_as(name: str, request: str, root: Path) -> Image | None:
-    """The image `name` that was made for `request`, if there is one."""
-    return _kept(name, root / name / request)
+    """The image `name` that was made for `request`, if there is one. Its tree is not looked at: see `check`."""
+    return _kept(name, root / name / request, request)
+
+
+def check(image: Image) -> None:
+    """Raise `Refused` unless the image is what was made; to be called before it is used, not to plan with it."""
+    if problems := differences(image):
+        raise Refused(
+            f"builder image {image.name}: {len(problems)} differences from what was made; first: {problems[0]}",
+            where=str(image.rootfs.parent),
+            why="everything built in it, or taken out of it, would depend on what nobody has recorded",
+            hint=f"./inv image --image {image.name} --fresh",
+        )
+
+
+def differences(image: Image, *, content: bool = False) -> tuple[manifest.Difference, ...]:
+    """Find what of an image is not as recorded; with `content` every file is read."""
+    return manifest.check(image.rootfs.parent, {"image": image.name, "key": image.key}, content=content)
+
+
+def verified(root: Path) -> Iterator[tuple[Path, str]]:
+    """Read every image below `root` whole, and yield each problem: its path and a text."""
+    for place in sorted(root.glob("*/[!.]*")):
+        if place.is_dir() and not place.is_symlink():
+            image = Image(place.parent.name, place.name, place / "rootfs", place / "packages.json")
+            yield from ((place / problem.path, problem.problem) for problem in differences(image, content=True))
 
 
 def debian_image(recipe: DebianRecipe, root: Path, console: Console, *, offline: bool, fresh: bool = False) -> Image:
@@ -99,27 +126,67 @@ def once(
     with locked(
         place / f"{request}.lock", waiting=lambda holder: say(f"another run is making the image {name}: {holder}")
     ):
-        known = None if fresh else _kept(name, place / request)
+        known = None if fresh else _kept(name, place / request, request)
         if known is not None:
             return known
+        damaged = not fresh and os.path.lexists(place / request)
         if offline:
+            what = "is damaged" if damaged else "has not been made yet"
             raise Unreachable(
-                f"the image {name} has not been made yet and --offline forbids it",
-                hint="./inv image, without --offline",
+                f"the image {name} {what} and --offline forbids to make it",
+                where=str(place / request),
+                hint=f"./inv image --image {name}, without --offline",
             )
+        if damaged:
+            say(f"the image {name} in {place / request} is not what was made, and is made anew")
         with files.scratch(place, ".new-") as scratch:
             made = scratch / "image"
             make(made, scratch)
-            found = _kept(name, made)
-            assert found is not None, "an image without packages.json"
-            trace.point("image.before-rename")
-            if _kept(name, place / found.key) is None:
-                made.rename(place / found.key)
-            (scratch / "link").symlink_to(found.key)
-            (scratch / "link").replace(place / request)
-        kept = _kept(name, place / request)
-    assert kept is not None
+            return _published(name, request, made, place)
+
+
+def _published(name: str, request: str, made: Path, place: Path) -> Image:
+    """Give an image that was just made its record and its place; one with the same packages stays, if it is whole."""
+    key = _key(made / "packages.json")
+    if key is None:
+        raise ValueError(f"{made} was filled without a list of packages")
+    _open_to_us(made / "rootfs")
+    target, what = place / key, {"image": name, "key": key}
+    if target.is_symlink() or differences(Image(name, key, target / "rootfs", target / "packages.json")):
+        manifest.record(made, {**what, _REQUESTS: [request]})
+        trace.point("image.before-rename")
+        if os.path.lexists(target):
+            files.remove(target)
+        made.rename(target)
+    elif request not in (served := _served(manifest.about(target))):
+        manifest.record(target, {**what, _REQUESTS: sorted({*served, request})})
+    link = made.with_name("link")
+    link.symlink_to(key)
+    if (place / request).is_dir() and not (place / request).is_symlink():
+        files.remove(place / request)
+    link.replace(place / request)
+    kept = _kept(name, place / request, request)
+    if kept is None:
+        raise Refused(f"builder image {name}: changed while it was being made", where=str(target))
     return kept
+
+
+def _open_to_us(rootfs: Path) -> None:
+    """Let its owner read every file, and nobody but its owner write one: a package may want neither.
+
+    Directories with the sticky bit stay as they are: jobs get their own in their place.
+    """
+    for place, _, names in os.walk(rootfs):
+        for path in (Path(place), *(Path(place, name) for name in names)):
+            mode = path.lstat().st_mode
+            if stat.S_ISREG(mode):
+                wanted = (mode | stat.S_IRUSR) & ~stat.S_IWOTH
+            elif stat.S_ISDIR(mode) and not mode & stat.S_ISVTX:
+                wanted = mode & ~stat.S_IWOTH
+            else:
+                continue
+            if wanted != mode:
+                path.chmod(stat.S_IMODE(wanted))
 
 
 def unpack(tarball: Path, rootfs: Path) -> None:
@@ -139,14 +206,40 @@ def write_packages(made: Path, name: str, origin: Mapping[str, str], packages: S
     (made / "packages.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _kept(name: str, place: Path) -> Image | None:
-    packages = place / "packages.json"
-    if not packages.is_file():
+def _kept(name: str, link: Path, request: str) -> Image | None:
+    """The image that `link` leads to, if its list, its record and the request are of one another."""
+    there = link.resolve()  # the link may be moved while the image is in use
+    key = _key(there / "packages.json")
+    rootfs = there / "rootfs"
+    if key is None or there != link.parent.resolve() / key or rootfs.is_symlink() or not rootfs.is_dir():
         return None
-    listed = [_FORMAT, json.loads(packages.read_bytes())["packages"]]  # whichever archive they came from
-    key = hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]
-    there = place.resolve()  # the link may be moved while the image is in use
-    return Image(name, key, there / "rootfs", there / "packages.json")
+    try:
+        about = manifest.about(there)
+    except (OSError, ValueError):
+        return None
+    if (about.get("image"), about.get("key")) != (name, key) or request not in _served(about):
+        return None
+    return Image(name, key, rootfs, there / "packages.json")
+
+
+def _served(about: Mapping[str, object]) -> list[str]:
+    """The requests that an image's record names."""
+    found = about.get(_REQUESTS)
+    return [str(request) for request in found] if isinstance(found, list) else []
+
+
+def _key(listed: Path) -> str | None:
+    """The key of an image with this list of packages; None for what is no such list."""
+    try:
+        with manifest.regular(listed) as stream:
+            document = json.load(stream)
+    except (OSError, ValueError, RecursionError):
+        return None
+    packages = document.get("packages") if isinstance(document, dict) else None
+    if not isinstance(packages, list) or not packages:
+        return None
+    text = json.dumps([_FORMAT, packages])  # whichever archive they came from
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:

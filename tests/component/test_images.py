@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline import process, trace
+from pipeline import manifest, process, trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
+from pipeline.sandbox import images
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.images import DebianRecipe, Image, debian_image, package_list, write_packages
 from pipeline.sandbox.runtime import Job, Limits
 from pipeline.sources import apt
 from tests.fixtures.commandline import ROOT
+from tests.fixtures.rootfs import record
 
 pytestmark = pytest.mark.xdist_group("mmdebstrap")
 
@@ -128,11 +132,13 @@ def test_jobs_run_in_it(image: Image, root: Path) -> None:
 def test_an_image_without_readlink_runs_nothing(image: Image, root: Path) -> None:
     tool = image.rootfs / "usr/bin/readlink"
     tool.rename(tool.with_name("moved"))
+    record(image)
     try:
         with pytest.raises(HostLacks, match="cannot isolate"):
             Bubblewrap().run(Job(image, ("true",), root / "log2"))
     finally:
         tool.with_name("moved").rename(tool)
+        record(image)
 
 
 def test_a_fresh_image_leaves_the_one_in_use_alone(image: Image, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,3 +227,129 @@ def test_a_recipe_asks_for_the_same_whatever_the_order() -> None:
     one = replace(RECIPE, packages=["a", "b"])
     assert one.request == replace(RECIPE, packages=["b", "a"]).request
     assert one.request != RECIPE.request
+
+
+# --- What is kept is what was made -----------------------------------------------------------------------
+
+
+class Toys:
+    """Images of one file each, below `root`; `made` counts how often one was made."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.made = root, 0
+        self.said: list[str] = []
+
+    def __call__(self, request: str = "asked", compiler: str = "gcc", **more: bool) -> Image:
+        def make(made: Path, scratch: Path) -> None:
+            self.made += 1
+            (made / "rootfs/bin").mkdir(parents=True)
+            (made / "rootfs/bin/cc").write_text(compiler)
+            write_packages(made, "toy", {}, [{"name": compiler, "version": "1", "digest": "x"}])
+
+        return images.once(
+            self.root, "toy", request, make, offline=more.pop("offline", False), say=self.said.append, **more
+        )
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Toys:
+    return Toys(tmp_path / "images")
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+def _of_another(path: Path, toys: Toys) -> None:
+    shutil.copy(toys("other", "clang").rootfs.parent / path.name, path)
+
+
+UNLIKE: dict[str, Callable[[Path, Toys], object]] = {
+    "emptied": lambda path, toys: path.write_text(""),
+    "no JSON": lambda path, toys: path.write_text("[" * 100_000),
+    "another shape": lambda path, toys: path.write_text("{}"),
+    "removed": lambda path, toys: path.unlink(),
+    "a link in its place": lambda path, toys: _link(path),
+    "that of another image": _of_another,
+    "one byte": lambda path, toys: path.write_bytes(path.read_bytes().replace(b"gcc", b"gdc").replace(b"0", b"1", 1)),
+}
+
+
+@pytest.mark.parametrize("how", UNLIKE)
+@pytest.mark.parametrize("what", ["packages.json", manifest.RECORD])
+def test_an_image_whose_list_or_record_is_not_its_own_is_made_anew(toys: Toys, what: str, how: str) -> None:
+    image = toys()
+    UNLIKE[how](image.rootfs.parent / what, toys)
+    with pytest.raises(Unreachable, match="image toy is damaged and --offline") as caught:
+        toys(offline=True)
+    assert caught.value.hint.startswith("./inv image --image toy")
+    before = toys.made
+    assert toys() == image == toys(offline=True)
+    assert toys.made == before + 1
+    assert "is not what was made, and is made anew" in toys.said[-1]
+    images.check(image)
+
+
+@pytest.mark.parametrize("how", ["removed", "a link"])
+def test_an_image_without_its_tree_is_made_anew(toys: Toys, how: str) -> None:
+    image = toys()
+    if how == "a link":
+        _link(image.rootfs)
+    else:
+        shutil.rmtree(image.rootfs)
+    assert toys() == image and toys.made == 2
+    images.check(image)
+
+
+def test_a_link_to_another_image_is_not_followed(toys: Toys) -> None:
+    image, other = toys(), toys("other", "clang")
+    link = toys.root / "toy/asked"
+    link.unlink()
+    link.symlink_to(other.key)
+    assert toys() == image != other
+
+
+def test_the_tree_of_another_image_is_refused(toys: Toys) -> None:
+    image, other = toys(), toys("other", "clang")
+    shutil.rmtree(image.rootfs)
+    other.rootfs.rename(image.rootfs)
+    with pytest.raises(Refused, match="builder image toy: 1 differences from what was made; first: rootfs/bin/cc"):
+        images.check(image)
+    assert toys(fresh=True) == image and (image.rootfs / "bin/cc").read_text() == "gcc"
+    images.check(image)
+
+
+def test_an_image_made_anew_stays_the_same_one_where_it_is_whole(toys: Toys) -> None:
+    image = toys()
+    before = image.rootfs.stat().st_ino
+    assert toys(fresh=True) == toys("asked otherwise") == image
+    assert image.rootfs.stat().st_ino == before
+    assert toys(offline=True) == toys("asked otherwise", offline=True) == image
+
+
+def test_every_problem_of_every_image_is_found_by_content(toys: Toys) -> None:
+    image, other = toys(), toys("other", "clang")
+    assert list(images.verified(toys.root)) == []
+    known = json.loads((image.rootfs.parent / manifest.RECORD).read_text().partition("\n")[0])
+    assert known["rootfs/bin/cc"][0] == "file"
+    (image.rootfs / "bin/cc").write_text("gdc")
+    (other.rootfs.parent / "packages.json").unlink()
+    assert {path for path, _ in images.verified(toys.root)} == {
+        image.rootfs / "bin/cc",
+        other.rootfs.parent / "packages.json",
+    }
+
+
+def test_nobody_but_its_owner_may_write_in_an_image_and_its_owner_may_read_all(tmp_path: Path) -> None:
+    def make(made: Path, scratch: Path) -> None:
+        (made / "rootfs/tmp").mkdir(parents=True)
+        for path, mode in {"open": 0o666, "shadow": 0, "tmp": 0o1777, "plain": 0o644}.items():
+            if path != "tmp":
+                (made / "rootfs" / path).write_text("x")
+            (made / "rootfs" / path).chmod(mode)
+        write_packages(made, "toy", {}, [{"name": "a", "version": "1", "digest": "x"}])
+
+    rootfs = images.once(tmp_path, "toy", "asked", make, offline=False).rootfs
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in rootfs.iterdir()}
+    assert modes == {"open": 0o664, "shadow": 0o400, "tmp": 0o1777, "plain": 0o644}

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import random
+import re
 import select
 import shutil
 import signal
@@ -15,15 +16,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import process, trace
-from pipeline.errors import HostLacks
+from pipeline import manifest, process, trace
+from pipeline.errors import HostLacks, Refused
 from pipeline.host.engines import Engine
 from pipeline.sandbox import leash
 from pipeline.sandbox.bubblewrap import Bubblewrap
@@ -44,7 +45,7 @@ from pipeline.sandbox.runtime import (
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.onejob import runtime_at
-from tests.fixtures.rootfs import busybox_image, use_dash
+from tests.fixtures.rootfs import busybox_image, record, use_dash
 
 ENGINE = pytest.mark.xdist_group("dockerd")  # one engine, in one worker
 BOTH = [pytest.param("bubblewrap", marks=pytest.mark.xdist_group("bubblewrap")), pytest.param("docker", marks=ENGINE)]
@@ -439,6 +440,7 @@ def test_sigkill_while_bubblewrap_begins_leaves_nothing(request: pytest.FixtureR
 def test_sigkill_between_two_steps_leaves_nothing_that_is_not_reaped(docker_bench: Bench, point: str) -> None:
     if point == "engine.image-imported":
         docker_bench.runtime.api.remove_image(docker_bench.runtime.tag(docker_bench.image), force=True)  # type: ignore[attr-defined]
+        docker_bench.runtime._proven.clear()  # type: ignore[attr-defined]
     with started(docker_bench, ": token-4247; sleep 4247", **{trace.VARIABLE: point}) as caller:
         assert caller.wait(60) == -signal.SIGKILL
     wait_until_dead("token-4247")
@@ -558,6 +560,81 @@ def test_two_runs_at_once_import_an_image_once(docker_bench: Bench, dockerd: Doc
     assert all(found["RepoTags"] != ["<none>:<none>"] for found in docker_bench.runtime.api.images())  # type: ignore[attr-defined]
 
 
+@ENGINE
+@pytest.mark.parametrize("state", ["kept", "emptied", "lost", "edited"])
+def test_another_image_under_our_tag_is_not_used(docker_bench: Bench, dockerd: Dockerd, state: str) -> None:
+    """Somebody gives our tag to an image of theirs, between two runs."""
+    api = docker_bench.runtime.api  # type: ignore[attr-defined]
+    with _place() as place:
+        image = busybox_image(place / "ours", key="ours")
+        job = replace(docker_bench.job("test ! -e /etc/theirs"), image=image)
+        assert runtime_at(dockerd.address).run(job).good
+        tag = docker_bench.runtime.tag(image)  # type: ignore[attr-defined]
+        theirs = busybox_image(place / "theirs").rootfs
+        (theirs / "etc/theirs").touch()
+        tarball, engines = place / "theirs.tar", place / "ours.engines"
+        process.run(["tar", "--create", f"--directory={theirs}", f"--file={tarball}", "."])
+        api.import_image(src=str(tarball), repository=tag)
+        if state == "lost":
+            engines.unlink()
+        elif state != "kept":
+            other = re.sub("[0-9a-f]{64}", api.inspect_image(tag)["Id"][-64:], engines.read_text(), count=1)
+            engines.write_text(other if state == "edited" else "")
+        assert runtime_at(dockerd.address).run(job).good
+        for found in api.images():
+            if found["RepoTags"] in ([tag], ["<none>:<none>"]):
+                api.remove_image(found["Id"])
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda program: program.write_bytes(program.read_bytes()[:-1] + b"x"),
+        lambda program: program.write_bytes(b""),
+        lambda program: program.unlink(),
+        lambda program: (program.rename(program.with_name("x")), program.symlink_to("x")),
+        lambda program: (program.parent / "another-compiler").write_text("another"),
+        lambda program: (program.parent.parent.parent / "manifest").write_text(""),
+        lambda program: (program.parent.parent.parent / "packages.json").write_text("[]"),
+    ],
+)
+def test_nothing_runs_in_an_image_that_changed(bench: Bench, damage: Callable[[Path], object]) -> None:
+    with _place() as place:
+        image = busybox_image(place / "image", key="changed")
+        (image.rootfs / "bin/program").write_bytes(b"program")
+        record(image)
+        damage(image.rootfs / "bin/program")
+        runtime = runtime_at(bench.address)
+        with pytest.raises(Refused, match="builder image toy: ") as caught:
+            runtime.run(replace(bench.job("touch ran"), image=image))
+        assert caught.value.hint == "./inv image --image toy --fresh"
+        (place / "image" / manifest.RECORD).unlink()
+        record(image)
+        assert runtime.run(replace(bench.job("touch whole"), image=image)).good
+    assert [path.name for path in bench.build.iterdir()] == ["whole"]
+
+
+@pytest.mark.xdist_group("bubblewrap")
+def test_an_image_is_looked_at_once_and_read_never(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    with _place() as place:
+        bench = bench_of("bubblewrap", request, place)
+        image = busybox_image(place / "image", key="read")
+        looks: list[Path] = []
+        real = manifest.compare
+
+        def looking(root: Path, known: manifest.Manifest, *, content: bool = False) -> manifest.Comparison:
+            looks.append(root)
+            return real(root, known, content=content)
+
+        monkeypatch.setattr(manifest, "compare", looking)
+        monkeypatch.setattr(manifest, "sha256_at", lambda path: pytest.fail(f"{path} is read"))
+        runtime = Bubblewrap()
+        assert all(runtime.run(replace(bench.job("true"), image=image)).good for _ in range(2))
+    assert looks == [image.rootfs.parent]
+
+
 # --- Isolation -----------------------------------------------------------------------------------------
 
 
@@ -569,6 +646,7 @@ def test_an_image_that_cannot_answer_the_probe_runs_nothing(bench: Bench, withou
         assert bench.runtime.run(replace(bench.job("touch whole"), image=image)).good
         image = replace(image, key=f"no-{without}-now")
         (image.rootfs / "bin" / without).unlink()
+        record(image)
         with pytest.raises(HostLacks):
             bench.runtime.run(replace(bench.job("touch ran"), image=image))
     assert [path.name for path in bench.build.iterdir()] == ["whole"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import builders, lines
+from pipeline import builders, lines, manifest
 from pipeline.build import el6, lts61, templates
 from pipeline.console import Console
 from pipeline.errors import HostLacks, UsageError
@@ -33,7 +33,13 @@ def made(artifacts: Path, name: str, request: str) -> None:
     """An image as one lies there that was made before."""
     place = artifacts / "images" / name / request
     (place / "rootfs").mkdir(parents=True)
-    (place / "packages.json").write_text('{"packages": []}\n')
+    listed = place / "packages.json"
+    listed.write_text('{"packages": [{"name": "gcc"}]}\n')
+    key = images._key(listed)
+    assert key is not None
+    manifest.record(place, {"image": name, "key": key, "requests": [request]})
+    place.rename(place.with_name(key))
+    place.symlink_to(key)
 
 
 @pytest.fixture
