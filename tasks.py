@@ -85,7 +85,10 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
     chosen = _line(session, line, "el6" if diff or classify else DEFAULT_LINE)
     if diff:
         return report.compare_files(diff, chosen, session)
-    return report.classify_file(classify, chosen, session) if classify else report.prove_line(chosen, session)
+    if not classify:
+        return report.prove_line(chosen, session)
+    found = report.classify_file(classify, chosen, session)
+    return Outcome(found, ExitCode.OK if found["option"]["right"] else ExitCode.REFUSED)
 
 
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")

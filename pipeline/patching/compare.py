@@ -80,7 +80,9 @@ def compare(a: PatchFile, b: PatchFile, rules: Mapping[RoleName, Rule]) -> Compa
 
 
 def _side(patch: PatchFile, found: Classification) -> Side:
-    options = {option.define: option.numbers for option in found.options.values() if option.found}
+    options = {option.define: option.numbers if not option.unread else () for option in found.options.values()}
+    seen = {option.define for role, option in found.options.items() if option.found or role is found.role}
+    options = {define: numbers for define, numbers in options.items() if define in seen}
     return Side(patch.name, patch.sha256, patch.patch_id, found.role, found.by, options)
 
 

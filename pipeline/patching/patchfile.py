@@ -16,7 +16,7 @@ from itertools import zip_longest
 
 from pipeline import process
 from pipeline.errors import Refused
-from pipeline.patching import names
+from pipeline.patching import encoded, names
 from pipeline.patching.scan import FileChange, Hunk, Kind, Scan, scan
 
 __all__ = ["FileChange", "Hunk", "Kind", "PatchFile", "git_environment", "parse"]
@@ -69,6 +69,7 @@ def parse(data: bytes, name: str) -> PatchFile:
     Raises `Refused`, naming patch, file and line, for paths or links that leave the tree, cut or
     overlong hunks, binary changes, other kinds of diff, and whatever the readers disagree on.
     """
+    encoded.check(data, name)
     found = scan(data, name)
     _check_overlaps(found.files, name)
     complete = _complete(data, found.restored)

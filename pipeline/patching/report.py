@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Refused, UsageError
-from pipeline.files import scratch, write_atomic
+from pipeline.files import read_limited, scratch, write_atomic
 from pipeline.lines import Line, Patch, RoleName
 from pipeline.patching import apply, compare, leaveout, patchfile, roles
 from pipeline.session import Session
@@ -23,6 +24,7 @@ from pipeline.sources import archive, kerneltree
 from pipeline.sources.fetching import Sources, Verified
 
 LARGEST = 32 << 20  # bytes of one patch; the largest known has half a megabyte
+_NAMED = "name a regular file that holds the patch; what comes from a program is written to one first"
 SHOWN_OFFSETS = 12  # hunks listed by name in the text; the JSON has all
 
 
@@ -140,7 +142,7 @@ def _say_proven(item: Proven, session: Session) -> None:
     say(f"{item.name}: out of {item.origin}")
     say(f"{item.name}: {item.slot} {item.found.by}")
     if item.found.option:
-        say(f"{item.name}: TCP option {', '.join(map(str, item.found.option.numbers))} ({item.found.option.define})")
+        say(f"{item.name}: {item.found.option}")
     for rule in item.model.leave_out:
         moved = ", ".join(f"{option}={value}" for option, value in rule.config.items()) or "nothing"
         say(f"{item.name}: {rule.file} left out ({rule.why}); to the kernel configuration: {moved}")
@@ -246,9 +248,10 @@ def _evidence(session: Session, line: Line) -> Path:
 
 def _read_patch(path: str) -> patchfile.PatchFile:
     try:
-        return patchfile.parse(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise UsageError(f"the patch cannot be read: {error.strerror}", where=path) from None
+        return patchfile.parse(read_limited(Path(path), LARGEST), path)
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        what = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"the patch cannot be read: {what}", where=path, hint=_NAMED) from None
 
 
 def classify_file(path: str, line: Line, session: Session) -> dict[str, Any]:
@@ -275,20 +278,45 @@ def classify_file(path: str, line: Line, session: Session) -> dict[str, Any]:
         ],
     )
     for role in line.data.rules:
-        failed = found.failed(role)
-        session.console.say(f"{role}: {'fits' if not failed else '; '.join(failed)}")
+        failed, option = found.failed(role), found.options[role]
+        seen = f"; {option}" if option.found or not failed else ""
+        session.console.say(f"{role}: {'; '.join(failed) or _fit(option)}{seen}")
     known = [name for name, model in line.data.patches.items() if model.sha256 == parsed.sha256]
     session.console.say(f"pinned in the line {line.label}: {', '.join(known) or 'no'}")
-    if found.role is None:
-        raise Refused("the patch fits the rules of " + ("several roles" if found.fits else "no role"), where=path)
+    if found.role is None or found.option is None:
+        raise _unfit(path, parsed, found, line)
+    if not found.option.right:
+        why = "director and real servers must agree on it; if not, the servers see the director's address"
+        session.console.warn(f"{path}: {found.role} by content, but {found.option}; {why}")
     return {
         "patch": path,
         "sha256": parsed.sha256,
         "role": found.role,
         "by": found.by,
         "claims": claim,
+        "option": found.option.as_dict(),
         "pinned": known,
     }
+
+
+def _fit(option: roles.Option) -> str:
+    return "fits" if option.right else "fits in all but the option's number"
+
+
+def _unfit(path: str, parsed: patchfile.PatchFile, found: roles.Classification, line: Line) -> Refused:
+    """Why the patch has no single role, with the depth of its paths where only that is another."""
+    what = "the patch fits the rules of " + ("several roles" if found.fits else "no role")
+    for wanted in (path for rule in line.data.rules.values() for path in rule.must_add):
+        header = re.search(rb"^\+\+\+ (\S*/)?" + re.escape(wanted.encode()) + rb"(?=\s)", parsed.data, re.MULTILINE)
+        depth = (header[1] or b"").count(b"/") if header else 1
+        if depth != 1:
+            return Refused(
+                f"{what}: its paths are those of patch -p{depth}, and only -p1 is read",
+                where=path,
+                why=f"it names {wanted} with {depth} directories before it, not with one such as a/ or b/",
+                hint="have it made with git diff, or with diff -uprN OLD NEW beside both trees",
+            )
+    return Refused(what, where=path, hint=f"./inv lines --show {line.name} prints its rules")
 
 
 def compare_files(pair: Sequence[str], line: Line, session: Session) -> dict[str, Any]:
@@ -296,7 +324,9 @@ def compare_files(pair: Sequence[str], line: Line, session: Session) -> dict[str
     one, other = (_read_patch(path) for path in pair)
     result = compare.compare(one, other, line.data.rules)
     for letter, side in (("A", result.a), ("B", result.b)):
-        options = ", ".join(f"{name} {'/'.join(map(str, numbers))}" for name, numbers in side.options.items())
+        options = ", ".join(
+            f"{name} {'/'.join(map(str, numbers)) or 'unknown'}" for name, numbers in side.options.items()
+        )
         role = side.role or "no single role"
         session.console.say(f"{letter}: {side.name} sha256 {side.sha256}, {role}, {options or 'no option number'}")
     for file in result.differing:
@@ -309,7 +339,11 @@ def compare_files(pair: Sequence[str], line: Line, session: Session) -> dict[str
     session.console.say(f"{same} files with the same effect, {len(result.differing)} that differ")
     return {
         "same_effect": result.same_effect,
-        "a": {"name": result.a.name, "sha256": result.a.sha256, "role": result.a.role},
-        "b": {"name": result.b.name, "sha256": result.b.sha256, "role": result.b.role},
+        "a": _side(result.a),
+        "b": _side(result.b),
         "files": [{"path": f.path, "verdict": f.verdict, "about": f.about, "lines": f.lines} for f in result.files],
     }
+
+
+def _side(side: compare.Side) -> dict[str, Any]:
+    return {"name": side.name, "sha256": side.sha256, "role": side.role, "options": side.options}

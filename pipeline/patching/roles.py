@@ -14,9 +14,11 @@ from pathlib import PurePosixPath
 
 from pipeline.errors import Refused
 from pipeline.lines import Patch, RoleName, Rule
-from pipeline.patching.patchfile import FileChange, Kind, PatchFile
+from pipeline.patching.macros import Definition, definitions
+from pipeline.patching.patchfile import Kind, PatchFile
 
 NO_CLAIM = "-"
+SHOWN = 4  # definitions of one macro
 _CLAIMS = (("toa", RoleName.REALSERVER), ("lvs", RoleName.DIRECTOR), ("fullnat", RoleName.DIRECTOR))
 _TITLES = {RoleName.DIRECTOR: "LVS-FULLNAT", RoleName.REALSERVER: "TOA"}
 
@@ -31,16 +33,46 @@ class Clause:
 
 @dataclass(frozen=True)
 class Option:
-    """The TCP option number of one role: the macro, the number the rule wants, and each (file, line, number) found."""
+    """The TCP option number of one role: the macro, the number the rule wants, and each number found."""
 
     define: str
     expected: int
-    found: tuple[tuple[str, int, int], ...]
+    found: tuple[Definition, ...]
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """The different numbers the patch gives the macro."""
-        return tuple(sorted({number for _, _, number in self.found}))
+        return tuple(sorted({item.number for item in self.found if item.number is not None}))
+
+    @property
+    def unread(self) -> tuple[Definition, ...]:
+        """Definitions whose number could not be read."""
+        return tuple(item for item in self.found if item.number is None)
+
+    @property
+    def right(self) -> bool:
+        """Whether the number is known and the one that the rule wants."""
+        return self.numbers == (self.expected,) and not self.unread
+
+    def __str__(self) -> str:
+        """What was found, and what the rule wants where that is another."""
+        if self.right:
+            return f"TCP option {self.expected} ({self.define})"
+        found = "; ".join(map(self._place, self.found[:SHOWN])) or f"no {self.define} is defined"
+        what = "unknown" if self.unread or not self.numbers else " and ".join(map(str, self.numbers))
+        return f"TCP option number {what} ({found}), the line wants {self.expected}"
+
+    def _place(self, item: Definition) -> str:
+        number = "not to be read" if item.number is None else str(item.number)
+        said = number if item.text == number else f"{item.text or 'empty'}, which is {number}"
+        when = f", depends on {item.condition}" if item.condition else ""
+        return f"{self.define} in {item.path}, line {item.line} of the patch: {said}{when}"
+
+    def as_dict(self) -> dict[str, object]:
+        """As JSON has it; `number` is null where it is not known or not one."""
+        known = self.numbers[0] if len(self.numbers) == 1 and not self.unread else None
+        found = [item._asdict() for item in self.found]
+        return {"define": self.define, "number": known, "expected": self.expected, "right": self.right, "found": found}
 
 
 @dataclass(frozen=True)
@@ -71,7 +103,10 @@ def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification
     text = b"\n".join(line for _, line in patch.added_lines())
     clauses = {role: tuple(_clauses(patch, rule, text)) for role, rule in rules.items()}
     fits = tuple(role for role, found in clauses.items() if all(clause.held for clause in found))
-    options = {r: Option(rule.option_define, rule.option_number, _defines(patch, rule)) for r, rule in rules.items()}
+    options = {
+        r: Option(rule.option_define, rule.option_number, definitions(patch, rule.option_define))
+        for r, rule in rules.items()
+    }
     role = fits[0] if len(fits) == 1 else None
     by = f"by content: it {'; '.join(clause.text for clause in clauses[role])}" if role else ""
     return Classification(role, fits, clauses, options, by)
@@ -159,22 +194,6 @@ def _is_or_below(path: str, rule: str) -> bool:
     return path.startswith(rule) if rule.endswith("/") else path == rule
 
 
-def _defines(patch: PatchFile, rule: Rule) -> tuple[tuple[str, int, int], ...]:
-    """Each added `#define <option-define> <number>`; anything but a plain number is none."""
-    macro = rule.option_define.encode()
-    number = rb"\(?\s*(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9]\d*)[uUlL]*\s*\)?\s*(?:/[*/].*)?"
-    pattern = re.compile(rb"\+\s*#\s*define\s+" + re.escape(macro) + rb"\s+" + number)
-    found = []
-    for start, text in _lines_with(macro, patch.data):
-        match = pattern.fullmatch(text)
-        if match is not None:
-            line = patch.data.count(b"\n", 0, start) + 1
-            path = next((change.path for change in patch.files if _is_in(line, change)), None)
-            if path is not None:  # else it is text between the diffs
-                found.append((path, line, _c_number(match[1].decode())))
-    return tuple(found)
-
-
 def _lines_with(word: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
     """Offset and text of each line that holds `word`: a search for bytes is far quicker than a pattern."""
     at = data.find(word)
@@ -183,15 +202,6 @@ def _lines_with(word: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
         end = len(data) if end < 0 else end
         yield start, data[start:end]
         at = data.find(word, end)
-
-
-def _is_in(line: int, change: FileChange) -> bool:
-    return any(hunk.line < line <= hunk.line + len(hunk.body) for hunk in change.hunks)
-
-
-def _c_number(text: str) -> int:
-    octal = len(text) > 1 and text[0] == "0" and text[1] not in "xX"
-    return int(text, 8 if octal else 0)
 
 
 def _swapped(name: str, where: str, slot: RoleName, role: RoleName, classification: Classification) -> Refused:
@@ -237,18 +247,19 @@ def _no_single_role(name: str, where: str, classification: Classification) -> Re
 
 def _check_option(name: str, where: str, role: RoleName, option: Option) -> None:
     silent = "director and real servers must agree on it; if not, traffic flows and the servers see the local address"
-    if not option.found:
+    if not option.numbers or option.unread:
+        said = f": {option}" if option.found else ""
         raise Refused(
-            f"patch {name}: it does not define {option.define}, the {role}'s TCP option number, as a number",
+            f"patch {name}: it does not define {option.define}, the {role}'s TCP option number, as a number{said}",
             where=where,
             why=silent,
             hint=f"set option-define under [rules.{role}] to the macro the patch uses",
         )
-    if option.numbers != (option.expected,):
-        path, line, number = next(item for item in option.found if item[2] != option.expected)
+    if not option.right:
+        other = next(item for item in option.found if item.number != option.expected)
         raise Refused(
-            f"patch {name}: TCP option number {number} ({option.define} in {path}, line {line} of the patch),"
-            f" the line's {role} uses {option.expected}",
+            f"patch {name}: TCP option number {other.number} ({option.define} in {other.path}, line {other.line} of the"
+            f" patch), the line's {role} uses {option.expected}",
             where=where,
             why=silent,
             hint="take both patches from one source, or change option-number of both [rules] together",

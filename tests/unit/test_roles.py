@@ -169,7 +169,7 @@ def test_another_option_number_is_refused_with_its_place() -> None:
     assert "the line's realserver uses 200" in error.what and "local address" in error.why
 
 
-@pytest.mark.parametrize("number", ["OTHER_MACRO", "200 + 54", '"200"', "089"])
+@pytest.mark.parametrize("number", ["OTHER_MACRO", "200 +", '"200"', "089"])
 def test_an_option_that_is_no_plain_number_counts_as_missing(number: str) -> None:
     assert "it does not define TCPOPT_TOA" in refusal(realserver(number), REALSERVER).what
 

@@ -1,0 +1,223 @@
+"""Read the number that a patch gives a C macro, as a compiler would meet it in the patched files.
+
+Comments and what `#if 0` leaves out are no code; a number may be written as an expression, by another macro of the
+patch, as an enumerator or by `-D` in a Makefile. What is not understood is said as such: a guess would be worse than
+nothing, since two hosts with different numbers lose the client's address silently.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from pipeline.patching import cexpr
+from pipeline.patching.patchfile import FileChange, PatchFile
+
+_CODE = (".c", ".h", ".S", ".inc")
+_DIRECTIVE = re.compile(r"\s*(?:#|%:)\s*(\w+)\s*(.*)", re.DOTALL)  # %: is a way to write # that gcc takes too
+_DEFINE = re.compile(r"(\w+)(\(?)\s*(.*)", re.DOTALL)
+_MARKS = re.compile(r"\"(?:\\.|[^\"\\])*\"?|'(?:\\.|[^'\\])*'?|/\*|\*/|//")
+
+
+class Definition(NamedTuple):
+    """A number given to the macro: where, and None with the `text` for what could not be read.
+
+    `line` is the patch's, from 1; `condition` the directive that the definition depends on, or nothing.
+    """
+
+    path: str
+    line: int
+    number: int | None
+    text: str = ""
+    condition: str = ""
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What stands for a name somewhere in the patch."""
+
+    path: str
+    line: int
+    text: str
+    condition: str
+
+
+def definitions(patch: PatchFile, macro: str) -> tuple[Definition, ...]:
+    """Every number that the patched files give `macro`, as far as the patch shows them, in the patch's order."""
+    if macro.encode() not in patch.data:
+        return ()
+    bodies: dict[str, list[_Body]] = {}
+    for change in patch.files:
+        for hunk in change.hunks:
+            lines = _new_side(hunk.line, hunk.body)
+            if PurePosixPath(change.path).suffix in _CODE:
+                _Reader(change, macro, bodies).read(lines)
+            elif re.match(r"(Makefile|Kbuild)", PurePosixPath(change.path).name):
+                _of_makefile(change.path, macro, lines, bodies)
+    known = cexpr.Macros({name: [body.text for body in found] for name, found in bodies.items()})
+    return tuple(item for body in bodies.get(macro, ()) for item in _numbers(body, known))
+
+
+def _numbers(body: _Body, known: cexpr.Macros) -> Iterator[Definition]:
+    for number in sorted(known.values(body.text), key=lambda value: (value is None, value)):
+        yield Definition(body.path, body.line, number, " ".join(body.text.split()), body.condition)
+
+
+def _new_side(header: int, body: Sequence[bytes]) -> list[tuple[int, str]]:
+    """The lines of the patched file that a hunk shows, each with its number in the patch."""
+    kept = ((header + at, line) for at, line in enumerate(body, 1) if line[:1] in (b"+", b" ", b""))
+    return [(number, line[1:].decode("latin-1").rstrip("\r")) for number, line in kept]
+
+
+def _of_makefile(path: str, macro: str, lines: Sequence[tuple[int, str]], bodies: dict[str, list[_Body]]) -> None:
+    for number, line in lines:
+        for found in re.finditer(rf"-D\s*{re.escape(macro)}(?:=(\S*))?(?!\w)", line.partition("#")[0]):
+            bodies.setdefault(macro, []).append(_Body(path, number, (found[1] or "1").strip("'\""), ""))
+
+
+@dataclass
+class _Reader:
+    """Reads the C of one hunk. What encloses a hunk is not seen: it counts as compiled."""
+
+    change: FileChange
+    macro: str
+    bodies: dict[str, list[_Body]]
+    stack: list[list[bool | None]] = field(default_factory=list)  # each `#if`: of every branch so far, whether it holds
+    said: list[str] = field(default_factory=list)  # each open branch as it is written
+    code: list[tuple[int, str, str]] = field(default_factory=list)  # line, condition, text
+
+    def read(self, lines: Sequence[tuple[int, str]]) -> None:
+        """Adds what the hunk defines to `bodies`."""
+        logical = list(_uncommented(lines))
+        for at, (number, text) in enumerate(logical):
+            found = _DIRECTIVE.fullmatch(text)
+            if found is None:
+                if self.compiled() is not False:
+                    self.code.append((number, self.condition(), text))
+            elif found[1] in ("if", "ifdef", "ifndef", "elif", "else", "endif"):
+                self.branch(found[1], found[2].strip(), logical[at + 1 :])
+            elif self.compiled() is not False:
+                self.define(number, found[1], found[2])
+        self.assigned()
+
+    def compiled(self) -> bool | None:
+        """Whether the line at hand is compiled; None where that depends on something the patch does not say."""
+        holds = [branches[-1] for branches in self.stack]
+        return False if False in holds else None if None in holds else True
+
+    def condition(self) -> str:
+        """The innermost thing that it depends on."""
+        open_ones = zip(self.stack, self.said, strict=True)
+        return next((said for branches, said in reversed(list(open_ones)) if branches[-1] is None), "")
+
+    def branch(self, word: str, condition: str, rest: Sequence[tuple[int, str]]) -> None:
+        if word == "endif":
+            if self.stack:
+                self.stack.pop()
+                self.said.pop()
+            return
+        opens = word.startswith("if")
+        if opens or not self.stack:  # an #else whose #if is above the hunk depends on something unknown
+            self.stack.append([] if opens else [None])
+            self.said.append("")
+        before = self.stack[-1]
+        held: bool | None
+        if True in before:
+            held = False
+        elif word == "else":
+            held = None if None in before else True
+        else:
+            held = self.holds(word, condition, rest)
+            held = None if held and None in before else held
+        before.append(held)
+        self.said[-1] = f"#{word} {condition}".strip()
+
+    def holds(self, word: str, condition: str, rest: Sequence[tuple[int, str]]) -> bool | None:
+        if word in ("ifdef", "ifndef"):
+            guard = re.compile(rf"\s*(?:#|%:)\s*define\s+{re.escape(condition)}\b")
+            following = next((text for _, text in rest if text.strip()), "")
+            return True if word == "ifndef" and guard.match(following) else None
+        (value,) = cexpr.Macros({}).values(condition)
+        return None if value is None else bool(value)
+
+    def define(self, number: int, word: str, rest: str) -> None:
+        found = _DEFINE.fullmatch(rest)
+        if found is None:
+            return
+        name, call, text = found.groups()
+        if word == "undef" and self.compiled():
+            self.bodies[name] = [body for body in self.bodies.get(name, ()) if body.path != self.change.path]
+        elif word == "define":
+            self.add(name, number, f"({text}" if call else text, self.condition())
+
+    def add(self, name: str, number: int, text: str, condition: str) -> None:
+        self.bodies.setdefault(name, []).append(_Body(self.change.path, number, text.strip(), condition))
+
+    def assigned(self) -> None:
+        """Enumerators and constants in the hunk's code."""
+        tokens = [(n, c, token) for n, c, text in self.code for token in cexpr.TOKEN.findall(text)]
+        at, counting = 0, ""
+        while at < len(tokens):
+            number, condition, token = tokens[at]
+            words = [word for _, _, word in tokens[at : at + 3]]
+            if token == "enum" and "{" in words:
+                at += words.index("{") + 1
+                counting = "0"
+                continue
+            if token == "}":
+                counting = ""
+            elif token.isidentifier() and (words[1:2] == ["="] or (counting and words[1:2] in ([","], ["}"]))):
+                text, at = _until_end(tokens, at + 2) if words[1:2] == ["="] else (counting, at + 1)
+                if counting or token == self.macro:
+                    self.add(token, number, text, condition)
+                counting = f"({text})+1" if counting else ""
+                continue
+            at += 1
+
+
+def _until_end(tokens: Sequence[tuple[int, str, str]], at: int) -> tuple[str, int]:
+    """An expression up to the `,`, `;` or `}` behind it, and where that is."""
+    end = at
+    while end < len(tokens) and tokens[end][2] not in (",", ";", "}"):
+        end += 1
+    return " ".join(token for _, _, token in tokens[at:end]), end
+
+
+def _uncommented(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Logical lines without comments. A hunk that ends a comment which it did not begin began inside that."""
+    found: list[tuple[int, str]] = []
+    inside = False
+    for number, line in _spliced(lines):
+        text, at = "", 0
+        while at < len(line):
+            mark = re.compile(r"\*/").search(line, at) if inside else _MARKS.search(line, at)
+            text += "" if inside else line[at : mark.start() if mark else None]
+            if mark is None or (mark[0] == "//" and not inside):
+                break
+            at = mark.end()
+            if mark[0] == "*/":
+                if not inside:
+                    found, text = [], ""
+                inside, text = False, f"{text} "
+            elif mark[0] == "/*":
+                inside = True
+            else:
+                text += mark[0]
+        found.append((number, text))
+    return found
+
+
+def _spliced(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """Lines, with those that a backslash continues in one."""
+    first, text = 0, ""
+    for number, line in lines:
+        first = first or number
+        text += line.removesuffix("\\")
+        if not line.endswith("\\"):
+            yield first, text
+            first, text = 0, ""
+    if first:
+        yield first, text
