@@ -25,7 +25,7 @@ from pipeline.session import Session
 
 ALL = "all"
 WORDS = {
-    "failed": "what failed, and what killed runs left",
+    "failed": "what failed, what was damaged, and what killed runs left",
     "old": "results, images and snapshots that a newer one has taken the place of",
     "ccache": "the compiler's cache: the next kernels take longer",
     "steps": "every result of every step: the next run builds anew",

@@ -56,6 +56,16 @@ _KINDS = {
 }
 
 
+def copy_hashed(source: Path, target: Path) -> str:
+    """Copy a file's bytes to the new file `target`; the SHA-256 of exactly those, whatever becomes of `source`."""
+    digest = hashlib.sha256()
+    with source.open("rb") as stream, target.open("xb") as copy:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+            copy.write(piece)
+    return digest.hexdigest()
+
+
 @contextlib.contextmanager
 def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
     """A stream whose bytes appear at `path` all at once, or never; what killed runs left of it is removed."""

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from pipeline.build.runner import LOCK, read_meta
+from pipeline.build import record
+from pipeline.build.record import Damaged, Phase, Record
+from pipeline.build.runner import DAMAGED, LOCK
 from pipeline.locks import is_held
 
 SECOND = "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.mainjob.AGAIN`)
@@ -28,6 +29,7 @@ class Last(StrEnum):
     RUNNING = "running"
     INTERRUPTED = "interrupted"
     UNREADABLE = "unreadable"
+    DAMAGED = "damaged"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Run:
     @property
     def key(self) -> str:
         """Of its inputs; what failed lies under another name."""
-        return self.path.name.removeprefix(".work-")
+        return self.path.name.removeprefix(".work-").removeprefix(DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -90,48 +92,50 @@ def steps(line: Path) -> list[Path]:
 
 
 def runs(step: Path) -> list[Run]:
-    """Every run of a step that left something, the newest last; what was not finished is newer than what was."""
+    """Every run of a step that left something, the newest last; what was not finished is newer than what was.
+
+    What was damaged comes first: another run has taken its place, or will.
+    """
     found = [_run(path) for path in entries(step) if path.is_dir() and not path.name.startswith(".old-")]
-    return sorted(found, key=lambda run: (run.state in (Last.RUNNING, Last.INTERRUPTED), run.begun or 0.0))
+    order = {Last.DAMAGED: 0, Last.RUNNING: 2, Last.INTERRUPTED: 2}
+    return sorted(found, key=lambda run: (order.get(run.state, 1), run.begun or 0.0))
 
 
 def _run(path: Path) -> Run:
-    meta = read_meta(path / "meta.json")
-    options = " ".join(map(str, _list(meta.get("options")))) or f"--line {path.parent.parent.name}"
-    name = str(meta.get("step") or path.parent.name)
-    state, following = _state(path, meta), ""
-    if state is Last.FAILED:
-        error = meta.get("error")
-        following = str(error.get("next") or "") if isinstance(error, dict) else ""
-    if state is not Last.DONE and state is not Last.RUNNING:
-        following = following or f"./inv build-all --only {name} {options}"
+    line, name = path.parent.parent.name, path.parent.name
+    known = None
+    with contextlib.suppress(Damaged):
+        known = record.read(path)
+    if known and (known.line, known.step.replace(":", "-")) != (line, name):
+        known = None  # that of another run
+    options = " ".join(known.options if known else ()) or f"--line {line}"
+    step = known.step if known else name
+    state, following = _state(path, known), ""
+    if state is Last.FAILED and known:
+        following = str(known.error.get("next") or "")
+    if state not in (Last.DONE, Last.RUNNING):
+        following = following or f"./inv build-all --only {step} {options}"
     return Run(
-        line=path.parent.parent.name,
-        step=name,
+        line=line,
+        step=step,
         state=state,
         path=path,
-        begun=_number(meta.get("begun")) or _changed(path / "meta.json"),
-        seconds=_number(meta.get("seconds")),
-        pid=int(_number(meta.get("pid")) or 0) or None,
+        begun=known.begun if known else _changed(path / record.FILE),
+        seconds=known.seconds if known else None,
+        pid=known.pid if known else None,
         next=following,
     )
 
 
-def _state(path: Path, meta: dict[str, Any]) -> Last:
+def _state(path: Path, known: Record | None) -> Last:
     if path.name.startswith(".work-"):
-        lives = Path(f"/proc/{meta.get('pid')}").is_dir() and is_held(path.parent / LOCK)
+        lives = known is not None and Path(f"/proc/{known.pid}").is_dir() and is_held(path.parent / LOCK)
         return Last.RUNNING if lives else Last.INTERRUPTED
     if path.name == ".failed":
         return Last.FAILED
-    return Last.DONE if meta.get("state") == "done" else Last.UNREADABLE
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+    if path.name.startswith(DAMAGED):
+        return Last.DAMAGED
+    return Last.DONE if known and known.state is Phase.DONE and known.key == path.name else Last.UNREADABLE
 
 
 def _changed(path: Path) -> float | None:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline import progress, trees
 from pipeline.build import el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, State, read_meta
+from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, State
 from pipeline.builders import builder, check_image
 from pipeline.errors import UsageError
 from pipeline.files import write_atomic
@@ -103,6 +103,7 @@ class MainJob:
             settings.force,
             settings.keep_going,
             self.options,
+            self.session.console.warn,
         )
 
     @property
@@ -181,21 +182,32 @@ class MainJob:
         from pipeline.publish import repository, signers, signing
 
         settings = self.session.settings
-        wanted = self._contents(work.needs)
+        wanted = self._contents(work)
         with signing.opened(settings.gpg_key, settings.artifacts / "keys") as signer:
             made = repository.make_snapshot(wanted, signer, settings.artifacts / "repo")
         signers.remember(settings.artifacts, wanted.directory, made.fingerprint)
         document = {"id": made.id, "path": str(made.path), "latest": str(made.latest), "fingerprint": made.fingerprint}
-        (work.out / "snapshot.json").write_text(json.dumps({**document, "development": made.development}) + "\n")
+        work.facts["snapshot"] = {**document, "development": made.development}
+        work.elsewhere.extend([made.path, made.latest, signers.place(settings.artifacts, wanted.directory)])
 
-    def _contents(self, needs: Mapping[str, Path]) -> Contents:
-        """Which package goes into which set: a role's kernel, and what that role needs beside it."""
+    def _contents(self, work: Work) -> Contents:
+        """Which package goes into which set: a role's kernel, and what that role needs beside it.
+
+        Their names and digests are those of the records, whatever lies in the directories.
+        """
         from pipeline.publish.contents import Built, Contents
 
         def built(step: str, prefix: str = "") -> list[Built]:
-            found = [path for name in needs if name == step for path in sandboxed.collected(needs, [step])]
+            if step not in work.records:
+                return []
+            made = work.records[step]
             small = self.small and step.startswith("kernel:")
-            return [Built(path, step, small) for path in found if path.name.startswith(prefix)]
+            again = shlex.join(["./inv", "build-all", "--force", step, *self.options])
+            return [
+                Built(work.needs[step] / name, step, small, entry.content, made.key, again)
+                for name, entry in sorted(made.output.items())
+                if PurePosixPath(name).match(f"rpms/{prefix}*.rpm")
+            ]
 
         tools = [package for name in _TOOLS for package in built(name)]
         beside = {
@@ -241,7 +253,6 @@ class MainJob:
             if self.session.settings.dry_run:
                 told = foretold(plan, self.runner, self.session.console, f"line {self.line.label}")
                 return {**self.line.evidence(), **told}
-            self._forget_lost_snapshot(plan)
             if not tried and PUBLISH in plan.steps and self.runner.explain(plan)[PUBLISH][0] is State.RAN:
                 self._try_key()
             outcomes, comparison = self._run(plan)
@@ -360,27 +371,9 @@ class MainJob:
         place = self.session.settings.artifacts / "evidence" / self.line.name / "reproducible.json"
         write_atomic(place, json.dumps({**self.line.evidence(), **comparison}, indent=2) + "\n")
 
-    def _forget_lost_snapshot(self, plan: Plan) -> None:
-        """A snapshot that was removed by hand, or whose signer's record was, is published again."""
-        from pipeline.publish import signers
-
-        if PUBLISH in plan.steps:
-            place = self.runner.published(plan.steps[PUBLISH], plan.keys[PUBLISH])
-            known = read_meta(place / "out" / "snapshot.json")
-            signer = signers.known(self.session.settings.artifacts, self._published_as)
-            if known and not (
-                signer == known["fingerprint"] and _is_latest(Path(known["path"]), Path(known["latest"]))
-            ):
-                self.runner.force = (*self.runner.force, PUBLISH)
-
 
 def _by_name(found: Sequence[Verified]) -> dict[str, Verified]:
     return {item.name: item for item in found}
-
-
-def _is_latest(snapshot: Path, latest: Path) -> bool:
-    """Whether the snapshot is there and published; both may be relative, as the artifacts are by default."""
-    return snapshot.is_dir() and latest.resolve() == snapshot.resolve()
 
 
 def _limits(settings: Settings) -> Limits:

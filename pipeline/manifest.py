@@ -80,6 +80,7 @@ class Comparison:
 def take(root: Path) -> dict[str, Entry]:
     """Read everything below `root`, without following links, into a manifest.
 
+    A `root` that is a file or a link is the one entry, under the empty path.
     Raises `ValueError` for what is neither file, link nor directory, and `OSError`.
     """
     return {path: _entry(root / path, status, path) for path, status in _walk(root)}
@@ -97,7 +98,7 @@ def compare(root: Path, manifest: Manifest, *, content: bool = False) -> Compari
     for path, status in _walk(root):
         expected = manifest.get(path)
         if expected is None:
-            differences.append(Difference(path, "not expected there"))
+            differences.append(Difference(path, "not expected there" if path else "no directory"))
             continue
         if not content and expected.kind is Kind.FILE and _is_same(expected, status):
             current[path] = expected
@@ -147,10 +148,12 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
 
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
     """
+    if not text.strip():
+        raise ValueError("it is empty")
     try:
         document = json.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deep to be ours") from None
+    except (ValueError, RecursionError):
+        raise ValueError("it is no JSON document") from None
     if not isinstance(document, dict) or not isinstance(document.get(SEAL), str):
         raise ValueError("it bears no seal")
     if document.pop(SEAL) != _digest(document):
@@ -245,7 +248,11 @@ def _is_record(path: str) -> bool:
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path below `root`, relative to it, with its own status."""
+    """Every path below `root`, relative to it, with its own status; `root` itself where it is no directory."""
+    status = root.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        yield "", status
+        return
     todo = [""]
     while todo:
         here = todo.pop()

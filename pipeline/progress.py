@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from pipeline.build import record
 from pipeline.build.plan import Plan, Step
-from pipeline.build.runner import Runner, read_meta
+from pipeline.build.runner import Runner
 from pipeline.console import Console
 
 PERIOD = 20.0  # seconds between two lines
@@ -43,14 +44,18 @@ def told_once(plan: Plan, runner: Runner, now: float) -> str:
     if not running:
         return ""
     waiting = [name for name in plan.steps if not runner.published(plan.steps[name], plan.keys[name]).is_dir()]
-    usual = {name: runner.last(plan.steps[name]).get("seconds") for name in waiting}
+    last = {name: runner.last(plan.steps[name]) for name in waiting}
+    usual = {name: known.seconds if known else None for name, known in last.items()}
     parts = [f"{name}{f' (last time {usual[name]:.0f} s)' if usual.get(name) else ''}" for name in running]
     known = [seconds for seconds in usual.values() if seconds is not None]
-    left = sum(known) - sum(now - float(work.get("begun", now)) for work in running.values())
+    left = sum(known) - sum(now - work.begun for work in running.values())
     eta = f"; about {left:.0f} s left" if len(known) == len(waiting) and left > 0 else ""
     return f"{len(plan.steps) - len(waiting)} of {len(plan.steps)} steps done, running {', '.join(parts)}{eta}"
 
 
-def _work(runner: Runner, step: Step) -> dict[str, float]:
-    """The metadata of the step's run that is going on; empty when there is none."""
-    return next((meta for path in runner.directory(step).glob(".work-*/meta.json") if (meta := read_meta(path))), {})
+def _work(runner: Runner, step: Step) -> record.Record | None:
+    """The record of the step's run that is going on; None when there is none."""
+    for path in runner.directory(step).glob(f".work-*/{record.FILE}"):
+        with suppress(record.Damaged):
+            return record.read(path.parent)
+    return None

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.build.compilercache import Counted, together
 from pipeline.build.plan import Plan
-from pipeline.build.runner import Outcome, Runner, State, read_meta
+from pipeline.build.runner import Outcome, Runner, State
 from pipeline.console import Console, human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
-from pipeline.files import sha256_of
 
 SHORT = 16  # digits of a digest that a table shows
 
@@ -47,26 +46,27 @@ class Summary:
 
     @cached_property
     def packages(self) -> list[Package]:
-        """Every package there is of this run's steps, hashed."""
+        """Every package there is of this run's steps, with the digest that its step's record has of it."""
         return [
-            Package(outcome.step, path, sha256_of(path), path.stat().st_size, outcome.state)
+            Package(outcome.step, outcome.out / "out" / name, entry.content, entry.stamp[0], outcome.state)
             for outcome in self.outcomes.values()
-            if outcome.state in (State.RAN, State.REUSED)
-            for path in sorted((outcome.out / "out" / "rpms").glob("*.rpm"))
+            if outcome.record
+            for name, entry in sorted(outcome.record.output.items())
+            if PurePosixPath(name).match("rpms/*.rpm")
         ]
 
     @cached_property
     def compiled(self) -> dict[str, Counted]:
         """What the compiler cache did for each step that ran now and compiled through it."""
-        ran = {name: read_meta(o.out / "meta.json") for name, o in self.outcomes.items() if o.state is State.RAN}
-        counts = {name: meta.get("facts", {}).get("ccache") for name, meta in ran.items()}
+        ran = {name: o.record for name, o in self.outcomes.items() if o.state is State.RAN and o.record}
+        counts = {name: made.facts.get("ccache") for name, made in ran.items()}
         return {name: Counted(**count) for name, count in counts.items() if count}
 
     @cached_property
     def snapshot(self) -> dict[str, Any]:
         """What was published; empty when nothing was."""
         outcome = self.outcomes.get(self.publish)
-        return read_meta(outcome.out / "out" / "snapshot.json") if outcome and outcome.error is None else {}
+        return dict(outcome.record.facts.get("snapshot", {})) if outcome and outcome.record else {}
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""

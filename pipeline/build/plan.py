@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from pipeline.build.record import Record
 from pipeline.errors import UsageError
 
 KEY_DIGITS = 20  # of a SHA-256 in hex; directories bear it
@@ -24,8 +25,9 @@ KEY_DIGITS = 20  # of a SHA-256 in hex; directories bear it
 class Work:
     """What a step's action gets: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
 
-    `facts` is for what is true of this run and not of its output: it is kept in the metadata. `options` are
-    what a person must add to a verb to mean the same line.
+    `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
+    action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
+    not of its output. `options` are what a person must add to a verb to mean the same line.
     """
 
     step: Step
@@ -36,6 +38,8 @@ class Work:
     jobs: int
     facts: dict[str, Any] = field(default_factory=dict)
     options: tuple[str, ...] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+    elsewhere: list[Path] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

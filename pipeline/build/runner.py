@@ -1,8 +1,11 @@
 """Runs a plan: in parallel as far as needs and jobs allow, each step published by one rename.
 
-A step's directory is artifacts/steps/<line>/<step>/<key>/ with `out/`, `log` and `meta.json`. Work goes on
-in `.work-<key>`, whose metadata is written before anything else, so that a dead run can be read;
+A step's directory is artifacts/steps/<line>/<step>/<key>/ with `out/`, `log` and its record, `meta.json`. Work goes
+on in `.work-<key>`, whose record is written before anything else, so that a dead run can be read;
 what failed stays in `.failed` until the step is tried again, for people and for `inv shell`.
+
+A result counts when its record is that of this line, step and key, and everything in it is as the step made it. One
+that does not is kept as `.damaged-<key>`, of each step the last one, and the step is done anew.
 
 Who works on a step holds its `lock` alone. Who relies on results of the line shares the line's `lock`, so
 that nothing is cleaned away between one step that made it and another that reads it.
@@ -11,27 +14,29 @@ that nothing is cleaned away between one step that made it and another that read
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline import process, trace, trees
+from pipeline import files, process, trace, trees
+from pipeline.build import record
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.errors import PipelineError
-from pipeline.files import write_atomic
+from pipeline.build.record import Damaged, Phase, Record
+from pipeline.errors import BuildFailed, PipelineError, Refused
 from pipeline.locks import locked
 from pipeline.room import writing
 
 _STOPPING = 1.5  # seconds for steps to clean up when the run was told to stop
 
 LOCK = "lock"
+DAMAGED = ".damaged-"  # before the key: what was no longer as its step had made it
 SHELL_LOCK = "shell.lock"  # beside a step's lock: shared by those who look around in what failed
 
 
@@ -46,7 +51,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step after the run: `why` says what decided it, `seconds` how long it took, `out` its output."""
+    """A step after the run: `why` says what decided it, `seconds` how long it took, `out` its directory.
+
+    `record` says what is in there; None where the step did not end well.
+    """
 
     step: str
     key: str
@@ -55,13 +63,30 @@ class Outcome:
     seconds: float
     out: Path
     error: PipelineError | None = None
+    record: Record | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies where the output of a step belongs: its record where it can be used, or why it cannot.
+
+    Neither where nothing lies there. `moved`: stamps of `record` are newer than those that are written. `elsewhere`:
+    the problem is with what was published alone, not with what lies here.
+    """
+
+    record: Record | None = None
+    problem: str = ""
+    moved: bool = False
+    elsewhere: bool = False
 
 
 @dataclass
 class Runner:
     """Runs plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event.
 
-    `options` are what a verb needs to mean the same line, for the commands that errors tell.
+    `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
+    person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
+    stamps say.
     """
 
     root: Path
@@ -70,6 +95,9 @@ class Runner:
     force: tuple[str, ...] = ()
     keep_going: bool = False
     options: tuple[str, ...] = ()
+    warn: Callable[[str], None] | None = None
+    content: bool = False
+    _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free: int = field(init=False, default=0)
     _bugs: list[Exception] = field(init=False, default_factory=list)
     _change: threading.Condition = field(init=False, default_factory=threading.Condition)
@@ -90,11 +118,17 @@ class Runner:
         """For each step what a run would do, and which input decides it; nothing is run."""
         told: dict[str, tuple[State, str]] = {}
         for name, step in plan.steps.items():
-            if self._is_done(step, plan.keys[name]) and not self._forced(name):
+            found = self.found(step, plan.keys[name])
+            if found.record and not self._forced(name):
                 told[name] = (State.REUSED, "nothing changed")
             else:
-                told[name] = (State.RAN, self._why(plan, step))
+                told[name] = (State.RAN, self._why(plan, step, found))
         return told
+
+    def found(self, step: Step, key: str) -> Found:
+        """Look at what lies where the step's output of this key belongs; changes nothing."""
+        place = self.published(step, key)
+        return look(place, self.root.name, step.name, key, content=self.content) if os.path.lexists(place) else Found()
 
     def run(self, plan: Plan) -> dict[str, Outcome]:
         """Every step's outcome. What fails is reported there, not raised, so that the rest can be read too."""
@@ -170,44 +204,70 @@ class Runner:
         trace.point("step.begin")
         # Another run may be at it: then its result is ours.
         with locked(self.directory(step) / LOCK, waiting=lambda holder: self._waits(step, holder)):
-            if self._is_done(step, key) and not self._forced(step.name):
-                return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place)
-            why = self._why(plan, step)
-            self.say(f"{step.name}: {why}")
+            found = self._renewed(place, self.found(step, key))
+            if found.record and not self._forced(step.name):
+                self._records[step.name] = found.record
+                return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=found.record)
+            why = self._why(plan, step, found)
+            (self.warn if found.problem and self.warn else self.say)(f"{step.name}: {why}")
+            if found.problem and not found.elsewhere:
+                self._set_aside(place)
             try:
-                self._do(plan, step, key, jobs, why)
+                made = self._do(plan, step, key, jobs, why)
             except PipelineError as error:
                 took = time.monotonic() - begun
                 self.say(f"{step.name}: failed after {took:.0f} s")
                 return Outcome(step.name, key, State.FAILED, why, took, place, error)
         took = time.monotonic() - begun
+        self._records[step.name] = made
         self.say(f"{step.name}: done in {took:.1f} s")
-        return Outcome(step.name, key, State.RAN, why, took, place)
+        return Outcome(step.name, key, State.RAN, why, took, place, record=made)
 
     def _waits(self, step: Step, holder: str) -> None:
         self.say(f"{step.name}: another run is at it, and its result will be ours: {holder}")
 
-    def _do(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> None:
+    def _renewed(self, place: Path, found: Found) -> Found:
+        """Keep the stamps of now, so that the next look need not read what this one had to."""
+        if found.record and found.moved:
+            with contextlib.suppress(OSError):  # a full disk: the next look reads the content once more
+                found.record.write(place)
+        return found
+
+    def _set_aside(self, place: Path) -> None:
+        """Keep what was damaged, to be looked at; only the last one of a step."""
+        for left in place.parent.glob(f"{DAMAGED}*"):
+            files.remove(left)
+        place.rename(place.with_name(f"{DAMAGED}{place.name}"))
+
+    def _do(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> Record:
         directory = self.directory(step)
         work = directory / f".work-{key}"
         # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
         for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
-            trees.remove(leftover)
-        meta = {"step": step.name, "key": key, "inputs": plan.parts[step.name], "why": why, "pid": os.getpid()}
-        meta |= {"options": self.options}
+            files.remove(leftover)
         work.mkdir(parents=True)
-        needs = {name: self.published(plan.steps[name], plan.keys[name]) / "out" for name in step.needs}
-        given = Work(step, work / "out", work / "scratch", work / "log", needs, jobs, options=self.options)
-        begun = time.time()
-        meta |= {"facts": given.facts, "begun": begun}
+        needs = {name: self.published(plan.steps[name], plan.keys[name]) / record.OUT for name in step.needs}
+        records = {name: self._records[name] for name in step.needs}
+        out, scratch, log = work / record.OUT, work / "scratch", work / record.LOG
+        given = Work(step, out, scratch, log, needs, jobs, options=self.options, records=records)
+        begun = Record(
+            line=self.root.name,
+            step=step.name,
+            key=key,
+            state=Phase.RUNNING,
+            begun=time.time(),
+            pid=os.getpid(),
+            why=why,
+            inputs=plan.parts[step.name],
+            options=self.options,
+        )
         try:
             with writing(directory):
-                self._act(given, work, meta)
+                ended = self._act(given, work, begun)
         except PipelineError as error:
             error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
             with contextlib.suppress(OSError):  # a full disk may be the reason
-                seconds = round(time.time() - begun, 2)
-                self._write_meta(work, {**meta, "state": "failed", "seconds": seconds, "error": error.as_dict()})
+                self._ended(given, begun, Phase.FAILED, error=error.as_dict()).write(work)
             with contextlib.suppress(OSError):  # what keeps its bits is out of reach all the same: see `_act`
                 trees.disarm(given.scratch)
             self._replace(work, directory / ".failed")
@@ -215,18 +275,41 @@ class Runner:
         trace.point("step.before-rename")
         self._replace(work, directory / key)
         trace.point("step.after-rename")
+        return ended
 
-    def _act(self, work: Work, place: Path, meta: Mapping[str, Any]) -> None:
-        """Has the step fill its directory `place`, whose metadata says at any time how far it is."""
+    def _act(self, work: Work, place: Path, begun: Record) -> Record:
+        """Has the step fill its directory `place`, whose record says at any time how far it is."""
         work.out.mkdir()
         work.scratch.mkdir(mode=0o700)  # nobody else reaches what a build leaves, whatever its mode
-        self._write_meta(place, {**meta, "state": "running"})
+        begun.write(place)
         trace.point("step.metadata-written")
+        self._check_needs(work)
         work.step.action(work)
         trees.remove(work.scratch)
         trace.point("step.done")
-        seconds = round(time.time() - meta["begun"], 2)
-        self._write_meta(place, {**meta, "state": "done", "seconds": seconds})
+        try:
+            made = record.take(place, work.elsewhere)
+        except ValueError as error:
+            raise BuildFailed(f"{work.step.name}: its output cannot be kept: {error}", where=str(place)) from None
+        ended = self._ended(work, begun, Phase.DONE, made=made)
+        ended.write(place)
+        return ended
+
+    def _ended(self, work: Work, begun: Record, state: Phase, **more: Any) -> Record:
+        seconds = round(time.time() - begun.begun, 2)
+        return replace(begun, state=state, seconds=seconds, facts=work.facts, **more)
+
+    def _check_needs(self, work: Work) -> None:
+        """Raise `Refused` where what this run made or checked is something else by the time of its use."""
+        for name, out in work.needs.items():
+            differences, _ = record.compare(out.parent, work.records[name])
+            if differences:
+                raise Refused(
+                    f"{name}: its output was changed while this run used it: {differences[0]}",
+                    where=str(out),
+                    why=f"{work.step.name} would be made from something else than {name} made",
+                    hint=shlex.join(["./inv", "build-all", *self.options]),
+                )
 
     def _replace(self, work: Path, place: Path) -> None:
         if place.exists():
@@ -237,36 +320,48 @@ class Runner:
         else:
             work.rename(place)
 
-    def _write_meta(self, work: Path, meta: Mapping[str, Any]) -> None:
-        write_atomic(work / "meta.json", json.dumps(meta, indent=1, default=str) + "\n")
-
-    def _is_done(self, step: Step, key: str) -> bool:
-        return (self.published(step, key) / "meta.json").is_file()
-
     def _forced(self, name: str) -> bool:
         return any(name == forced or name.startswith(f"{forced}:") for forced in self.force)
 
-    def last(self, step: Step) -> dict[str, Any]:
-        """The metadata of the newest run of this step that was done, of any key; empty without one."""
-        known = [read_meta(path) for path in self.directory(step).glob("[!.]*/meta.json")]
-        return max(known, key=lambda meta: float(meta.get("begun", 0)), default={})
+    def last(self, step: Step) -> Record | None:
+        """The record of the newest run of this step that was done, of any key; None without one."""
+        known = []
+        for path in self.directory(step).glob(f"[!.]*/{record.FILE}"):
+            with contextlib.suppress(Damaged):
+                known.append(record.read(path.parent))
+        return max(known, key=lambda one: one.begun, default=None)
 
-    def _why(self, plan: Plan, step: Step) -> str:
-        """Which inputs differ from the last run of this step."""
+    def _why(self, plan: Plan, step: Step, found: Found) -> str:
+        """Which inputs differ from the last run of this step, or what is wrong with its output."""
         if self._forced(step.name):
             return "forced"
+        if found.problem:
+            return f"{found.problem}; built anew"
         last = self.last(step)
         if not last:
             return "never run before"
-        before, now = last.get("inputs", {}), plan.parts[step.name]
+        before, now = last.inputs, plan.parts[step.name]
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         return f"changed: {', '.join(changed)}"
 
 
-def read_meta(path: Path) -> dict[str, Any]:
-    """A step's metadata; empty when it cannot be read."""
+def look(place: Path, line: str, step: str, key: str, *, content: bool = False) -> Found:
+    """Say whether the directory `place` holds the result of this line, step and key, whole and unchanged.
+
+    What a stamp tells to be unchanged is read with `content` only.
+    """
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        known = record.read(place)
+    except Damaged as error:
+        return Found(problem=f"its record is damaged: {error}")
+    if (known.line, known.step, known.key, known.state) != (line, step, key, Phase.DONE):
+        what = f"{known.line} {known.step} {known.key}, {known.state}"
+        return Found(problem=f"its record is damaged: it is that of {what}; expected {line} {step} {key}, done")
+    if record.OUT not in known.made:
+        return Found(problem="its record is damaged: it does not say what was made")
+    differences, current = record.compare(place, known, content=content)
+    if differences:
+        more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
+        elsewhere = all(difference.path.startswith("/") for difference in differences)
+        return Found(problem=f"its output was changed: {differences[0]}{more}", elsewhere=elsewhere)
+    return Found(current, moved=current is not known)

@@ -18,8 +18,10 @@ from typing import Any
 from pipeline import __version__
 from pipeline.build.plan import code_digest
 from pipeline.errors import Refused, UsageError
+from pipeline.files import sha256_of
 from pipeline.publish import compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
+from pipeline.publish.signing import Unsigned
 from pipeline.sources import rpmheader
 
 FORMAT = 1
@@ -30,16 +32,24 @@ _MAKERS = (
     *(f"pipeline.publish.{name}" for name in ("compat", "contents", "keys", "repodata", "repository", "signing")),
     "pipeline.sources.rpmheader",
 )
-_DERIVED = ("size", "sha256")  # of the signed file: they follow from the content and the key
+# Not in the id: what follows from the content and the key, and how the same content came about.
+_DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 
 
 @dataclass(frozen=True)
 class Built:
-    """A package a step built. `small` says that its kernel has the small configuration, for the lab only."""
+    """A package a step built. `small` says that its kernel has the small configuration, for the lab only.
+
+    `sha256` is the digest that the step's record has of the file, `key` that step's key, `again` the command that
+    builds it anew; empty where there is no record.
+    """
 
     path: Path
     step: str
     small: bool = False
+    sha256: str = ""
+    key: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,12 @@ class Contents:
 
 @dataclass(frozen=True)
 class Member:
-    """One package of a snapshot: the file it comes from, and what was read in it."""
+    """One package of a snapshot: the file it comes from, what was read in it, and the steps with their keys."""
 
-    path: Path
+    unsigned: Unsigned
     package: rpmheader.RpmFile
     body_sha256: str
-    steps: tuple[str, ...]
+    steps: Mapping[str, str]
 
 
 def members(contents: Contents) -> dict[str, Member]:
@@ -86,23 +96,26 @@ def members(contents: Contents) -> dict[str, Member]:
                 _add(found, built, name)
     if contents.old_readers:
         for member in found.values():
-            compat.check(member.path)
+            compat.check(member.unsigned.path)
     return found
 
 
 def _add(found: dict[str, Member], built: Built, name: str) -> None:
+    sha256 = sha256_of(built.path)
+    unsigned = Unsigned(built.path, built.sha256 or sha256, built.again)
+    unsigned.check(sha256)
     package = rpmheader.read(built.path)
     digest = rpmheader.body_sha256(built.path, package)
     before = found.get(package.file_name)
     if before is not None and before.body_sha256 != digest:
         raise Refused(
             f"two different packages are called {package.nvra}",
-            where=f"{before.path} and {built.path}, set {name}",
+            where=f"{before.unsigned.path} and {built.path}, set {name}",
             why="who installs one could not tell which it is",
             hint="give each role a buildid of its own in the line file",
         )
-    steps = {built.step, *(before.steps if before else ())}
-    found[package.file_name] = Member(built.path, package, digest, tuple(sorted(steps)))
+    steps = {**(before.steps if before else {}), built.step: built.key}
+    found[package.file_name] = Member(unsigned, package, digest, steps)
 
 
 def _check(contents: Contents) -> None:
@@ -150,7 +163,13 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey) -
         "made_by": made_by,
         "sets": {name: sorted({by_path[b.path] for b in contents.sets[name]}) for name in sorted(contents.sets)},
         "packages": {
-            name: {"nevra": m.package.nevra, "body_sha256": m.body_sha256, "steps": list(m.steps)}
+            name: {
+                "nevra": m.package.nevra,
+                "body_sha256": m.body_sha256,
+                "steps": sorted(m.steps),
+                "keys": [m.steps[step] for step in sorted(m.steps)],
+                "unsigned_sha256": m.unsigned.sha256,
+            }
             for name, m in sorted(found.items())
         },
     }

@@ -111,7 +111,7 @@ def _make(place: Path, path: Path, document: Mapping[str, Any], members: Mapping
     with scratch(place, _WORK) as work, writing(place):
         stage = work / path.name
         stage.mkdir()
-        signed = signer.sign([member.path for member in members.values()], work / "signed")
+        signed = signer.sign([member.unsigned for member in members.values()], work / "signed")
         trace.point("snapshot.signed")
         for name, files in document["sets"].items():
             _fill(stage / name, [work / "signed" / file for file in files])

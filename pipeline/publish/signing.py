@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,31 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import Refused
-from pipeline.files import write_atomic
+from pipeline.files import copy_hashed, write_atomic
 from pipeline.publish import compat, keys
 from pipeline.publish.keys import GnuPG, SigningKey
 from pipeline.sources import openpgp, rpmheader
 
 Check = Callable[[Path], openpgp.Signature]
+
+
+@dataclass(frozen=True)
+class Unsigned:
+    """A package to sign: the file, the SHA-256 that it must have, and the command that builds it anew."""
+
+    path: Path
+    sha256: str
+    again: str = ""
+
+    def check(self, found: str) -> None:
+        """Raise `Refused` where the file's digest, `found`, is another."""
+        if found != self.sha256:
+            raise Refused(
+                f"{self.path.name}: not the package that was built; expected SHA-256 {self.sha256}, got {found}",
+                where=str(self.path),
+                why="only what a step made, and its checks saw, is signed",
+                hint=self.again,
+            )
 
 
 @dataclass(frozen=True)
@@ -52,10 +70,11 @@ class Signer:
     key: SigningKey
     gnupg: GnuPG
 
-    def sign(self, rpms: Sequence[Path], into: Path) -> list[Signed]:
+    def sign(self, rpms: Sequence[Path | Unsigned], into: Path) -> list[Signed]:
         """Signed copies of `rpms` in `into`, which is made, in the same order; the inputs stay as they are.
 
-        They bear the names that their headers say. Raises `Refused` unless every one of them is then
+        They bear the names that their headers say. A copy is hashed as its bytes are copied, so that what is signed
+        is what `Unsigned` says. Raises `Refused` where it is not, and unless every one of them is then
         found signed by this key, over the header and over header and payload, and otherwise unchanged.
         """
         into.mkdir()
@@ -79,18 +98,27 @@ class Signer:
         """gpg's option for the time of a signature: `when`, but not before the key was there nor in the future."""
         return "--faked-system-time", f"{min(max(when, self.key.made), int(time.time()))}!"
 
-    def _sign(self, rpm: Path, into: Path, check: Check) -> Signed:
-        package = rpmheader.read(rpm)
-        body = rpmheader.body_sha256(rpm, package)
+    def _sign(self, rpm: Path | Unsigned, into: Path, check: Check) -> Signed:
+        source = rpm if isinstance(rpm, Path) else rpm.path
+        copy = into / ".unsigned"
+        digest = copy_hashed(source, copy)
+        if isinstance(rpm, Unsigned):
+            rpm.check(digest)
+        try:
+            package = rpmheader.read(copy)
+        except Refused as error:
+            error.where = str(source)
+            raise
+        body = rpmheader.body_sha256(copy, package)
         target = into / package.file_name
         if target.exists():
-            raise Refused(f"two packages are called {package.file_name}", where=str(rpm))
-        shutil.copyfile(rpm, target)
+            raise Refused(f"two packages are called {package.file_name}", where=str(source))
+        copy.rename(target)
         self._rpmsign(target, package.build_time)
         signed = rpmheader.read(target)
         self._prove(target, signed, check)
         if rpmheader.body_sha256(target, signed) != body:
-            raise Refused("the package changed while it was signed", where=str(rpm), hint="run the command again")
+            raise Refused("the package changed while it was signed", where=str(source), hint="run the command again")
         os.utime(target, (package.build_time, package.build_time))
         target.chmod(0o444)
         return Signed(target, signed, body)

@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from pipeline import cleaning, lines, mainjob
-from pipeline.build import sandboxed
+from pipeline.build import record, sandboxed
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import read_meta
 from pipeline.console import Console
 from pipeline.errors import BuildFailed, ExitCode, PipelineError, Refused, UsageError
 from pipeline.files import sha256_of
@@ -135,9 +134,7 @@ def test_the_compiler_caches_rate_is_told_of_the_steps_of_this_run_only(bench: B
     said = bench.build_all()
     assert said["ccache"] == {"hits": 3, "misses": 1, "steps": {"kernel:stock": {"hits": 3, "misses": 1}}}
     assert "kernel:stock: the compiler cache had 3 of 4 compilations (75.0 %)" in bench.said
-    assert read_meta(Path(said["steps"]["kernel:stock"]["out"]).parent / "meta.json")["facts"] == {
-        "ccache": {"hits": 3, "misses": 1}
-    }
+    assert record.read(Path(said["steps"]["kernel:stock"]["out"]).parent).facts == {"ccache": {"hits": 3, "misses": 1}}
     assert bench.build_all()["ccache"] == {"hits": 0, "misses": 0, "steps": {}}
     assert "compiler cache" not in bench.said
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline import progress
+from pipeline.build import record
 from pipeline.build.plan import Plan, Step, Work
-from pipeline.build.runner import Runner, read_meta
+from pipeline.build.runner import Runner
 
 
 def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Path) -> None:
@@ -20,14 +22,14 @@ def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Pa
         """Done at once."""
 
     def looks(work: Work) -> None:
-        begun = float(read_meta(work.out.parent / "meta.json")["begun"])
+        begun = record.read(work.out.parent).begun
         said.append(progress.told_once(plan(str(work.step.inputs["value"])), runner, begun + 3))
 
     assert progress.told_once(plan("1"), runner, 0.0) == ""
     runner.run(plan("1"))
     assert said == ["1 of 2 steps done, running second"]
-    meta = next((tmp_path / "second").glob("[!.]*/meta.json"))
-    meta.write_text(meta.read_text().replace('"seconds": ', '"seconds": 10'))
+    place = next((tmp_path / "second").glob("[!.]*/meta.json")).parent
+    replace(record.read(place), seconds=100.0).write(place)
     runner.run(plan("2"))
     assert said[1] == "1 of 2 steps done, running second (last time 100 s); about 97 s left"
     assert progress.told_once(plan("2"), runner, 0.0) == ""

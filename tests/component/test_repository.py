@@ -68,7 +68,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
 
 
 def built(*rpms: Path, step: str = "step", small: bool = False) -> list[Built]:
-    return [Built(path, step, small) for path in rpms]
+    return [Built(path, step, small, key=f"of {step}") for path in rpms]
 
 
 def wanted(*rpms: Path, **more: Any) -> Contents:
@@ -140,6 +140,8 @@ def test_snapshot_json_says_what_everything_is_and_where_it_comes_from(signer: S
             "sha256": sha256_of(path),
             "size": path.stat().st_size,
             "steps": ["k1", "k2"],
+            "keys": ["of k1", "of k2"],
+            "unsigned_sha256": sha256_of(rpm("kernel", "Epoch: 2")),
         }
     }
     assert said["key"]["fingerprint"] == signer.key.fingerprint == made.fingerprint
@@ -469,10 +471,10 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
     """A signer that does nothing and a publisher that believes it: the last check before the rename is left."""
     sign = Signer.sign
 
-    def pretended(self: Signer, rpms: Sequence[Path], into: Path) -> list[signing.Signed]:
+    def pretended(self: Signer, rpms: Sequence[signing.Unsigned], into: Path) -> list[signing.Signed]:
         signed = sign(self, rpms, into)
         for item, source in zip(signed, rpms, strict=True):
-            changed(item.path, lambda _, source=source: source.read_bytes())  # type: ignore[misc]
+            changed(item.path, lambda _, source=source: source.path.read_bytes())  # type: ignore[misc]
         return signed
 
     monkeypatch.setattr(Signer, "sign", pretended)

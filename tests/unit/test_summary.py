@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pytest
 
+from pipeline.build.record import Phase, Record
 from pipeline.build.runner import Outcome, State
 from pipeline.console import Console
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
@@ -37,10 +37,9 @@ def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
 def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
     for name in ("director", "realserver"):
         (tmp_path / f"el6-{name}.repo").write_text("")
-    (tmp_path / "out").mkdir()
     known = {"path": str(tmp_path), "latest": "/repo/el6/latest", "fingerprint": "0" * 40, "development": False}
-    (tmp_path / "out" / "snapshot.json").write_text(json.dumps(known))
-    outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path)
+    made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts={"snapshot": known})
+    outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path, record=made)
     out = io.StringIO()
     Summary({"repository": outcome}, "repository", 1.0).tell(Console(out=out), "line el6", "", steps=False)
     said = out.getvalue()
