@@ -47,6 +47,11 @@ def walk(top: Path) -> Iterator[Entry]:
         here = os.open(top, DIRECTORY)
     except OSError:
         return
+    yield from walk_from(here)
+
+
+def walk_from(here: int) -> Iterator[Entry]:
+    """Yield the same of a directory by its handle, which is closed then."""
     with contextlib.suppress(OSError):  # moved while it was read
         yield from (entry for entry in _tour(here, _entered) if not entry.after)
 

@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.build import outputs
+
 # One counter a line and call, `#` before the name of the compiled file. `ccache --show-log-stats` counts the same.
-_HITS = frozenset({"direct_cache_hit", "preprocessed_cache_hit"})
-_MISS = "cache_miss"
+_HITS = frozenset({b"direct_cache_hit", b"preprocessed_cache_hit"})
+_MISS = b"cache_miss"
+_LOG_MOST = 64 << 20  # bytes; a whole kernel's has 3 MiB
 
 
 @dataclass(frozen=True)
@@ -31,18 +34,15 @@ class Counted:
         return f"{self.hits} of {total} compilations ({100 * self.hits / total:.1f} %)" if total else "no compilation"
 
 
-def counted(log: Path) -> Counted | None:
-    """What a build's log counts; None when nothing was compiled through the cache.
+def counted(top: Path, log: str) -> Counted | None:
+    """Count what the log of a build says, a path below its top directory; None when nothing was compiled through it.
 
-    The build wrote the log: a link in its place is not followed.
+    The build wrote the log, and could have written other figures: they decide nothing.
     """
-    if log.is_symlink() or not log.is_file():
-        return None
     hits = misses = 0
-    with log.open(errors="replace") as lines:
-        for line in lines:
-            hits += line.rstrip("\n") in _HITS
-            misses += line.rstrip("\n") == _MISS
+    for line in outputs.lines(top, log, _LOG_MOST):
+        hits += line.rstrip(b"\n") in _HITS
+        misses += line.rstrip(b"\n") == _MISS
     return Counted(hits, misses) if hits + misses else None
 
 

@@ -13,10 +13,7 @@ from typing import Any
 from pipeline import files
 from pipeline.build import rpmtool
 from pipeline.errors import Refused
-from pipeline.sources import rpmquery
-
-_QUERY = "[%{FILEFLAGS:fflags}\t%{FILEMODES:octal}\t%{FILENAMES}\n]--\n[%{REQUIRENEVRS}\n]"
-_FLAGS_KEPT = "cn"  # rpm's letters for %config and noreplace
+from pipeline.sources import rpmheader
 
 
 @dataclass(frozen=True)
@@ -34,14 +31,14 @@ class Promises:
 
 def promises(rpm: Path) -> Promises:
     """Reads them from an RPM's header. Raises `Refused` when it is none."""
-    head, _, requires = rpmquery.ask(rpm, "--qf", _QUERY).partition("--\n")
-    rows = [row.split("\t") for row in head.splitlines() if row != "(none)"]
-    config = [(flags, path) for flags, _, path in rows if "c" in flags]
+    package = rpmheader.read(rpm)
+    rows = package.files()
+    config = [row for row in rows if row.is_config]
     return Promises(
-        requires=tuple(sorted({r for r in requires.splitlines() if r and not r.startswith("rpmlib(")})),
-        kept=tuple(path for flags, path in config if set(_FLAGS_KEPT) <= set(flags)),
-        replaced=tuple(path for flags, path in config if "n" not in flags),
-        modes={path: int(mode, 8) & 0o7777 for _, mode, path in rows},
+        requires=tuple(sorted({row for row in package.dependencies("REQUIRE") if not row.startswith("rpmlib(")})),
+        kept=tuple(row.path for row in config if row.is_kept),
+        replaced=tuple(row.path for row in config if not row.is_kept),
+        modes={row.path: row.mode & 0o7777 for row in rows},
     )
 
 

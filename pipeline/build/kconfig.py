@@ -16,12 +16,13 @@ from pipeline.errors import BuildFailed, FileProblems, Problem
 
 LISTED = 40  # symbols told in one message
 _HINTED = 10  # symbols whose dependencies are looked up
+_WIDEST = 200  # characters told of a dependency
 # Kconfig's values: y, m or n, a quoted string, a decimal or a hexadecimal number (kconfig-language.rst).
 _VALUE = r'[ymn]|"(?:[^"\\\n]|\\.)*"|-?\d+|0x[0-9A-Fa-f]+'
 _SET = re.compile(rf"(CONFIG_\w+)=({_VALUE})")
 _UNSET = re.compile(r"# (CONFIG_\w+) is not set")
 _ALLOWED = 'CONFIG_X=y, m, a number or "text"; `# CONFIG_X is not set`; comments; empty lines'
-_TOLD = re.compile(r"^error: kconfig: (CONFIG_\w+): asked for (.*), has (.*)$", re.MULTILINE)
+_TOLD = re.compile(r"error: kconfig: (CONFIG_\w+): asked for .*, has (.*)")
 
 
 @dataclass(frozen=True)
@@ -120,20 +121,21 @@ def check(asked: Configuration, config: str, name: str) -> None:
         raise failure(found, name)
 
 
-def told(log: str, asked: Configuration) -> list[Difference]:
+def told(lines: Iterable[str], asked: Configuration) -> list[Difference]:
     """The differences that the spec file's own check wrote into a build log."""
-    found = {symbol: has for symbol, _, has in _TOLD.findall(log)}
+    rows = (match for line in lines if (match := _TOLD.match(line)))
+    found = {row[1]: row[2][:_WIDEST] for row in rows if row[1] in asked}
     return [Difference(wanted, found[symbol]) for symbol, wanted in asked.items() if symbol in found]
 
 
-def failure(found: Sequence[Difference], name: str, tree: Path | None = None) -> BuildFailed:
-    """The error that lists `found`; with a kernel `tree` at hand it says what the dropped symbols depend on."""
+def failure(found: Sequence[Difference], name: str, texts: Sequence[str] = ()) -> BuildFailed:
+    """The error that lists `found`; with the texts of a tree's Kconfig files, what the dropped symbols depend on."""
     rows = [f"  {difference}" for difference in found[:LISTED]]
     if len(found) > LISTED:
         rows.append(f"  and {len(found) - LISTED} more")
     dropped = [difference.asked.symbol for difference in found if difference.has == "n"][:_HINTED]
-    needed = dependencies(tree, dropped) if tree is not None else None
-    if needed is not None:
+    if texts:
+        needed = dependencies(texts, dropped)
         rows += [f"  {symbol} {_needs(needed.get(symbol))}" for symbol in dropped]
     return BuildFailed(
         "\n".join([f"the kernel's configuration has {len(found)} symbol(s) otherwise than asked for", *rows]),
@@ -143,23 +145,23 @@ def failure(found: Sequence[Difference], name: str, tree: Path | None = None) ->
     )
 
 
-def dependencies(tree: Path, symbols: Iterable[str]) -> dict[str, list[str]]:
-    """What the Kconfig files of a kernel tree say the symbols depend on, for those that they define.
+def dependencies(texts: Iterable[str], symbols: Iterable[str]) -> dict[str, list[str]]:
+    """What the texts of a kernel tree's Kconfig files say the symbols depend on, for those that they define.
 
     Only what stands at the symbol itself is seen, not the conditions of the menus around it.
     """
     wanted = {symbol.removeprefix("CONFIG_"): symbol for symbol in symbols}
     found: dict[str, list[str]] = {}
-    for file in sorted(tree.rglob("Kconfig*")) if wanted else ():
+    for text in texts if wanted else ():
         current = ""
-        for line in file.read_text(errors="replace").splitlines() if file.is_file() else ():
+        for line in text.splitlines():
             words = line.split(None, 2)
             if words[:1] in (["config"], ["menuconfig"]) and len(words) > 1:
                 current = wanted.get(words[1], "")
                 if current:
                     found.setdefault(current, [])
-            elif current and words[:2] == ["depends", "on"]:
-                found[current].append(words[2])
+            elif current and words[:2] == ["depends", "on"] and len(words) > 2:
+                found[current].append(words[2][:_WIDEST])
             elif line and not line[0].isspace():
                 current = ""
     return found

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
-from pipeline.build import contents, kconfig, kernelfiles, overlay, rolecheck, rpmtool, templates
+from pipeline import paths, trees
+from pipeline.build import contents, kconfig, kernelfiles, logs, overlay, rolecheck, rpmtool, templates
 from pipeline.errors import HostLacks, Refused
 from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching.report import Proven
@@ -50,8 +49,9 @@ PROGRAMS = (
     *("depmod", "modinfo", "patch", "bash", "expr", "tar", "bzip2", "find", "xargs", "gzip", "m4", "perl", "make"),
     *("diff", "cmp", "gawk", "gcc", "as", "ld", "nm", "objcopy", "strip", "hostname", "rpmbuild"),
 )
-_LACKING_TOLD = re.compile(r"^error: the image lacks (.+)$", re.MULTILINE)
-_TREE_TOLD = re.compile(r"^error: tree: (.+)$", re.MULTILINE)
+_LACKING_TOLD = re.compile(r"^error: the image lacks (.{1,500})")
+_TREE_TOLD = re.compile(r"^error: tree: (.{1,500})")
+_TREE_MOST = 50  # rows; the spec's own check says no more
 _SIGNING_RACE = re.compile("multiple definition of .no symbol.")  # in whichever quotation marks: domain.md, section 2
 _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
 
@@ -299,35 +299,33 @@ def macros(parameters: Parameters) -> dict[str, str]:
 
 def explain(log: Path, parameters: Parameters) -> None:
     """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
-    text = log.read_text(errors="replace")
-    if lacking := _LACKING_TOLD.search(text):
+    for lacking in logs.found(log, _LACKING_TOLD, 1):
         raise HostLacks(
             f"the image {parameters.image} lacks programs that the kernel's spec file requires: {lacking[1]}",
             where=str(log),
             why="nothing was compiled yet; later the lack of one could show as another kernel",
             hint="`./inv clean images`, and the next run makes it anew from containers/debian12/packages.j2",
         )
-    if told := _TREE_TOLD.findall(text):
+    if told := logs.found(log, _TREE_TOLD, _TREE_MOST):
+        rows = [row[1] for row in told]
         raise Refused(
-            "\n".join(["the tree in the builder is not the pinned one with the series applied", *told]),
+            "\n".join(["the tree in the builder is not the pinned one with the series applied", *rows]),
             where=str(log),
             why="what is compiled must be what was proven",
             hint="./inv patches shows what the series does; a spec that applies more is another source",
         )
-    if found := kconfig.told(text, asked(parameters)):
+    if found := kconfig.told(logs.lines(log), asked(parameters)):
         raise kconfig.failure(found, str(log))
 
 
 def is_signing_race(log: Path) -> bool:
     """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
-    return _SIGNING_RACE.search(log.read_text(errors="replace")) is not None
+    return bool(logs.found(log, _SIGNING_RACE, 1))
 
 
 def remove_build(top: Path) -> None:
-    """Empties what a failed try left, so that the next one starts from the sources."""
-    for name in ("BUILD", "BUILDROOT", "RPMS"):
-        shutil.rmtree(top / name, ignore_errors=True)
-    rpmtool.make_tree(top)
+    """Removes what a failed try left, so that the next one starts anew: a build may have put links into all of it."""
+    trees.remove(top)
 
 
 def reference_kabi(srpm: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, paths
-from pipeline.build import contents, kconfig, kernelfiles, rpmtool, templates
+from pipeline.build import contents, kconfig, kernelfiles, logs, outputs, rpmtool, templates
 from pipeline.errors import Refused, UsageError
 from pipeline.lines import Line, RoleName
 
@@ -27,6 +27,7 @@ PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
 CODE = tuple(
     f"pipeline.build.{name}" for name in ("contents", "kernel_lts61", "kernelfiles", "kconfig", "rpmtool", "templates")
 )
+_KCONFIG = outputs.Most(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
 _UNAME_MOST = 64  # bytes: __NEW_UTS_LEN, include/uapi/linux/utsname.h
 _RELEASE_OF_RPM = re.compile(r"[A-Za-z0-9._+~^]+")  # no '-', which ends a version: rpm, "Package name format"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
@@ -164,15 +165,15 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
     return written
 
 
-def explain(log: Path, parameters: Parameters, build: Path | None = None) -> None:
+def explain(log: Path, parameters: Parameters, top: Path | None = None) -> None:
     """Raises `BuildFailed` with every dropped symbol when that is what a build's log tells; else returns.
 
-    `build` is the build directory as the host sees it: with the tree there, dependencies are told too.
+    `top` is the build's top directory as the host sees it: with the tree there, dependencies are told too.
     """
-    found = kconfig.told(log.read_text(errors="replace"), asked(parameters))
-    tree = build / parameters.tree if build is not None else None
+    found = kconfig.told(logs.lines(log), asked(parameters))
     if found:
-        raise kconfig.failure(found, str(log), tree if tree is not None and tree.is_dir() else None)
+        tree = outputs.texts(top, f"BUILD/{parameters.tree}", "Kconfig", _KCONFIG) if top is not None else ()
+        raise kconfig.failure(found, str(log), list(tree))
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 AROUND = 6  # lines shown behind the first error
+LONGEST = 4096  # bytes looked at of one line
 _TAIL = 20  # lines shown where nothing looks like an error
 
 # What says that something went wrong, in the words of the program that noticed it first.
@@ -18,13 +22,14 @@ _REAL = re.compile(
     | No\ space\ left\ on\ device | Cannot\ allocate\ memory | Killed$ | File\ size\ limit\ exceeded
     | ^(patch|\d+\ out\ of\ \d+\ hunks?).*(FAILED|failed)
     | ^Hunk\ \#\d+\ FAILED | can't\ find\ file\ to\ patch
-    | ^configure:\ error | \bSegmentation\ fault\b | ^FATAL\b | assertion.*failed
+    | ^configure:\ error | \bSegmentation\ fault\b | ^FATAL\b
     | Network\ is\ unreachable | Temporary\ failure\ in\ name\ resolution
     | Could\ not\ resolve | Name\ or\ service\ not\ known | unable\ to\ resolve
-    | [Ff]ork.*:\ Resource\ temporarily\ unavailable | [Cc]annot\ fork | virtual\ memory\ exhausted
+    | [Cc]annot\ fork | virtual\ memory\ exhausted
     | File\ too\ large | [Oo]ut\ of\ memory | std::bad_alloc
     """
 )
+_DISTANT = (("assertion", "failed"), *((word, ": Resource temporarily unavailable") for word in ("fork", "Fork")))
 # Later echoes of an error, and words that only look like one.
 _ECHO = re.compile(
     r"^(make(\[\d+\])?: \*\*\* .*Error \d+|make: \*\*\* Waiting|error: Bad exit status|RPM build errors"
@@ -34,19 +39,36 @@ _ECHO = re.compile(
 
 def first_error(log: Path) -> tuple[int, list[str]]:
     """The line number (from 1) of the first real error and the lines from there; the tail when there is none."""
-    lines = _lines(log)
-    for index, line in enumerate(lines):
-        if _REAL.search(line) and not _ECHO.search(line):
-            return index + 1, lines[index : index + AROUND]
+    numbered = enumerate(lines(log), 1)
+    for number, line in numbered:
+        if _is_error(line):
+            return number, [line, *(below for _, below in itertools.islice(numbered, AROUND - 1))]
     return tail(log, _TAIL)
 
 
 def tail(log: Path, count: int) -> tuple[int, list[str]]:
     """The last `count` lines, and the line number (from 1) of the first of them."""
-    lines = _lines(log)
-    start = max(0, len(lines) - count)
-    return start + 1, lines[start:]
+    last = collections.deque(enumerate(lines(log), 1), maxlen=count)
+    return (last[0][0] if last else 1), [line for _, line in last]
 
 
-def _lines(log: Path) -> list[str]:
-    return log.read_text(errors="backslashreplace").splitlines()
+def lines(log: Path) -> Iterator[str]:
+    """Yield the lines of a log, each cut off at `LONGEST` bytes: a build may print one line without end."""
+    with log.open("rb") as stream:
+        begins = True
+        while piece := stream.readline(LONGEST):
+            if begins:
+                yield piece.rstrip(b"\r\n").decode(errors="backslashreplace")
+            begins = piece.endswith(b"\n")
+
+
+def found(log: Path, pattern: re.Pattern[str], most: int) -> list[re.Match[str]]:
+    """Search each line of a log, and return the first `most` matches."""
+    matches = (pattern.search(line) for line in lines(log))
+    return list(itertools.islice((match for match in matches if match), most))
+
+
+def _is_error(line: str) -> bool:
+    # What comes behind its word by any distance is looked for once: a pattern would try it at each word.
+    distant = any(said in line[line.find(word) :] for word, said in _DISTANT if word in line)
+    return (distant or _REAL.search(line) is not None) and not _ECHO.search(line)

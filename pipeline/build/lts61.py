@@ -53,7 +53,7 @@ def _kernel(material: Material, role: RoleName) -> Step:
         spec=kernel_lts61.SPEC,
         epoch=epoch,
         fill=fill,
-        explain=lambda log, top: kernel_lts61.explain(log, parameters, top / "BUILD"),
+        explain=lambda log, top: kernel_lts61.explain(log, parameters, top),
         macros=rpmtool.Macros(dist=kernel_lts61.DIST),
         room=_KERNEL_ROOM,
     )

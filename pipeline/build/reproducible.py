@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline import process
 from pipeline.build import rpmtool
-from pipeline.errors import BuildFailed
+from pipeline.errors import BuildFailed, Refused
 from pipeline.files import sha256_of, write_atomic
 from pipeline.sources import rpmquery
 
@@ -128,5 +128,8 @@ def _listed(names: Any) -> str:
 
 def _tags(rpm: Path) -> dict[str, str]:
     """Every tag of an RPM's header, as `rpm --xml` prints it."""
-    tree = xml.fromstring(rpmquery.ask(rpm, "--xml"))
+    try:
+        tree = xml.fromstring(rpmquery.tags(rpm))
+    except xml.ParseError as error:
+        raise Refused(f"{rpm.name}: rpm prints its header as no XML; expected one: {error}", where=str(rpm)) from None
     return {str(tag.get("name")): xml.tostring(tag, "unicode") for tag in tree.iter("rpmTag")}

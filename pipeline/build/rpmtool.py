@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.sources import rpmquery
+from pipeline.sources import rpmheader
+from pipeline.sources.rpmheader import Tag
 
 TOPDIR = "/build"  # inside: always the same, so that the compiler cache hits and paths in what is built agree
 CCACHE = "/ccache"
@@ -143,24 +144,17 @@ class Package:
     payload: str
 
 
-_QUERY = (
-    "%{NAME}\n%{NAME}-%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}.%|SOURCEPACKAGE?{src}:{%{ARCH}}|\n"
-    "%{PAYLOADCOMPRESSOR}\n[%{FILEFLAGS:fflags}\t%{FILENAMES}\t%{FILELINKTOS}\t%{FILEDIGESTS}\n]--\n"
-    "[%{PROVIDENEVRS}\n]"
-)
-
-
 def package(rpm: Path) -> Package:
     """Reads the header of an RPM, which may be unsigned. Raises `Refused` when it is none."""
-    head, _, provides = rpmquery.ask(rpm, "--qf", _QUERY).partition("--\n")
-    name, nevra, payload, *rows = head.splitlines()
-    files = [row.split("\t") for row in rows]
+    read = rpmheader.read(rpm)
+    header, rows = read.header, read.files()
+    epoch = f"{header.number(Tag.EPOCH)}:" if Tag.EPOCH in header.tags else ""
     return Package(
         path=rpm,
-        name=name,
-        nevra=nevra,
-        provides=tuple(provides.splitlines()),
-        files={path: target or digest for flags, path, target, digest in files if "g" not in flags},
-        ghosts=tuple(path for flags, path, _, _ in files if "g" in flags),
-        payload=payload,
+        name=read.name,
+        nevra=f"{read.name}-{epoch}{header.text(Tag.VERSION)}-{header.text(Tag.RELEASE)}.{read.arch}",
+        provides=tuple(read.dependencies("PROVIDE")),
+        files={row.path: row.content for row in rows if not row.is_ghost},
+        ghosts=tuple(row.path for row in rows if row.is_ghost),
+        payload=header.text(Tag.PAYLOAD_COMPRESSOR),
     )

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline import room
-from pipeline.build import compilercache, failures, rpmtool
+from pipeline.build import compilercache, failures, outputs, rpmtool
 from pipeline.build.plan import Work
 from pipeline.errors import UsageError
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, build_user, give
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
-CODE = ("pipeline.build.sandboxed", "pipeline.build.rpmtool", "pipeline.sources.rpmquery")
+CODE = (
+    *(f"pipeline.build.{name}" for name in ("sandboxed", "outputs", "rpmtool")),
+    *(f"pipeline.sources.{name}" for name in ("rpmheader", "rpmlead")),
+)
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,7 @@ def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
     argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
     top = compiled(work, bench, recipe, argv)
     rpms = work.out / "rpms"
-    rpms.mkdir()
-    for path in sorted((top / "RPMS").rglob("*.rpm")):
-        shutil.copyfile(path, rpms / path.name)
+    left(work, top).packages(rpms)
     return rpms
 
 
@@ -99,13 +99,18 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
     again = shlex.join(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
     work.log.write_text(f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n")
     ended = bench.runtime.run(job)
-    if counted := compilercache.counted(top / rpmtool.CCACHE_LOG):
+    if counted := compilercache.counted(top, rpmtool.CCACHE_LOG):
         work.facts["ccache"] = counted.as_dict()
     if not ended.good:
         if ended.reason is End.EXIT:
             recipe.explain(work.log, top)
         raise failures.failure(work, ended, failures.Place(top, bench.limits, bench.runtime.name))
     return top
+
+
+def left(work: Work, top: Path) -> outputs.Left:
+    """What the build of this work left in its top directory."""
+    return outputs.Left(work.step.name, top, shlex.join(["./inv", "shell", work.step.name, *work.options]))
 
 
 def _shared(ccache: Path) -> None:

@@ -7,13 +7,13 @@ of themselves. Must not know any line.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from pipeline import files, paths
-from pipeline.build import contents, rpmtool
+from pipeline.build import contents, logs, rpmtool
 from pipeline.errors import BuildFailed, Refused, UsageError
 from pipeline.sources import archive
 
@@ -23,7 +23,9 @@ CODE = tuple(f"pipeline.build.{name}" for name in ("tools", "contents", "rpmtool
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
-_SUMMARY_ROW = re.compile(r"^([A-Za-z0-9][^:\n]{2,30}?) +: (.*?) *$", re.MULTILINE)
+_SUMMARY_TITLE = ("Keepalived configuration", "------------------------")
+_SUMMARY_ROW = re.compile(r"([A-Za-z0-9][^:]{2,30}?) +: (.*)")
+_SUMMARY_MOST = 200  # rows; keepalived's has 60
 _GLIBC = re.compile(r"\(GLIBC_(\d+)\.(\d+)(?:\.\d+)?\)")
 _PROGRAM_MOST = 32 << 20  # bytes
 _OTHER_REQUIREMENTS = r"/bin/sh|rtld\(GNU_HASH\)|config\({name}\) = .*"
@@ -80,15 +82,22 @@ def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> li
     return written
 
 
-def summary(log: str) -> dict[str, str]:
-    """The table that keepalived's configure ends with, by label; empty when the log has none."""
-    _, found, table = log.rpartition("Keepalived configuration\n------------------------\n")
-    return dict(_SUMMARY_ROW.findall(table)) if found else {}
+def summary(lines: Iterable[str]) -> dict[str, str]:
+    """The table that keepalived's configure ends with, by label; empty when the lines have none."""
+    found: dict[str, str] = {}
+    above, inside = "", False
+    for line in lines:
+        if (above, line) == _SUMMARY_TITLE:
+            found, inside = {}, True
+        elif inside and len(found) < _SUMMARY_MOST and (row := _SUMMARY_ROW.match(line)):
+            found[row[1]] = row[2].strip()
+        above = line
+    return found
 
 
 def explain_summary(log: Path, wanted: Summary, hint: str) -> None:
     """Raises `BuildFailed` when a build's log tells that keepalived's configure found less than it must."""
-    said = summary(log.read_text(errors="replace"))
+    said = summary(logs.lines(log))
     wrong = [(label, word) for label, word in wanted if said and said.get(label) != word]
     if wrong:
         rows = (f"  {label}: {said.get(label, 'not said')}, must be {word}" for label, word in wrong)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files, paths
-from pipeline.build import elf, kconfig, rpmtool, sandboxed, templates, tools
+from pipeline.build import elf, kconfig, outputs, rpmtool, sandboxed, templates, tools
 from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 from pipeline.errors import Refused
@@ -30,6 +30,7 @@ BIN, LINKS = "bin", "busybox.links"  # of the step's output: the programs; every
 SCRIPT, CONFIG, COMPARER = "userland.sh", "busybox.config", "asked.awk"
 CODE = tuple(f"pipeline.build.{name}" for name in ("userland", "elf", "kconfig", "templates"))
 _ROOM = 256 << 20  # bytes; measured: 90 MiB
+_PROGRAMS, _LIST = outputs.Most(32 << 20, 64 << 20, 8), outputs.Most(1 << 20, 1 << 20, 1)
 # What must be there, so that a part left out is seen before a guest misses it.
 _APPLETS = ("/bin/sh", "/bin/ping", "/sbin/ip", "/sbin/modprobe", "/usr/bin/timeout", "/usr/sbin/arping")
 _TEXTS = {
@@ -122,7 +123,7 @@ def check(output: Path) -> dict[str, Any]:
         if missing := [text.strip(b"\0").decode() for text in texts if text not in data]:
             raise Refused(f"{name} was built without a part", where=str(path), why=f"not in it: {', '.join(missing)}")
         evidence[name] = {"sha256": files.sha256_of(path), "size": len(data), "static": True}
-    applets = (output / LINKS).read_text().split()
+    applets = (output / LINKS).read_text(errors="replace").split()
     if missing := [path for path in _APPLETS if path not in applets]:
         raise Refused(f"busybox lacks {', '.join(missing)}", where=str(output / LINKS))
     return {"programs": evidence, "applets": len(applets)}
@@ -142,8 +143,9 @@ def _step(material: Material) -> Step:
     def action(work: Work) -> None:
         argv = ("/bin/bash", f"{rpmtool.TOPDIR}/SPECS/{SCRIPT}", str(work.jobs))
         top = sandboxed.compiled(work, material.bench, recipe, argv)
-        shutil.copytree(top / "BUILD" / BIN, work.out / BIN)
-        shutil.copyfile(top / "BUILD" / LINKS, work.out / LINKS)
+        left = sandboxed.left(work, top)
+        left.files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
+        left.files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
         evidence = {"parameters": parameters.as_dict(), **check(work.out)}
         (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
 

@@ -126,7 +126,7 @@ class Signer:
     def _rpmsign(self, target: Path, when: int) -> None:
         macros = {
             "__gpg": self.gnupg.program,  # rpm's own guess is a gpg2 that Debian does not have
-            "_gpg_path": self.gnupg.home,
+            "_gpg_path": openpgp.escaped(self.gnupg.home.absolute()),
             "_gpg_name": self._user,
             "_gpg_digest_algo": "sha256",
             "_gpg_sign_cmd_extra_args": " ".join((*self.gnupg.options, *self._clock(when))),
@@ -134,8 +134,9 @@ class Signer:
         defined = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
         with openpgp.private_home() as home:  # a person's own macros could sign otherwise, or not at all
             env = {**self.gnupg.environment, "HOME": str(home)}
-            base = ["rpmsign", "--addsign", "--rpmv3", "--dbpath", str(home / "rpmdb")]
-            process.run([*base, *defined, target], env=env)
+            base = ["rpmsign", "--addsign", "--rpmv3", "--dbpath", openpgp.escaped(home / "rpmdb")]
+            # By its name, which `rpmheader` let through: rpm expands macros in a path.
+            process.run([*base, *defined, target.name], env=env, cwd=target.parent)
 
     def _prove(self, target: Path, signed: rpmheader.RpmFile, check: Check) -> None:
         why = "; ".join(compat.signature_problems(signed, self.key.id))

@@ -24,6 +24,7 @@ from typing import IO, cast
 from pipeline import process
 from pipeline.errors import HostLacks, Refused
 from pipeline.files import CHUNK
+from pipeline.sources import rpmlead
 from pipeline.sources.gittree import SYMLINK, Entry, blob_id, file_mode
 
 
@@ -49,7 +50,6 @@ class Item:
     data: IO[bytes] | None
 
 
-_RPM_LEAD = b"\xed\xab\xee\xdb"  # the magic of lib/rpmlead.c
 _BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, IndexError)
 
 
@@ -59,7 +59,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     with path.open("rb", buffering=0) as stream:  # unbuffered: a child may go on reading from its start
         magic = stream.read(4)
         stream.seek(0)
-        if magic != _RPM_LEAD:
+        if magic != rpmlead.MAGIC:
             yield cast(IO[bytes], stream)
             return
         with tempfile.TemporaryFile() as errors, _rpm_payload(cast(IO[bytes], stream), errors) as payload:

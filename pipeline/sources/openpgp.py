@@ -17,6 +17,7 @@ from pathlib import Path
 from pipeline import process, temporary
 from pipeline.errors import HostLacks, Refused
 from pipeline.lines import Key
+from pipeline.sources import rpmlead
 
 MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
 
@@ -97,20 +98,22 @@ def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signatur
     """`check_rpm` for many files: the database that holds `keys` alone is made once."""
     with private_home() as home:
         env = process.clean_environment(HOME=str(home))  # a person's macros could soften the check
-        base = ["--dbpath", str(home / "rpmdb")]
+        base = ["--dbpath", escaped(home / "rpmdb")]
         process.run(["rpm", *base, "--initdb"], env=env)
         for key in keys:
-            _import(home / f"{key.name}.asc", key, base, env)
+            _import(home / "key.asc", key, base, env)
         yield lambda rpm: _check(rpm, keys, base, env)
 
 
 def _check(rpm: Path, keys: Sequence[PublicKey], base: Sequence[str], env: Mapping[str, str]) -> Signature:
     # Without this level rpmkeys calls an unsigned package fine.
-    check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", str(rpm)]
-    said = process.run(check, env=env, accept=range(256))
+    check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", "-"]
+    with rpmlead.opened(rpm) as stream:
+        said = process.run(check, env=env, stdin=stream, accept=range(256))
     query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
-    asked = ["rpm", *base, "--nosignature", "-qp", "--qf", query, str(rpm)]
-    stamp = process.run(asked, env=env, accept=range(256)).text
+    asked = ["rpm", *base, "--nosignature", "--nomanifest", "-qp", "--qf", query, "-"]
+    with rpmlead.opened(rpm) as stream:
+        stamp = process.run(asked, env=env, stdin=stream, accept=range(256)).text
     lines = [line.strip() for line in said.text.splitlines()[1:]]
     signed = [line for line in lines if "ignature" in line and line.endswith(": OK")]
     if said.status != 0 or not signed or not all(line.endswith(": OK") for line in lines):
@@ -129,7 +132,7 @@ def _check(rpm: Path, keys: Sequence[PublicKey], base: Sequence[str], env: Mappi
 def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, str]) -> None:
     path.write_bytes(key.armor)
     try:
-        process.run(["rpmkeys", *base, "--import", str(path)], env=env)
+        process.run(["rpmkeys", *base, "--import", path.name], env=env, cwd=path.parent)
     except process.ProgramFailed as error:
         raise HostLacks(
             f"this host's rpm does not take the key {key.name}",
@@ -167,6 +170,11 @@ def _blocks(colons: str) -> Iterator[_Block]:
 def _gpg(home: Path) -> list[str]:
     # An agent is of no use without secret keys; started all the same it would outlive us.
     return ["gpg", "--homedir", str(home), "--no-autostart", "--batch", "--no-tty", "--quiet"]
+
+
+def escaped(path: Path) -> str:
+    """A path as rpm takes it for a macro's value: `%` begins a macro, which may run a program."""
+    return str(path).replace("%", "%%")
 
 
 @contextlib.contextmanager

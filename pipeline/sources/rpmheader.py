@@ -2,14 +2,18 @@
 
 The layout is that of RPM's docs/manual/format_v4.md (lead, signature header padded to 8 bytes,
 header, payload) and format_header.md (16 bytes of intro, 16 per entry, data); tag numbers are those
-of include/rpm/rpmtag.h. Proves nothing: digests and signatures are `pipeline.sources.openpgp`'s.
+of include/rpm/rpmtag.h. A package may be a
+stranger's: what is read is bounded, and a file of a package cannot be mistaken for two. Proves nothing: digests and
+signatures are `pipeline.sources.openpgp`'s.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -18,11 +22,13 @@ from typing import BinaryIO
 
 from pipeline.errors import Refused
 from pipeline.files import CHUNK
+from pipeline.sources import rpmlead
 
-LEAD_SIZE = 96
-_LEAD_MAGIC = b"\xed\xab\xee\xdb"
 _HEADER_MAGIC = b"\x8e\xad\xe8\x01"
-_MOST_ENTRIES, _MOST_DATA = 0xFFFF, 256 << 20  # what rpm itself takes, lib/header_internal.hh
+_MOST_ENTRIES, _MOST_DATA = 0xFFFF, 64 << 20  # rpm itself takes 256 MiB, rpm 4.8 16 MiB: lib/header_internal.hh
+_MOST_VALUES = 2_000_000  # in one header; that of kernel-devel has 300,000
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^-]{0,250}")  # also the one argument that rpmsign is given
+_SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the order in which rpm writes them
 
 
 class SignatureTag(IntEnum):
@@ -41,15 +47,25 @@ class Tag(IntEnum):
     EPOCH = 1003
     BUILD_TIME = 1006
     ARCH = 1022
+    OLD_FILE_NAMES = 1027
+    FILE_MODES = 1030
+    FILE_DIGESTS = 1035
+    FILE_LINK_TARGETS = 1036
+    FILE_FLAGS = 1037
     PROVIDE_NAME = 1047
+    REQUIRE_FLAGS = 1048
     REQUIRE_NAME = 1049
     REQUIRE_VERSION = 1050
     CONFLICT_NAME = 1054
     CONFLICT_VERSION = 1055
     OBSOLETE_NAME = 1090
     SOURCE_PACKAGE = 1106
+    PROVIDE_FLAGS = 1112
     PROVIDE_VERSION = 1113
     OBSOLETE_VERSION = 1115
+    DIRECTORY_INDEXES = 1116
+    BASE_NAMES = 1117
+    DIRECTORY_NAMES = 1118
     PAYLOAD_FORMAT = 1124
     PAYLOAD_COMPRESSOR = 1125
     LONG_FILE_SIZES = 5008
@@ -98,6 +114,31 @@ class Header:
 
 
 @dataclass(frozen=True)
+class PackagedFile:
+    """A file as a header lists it; `content` is a link's target, otherwise the digest in hex, empty for a directory."""
+
+    path: str
+    flags: int
+    mode: int
+    content: str
+
+    @property
+    def is_config(self) -> bool:
+        """Whether people are meant to edit it: RPMFILE_CONFIG."""
+        return bool(self.flags & 1)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether an update leaves it alone once edited: RPMFILE_NOREPLACE."""
+        return bool(self.flags & 1 << 4)
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether the package has no content for it: RPMFILE_GHOST."""
+        return bool(self.flags & 1 << 6)
+
+
+@dataclass(frozen=True)
 class RpmFile:
     """The headers of one RPM file, where what is signed begins, and the payload's first bytes."""
 
@@ -133,6 +174,37 @@ class RpmFile:
         """What the file is called in a repository, whatever it was called where it came from."""
         return f"{self.nvra}.rpm"
 
+    def files(self) -> list[PackagedFile]:
+        """Every file that the header lists, in its order. Raises `Refused` where it contradicts itself."""
+        header = self.header
+        names, directories = header.texts(Tag.BASE_NAMES), header.texts(Tag.DIRECTORY_NAMES)
+        places = header.numbers(Tag.DIRECTORY_INDEXES)
+        try:
+            paths = [directories[place] + name for place, name in zip(places, names, strict=True)]
+            columns = (header.numbers(Tag.FILE_FLAGS), header.numbers(Tag.FILE_MODES))
+            texts = (header.texts(Tag.FILE_LINK_TARGETS), header.texts(Tag.FILE_DIGESTS))
+            rows = list(zip(paths or header.texts(Tag.OLD_FILE_NAMES), *columns, *texts, strict=True))
+        except (ValueError, IndexError):
+            raise Refused(f"{self.nvra}: its header lists its files in lists of different lengths") from None
+        self._check_plain("a path", [text for path, _, _, target, _ in rows for text in (path, target)])
+        return [PackagedFile(path, flags, mode, target or digest) for path, flags, mode, target, digest in rows]
+
+    def dependencies(self, kind: str) -> list[str]:
+        """What it provides or requires as rpm writes it, `name = 1:2-3`; `kind` is PROVIDE or REQUIRE."""
+        names, versions = (self.header.texts(Tag[f"{kind}_{part}"]) for part in ("NAME", "VERSION"))
+        flags = self.header.numbers(Tag[f"{kind}_FLAGS"])
+        try:
+            found = [_dependency(*row) for row in zip(names, flags, versions, strict=True)]
+        except ValueError:
+            raise Refused(f"{self.nvra}: its header lists what it needs in lists of different lengths") from None
+        self._check_plain("a dependency", found)
+        return found
+
+    def _check_plain(self, what: str, texts: Sequence[str]) -> None:
+        """Raises `Refused` for texts that no terminal and no list of lines could show as they are."""
+        if odd := next((text for text in texts if not text.isprintable()), None):
+            raise Refused(f"{self.nvra}: {what} with characters that cannot be printed; expected none: {odd[:80]!a}")
+
     @property
     def build_time(self) -> int:
         """Seconds since 1970."""
@@ -141,10 +213,9 @@ class RpmFile:
 
 def read(path: Path) -> RpmFile:
     """The headers of the RPM at `path`. Raises `Refused` when it is none."""
-    with path.open("rb") as stream:
+    with rpmlead.opened(path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
         try:
-            if _exactly(stream, LEAD_SIZE)[:4] != _LEAD_MAGIC:
-                raise ValueError("it does not begin as an RPM does")
+            stream.seek(rpmlead.SIZE)
             signature = _header(stream)
             stream.read(-stream.tell() % 8)
             body_offset = stream.tell()
@@ -159,6 +230,11 @@ def read(path: Path) -> RpmFile:
     return found
 
 
+def _dependency(name: str, flags: int, version: str) -> str:
+    senses = "".join(sign for sense, sign in _SENSES.items() if flags & sense)
+    return " ".join(word for word in (name, senses, version) if word)
+
+
 def body_sha256(path: Path, package: RpmFile) -> str:
     """SHA-256 of header and payload: all but the signatures, which signing must not change."""
     digest = hashlib.sha256()
@@ -170,7 +246,7 @@ def body_sha256(path: Path, package: RpmFile) -> str:
 
 
 def _is_name(name: str) -> bool:
-    return "/" not in name and not name.startswith(".") and name.isprintable() and " " not in name
+    return _FILE_NAME.fullmatch(name) is not None
 
 
 def _exactly(stream: BinaryIO, size: int) -> bytes:
@@ -186,26 +262,39 @@ def _header(stream: BinaryIO) -> Header:
     if magic != _HEADER_MAGIC or entries > _MOST_ENTRIES or size > _MOST_DATA:
         raise ValueError("one of its headers does not begin as such")
     index, data = _exactly(stream, 16 * entries), _exactly(stream, size)
-    tags = {tag: _value(data, kind, offset, count) for tag, kind, offset, count in struct.iter_unpack(">IIII", index)}
+    tags: dict[int, Value] = {}
+    values = used = 0
+    for tag, kind, offset, count in struct.iter_unpack(">IIII", index):
+        if tag in tags:
+            raise ValueError(f"its tag {tag} is there twice")
+        values += 1 if kind == _BINARY else count
+        if values > _MOST_VALUES:
+            raise ValueError(f"a header of more than {_MOST_VALUES} values")
+        tags[tag], length = _value(data, kind, offset, count)
+        used += length
+        if used > size:
+            raise ValueError("the entries of a header overlap")
     return Header(MappingProxyType(tags), entries, size)
 
 
-def _value(data: bytes, kind: int, offset: int, count: int) -> Value:
+def _value(data: bytes, kind: int, offset: int, count: int) -> tuple[Value, int]:
+    """The value of an entry, and the bytes that it takes."""
     if offset > len(data) or count > len(data):
         raise ValueError("an entry lies behind its header's end")
     if kind in _NUMBERS:
-        return struct.unpack_from(f">{count}{_NUMBERS[kind]}", data, offset)
+        layout = f">{count}{_NUMBERS[kind]}"
+        return struct.unpack_from(layout, data, offset), struct.calcsize(layout)
     if kind == _BINARY:
-        return data[offset : offset + count]
+        return data[offset : offset + count], count
     if kind in _TEXTS:
         return _strings(data, offset, count)
     raise ValueError(f"an entry of the unknown type {kind}")
 
 
-def _strings(data: bytes, offset: int, count: int) -> tuple[str, ...]:
-    found = []
+def _strings(data: bytes, offset: int, count: int) -> tuple[tuple[str, ...], int]:
+    found, begun = [], offset
     for _ in range(count):
         end = data.index(b"\0", offset)  # ValueError when it is not ended
         found.append(data[offset:end].decode(errors="backslashreplace"))
         offset = end + 1
-    return tuple(found)
+    return tuple(found), offset - begun

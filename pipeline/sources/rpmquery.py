@@ -6,17 +6,30 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import Refused
-from pipeline.sources import openpgp
+from pipeline.sources import openpgp, rpmheader, rpmlead
+
+_PATIENCE = 120.0  # seconds; a kernel's header takes one
 
 
-def ask(rpm: Path, *how: str) -> str:
-    """What `rpm -qp` prints of a package, which may be unsigned, with the options `how`.
+def tags(rpm: Path) -> str:
+    """What `rpm -qp --xml` prints of a package, which may be unsigned: every tag of its header.
 
     Neither a person's macros nor an rpm database have a say. Raises `Refused` when it is no RPM.
     """
-    with openpgp.private_home() as home:
-        argv = ["rpm", "--dbpath", str(home / "rpmdb"), "--nosignature", "-qp", *how, str(rpm)]
+    rpmheader.read(rpm)  # else there would be no limit to what is printed
+    with openpgp.private_home() as home, rpmlead.opened(rpm) as stream:
+        argv = [
+            "rpm",
+            "--dbpath",
+            openpgp.escaped(home / "rpmdb"),
+            "--nosignature",
+            "--nomanifest",
+            "-qp",
+            "--xml",
+            "-",
+        ]
         try:
-            return process.run(argv, env=process.clean_environment(HOME=str(home))).text
+            env = process.clean_environment(HOME=str(home))
+            return process.run(argv, env=env, stdin=stream, timeout=_PATIENCE).text
         except process.ProgramFailed as error:
             raise Refused("no RPM header could be read", where=str(rpm), why=str(error)) from None

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.errors import Refused
 from pipeline.files import scratch
 from pipeline.lines import SrpmSource
-from pipeline.sources import archive, gittree, openpgp, rpmquery
+from pipeline.sources import archive, gittree, openpgp, rpmheader
+from pipeline.sources.rpmheader import Tag
 
 SHOWN = 40  # differing paths listed in one message
 
@@ -62,8 +63,9 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
 
 
 def _nevra(rpm: Path) -> str:
-    query = "%{NAME}-%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}"
-    return rpmquery.ask(rpm, "--qf", query).strip()
+    found = rpmheader.read(rpm)
+    epoch = f"{found.header.number(Tag.EPOCH)}:" if Tag.EPOCH in found.header.tags else ""
+    return f"{found.name}-{epoch}{found.header.text(Tag.VERSION)}-{found.header.text(Tag.RELEASE)}"
 
 
 def _file(payload: Path, name: str, source: SrpmSource) -> Path:

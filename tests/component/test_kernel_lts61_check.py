@@ -188,7 +188,7 @@ def test_what_is_no_package_is_refused(stock: Kernel) -> None:
     rpms = stock.build()
     (headers,) = rpms.rglob("kernel-headers-*.rpm")
     headers.write_bytes(b"not a package")
-    with pytest.raises(Refused, match="no RPM header"):
+    with pytest.raises(Refused, match="not an RPM package"):
         recipe.check(rpms, STOCK)
 
 

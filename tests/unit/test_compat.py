@@ -18,6 +18,7 @@ from pipeline.publish import compat
 from pipeline.publish.compat import SignaturePacket
 from pipeline.sources import rpmheader
 from pipeline.sources.rpmheader import Header, RpmFile, SignatureTag, Tag, Value
+from tests.fixtures.rpms import LEAD
 
 KEY = "4331F4D9D8B0BFFD"
 GOOD: dict[int, Value] = {
@@ -249,7 +250,7 @@ def raw_rpm(name: bytes = b"ipvsadm", signature: bytes = b"") -> bytes:
         1037: (2, 1, b"\7"),
     }
     first = signature or raw_header({SignatureTag.PGP: (7, 3, b"abc")})
-    return b"\xed\xab\xee\xdb" + bytes(92) + first + bytes(-(96 + len(first)) % 8) + raw_header(tags) + MAGIC["gzip"]
+    return LEAD + first + bytes(-(96 + len(first)) % 8) + raw_header(tags) + MAGIC["gzip"]
 
 
 def test_a_file_is_read_down_to_the_payloads_first_bytes(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pipeline.build.compilercache import Counted
 from pipeline.build.plan import Step, Work
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Ended, Job, Limits
+from tests.fixtures.rpms import LEAD
 
 # As ccache 4.7.5 wrote it of a miss, a hit, a failed compilation, a link, a preprocessor's run and a second hit.
 LOG = """\
@@ -40,19 +41,19 @@ preprocessed_cache_hit
 
 def test_hits_and_misses_are_counted_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
-    assert compilercache.counted(tmp_path / "log") == Counted(hits=2, misses=1)
+    assert compilercache.counted(tmp_path, "log") == Counted(hits=2, misses=1)
 
 
 def test_a_build_that_compiled_nothing_has_no_figures(tmp_path: Path) -> None:
-    assert compilercache.counted(tmp_path / "no-such-log") is None
+    assert compilercache.counted(tmp_path, "no-such-log") is None
     (tmp_path / "log").write_text("# a.o\ncalled_for_link\n")
-    assert compilercache.counted(tmp_path / "log") is None
+    assert compilercache.counted(tmp_path, "log") is None
 
 
 def test_a_link_that_a_build_left_in_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text(LOG)
     (tmp_path / "log").symlink_to("other")
-    assert compilercache.counted(tmp_path / "log") is None
+    assert compilercache.counted(tmp_path, "log") is None
 
 
 def test_the_rate_is_told_in_words_for_one_build_and_for_several() -> None:
@@ -70,7 +71,7 @@ class Builder:
         top = next(mount.source for mount in job.mounts if mount.target == rpmtool.TOPDIR)
         if log := job.environment.get("CCACHE_STATSLOG"):
             (top / Path(log).relative_to(rpmtool.TOPDIR)).write_text(LOG)
-        (top / "RPMS" / "a.rpm").write_bytes(b"a package")
+        (top / "RPMS" / "a.rpm").write_bytes(LEAD)
         self.job = job
         return Ended(End.EXIT, 0)
 

@@ -12,6 +12,7 @@ from pipeline.build.plan import Step, Work
 from pipeline.errors import BuildFailed
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Ended, Job, Limits
+from tests.fixtures.rpms import LEAD
 
 RACE = "ld: drivers/net/tun.ko.sign.o: multiple definition of `no symbol'\nmake: *** [modules] Error 1\n"
 MARKS = ("`'", "\u2018\u2019", "''")  # binutils' own, those of its translations, those of newer programs
@@ -39,7 +40,7 @@ class Builder:
             log.write(text)
         (top / "BUILD" / "tun.ko").write_text(f"left by run {len(self.jobs)}")
         (top / "BUILDROOT" / "tun.ko").write_text("installed")
-        (top / "RPMS" / PACKAGE).write_text(f"made by run {len(self.jobs)}")
+        (top / "RPMS" / PACKAGE).write_bytes(LEAD + f"made by run {len(self.jobs)}".encode())
         return Ended(End.EXIT, 0 if text == GOOD else 1)
 
     def shell(self, job: Job) -> int:
@@ -80,9 +81,27 @@ def test_after_the_race_the_build_starts_from_the_sources_with_one_job(
     rpms = built(builder)
     assert builder.jobs == ["_smp_mflags -j4", "_smp_mflags -j1"]
     assert builder.found == [["SOURCES/linux.tar", "SPECS/kernel.spec"]] * 2, "nothing of the first try is left"
-    assert [path.read_text() for path in rpms.iterdir()] == ["made by run 2"]
+    assert [path.read_bytes() for path in rpms.iterdir()] == [LEAD + b"made by run 2"]
     assert work.log.read_text().endswith(GOOD) and race not in work.log.read_text()
     assert race in work.log.with_name("log.signing-race").read_text()
+
+
+def test_links_that_the_first_try_left_in_place_of_directories_are_not_written_through(
+    built: Callable[[Builder], Path], work: Work, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+
+    class Linking(Builder):
+        def run(self, job: Job) -> Ended:
+            ended, top = super().run(job), job.mounts[0].source
+            for name in ("SOURCES", "SPECS", "BUILD") if not ended.good else ():
+                (top / name).rename(top / f"{name}.before")
+                (top / name).symlink_to(outside)
+            return ended
+
+    built(Linking(RACE, GOOD))
+    assert list(outside.iterdir()) == []
 
 
 def test_any_other_failure_is_not_tried_again(built: Callable[[Builder], Path], work: Work) -> None:

@@ -121,10 +121,10 @@ def test_every_assertion_on_configure_is_in_the_spec() -> None:
 
 
 def test_the_table_of_configure_is_read_by_its_labels() -> None:
-    found = tools.summary(CONFIGURED)
+    found = tools.summary(CONFIGURED.splitlines())
     assert {label: found[label] for label, _ in SUMMARY} == dict(SUMMARY)
     assert found["Compiler"] == "gcc gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
-    assert tools.summary("checking for Use IPVS Framework : Yes\n") == {}
+    assert tools.summary(["checking for Use IPVS Framework : Yes"]) == {}
 
 
 def test_a_build_whose_configure_found_everything_is_not_blamed(tmp_path: Path) -> None:
