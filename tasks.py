@@ -19,10 +19,11 @@ LINE = {"line": f"the line's name; `./inv lines` lists them [{DEFAULT_LINE}]"}
 BUILT = {"line": f"the line's name; `./inv lines` lists them [{BUILT_LINE}]"}
 
 
-def _line(session: Session, name: str, default: str = DEFAULT_LINE) -> Any:
-    from pipeline import lines
+def _line(session: Session, name: str, default: str = DEFAULT_LINE, *, writes: bool = True) -> Any:
+    from pipeline import linenames, lines
 
     line = lines.load(name or (None if session.settings.line_file else default), session.settings.line_file)
+    linenames.claim(line, session.settings.artifacts, write=writes)
     if line.notice:
         session.console.warn(line.notice)
     return line
@@ -82,7 +83,8 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
 
     if diff and len(diff) != 2:
         raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
-    chosen = _line(session, line, "el6" if diff or classify else DEFAULT_LINE)
+    reading = bool(diff or classify)
+    chosen = _line(session, line, "el6" if reading else DEFAULT_LINE, writes=not reading)
     if diff:
         return report.compare_files(diff, chosen, session)
     if not classify:
@@ -175,7 +177,7 @@ def shell(session: Session, step: str, line: str = "") -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.mainjob import shell as enter
 
-    return enter(_line(session, line, BUILT_LINE), step, session)
+    return enter(_line(session, line, BUILT_LINE, writes=False), step, session)
 
 
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")

@@ -66,6 +66,17 @@ def _table_in(annotation: Any) -> type[Model] | None:
     return next((found for inner in get_args(annotation) if (found := _table_in(inner))), None)
 
 
+def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -> list[Found]:
+    """The name is the file's in the project, whose `stem` is given, and no one of the project's, `known`, elsewhere."""
+    name = raw.get("name")
+    if stem is None and name in known:
+        what = f"the name {name} is a line's of the project, whose place in repository and steps it would take"
+        return [(("name",), what, f"a name of its own, such as {name}-house")]
+    if stem not in (None, name):
+        return [(("name",), f"the name {name!r} is not the file's", str(stem))]
+    return []
+
+
 def cross_checks(data: LineData) -> Iterator[Found]:
     """What one key says of another: names that must exist, roles that must be provable."""
     checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches, _check_lab)

@@ -7,6 +7,7 @@ Every mistake is reported at once, with file:line and what is allowed.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import re
@@ -20,16 +21,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic_core import PydanticCustomError
 
-from pipeline import paths
+from pipeline import files, paths
 from pipeline.errors import FileProblems, Problem, UsageError
 
 if TYPE_CHECKING:  # it reads the model below
     from pipeline.linechecks import Found
 
 SCHEMES = ("http", "https", "ftp", "file")
+_RESERVED = ("all", "lab", "latest", "probe-kernel", "reproducible")  # beside lines' directories, or words of commands
+LARGEST = 4 << 20  # bytes of a line file; the largest has 40 thousand
+_SHOWN = 60  # characters of a value in a message
 
 
 class RoleName(StrEnum):
@@ -51,7 +55,8 @@ def _pattern(name: str, pattern: str, allowed: str) -> Any:
     def check(value: str) -> str:
         if compiled.fullmatch(value):
             return value
-        raise _mistake(name, f"{value!r} is not a {name}", allowed)
+        shown = repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
+        raise _mistake(name, f"{shown} is not a {name}", allowed)
 
     return AfterValidator(check)
 
@@ -80,13 +85,19 @@ ObjectId = Annotated[str, _pattern("git object id", r"[0-9a-f]{40}", "40 lower-c
 Fingerprint = Annotated[
     str, _pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")
 ]
+# Directories bear it: beside others, with -small behind it for the small configuration, and in a package's release.
+_LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:-[a-z0-9]+)*"
+_LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
+LineName = Annotated[str, _pattern("name", _LINE, _LINES)]
 Name = Annotated[str, _pattern("name", r"[a-z0-9][a-z0-9.-]*", "lower-case letters, digits, '-' and '.'")]
 FileName = Annotated[str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]*", "one file name without '/'")]
 BuildId = Annotated[str, _pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
 Config = Annotated[str, _pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
 Url = Annotated[str, AfterValidator(_url)]
 Inside = Annotated[str, AfterValidator(_inside)]
-Size = Annotated[int, Field(gt=0)]
+Size = Annotated[int, Field(gt=0, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
+Flag = Annotated[bool, Field(strict=True)]
+Day = Annotated[date, Field(strict=True)]
 
 
 K = TypeVar("K")
@@ -119,7 +130,7 @@ class Key(Model):
     fingerprint: Fingerprint
     urls: tuple[Url, ...] = ()
     files: tuple[str, ...] = ()  # on the host, or beside the line file
-    expired: date | None = None
+    expired: Day | None = None
 
 
 class Member(Model):
@@ -186,7 +197,7 @@ class DebianSource(Model):
     kind: Literal["debian"]
     package: Name
     version: str = Field(min_length=1)
-    accept_older: bool = False
+    accept_older: Flag = False
     image: Name | None = None
     sha256: Sha256 | None = None
     size: Size | None = None
@@ -218,7 +229,7 @@ class Rule(Model):
     must_not_touch: tuple[Inside, ...] = ()
     must_contain: tuple[str, ...] = ()
     option_define: str
-    option_number: int = Field(ge=1, le=255)
+    option_number: int = Field(ge=1, le=255, strict=True)
 
 
 class LeaveOut(Model):
@@ -259,12 +270,14 @@ class Play(Model):
 class LineData(Model):
     """The content of a line file together with its series file."""
 
-    schema_: Literal[1] = Field(alias="schema")
-    name: Name
+    schema_: Annotated[Literal[1], BeforeValidator(lambda v: None if isinstance(v, bool) else v)] = Field(
+        alias="schema"
+    )
+    name: LineName
     title: str
     kernel: str
     kernel_source: Name | None = None
-    released: date | None = None  # upstream's day; everything that is built bears it
+    released: Day | None = None  # upstream's day; everything that is built bears it
     keys: Table[Name, Key] = Field(default_factory=_empty)
     debian: Debian | None = None
     sources: Table[Name, Source]
@@ -349,7 +362,8 @@ def load(name: str | None = None, line_file: Path | None = None) -> Line:
     Raises `UsageError` when there is no such line and `FileProblems` with every mistake at once.
     """
     if line_file is not None:
-        line = _load_file(line_file)
+        own, ours = line_file.resolve(), paths.lines_dir()  # however a line of the project is named
+        line = _load_file(ours / own.name if own.parent == ours.resolve() else line_file)
         if name not in (None, line.name):
             raise UsageError(
                 f"--line-file holds the line {line.name}, not {name}", where=str(line_file), hint="leave --line out"
@@ -398,13 +412,18 @@ def _base_document(own: _Document, base_name: object) -> _Document:
 
 def _read(path: Path) -> _Document:
     try:
-        data = path.read_bytes()
+        data = files.read_limited(path, LARGEST)
+        if data.startswith(codecs.BOM_UTF8):
+            raise FileProblems(
+                f"{path} is not TOML", [Problem(str(path), 1, "it begins with a byte order mark", "none")]
+            )
         text = data.decode()
         return _Document(path, text, hashlib.sha256(data).hexdigest(), tomllib.loads(text))
     except FileNotFoundError:
         raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the line file cannot be read: {error}", where=str(path), hint="./inv lines") from None
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"the line file cannot be read: {what}", where=str(path), hint="./inv lines") from None
     except ValueError as error:  # also a number of more digits than Python takes
         found = re.search(r"at line (\d+)", str(error))
         number = int(found[1]) if found else 1 if "at end of document" not in str(error) else text.count("\n") + 1
@@ -438,7 +457,13 @@ def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
 
 def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
     """The line the documents give together. What is wrong without the override too is its base's mistake."""
+    from pipeline import linechecks  # not at the top: it reads the model above
+
+    own = documents[0]
+    stem = own.path.stem if own.path.parent == paths.lines_dir() else None
     data, found = _judged(documents)
+    if not any(path == ("name",) for path, _, _ in found):
+        found += linechecks.check_name(own.raw, stem, names())
     if data is not None and not found:
         return data
     inherited = set(_judged(documents[1:])[1]) if overriding else set()

@@ -36,7 +36,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("builders", "showing", "testing", "cli", "summary", "inventory", "progress"),
+    ("builders", "showing", "linenames", "testing", "cli", "summary", "inventory", "progress"),
     ("mainjob", "status", "imaging", "cleaning"),
     ("labjob",),
     ("tasks",),

@@ -172,9 +172,84 @@ def test_a_line_of_ones_own_needs_no_base_and_gets_no_series_of_the_project(proj
     own = tmp_path / "base.toml"  # named as the project's line is
     own.write_text(BASE.replace('series = ["fix"]', "series = []").replace("[roles.director]", "[roles.stock]", 1))
     own.write_text(re.sub(r"(?s)\[roles\.stock\].*", "[roles.stock]\n", own.read_text()))
+    edit(own, 'name = "base"', 'name = "own"')
     line = lines.load(None, own)
     assert (line.override, line.data.patches, line.files) == (None, {}, (own,))
-    assert line.evidence() == {"line": "base", "kernel": "1.0", "override": None}
+    assert line.evidence() == {"line": "own", "kernel": "1.0", "override": None}
+
+
+NAMES = [
+    *(
+        "base-small",
+        "house-small",
+        "base+again",
+        "latest",
+        "probe-kernel",
+        "a" * 49,
+        "a" * 300,
+        "",
+        "house.one",
+        "house-",
+    ),
+    *("-house", "a--b", "House", "BASE", "a_b", "a b", "..", "a/b", "a\\nb", "a\\u0007", "h\u00e4us", "house\\n"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("extends", ['extends = "base"\n', ""])
+def test_a_name_that_a_directory_cannot_bear_alone_is_a_mistake_with_its_line(
+    project: Path, name: str, extends: str
+) -> None:
+    file = project.parent / "house.toml"
+    file.write_text(f'schema = 1\nname = "{name}"\n{extends}')
+    found = [problem for problem in mistakes(None, file) if "name" in problem.what and "lacks" not in problem.what]
+    assert [(problem.file, problem.line) for problem in found] == [(str(file), 2)]
+    assert "is not a name" in found[0].what and "no -small at the end" in found[0].allowed
+    assert len(found[0].what) < 120
+
+
+def test_no_file_outside_takes_the_name_of_a_line_of_the_project(project: Path) -> None:
+    other = project / "lines" / "other.toml"
+    other.write_text(BASE.replace('name = "base"', 'name = "other"'))
+    file = project.parent / "house.toml"
+    for text in ('schema = 1\nname = "other"\nextends = "base"\nkernel = "2"\n', BASE.replace('"base"', '"other"')):
+        file.write_text(text)
+        found = next(problem for problem in mistakes(None, file) if "the name other" in problem.what)
+        assert (found.file, found.line) == (str(file), 2)
+        assert found.allowed == "a name of its own, such as other-house"
+
+
+def test_a_line_of_the_project_is_called_as_its_file_is(project: Path) -> None:
+    file = project / "lines" / "base.toml"
+    (project.parent / "link.toml").symlink_to(file)
+    for way in (file, project.parent / "link.toml", project / "patches/../lines/base.toml"):
+        assert lines.load(None, way).lock_file == project / "lines/base.lock.toml"
+    file.rename(file.with_name("second.toml"))
+    assert "the name 'base' is not the file's" in next(p.what for p in mistakes("second") if "name" in p.what)
+
+
+@pytest.mark.parametrize("value", ["true", "5.0", '"5"'])
+def test_a_size_of_another_type_is_not_bent_into_shape(project: Path, value: str) -> None:
+    line = edit(project / "lines/base.toml", "size = 10", f"size = {value}")
+    assert (only_mistake().line, only_mistake().what) == (line, "sources.tar.size: Input should be a valid integer")
+
+
+@pytest.mark.parametrize("value", ["true", '"1"', "2.0"])
+def test_a_schema_of_another_type_is_another_schema(project: Path, value: str) -> None:
+    edit(project / "lines/base.toml", "schema = 1", f"schema = {value}")
+    assert only_mistake().what == "schema: Input should be 1"
+
+
+def test_a_byte_order_mark_is_named(project: Path) -> None:
+    file = project / "lines/base.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert (only_mistake().line, "byte order mark" in only_mistake().what) == (1, True)
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/proc", "/nowhere"])
+def test_a_line_file_is_a_file_with_an_end(path: str) -> None:
+    with pytest.raises(UsageError, match=r"the line file (cannot be read: expected a regular file|is not there)"):
+        lines.load(None, Path(path))
 
 
 def test_no_attribute_of_a_line_can_be_set(project: Path) -> None:
