@@ -7,6 +7,8 @@ and by full path what the step published elsewhere. Must not know what is built.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -39,7 +41,8 @@ class Record:
     """One run of a step. `begun` in seconds since 1970, `seconds` None while it runs.
 
     `inputs` are the parts of its key by name, `options` what a verb needs to mean the same line, `facts` what the
-    step said of its run, `error` that of a run that failed. `made`: the manifest of each root.
+    step said of its run, `error` that of a run that failed. `made`: the manifest of each root. `used`: by need, the
+    digest of the output that it was made from.
     """
 
     line: str
@@ -55,11 +58,18 @@ class Record:
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Manifest] = field(default_factory=dict)
+    used: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def output(self) -> Manifest:
         """What lies in the step's `out`."""
         return self.made.get(OUT, {})
+
+    @property
+    def digest(self) -> str:
+        """The digest of what lies in `out`, whenever and wherever it was written."""
+        rows = [(path, entry.kind, entry.mode, entry.content) for path, entry in sorted(self.output.items())]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     def write(self, place: Path) -> None:
         """Replace the record in the directory `place` of its run."""
@@ -126,6 +136,10 @@ def _table(value: Any) -> dict[str, Any]:
     return dict(_a(dict)(value))
 
 
+def _named_texts(value: Any) -> dict[str, str]:
+    return {name: _a(str)(text) for name, text in _table(value).items()}
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     return tuple(_a(str)(text) for text in _a(list)(value))
 
@@ -143,7 +157,8 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "pid": _a(int),
     "why": _a(str),
     "seconds": _a(int, float, type(None)),
-    "inputs": lambda value: {name: _a(str)(text) for name, text in _table(value).items()},
+    "inputs": _named_texts,
+    "used": _named_texts,
     "options": _texts,
     "facts": _table,
     "error": _table,

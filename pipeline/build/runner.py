@@ -205,10 +205,11 @@ class Runner:
         # Another run may be at it: then its result is ours.
         with locked(self.directory(step) / LOCK, waiting=lambda holder: self._waits(step, holder)):
             found = self._renewed(place, self.found(step, key))
-            if found.record and not self._forced(step.name):
+            others = self._others(step, found.record) if found.record else []
+            if found.record and not others and not self._forced(step.name):
                 self._records[step.name] = found.record
                 return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=found.record)
-            why = self._why(plan, step, found)
+            why = f"made from another output of {', '.join(others)}" if others else self._why(plan, step, found)
             (self.warn if found.problem and self.warn else self.say)(f"{step.name}: {why}")
             if found.problem and not found.elsewhere:
                 self._set_aside(place)
@@ -232,6 +233,13 @@ class Runner:
             with contextlib.suppress(OSError):  # a full disk: the next look reads the content once more
                 found.record.write(place)
         return found
+
+    def _others(self, step: Step, known: Record) -> list[str]:
+        """The needs whose output is another than the one that the step was made from, though their keys are the same.
+
+        So it is where a step that was damaged, or forced to run, did not give the same bytes again.
+        """
+        return [name for name in step.needs if known.used.get(name) != self._records[name].digest]
 
     def _set_aside(self, place: Path) -> None:
         """Keep what was damaged, to be looked at; only the last one of a step."""
@@ -259,6 +267,7 @@ class Runner:
             pid=os.getpid(),
             why=why,
             inputs=plan.parts[step.name],
+            used={name: made.digest for name, made in records.items()},
             options=self.options,
         )
         try:

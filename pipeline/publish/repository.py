@@ -97,14 +97,17 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
 
 
 def _check_again(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuse a snapshot that is damaged, or another than the one that would be made now."""
+    name = shlex.quote(str(path))
+    hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
     try:
         found = verify_snapshot(path, document["key"]["fingerprint"])
     except Refused as error:
-        name = shlex.quote(str(path))
-        hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
-        raise Refused(f"the snapshot is damaged: {error.what}", where=error.where, why=error.why, hint=hint) from error
+        why = ": ".join(filter(None, (error.where, error.why)))
+        raise Refused(f"the snapshot is damaged: {error.what}", where=str(path), why=why, hint=hint) from error
     if found["id"] != document["id"]:
-        raise Refused("another snapshot lies in this one's place", where=str(path), why=f"it is {found['id']}")
+        why = f"expected snapshot {document['id']}, got {found['id']}"
+        raise Refused("another snapshot lies in this one's place", where=str(path), why=why, hint=hint)
 
 
 def _make(place: Path, path: Path, document: Mapping[str, Any], members: Mapping[str, Member], signer: Signer) -> None:

@@ -307,6 +307,25 @@ def test_an_output_that_changes_between_its_check_and_its_use_is_not_used(tmp_pa
     assert states(runner(tmp_path).run(plan())) == {"kernel": "ran", "spoils": "reused", "tools": "ran"}
 
 
+@pytest.mark.parametrize("how", ["damaged", "forced"])
+def test_where_a_step_gives_other_bytes_the_second_time_what_was_made_from_the_first_is_made_anew(
+    tmp_path: Path, how: str
+) -> None:
+    def plan(kernel: str) -> Plan:
+        return Plan([Step("kernel", writes(kernel)), Step("tools", writes("t"), {}, ("kernel",))])
+
+    def rebuilt(kernel: str) -> dict[str, Outcome]:
+        if how == "damaged":
+            next(tmp_path.glob("kernel/[!.]*/out/text")).write_text("spoilt")
+        return runner(tmp_path, force=("kernel",) if how == "forced" else ()).run(plan(kernel))
+
+    runner(tmp_path).run(plan("k"))
+    assert states(rebuilt("k")) == {"kernel": "ran", "tools": "reused"}
+    again = rebuilt("x")
+    assert (states(again), text(again, "tools")) == ({"kernel": "ran", "tools": "ran"}, "xt")
+    assert again["tools"].why == "made from another output of kernel"
+
+
 def test_what_a_step_published_elsewhere_counts_as_made_by_it(tmp_path: Path) -> None:
     there, latest = tmp_path / "repo" / "one", tmp_path / "repo" / "latest"
 
