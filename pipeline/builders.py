@@ -63,14 +63,14 @@ def _debian(session: Session, fresh: bool) -> images.Image:
     packages = images.package_list(templates.render(f"containers/{DEBIAN}/packages.j2"))
     # Whichever line is built: one image serves all of them, and a line's own suites are where its sources come from.
     line: Line = lines.load("lts61")
-    assert line.data.debian is not None
-    asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(line.data.debian.suites, ""), b"")
+    debian = lines.required(line.data.debian, "[debian]")
+    asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(debian.suites, ""), b"")
     known = None if fresh else images.kept(asked, settings.artifacts / "images")
     if known is not None:
         return known
     programs.ensure({"build"}, console)
-    archives = apt.archive_addresses(line.data.debian.suites, settings.debian_mirror, ())
-    ring = openpgp.keyring(Sources(line, settings, console).public_keys(line.data.debian.keyring))
+    archives = apt.archive_addresses(debian.suites, settings.debian_mirror, ())
+    ring = openpgp.keyring(Sources(line, settings, console).public_keys(debian.keyring))
     recipe = images.DebianRecipe(DEBIAN, packages, archives, ring)
     return images.debian_image(recipe, settings.artifacts / "images", console, offline=settings.offline, fresh=fresh)
 

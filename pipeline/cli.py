@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,16 @@ from invoke.exceptions import Exit, ParseError
 from invoke.program import Program as InvokeProgram
 from invoke.tasks import task as make_task
 
-from pipeline import artifacts, process, room, temporary
+from pipeline import artifacts, process, rlimits, room, temporary
 from pipeline import settings as table
-from pipeline.console import Console
-from pipeline.errors import ExitCode, PipelineError, UsageError
+from pipeline.console import Console, make_usable, taking, write
+from pipeline.errors import ExitCode, HostLacks, Mistake, PipelineError, UsageError
 from pipeline.session import Session
 
 EVERYWHERE = ("artifacts", "json", "quiet")
 _SHELLS = 128  # plus the number of the signal that ended a program is what shells report of it
-_STOPPING = (signal.SIGTERM, signal.SIGHUP)  # stop us as Ctrl-C does, with everything cleaned up
+# Stop us as Ctrl-C does, with everything cleaned up.
+_STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 
 
 class _Stopped(KeyboardInterrupt):
@@ -99,7 +101,8 @@ def _help(row: table.Setting) -> str:
 def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any], *, plain: bool) -> int:
     console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
     try:
-        settings = table.load(options)
+        with room.below(Path(options.get("artifacts") or "artifacts")):
+            settings = table.load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
         with room.below(settings.artifacts), contextlib.nullcontext() if plain else _place(settings.artifacts):
             result = function(Session(settings, console), **own)
@@ -112,12 +115,18 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
     except PipelineError as error:
         console.fail(error)
         return int(error.code)
-    except BrokenPipeError:
-        _nobody_reads_on()
-        return int(ExitCode.OK)
     except KeyboardInterrupt as stop:
+        number = stop.number if isinstance(stop, _Stopped) else signal.SIGINT
+        if number == signal.SIGXCPU:
+            console.fail(limit := rlimits.CPU.used_up("the kernel ends what goes on for longer"))
+            return int(limit.code)
         console.warn("stopped; what was begun goes on with the next run: type the same command again")
-        return _SHELLS + (stop.number if isinstance(stop, _Stopped) else signal.SIGINT)
+        return _SHELLS + number
+    except Exception as error:  # noqa: BLE001 - whatever else it is, it is a mistake of ours
+        write(console.err, traceback.format_exc().rstrip())
+        what = f"a mistake in this program: {type(error).__name__}: {error}"
+        console.fail(mistake := Mistake(what, hint="report it with all of the above and the log it may name"))
+        return int(mistake.code)
 
 
 @contextlib.contextmanager
@@ -129,12 +138,9 @@ def _place(root: Path) -> Iterator[None]:
 
 
 def _stop(number: int, _: object) -> None:
+    if number == signal.SIGXCPU:
+        signal.signal(number, signal.SIG_IGN)  # it comes every second from now on
     raise _Stopped(number)
-
-
-def _nobody_reads_on() -> None:
-    """Lets later output go nowhere: after `| head` has seen enough nothing is wrong."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclass(frozen=True)
@@ -229,18 +235,31 @@ def main() -> None:
     import tasks
     from pipeline import __version__
 
+    make_usable()
     os.umask(artifacts.UMASK)
+    rlimits.leave_time()
     for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup(1)
             signal.signal(number, _stop)
-    os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
-    namespace = Collection.from_module(tasks)
     try:
-        Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()
-    except BrokenPipeError:
-        _nobody_reads_on()
-    finally:
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _nobody_reads_on()
+        with room.below(Path("artifacts")):
+            _require_directory()
+            os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
+            namespace = Collection.from_module(tasks)
+            with taking(sys.stdout):  # help, that is: verbs say what they say through a console
+                try:
+                    Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()
+                finally:
+                    sys.stdout.flush()
+    except PipelineError as error:
+        Console(json="--json" in sys.argv).fail(error)
+        sys.exit(int(error.code))
+
+
+def _require_directory() -> None:
+    """Raises `HostLacks` where the directory that we are in was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        what = f"the working directory: not there; expected one that exists, got {error.strerror}"
+        raise HostLacks(what, hint="cd /, or wherever the artifacts are") from None

@@ -8,7 +8,9 @@ Rich is imported only where something is drawn.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import os
 import sys
 import threading
 import time
@@ -16,9 +18,57 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
-from pipeline.errors import PipelineError
+from pipeline.errors import HostLacks, PipelineError
 
 PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Say a line on `stream`. A pipe that nobody reads any more takes nothing more, and the work goes on.
+
+    Raises `HostLacks` for a file or a disk that takes nothing.
+    """
+    with taking(stream):
+        print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def taking(stream: TextIO) -> Iterator[None]:
+    """For whoever writes to `stream`: as `write` is."""
+    try:
+        yield
+    except BrokenPipeError:
+        silence(stream)
+    except OSError as error:
+        silence(stream)
+        name = "standard error" if stream is sys.stderr else "standard output"
+        what = f"{name}: cannot be written; expected room for what is said, got {error.strerror}"
+        raise HostLacks(what, hint="have it lead elsewhere: ./inv ... > FILE") from None
+
+
+def silence(stream: TextIO) -> None:
+    """Let all that is still to be said on `stream` go nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def make_usable() -> None:
+    """Have three standard streams whatever the shell closed, which take every text whatever the locale.
+
+    A closed one would be taken by the next file that is opened, and a child's output written into that.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Meter(Protocol):
@@ -46,27 +96,29 @@ class Console:
     def say(self, text: str = "") -> None:
         """A line of the result, for people."""
         if not self.json:
-            print(text, file=self.out, flush=True)
+            write(self.out, text)
 
     def note(self, text: str) -> None:
         """A line about what is going on."""
         if not self.quiet:
-            print(text, file=self.err, flush=True)
+            write(self.err, text)
 
     def warn(self, text: str) -> None:
         """Something the person should know although the work goes on."""
-        print(f"warning: {text}", file=self.err, flush=True)
+        write(self.err, f"warning: {text}")
 
     def fail(self, error: PipelineError) -> None:
         """The error that ends the run; as JSON too when asked for."""
-        if self.json:
-            self.result(error.as_dict())
-        print(f"error: {error}", file=self.err, flush=True)
+        with contextlib.suppress(HostLacks):  # the error that there was counts
+            if self.json:
+                self.result(error.as_dict())
+        with contextlib.suppress(HostLacks):
+            write(self.err, f"error: {error}")
 
     def result(self, data: object) -> None:
         """The whole result as one JSON document, when `--json` asks for it."""
         if self.json:
-            print(json.dumps(data, indent=2, default=str), file=self.out, flush=True)
+            write(self.out, json.dumps(data, indent=2, default=str))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """A table for people: boxed on a terminal, aligned columns elsewhere."""
@@ -76,12 +128,11 @@ class Console:
         if self.out.isatty():
             self._rich_table(headings, texts, title)
             return
-        if title:
-            print(title, file=self.out)
+        lines = [title] if title else []
         widths = [max(len(row[i]) for row in [list(headings), *texts]) for i in range(len(headings))]
         for row in [list(headings), ["-" * width for width in widths], *texts]:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=self.out)
-        self.out.flush()
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        write(self.out, "\n".join(lines))
 
     def _rich_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
         from rich import box

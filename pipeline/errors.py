@@ -71,6 +71,12 @@ class PipelineError(Exception):
         }
 
 
+class Mistake(PipelineError):
+    """A mistake of this program."""
+
+    code = ExitCode.BUG
+
+
 class UsageError(PipelineError):
     """The command line asks for something that is not there or makes no sense."""
 

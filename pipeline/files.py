@@ -175,7 +175,8 @@ def remove(path: Path) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replaces the content of `path` in one rename."""
     with atomic(path) as stream:
-        stream.write(data.encode() if isinstance(data, str) else data)
+        # A path or an argument may hold bytes that are no UTF-8: they stay what they are.
+        stream.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def point(link: Path, target: str) -> None:

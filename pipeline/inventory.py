@@ -170,7 +170,7 @@ def package_count(listed: Path) -> int:
     """How many packages an image's list names; 0 when it cannot be read."""
     try:
         return len(json.loads(listed.read_bytes())["packages"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0
 
 

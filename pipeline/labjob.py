@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import files, process
 from pipeline.build import userland
 from pipeline.build.runner import LOCK
+from pipeline.console import write
 from pipeline.errors import Refused, TestsFailed, UsageError
 from pipeline.lab.scenarios import NAMES
 from pipeline.lines import Line
@@ -123,7 +124,7 @@ class LabJob:
         played = {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()}
         key = hashlib.sha256(json.dumps([snapshot["id"], guests, played, _code()]).encode()).hexdigest()
         page, known = (self.reports / _PASSED / name for name in ("report.html", "key"))
-        reused = page.is_file() and known.is_file() and known.read_text() == key
+        reused = page.is_file() and known.is_file() and known.read_bytes() == key.encode()
         if reused:
             self.session.console.say(f"the lab passed with this snapshot before: {page}")
         else:
@@ -296,7 +297,11 @@ def _chosen(names: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in names]
 
 
-def by_hand(stage: Stage, read: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
+def _say(text: str) -> None:
+    write(sys.stdout, text)
+
+
+def by_hand(stage: Stage, read: Callable[[str], str] = input, say: Callable[[str], None] = _say) -> None:
     """Lets a person into the guests, one at a time, until they have had enough."""
     say(f"the network is running; a guest's name opens a shell in it: {', '.join(stage.machines)}")
     say("exit leaves the shell, and here ends the lab. To try there:")
@@ -306,7 +311,7 @@ def by_hand(stage: Stage, read: Callable[[str], str] = input, say: Callable[[str
     while True:
         try:
             typed = read("guest> ").strip()
-        except EOFError:
+        except (EOFError, BrokenPipeError):
             return
         if typed == "exit":
             return

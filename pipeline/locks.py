@@ -44,7 +44,7 @@ def locked(
             # The name is for a message only: a full disk must not keep anybody from cleaning it up.
             with contextlib.suppress(OSError):
                 stream.truncate(0)
-                stream.write(f"pid {os.getpid()}: {' '.join(sys.argv)[:300]}\n".encode())
+                stream.write(f"pid {os.getpid()}: {' '.join(sys.argv)[:300]}\n".encode(errors="surrogateescape"))
         yield
 
 

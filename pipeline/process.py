@@ -190,7 +190,8 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 def _require(program: str, cwd: Path | None, path: str) -> None:
     """Raises unless the program and its working directory, which is then not blamed on it, are there."""
     if cwd is not None and not cwd.is_dir():
-        raise PipelineError("the working directory is not there", where=str(cwd))
+        what = "a program's working directory: not there any more; something removed it while it was in use"
+        raise HostLacks(what, where=str(cwd), hint="run the same command again: what is missing is made anew")
     if shutil.which(program, path=path) is None:
         there = shutil.which(program, os.F_OK, path) is not None
         lack = "may not be executed" if there else "is not installed"

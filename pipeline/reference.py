@@ -50,7 +50,7 @@ A run stopped by a signal ends with 128 and the signal's number, as shells repor
 # For each code a command that ends with it, when it does, and the first line it says.
 _EXAMPLES = {
     ExitCode.OK: ("./inv lines", "", "the table of lines"),
-    ExitCode.BUG: ("", "none is known", "a Python traceback"),
+    ExitCode.BUG: ("", "none is known", "a Python traceback, and to report it"),
     ExitCode.USAGE: ("./inv lines --show el7", "", "there is no line 'el7'"),
     ExitCode.UNREACHABLE: (
         "./inv fetch --offline",

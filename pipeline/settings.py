@@ -189,7 +189,7 @@ def _read_file(path: Path, required: bool) -> dict[str, Any]:
         return {}
     try:
         raw = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are no text, a number without end, tables in tables
         raise UsageError(f"the settings file is not TOML: {error}", where=str(path)) from None
     values, problems = {}, []
     for key, value in raw.items():
@@ -224,7 +224,7 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
     }
     try:
         return reader[row.kind](row, value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RuntimeError):  # the last of a home that is not known
         number = f"a number, {row.least:g} or more"
         texts = f"one of {', '.join(row.choices)}" if row.choices else "text without control characters"
         wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}

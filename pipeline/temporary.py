@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import files
+from pipeline import files, rlimits
 from pipeline.errors import HostLacks
 
 SOCKET_MOST = 107  # bytes of a socket's path: unix(7)
@@ -44,7 +44,7 @@ def of_this_run() -> Iterator[None]:
 @contextlib.contextmanager
 def scratch(prefix: str) -> Iterator[Path]:
     """A fresh directory for temporary files, gone afterwards."""
-    own = _directory_of_run()
+    own = directory_of_run()
     with files.fresh(own, prefix) if own else _scratch(_shared(), prefix) as path:
         yield path
 
@@ -54,7 +54,7 @@ def sockets(prefix: str, longest: int) -> Iterator[Path]:
     """The same for sockets with names of up to `longest` bytes, which stays below what unix(7) allows."""
     below = len(f"/{prefix}{'x' * _RANDOM}/") + longest
     with contextlib.ExitStack() as held:
-        own = _directory_of_run()
+        own = directory_of_run()
         if own and _length(own) + below <= SOCKET_MOST:
             yield held.enter_context(scratch(prefix))
             return
@@ -70,7 +70,7 @@ def sockets(prefix: str, longest: int) -> Iterator[Path]:
         )
 
 
-def _directory_of_run() -> Path | None:
+def directory_of_run() -> Path | None:
     """None where there is none, or temporary files were told to go elsewhere meanwhile."""
     return _of_run if str(_of_run) == tempfile.tempdir else None
 
@@ -85,12 +85,27 @@ def _shared() -> Path:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         hint = "TMPDIR=DIR ./inv ..., with a directory that you may write and that has room"
-        raise HostLacks(f"the directory for temporary files: {error.strerror}", hint=hint) from None
+        lacking = HostLacks(f"the directory for temporary files: {error.strerror}", hint=hint)
+        raise _limit() or lacking from None
+
+
+def _limit() -> HostLacks | None:
+    """The shell's limit that keeps us from writing a byte, if one does."""
+    try:
+        handle, name = tempfile.mkstemp(dir=os.environ.get("TMPDIR") or "/tmp")
+        try:
+            os.write(handle, b"x")
+        finally:
+            os.close(handle)
+            Path(name).unlink()
+    except OSError as error:
+        return rlimits.behind(error)
+    return None
 
 
 def _roots() -> list[Path]:
     """Where our own directory may be, the usual place first; the others have short names."""
-    own = _directory_of_run()
+    own = directory_of_run()
     shared = own.parent.parent if own else _shared()
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     usable = runtime.is_absolute() and _is_private(runtime)

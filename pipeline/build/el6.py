@@ -14,7 +14,7 @@ from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 from pipeline.build.tools import Tool
 from pipeline.errors import BuildFailed, Refused
-from pipeline.lines import Line, RoleName, SrpmSource
+from pipeline.lines import Line, RoleName, SrpmSource, required
 from pipeline.patching import report
 
 IMAGES = ("centos6", "debian12")
@@ -35,8 +35,7 @@ def plan(material: Material) -> list[Step]:
 
 def _epoch(line: Line) -> int:
     """The line's day at noon, UTC, in seconds since 1970."""
-    assert line.data.released is not None
-    return timegm(line.data.released.timetuple()) + 12 * 3600
+    return timegm(required(line.data.released, "released").timetuple()) + 12 * 3600
 
 
 def _kernel(material: Material, role: RoleName, epoch: int) -> Step:

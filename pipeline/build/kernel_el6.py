@@ -17,7 +17,7 @@ from typing import Any
 from pipeline import paths, trees
 from pipeline.build import contents, kconfig, kernelfiles, logs, overlay, rolecheck, rpmtool, templates
 from pipeline.errors import HostLacks, Refused
-from pipeline.lines import Line, RoleName, SrpmSource
+from pipeline.lines import Line, RoleName, SrpmSource, required
 from pipeline.patching.report import Proven
 from pipeline.sources import archive, gittree
 
@@ -121,7 +121,7 @@ class Parameters:
 def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, small: bool, epoch: int) -> Parameters:
     """The parameters of one role of a line. What a patch leaves out of the tree comes in as an option."""
     data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
-    assert isinstance(source, SrpmSource)
+    source = required(source if isinstance(source, SrpmSource) else None, "source package as its kernel-source")
     version, _, base = line.data.kernel.partition("-")
     moved = {name: value for item in series for rule in item.model.leave_out for name, value in rule.config.items()}
     return Parameters(

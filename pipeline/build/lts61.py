@@ -11,7 +11,7 @@ from pipeline.build.material import Material
 from pipeline.build.plan import Step
 from pipeline.build.tools import Tool
 from pipeline.errors import Refused
-from pipeline.lines import DebianSource, Line, RoleName
+from pipeline.lines import DebianSource, Line, RoleName, required
 from pipeline.patching import report
 from pipeline.sources import archive
 from pipeline.sources.fetching import Verified
@@ -22,8 +22,8 @@ _KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may c
 
 def plan(material: Material) -> list[Step]:
     """Every step that ends in packages, and the one that makes the lab's programs."""
-    assert material.line.data.kernel_source is not None
-    _, epoch = archive.beginning(material.verified[material.line.data.kernel_source].path)
+    source = required(material.line.data.kernel_source, "kernel-source")
+    _, epoch = archive.beginning(material.verified[source].path)
     kernels = [_kernel(material, role) for role in material.line.data.roles]
     made = [*kernels, *(_tool(material, tool) for tool in Tool), steps.role_packages(material, epoch)]
     return [*made, *userland.steps(material)]

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import room
+from pipeline import documents, room
 from pipeline.build import compilercache, failures, outputs, rpmtool
 from pipeline.build.plan import Work
-from pipeline.errors import UsageError
+from pipeline.errors import Refused, UsageError
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, build_user, give
 
@@ -97,11 +97,16 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
     )
     _remember(work, job)
     again = shlex.join(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
-    work.log.write_text(f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n")
+    head = f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n"
+    work.log.write_text(head, errors="surrogateescape")
     ended = bench.runtime.run(job)
     if counted := compilercache.counted(top, rpmtool.CCACHE_LOG):
         work.facts["ccache"] = counted.as_dict()
     if not ended.good:
+        # Else a build that lost its compiler would be told as one that failed.
+        for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
+            if not room.is_there(place):
+                raise room.gone(place)
         if ended.reason is End.EXIT:
             recipe.explain(work.log, top)
         raise failures.failure(work, ended, failures.Place(top, bench.limits, bench.runtime.name))
@@ -130,11 +135,20 @@ def _remember(work: Work, job: Job) -> None:
 def remembered(failed: Path) -> Job:
     """The job of a failed step in `failed`, with a shell in place of its command. Raises `UsageError`."""
     top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
+    hint = "./inv status"
     try:
-        known: Mapping[str, Any] = json.loads((failed / "scratch" / JOB).read_text())
+        known = documents.read_json(failed / "scratch" / JOB, "image", "argv", "mounts", "environment", hint=hint)
         top.stat()
-    except (OSError, ValueError):
-        raise UsageError("no failed build is kept there", where=str(failed), hint="./inv status") from None
+    except (OSError, Refused) as error:
+        why = error.what if isinstance(error, Refused) else ""
+        raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
+    try:
+        return _remembered(known, top, failed / "shell.log")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise documents.damaged(failed / "scratch" / JOB, "a job", repr(error), hint) from None
+
+
+def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:
     image = known["image"]
     mounts = [
         Mount(top if mount["target"] == rpmtool.TOPDIR else Path(mount["source"]), mount["target"], mount["writable"])
@@ -143,7 +157,7 @@ def remembered(failed: Path) -> Job:
     return Job(
         image=Image(image["name"], image["key"], Path(image["rootfs"]), Path(image["packages"])),
         argv=("/bin/bash",),
-        log=failed / "shell.log",
+        log=log,
         mounts=tuple(mounts),
         environment={**known["environment"], "TERM": "xterm", "AGAIN": shlex.join(known["argv"])},
     )

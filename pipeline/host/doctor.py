@@ -18,6 +18,7 @@ from pipeline.errors import ExitCode, PipelineError
 from pipeline.host import engines, kvm, programs, system
 from pipeline.host.facts import Finding, Host, State
 from pipeline.host.programs import GROUPS, Group, HostProgram
+from pipeline.room import of_host
 from pipeline.settings import Settings
 
 KernelProvider = Callable[[], Path | None]
@@ -75,10 +76,12 @@ def exit_code(findings: Sequence[Finding]) -> ExitCode:
 
 
 def guarded(name: str, check: Check) -> Finding:
-    """The check's finding; when it crashes, a `fail` that says it is our mistake and where."""
+    """The check's finding; when it crashes, a `fail` that says what the host lacks, or that it is our mistake."""
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks must still be heard
+        if lacking := of_host(error, Path("artifacts")):
+            return Finding(name, "fail", lacking.what, "this answer is missing", lacking.hint)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         found = f"this check crashed: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
         return Finding(name, "fail", found, "this answer is missing", "a mistake in this program; please report it")

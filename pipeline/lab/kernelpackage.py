@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pipeline import files
+from pipeline import documents, files
 from pipeline.build import elf, kconfig, kernelfiles, rpmtool
 from pipeline.build.plan import code_digest
 from pipeline.errors import Refused
@@ -210,7 +210,11 @@ def _module(path: str, data: bytes) -> Module:
 
 
 def _read(place: Path) -> Kernel:
-    index = json.loads((place / INDEX).read_text())
-    rows = index["modules"].items()
-    modules = {name: Module(row["path"], tuple(row["depends"]), tuple(row["aliases"])) for name, row in rows}
-    return Kernel(place, index["uname"], index["config"], modules, frozenset(index["builtin"]))
+    hint = "./inv clean guests, then run the same command again: it makes them anew"
+    index = documents.read_json(place / INDEX, "uname", "config", "modules", "builtin", hint=hint)
+    try:
+        rows = index["modules"].items()
+        modules = {name: Module(row["path"], tuple(row["depends"]), tuple(row["aliases"])) for name, row in rows}
+        return Kernel(place, index["uname"], index["config"], modules, frozenset(index["builtin"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise documents.damaged(place / INDEX, "modules by name", repr(error), hint) from None

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process, room, temporary
+from pipeline import process, rlimits, room, temporary
 from pipeline.host.kvm import Probe
 from pipeline.lab import switch
 from pipeline.lab.failures import GuestLost, Loss, NetworkFailed
@@ -73,6 +73,8 @@ class Segment:
         raise self._failed(said)
 
     def _failed(self, said: str) -> Exception:
+        if limit := rlimits.behind_program(self.child.returncode, said, f"the capture of segment {self.name}"):
+            return limit
         if self.capture and any(said == f"{self.capture}: {os.strerror(number)}" for number in room.FULL):
             return room.lacking(self.capture.parent, f"the capture of segment {self.name}: {said}")
         if self.capture and said == f"{self.capture}: {os.strerror(errno.EEXIST)}":

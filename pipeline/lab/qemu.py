@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process, room
+from pipeline import process, rlimits, room
 from pipeline.lab.failures import GuestLost, Loss
 from pipeline.lab.qmp import Monitor, MonitorLost, Monitors
 from pipeline.lab.watcher import Watcher
@@ -196,6 +196,8 @@ class Qemu:
         status = self.child.wait()
         self._until(lambda: self.monitor.event("SHUTDOWN") is not None, 0.2)  # it comes by another way
         reason = self.monitor.event("SHUTDOWN")
+        if limit := rlimits.behind_program(status, "", f"guest {self.files.name}: QEMU was killed"):
+            raise limit
         if status < 0:
             hint = "whoever did it; dmesg of the host says when it was for want of memory"
             return self.lost(Loss.KILLED, f"QEMU was killed by {process.signal_name(-status)}", hint)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pipeline.errors import Refused, UsageError
 from pipeline.files import read_limited, scratch, write_atomic
-from pipeline.lines import Line, Patch, RoleName
+from pipeline.lines import Line, Patch, RoleName, required
 from pipeline.patching import apply, compare, leaveout, patchfile, roles
 from pipeline.session import Session
 from pipeline.sources import archive, kerneltree
@@ -161,10 +161,10 @@ def pristine(
     line: Line, proven: Sequence[Proven], verified: Mapping[str, Verified], session: Session
 ) -> kerneltree.Pristine:
     """The line's unpatched tree, with every file that any series touches."""
-    assert line.data.kernel_source is not None
+    source = required(line.data.kernel_source, "kernel-source")
     touched = {path for item in proven for change in item.parsed.files for path in change.paths}
     sources = Sources(line, session.settings, session.console)
-    return kerneltree.pristine(sources, verified[line.data.kernel_source], touched, session.console)
+    return kerneltree.pristine(sources, verified[source], touched, session.console)
 
 
 def apply_role(

@@ -147,7 +147,9 @@ def _fingerprint(gpg_key: str) -> str:
 
 def _own() -> GnuPG:
     """gpg as its owner uses it; the agent is theirs as well, and may ask for a passphrase."""
-    home = Path(os.environ.get("GNUPGHOME") or Path.home() / ".gnupg")
+    home = Path(os.environ.get("GNUPGHOME") or "~/.gnupg")
+    with contextlib.suppress(RuntimeError):  # nobody knows a home
+        home = home.expanduser()
     if not home.is_dir():
         raise UsageError("there is no keyring to take the signing key from", where=str(home))
     return GnuPG(home, ("--batch", "--no-tty", "--quiet"))

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import documents
 from pipeline.errors import Refused
 from pipeline.files import read_limited, sha256_of
 from pipeline.publish import compat, contents, keys, repodata
@@ -17,6 +18,7 @@ from pipeline.sources import openpgp, rpmheader
 SUMS = "SHA256SUMS"
 MOST_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
 _NAME = r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*"  # of a package's file, or a set
+_HINT = "./inv build-all publishes a whole one"
 
 
 def signer(path: Path) -> str:
@@ -99,7 +101,7 @@ def _key(path: Path, document: Mapping[str, Any], fingerprint: str) -> openpgp.P
 
 def _check_sums(path: Path) -> dict[str, str]:
     """Digest by file, after every file was hashed again; what is there and what is listed must be the same."""
-    rows = (line.partition("  ") for line in (path / SUMS).read_text().splitlines())
+    rows = (line.partition("  ") for line in documents.read_text(path / SUMS, hint=_HINT).splitlines())
     listed = {name: digest for digest, _, name in rows}
     there = set(_files(path)) - {SUMS, f"{SUMS}.asc"}
     if there != set(listed):

@@ -6,6 +6,7 @@ namespace, not root, that confines the job, and outputs never belong to root.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import stat
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import process
+from pipeline import process, rlimits
 from pipeline.sandbox import images, leash, probe, watch
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
     HOSTNAME,
+    OPEN_FILES,
     SHARED_MEMORY,
     TEMPORARY,
     End,
@@ -154,7 +156,15 @@ def _lets_pass(directory: Path) -> bool:
 def _dropped(job: Job) -> list[str]:
     """What runs first: limits that every process of the job inherits, and, as root, another user."""
     limits = job.limits
-    words = ["prlimit", f"--nproc={limits.processes}", f"--fsize={limits.file}", f"--as={limits.memory}", "--core=0"]
+    given = {
+        rlimits.PROCESSES: limits.processes,
+        rlimits.FILE_SIZE: limits.file,
+        rlimits.MEMORY: limits.memory,
+        rlimits.FILES: OPEN_FILES,
+        rlimits.CPU: math.ceil(limits.wall) * (os.cpu_count() or 1),  # of one process, whatever the shell's is
+    }
+    rlimits.require(given, "a build")
+    words = ["prlimit", *(f"--{limit.name}={amount}" for limit, amount in given.items()), "--core=0"]
     # Killing bubblewrap while it begins would leave what it has begun; the leash ends that.
     words += ["--", "setpriv", "--pdeathsig=clear", "--no-new-privs"]
     if os.geteuid() == 0:

@@ -26,7 +26,17 @@ from pipeline.host.facts import Host
 from pipeline.locks import locked
 from pipeline.sandbox import attached, images, leash, probe, watch
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import HOSTNAME, SHARED_MEMORY, TEMPORARY, End, Ended, Job, build_group, build_user
+from pipeline.sandbox.runtime import (
+    HOSTNAME,
+    OPEN_FILES,
+    SHARED_MEMORY,
+    TEMPORARY,
+    End,
+    Ended,
+    Job,
+    build_group,
+    build_user,
+)
 
 REPOSITORY = "localhost/lvs-fullnat"  # Podman puts `localhost/` before what has no host, or takes it for docker.io's
 IMPORTS = ".engines"  # of the file beside an image that says as what engines have it
@@ -36,7 +46,6 @@ _REMOVAL = 10.0  # seconds for it to remove a container that has ended
 _TMPFS = "rw,exec,nosuid,nodev,mode=1777"
 _CONFLICT = 409  # HTTP status of what the engine's own state forbids
 _IMPORTS = 8  # of one image that are remembered: several engines may have it
-_FILES = 4096  # open files: Podman's own default can exceed what it may give
 _HELPERS = 3  # processes of the leash, on top of the job's own
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
 _HINT = "./inv doctor asks every engine; or use bubblewrap, which needs none: --runtime bubblewrap"
@@ -256,7 +265,7 @@ class ContainerEngine:
     def _host_config(self, job: Job, *, auto_remove: bool) -> Any:
         types: Any = importlib.import_module("docker.types")
         limits = job.limits
-        ulimits = {"core": 0, "fsize": limits.file, "nofile": _FILES, "nproc": limits.processes + _HELPERS}
+        ulimits = {"core": 0, "fsize": limits.file, "nofile": OPEN_FILES, "nproc": limits.processes + _HELPERS}
         extra = {"userns_mode": "keep-id"} if self.is_rootless else {}
         return self.api.create_host_config(
             auto_remove=auto_remove,

@@ -260,7 +260,7 @@ def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path
     keyring = scratch / "keyring.gpg"
     keyring.write_bytes(recipe.keyring)
     rows = [f"deb [signed-by={keyring.resolve()}] {url} {suite} main" for suite, url in recipe.archives.items()]
-    scratch.chmod(0o755)  # apt's own user reads the keyring
+    scratch.chmod(0o711)  # apt's own user reads the keyring; who could read the directory could lock it
     points = " ".join(f'"$1/{point}"' for point in MOUNT_POINTS)
     # While apt's lists are still there: which package, which version, and the digest the index signs.
     show = 'chroot "$1" sh -c \'apt-cache show --no-all-versions $(dpkg-query -W -f "\\${Package}=\\${Version}\\n")\''

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
 from pipeline.files import write_atomic
-from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
+from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource, required
 from pipeline.settings import Settings
 from pipeline.sources import download, lockfile, reach
 from pipeline.sources.store import Store
@@ -197,7 +197,7 @@ class Sources:
             self.store.write_record(f"line-{self.line.name}", used)
         evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
         text = json.dumps(document, indent=2) + "\n"
-        if not evidence.is_file() or evidence.read_text() != text:
+        if not evidence.is_file() or evidence.read_bytes() != text.encode():
             write_atomic(evidence, text)
 
     def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:
@@ -388,8 +388,7 @@ class Sources:
 
     @property
     def _debian(self) -> Debian:
-        assert self.line.data.debian is not None  # the line file was refused without it
-        return self.line.data.debian
+        return required(self.line.data.debian, "[debian]")
 
     @property
     def _apt_directory(self) -> Path:

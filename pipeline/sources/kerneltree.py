@@ -58,7 +58,10 @@ def _kept(place: Path, wanted: Collection[str]) -> Pristine | None:
     """What an earlier run left, if every file in it still is what the listing says."""
     if not (place / "listing.xz").is_file():
         return None
-    listing = gittree.read_manifest(place / "listing.xz")
+    try:
+        listing = gittree.read_manifest(place / "listing.xz")
+    except (lzma.LZMAError, EOFError, ValueError):  # damaged: it is read anew
+        return None
     expected = {path: listing[path] for path in wanted if path in listing}
     if gittree.compare(expected, gittree.of_directory(place / "files")):
         return None

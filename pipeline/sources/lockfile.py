@@ -40,7 +40,7 @@ def read(line: Line) -> dict[str, Pin]:
         raw = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FileProblems(f"{path} cannot be read", [Problem(str(path), 1, str(error))]) from None
     pins, problems = {}, []
     wanted = {field.name: (int if field.name == "size" else str) for field in fields(Pin)}

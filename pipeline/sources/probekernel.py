@@ -32,8 +32,7 @@ def package(settings: Settings, console: Console) -> Path:
 
 
 def _resolve(sources: Sources, settings: Settings, console: Console) -> apt.Resolved:
-    debian = sources.line.data.debian
-    assert debian is not None
+    debian = lines.required(sources.line.data.debian, "[debian]")
     if settings.offline:
         raise Unreachable("no kernel to probe KVM with is here, and --offline forbids to fetch one")
     archives = apt.archive_addresses(debian.suites[:1], settings.debian_mirror, ())

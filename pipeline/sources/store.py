@@ -17,6 +17,7 @@ import errno
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +25,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline import room, trace
+from pipeline import rlimits, room, trace
 from pipeline.console import human_bytes
 from pipeline.errors import HostLacks, Refused
 from pipeline.files import sha256_of, write_atomic
 from pipeline.locks import locked
 
+# What documents of these names must have at least.
+_SHAPES: Mapping[str, Mapping[str, type]] = {
+    "debian-": {"file": str, "url": str, "sha256": str, "size": int, "version": str, "indexes": list, "passed": list},
+    "key-": {"armor": str},
+    "line-": {"line": str, "sources": list},
+}
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -117,11 +124,14 @@ class Store:
             document = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             document = None
-        if not isinstance(document, dict):
-            raise Refused("a record of the store is damaged", where=str(path), hint=f"rm {path}")
-        return document
+        shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
+        known: dict[str, Any] | None = document if isinstance(document, dict) else None
+        if known is None or not all(isinstance(known.get(key), kind) for key, kind in shape.items()):
+            hint = f"rm {shlex.quote(str(path))}"  # what it says is found out anew
+            raise Refused("a record of the store is damaged", where=str(path), hint=hint)
+        return known
 
     def records(self, prefix: str) -> dict[str, dict[str, Any]]:
         """Every document whose name begins with `prefix`, by name."""
@@ -224,12 +234,14 @@ class Store:
         try:
             yield
         except OSError as error:
-            if error.errno in room.FULL:
+            if limit := rlimits.behind(error):
+                raise limit from error
+            if error.errno in (*room.FULL, errno.EFBIG):
                 amount = f"for {human_bytes(needed)} " if needed else ""
                 raise HostLacks(
                     f"there is no room {amount}in the store: {error.strerror}",
                     where=str(self.root),
-                    why=f"{human_bytes(room.free(self.root))} are free",
+                    why=room.lacking(self.root, error).why,
                     hint="make room there, then run the same command again: it goes on where it stopped",
                 ) from error
             if error.errno in _FORBIDDEN:

@@ -138,12 +138,12 @@ def test_a_switch_that_was_killed_ends_the_waiting(tmp_path: Path) -> None:
             running.look()
 
 
-def test_a_capture_without_room_is_what_the_host_lacks(tmp_path: Path) -> None:
+def test_a_capture_above_the_shells_limit_is_put_down_to_that(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with lab(tmp_path / "lab", tcg()) as running:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
         try:
-            with pytest.raises(HostLacks, match="there is no room"):
+            with pytest.raises(HostLacks, match="the shell's limit `ulimit -f`"):
                 running.segment("front", tmp_path / "front.pcap")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

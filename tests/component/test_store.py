@@ -278,9 +278,8 @@ def test_a_damaged_record_is_refused_with_the_way_out(store: Store, text: str) -
 
 def test_a_record_that_finds_no_room_leaves_the_old_one(store: Store) -> None:
     store.write_record("pin", {"n": 1})
-    with no_room(), pytest.raises(HostLacks, match="no room") as refused:
+    with no_room(), pytest.raises(HostLacks, match="`ulimit -f`"):
         store.write_record("pin", {"n": 2})
-    assert refused.value.where == str(store.root)
     assert store.record("pin") == {"n": 1}
     assert [path.name for path in (store.root / "records").iterdir()] == ["pin.json"]
 

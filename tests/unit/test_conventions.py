@@ -28,7 +28,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 # know each other. `linechecks` and `lines` are one module in two files.
 LAYERS = (
     ("__init__", "errors", "paths", "trace", "trees"),
-    ("safeopen",),
+    ("safeopen", "rlimits", "documents"),
     ("process", "files", "locks", "console", "settings", "tomlpos"),
     ("temporary",),
     ("session", "lines", "room", "artifacts", "manifest"),

@@ -13,12 +13,13 @@ from pipeline.errors import ExitCode, HostLacks
 from pipeline.process import ProgramFailed, Result
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_with_place_and_bytes(tmp_path: Path, number: int) -> None:
     with pytest.raises(HostLacks, match="no room") as caught, room.writing(tmp_path):
         raise OSError(number, os.strerror(number))
     assert caught.value.where == str(tmp_path)
-    assert os.strerror(number) in caught.value.why and " are free" in caught.value.why
+    assert os.strerror(number) in caught.value.why
+    assert ("quota" if number == errno.EDQUOT else " are free") in caught.value.why
     assert caught.value.code == ExitCode.HOST
 
 
@@ -77,12 +78,47 @@ def test_a_link_in_the_artifacts_that_leads_nowhere_is_told(tmp_path: Path) -> N
 
 
 def test_a_mistake_of_ours_stays_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), room.below(tmp_path):
+    with pytest.raises(FileNotFoundError), room.below(tmp_path / "artifacts"):
+        Path("/nowhere/missing").read_text()
+    for number in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+        with pytest.raises(OSError, match=os.strerror(number)), room.below(tmp_path):
+            raise OSError(number, os.strerror(number))
+    with pytest.raises(RecursionError), room.below(tmp_path):
+        raise RecursionError
+
+
+def test_what_is_gone_below_the_artifacts_was_removed_by_somebody(tmp_path: Path) -> None:
+    with pytest.raises(HostLacks, match="not there any more") as caught, room.below(tmp_path):
         (tmp_path / "missing").read_text()
-    with pytest.raises(FileNotFoundError), room.below(tmp_path / "not" / "yet"):
-        (tmp_path / "not" / "yet" / "missing").read_text()
-    with pytest.raises(PermissionError), room.below(tmp_path):
-        raise PermissionError(errno.EACCES, "not ours", "/elsewhere")
+    assert caught.value.where == str(tmp_path / "missing")
+    with pytest.raises(HostLacks, match="not there any more"), room.writing(tmp_path / "work"):
+        raise ProgramFailed("make failed", ["make"], Result(("make",), 2, b"", b"make: x: No such file or directory\n"))
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG])
+@pytest.mark.parametrize("where", ["artifacts", "elsewhere"])
+def test_what_the_disk_refuses_is_told_with_its_place_wherever_that_is(tmp_path: Path, number: int, where: str) -> None:
+    place = tmp_path / where / "file"
+    with pytest.raises(HostLacks, match=os.strerror(number)) as caught, room.below(tmp_path / "artifacts"):
+        raise OSError(number, os.strerror(number), str(place))
+    assert str(place) in str(caught.value) and caught.value.hint
+
+
+@pytest.mark.parametrize("wrong", ["a directory", "a file"])
+def test_a_directory_for_a_file_and_the_other_way_round_are_told(tmp_path: Path, wrong: str) -> None:
+    place = tmp_path / "artifacts" / "thing"
+    place.parent.mkdir()
+    if wrong == "a directory":
+        place.mkdir()
+        with (
+            pytest.raises(HostLacks, match=r"thing: cannot be used.*Is a directory"),
+            room.below(tmp_path / "artifacts"),
+        ):
+            place.read_text()
+    else:
+        place.touch()
+        with pytest.raises(HostLacks, match="cannot be used: Not a directory"), room.below(tmp_path / "artifacts"):
+            (place / "below").read_text()
 
 
 def test_no_room_is_told_wherever_it_was(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pipeline.errors import TestsFailed
 from pipeline.lab.machine import Machine
 from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
 from pipeline.lab.scenarios import ipvs, nat
@@ -47,7 +48,8 @@ def _start(stage: Stage, name: str) -> None:
     ipvs.become(machine, "director", {"MODES": "nat"})
     text = machine.get(EXAMPLE).decode()
     for old, new in (*_CHANGES, *(_BACKUP if name == "director2" else ())):
-        assert old in text, f"the example has no {old!r}"
+        if old not in text:
+            raise TestsFailed(f"{EXAMPLE}: no {old!r} in it; expected the example of the role packages", where=name)
         text = text.replace(old, new)
     machine.put(CONF, text.encode())
     # keepalived runs what a link leads to, and busybox goes by the name that it is called by.
