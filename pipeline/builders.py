@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.errors import HostLacks, UsageError
+from pipeline.linechecks import required
 from pipeline.sandbox import images
 from pipeline.session import Session
 
@@ -63,7 +64,7 @@ def _debian(session: Session, fresh: bool) -> images.Image:
     packages = images.package_list(templates.render(f"containers/{DEBIAN}/packages.j2"))
     # Whichever line is built: one image serves all of them, and a line's own suites are where its sources come from.
     line: Line = lines.load("lts61")
-    debian = lines.required(line.data.debian, "[debian]")
+    debian = required(line.data.debian, "[debian]")
     asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(debian.suites, ""), b"")
     known = None if fresh else images.kept(asked, settings.artifacts / "images")
     if known is not None:

@@ -6,12 +6,21 @@ Gives places in the document, not lines of the file: `pipeline.lines` knows the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
+from pipeline.errors import UsageError
 from pipeline.lines import DebianSource, FileSource, LineData, Model, RoleName, SrpmSource
 
+T = TypeVar("T")
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
 _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
+
+
+def required(value: T | None, what: str) -> T:
+    """What a line must have for this to be asked. Raises `UsageError` where it has none."""
+    if value is None:
+        raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
+    return value
 
 
 def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:

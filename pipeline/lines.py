@@ -89,11 +89,9 @@ Fingerprint = Annotated[
 _LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:-[a-z0-9]+)*"
 _LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
 LineName = Annotated[str, _pattern("name", _LINE, _LINES)]
-Name = Annotated[
-    str, _pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "lower-case letters, digits, '-' and '.', 64 at most")
-]
+Name = Annotated[str, _pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
 FileName = Annotated[
-    str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 characters at most")
+    str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 at most")
 ]
 BuildId = Annotated[str, _pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
 Config = Annotated[str, _pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
@@ -106,7 +104,6 @@ Day = Annotated[date, Field(strict=True)]
 
 K = TypeVar("K")
 V = TypeVar("V")
-T = TypeVar("T")
 # A table that cannot be changed after it was read.
 Table = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
 
@@ -354,13 +351,6 @@ class _Document:
         from pipeline import tomlpos
 
         return tomlpos.line_of(self.text, path)
-
-
-def required(value: T | None, what: str) -> T:
-    """What a line must have for this to be asked. Raises `UsageError` where it has none."""
-    if value is None:
-        raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
-    return value
 
 
 def names() -> list[str]:

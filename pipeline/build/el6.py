@@ -14,7 +14,8 @@ from pipeline.build.material import Material
 from pipeline.build.plan import Step, Work
 from pipeline.build.tools import Tool
 from pipeline.errors import BuildFailed, Refused
-from pipeline.lines import Line, RoleName, SrpmSource, required
+from pipeline.linechecks import required
+from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching import report
 
 IMAGES = ("centos6", "debian12")

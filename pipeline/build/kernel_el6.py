@@ -17,7 +17,8 @@ from typing import Any
 from pipeline import paths, trees
 from pipeline.build import contents, kconfig, kernelfiles, logs, overlay, rolecheck, rpmtool, templates
 from pipeline.errors import HostLacks, Refused
-from pipeline.lines import Line, RoleName, SrpmSource, required
+from pipeline.linechecks import required
+from pipeline.lines import Line, RoleName, SrpmSource
 from pipeline.patching.report import Proven
 from pipeline.sources import archive, gittree
 

@@ -11,7 +11,8 @@ from pipeline.build.material import Material
 from pipeline.build.plan import Step
 from pipeline.build.tools import Tool
 from pipeline.errors import Refused
-from pipeline.lines import DebianSource, Line, RoleName, required
+from pipeline.linechecks import required
+from pipeline.lines import DebianSource, Line, RoleName
 from pipeline.patching import report
 from pipeline.sources import archive
 from pipeline.sources.fetching import Verified

@@ -17,7 +17,8 @@ from typing import Any
 
 from pipeline.errors import Refused, UsageError
 from pipeline.files import read_limited, scratch, write_atomic
-from pipeline.lines import Line, Patch, RoleName, required
+from pipeline.linechecks import required
+from pipeline.lines import Line, Patch, RoleName
 from pipeline.patching import apply, compare, leaveout, patchfile, roles
 from pipeline.session import Session
 from pipeline.sources import archive, kerneltree

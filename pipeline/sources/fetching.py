@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
 from pipeline.files import write_atomic
-from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource, required
+from pipeline.linechecks import required
+from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
 from pipeline.settings import Settings
 from pipeline.sources import download, lockfile, reach
 from pipeline.sources.store import Store

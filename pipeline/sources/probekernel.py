@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline import lines
 from pipeline.console import Console
 from pipeline.errors import Unreachable
+from pipeline.linechecks import required
 from pipeline.settings import Settings
 from pipeline.sources import apt, download, openpgp
 from pipeline.sources.fetching import Sources
@@ -32,7 +33,7 @@ def package(settings: Settings, console: Console) -> Path:
 
 
 def _resolve(sources: Sources, settings: Settings, console: Console) -> apt.Resolved:
-    debian = lines.required(sources.line.data.debian, "[debian]")
+    debian = required(sources.line.data.debian, "[debian]")
     if settings.offline:
         raise Unreachable("no kernel to probe KVM with is here, and --offline forbids to fetch one")
     archives = apt.archive_addresses(debian.suites[:1], settings.debian_mirror, ())
