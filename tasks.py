@@ -95,7 +95,7 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
 
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
 BUILDING = (
-    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", *LIMITS),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", *LIMITS),
     *("force", "keep-going", "explain", "dry-run", "check-reproducible"),
 )
 PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")

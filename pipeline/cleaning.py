@@ -127,9 +127,9 @@ def _items(session: Session, line: str) -> Iterator[Item]:
     yield from _second_builds(artifacts, line)
     # Whoever builds uses an image and a cache, and holds the lock of its line for it.
     users = tuple(place / LOCK for place in inventory.lines(artifacts))
-    for place in inventory.entries(artifacts / "ccache"):
-        if line == "" or place.name.startswith(f"{line}-"):
-            yield _item(place, ("ccache",), users)
+    for cache in inventory.caches(artifacts):
+        if line in ("", cache.line):
+            yield _item(cache.path, ("ccache",), users)
     yield from _snapshots(artifacts, line)
     if not line:  # a line owns no image
         for place in (path for path in inventory.entries(artifacts / "lab") if path.is_dir()):

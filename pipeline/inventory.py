@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.build import record
+from pipeline.build import compilercache, record
 from pipeline.build.record import Damaged, Phase, Record
 from pipeline.build.runner import DAMAGED, LOCK
 from pipeline.locks import is_held
 
+_OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
 SECOND = "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.mainjob.AGAIN`)
 
 
@@ -71,6 +73,14 @@ class Snapshot:
     path: Path
     latest: bool
     published: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The compiler caches of one line file; `line` is its name, empty for a link that stands for all."""
+
+    line: str
+    path: Path
 
 
 def entries(path: Path) -> list[Path]:
@@ -172,6 +182,14 @@ def package_count(listed: Path) -> int:
         return len(json.loads(listed.read_bytes())["packages"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0
+
+
+def caches(artifacts: Path) -> list[Cache]:
+    """The compiler caches of each line file, and what earlier versions left: one for each line and image."""
+    place = artifacts / "ccache"
+    if place.is_symlink():
+        return [Cache("", place)]
+    return [Cache(_OLD_CACHE.sub("", path.name.partition(compilercache.MARK)[0]), path) for path in entries(place)]
 
 
 def snapshots(artifacts: Path) -> list[Snapshot]:

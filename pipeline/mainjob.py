@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline import progress, trees
-from pipeline.build import el6, lts61, reproducible, sandboxed, userland
+from pipeline.build import compilercache, el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, State
@@ -114,7 +114,7 @@ class MainJob:
         for row in (TABLE[name] for name in ("artifacts", "runtime", "image", "kernel-config")):
             value = getattr(settings, row.attribute)
             words += [] if value == row.default else [row.option, str(value)]
-        return tuple(words)
+        return (*words, *(["--no-ccache"] if settings.no_ccache else []))
 
     @property
     def publishing(self) -> str:
@@ -164,8 +164,10 @@ class MainJob:
         return whole.only(settings.only) if settings.only else whole
 
     def ccache(self, image: str) -> Path | None:
-        """The compiler cache's directory; none for builds that are only compared."""
-        return None if self.again else self.session.settings.artifacts / "ccache" / f"{self.base}-{image}"
+        """Where this line file's compiler caches are; None where every file is to be compiled."""
+        settings = self.session.settings
+        without = self.again or settings.no_ccache
+        return None if without else compilercache.directory(settings.artifacts / "ccache", self.line, image)
 
     def _publish_step(self, needs: Sequence[str]) -> Step:
         settings = self.session.settings

@@ -86,6 +86,7 @@ ROWS = (
     Setting("build-silence", "seconds", 1800.0, "seconds in which a build may print nothing", least=1),
     Setting("build-memory", "whole", 12288, "MiB of memory that a build may have; bubblewrap: each process", least=1),
     Setting("build-disk", "whole", 65536, "MiB that a build may write, its part of the compiler cache too", least=1),
+    Setting("no-ccache", "flag", False, "compile every file, without what earlier builds left in the compiler cache"),
     Setting("build-processes", "whole", 4096, "processes that a build may have at a time", least=1),
     Setting(
         "gpg-key",
@@ -139,6 +140,7 @@ class Settings:
     build_silence: float
     build_memory: int
     build_disk: int
+    no_ccache: bool
     build_processes: int
     gpg_key: str
     baseurl: str

@@ -1,21 +1,92 @@
-"""How much the compiler cache helped one build, out of the log that ccache keeps of it.
+"""Where the compiler cache of a build lies, and how much that cache helped.
 
-The log is the build's own (CCACHE_STATSLOG), so that builds side by side are not mixed, as they are in the
-statistics of the cache's directory. ccache before 4.0 writes none. Must not know what is built.
+What one build leaves in a cache is compiled into the next one that has the cache. So builds share one only where they
+have the same author: a line file, in one image, for one kind of step. How much a cache helped is in the log that ccache
+keeps of a build (CCACHE_STATSLOG), so that builds side by side are not mixed, as they are in the statistics of the
+cache's directory. ccache before 4.0 writes none. Must not know what is built.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
+import stat
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import paths
 from pipeline.build import outputs
+from pipeline.errors import Refused
+from pipeline.lines import Line
+from pipeline.sandbox.runtime import build_user, give
+
+MARK = "+"  # in the name of a directory, between a line's name, which cannot have it, and the digest of its file's path
+_DIGITS = 8
+_ABOVE = 3  # directories above a cache that are ours: of the image, of the line file, of all caches
 
 # One counter a line and call, `#` before the name of the compiled file. `ccache --show-log-stats` counts the same.
 _HITS = frozenset({b"direct_cache_hit", b"preprocessed_cache_hit"})
 _MISS = b"cache_miss"
 _LOG_MOST = 64 << 20  # bytes; a whole kernel's has 3 MiB
+
+
+def directory(caches: Path, line: Line, image: str) -> Path:
+    """Return the directory below `caches` of the caches that a line file's builds in an image have, one for each kind.
+
+    Two files that give their lines the same name have caches of their own.
+    """
+    own = line.files[0].resolve()
+    mark = "" if own.parent == paths.lines_dir() else f"{MARK}{hashlib.sha256(os.fsencode(own)).hexdigest()[:_DIGITS]}"
+    return caches / f"{line.name}{mark}" / image
+
+
+def prepared(place: Path) -> Path:
+    """Make the cache `place` where there is none, the build user's and nobody else's; its path as a mount takes it.
+
+    `place` is as `directory` says, and below it the kind of step. Raises `Refused` where a link or another user's
+    directory is on the way.
+    """
+    for above in reversed(place.parents[:_ABOVE]):
+        with contextlib.suppress(FileExistsError):
+            above.mkdir(0o755, parents=True)
+        _check(above, os.geteuid())
+    if not place.is_symlink() and not place.exists():
+        _make(place)
+    _check(place, build_user())
+    return place.resolve()
+
+
+def _make(place: Path) -> None:
+    """Makes it whole at once: another run may be at the same."""
+    made = Path(tempfile.mkdtemp(dir=place.parent, prefix=".new-"))  # mode 0700
+    give(made)
+    try:
+        made.rename(place)
+    except OSError:  # the other run was faster, and has put something into its own
+        made.rmdir()
+
+
+def _check(place: Path, user: int) -> None:
+    status = place.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        got = "a link"
+    elif not stat.S_ISDIR(status.st_mode):
+        got = "no directory"
+    elif status.st_uid != user:
+        got = f"a directory of user {status.st_uid}"
+    elif status.st_mode & stat.S_IWOTH:
+        got = "a directory that anybody may write"
+    else:
+        return
+    raise Refused(
+        f"the compiler cache {place}: {got}; expected a directory of user {user}",
+        where=str(place),
+        why="what lies in it is taken for what a compiler made",
+        hint="./inv clean ccache, or build without it: --no-ccache",
+    )
 
 
 @dataclass(frozen=True)

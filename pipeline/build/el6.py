@@ -61,7 +61,8 @@ def _kernel(material: Material, role: RoleName, epoch: int) -> Step:
         explain=lambda log, _: kernel_el6.explain(log, parameters),
         macros=rpmtool.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
         room=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
-        environment=kernel_el6.environment(parameters),
+        environment=(environment := kernel_el6.environment(parameters)),
+        cache="kernel" if environment else "",  # centos6 has none
     )
     inputs = {
         "source": source.sha256,
@@ -95,6 +96,7 @@ def _tool(material: Material, tool: Tool) -> Step:
         explain=lambda log, _: tools_el6.explain(log, parameters),
         macros=rpmtool.Macros(dist=tools_el6.DIST, ccache=parameters.static),  # centos6 has none
         room=_TOOL_ROOM,
+        cache=tool.value if parameters.static else "",
     )
     inputs = {
         "sources": tools_el6.sources(parameters, material.verified),

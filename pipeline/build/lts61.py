@@ -57,6 +57,7 @@ def _kernel(material: Material, role: RoleName) -> Step:
         explain=lambda log, top: kernel_lts61.explain(log, parameters, top),
         macros=rpmtool.Macros(dist=kernel_lts61.DIST),
         room=_KERNEL_ROOM,
+        cache="kernel",
     )
     inputs = {
         "source": source.sha256,

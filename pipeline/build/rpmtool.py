@@ -17,6 +17,7 @@ from pipeline.sources.rpmheader import Tag
 
 TOPDIR = "/build"  # inside: always the same, so that the compiler cache hits and paths in what is built agree
 CCACHE = "/ccache"
+CCACHE_SIZE = "5G"  # of one cache; a full kernel of el6 takes 1.2 GiB
 CCACHE_LOG = "tmp/ccache.stats"  # below the top directory, so that each build has its own
 DIRECTORIES = ("BUILD", "BUILDROOT", "RPMS", "SOURCES", "SPECS", "SRPMS", "db", "tmp")
 HOST = "reproducible"
@@ -89,6 +90,9 @@ def environment(epoch: int, *, jobs: int = 1, ccache: str = CCACHE) -> dict[str,
     """
     cached = {
         "CCACHE_DIR": ccache,
+        # No file: a ccache.conf in the cache would name programs to run, in the next build that has the cache.
+        "CCACHE_CONFIGPATH": "/dev/null",
+        "CCACHE_MAXSIZE": CCACHE_SIZE,
         "CCACHE_BASEDIR": TOPDIR,
         "CCACHE_COMPILERCHECK": "content",  # a compiler's file time says nothing in an image
         "CCACHE_TEMPDIR": f"{TOPDIR}/tmp",

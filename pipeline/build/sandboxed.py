@@ -17,7 +17,7 @@ from pipeline.build import compilercache, failures, outputs, rpmtool
 from pipeline.build.plan import Work
 from pipeline.errors import Refused, UsageError
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, build_user, give
+from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, give
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
 CODE = (
@@ -28,9 +28,9 @@ CODE = (
 
 @dataclass(frozen=True)
 class Bench:
-    """Where builds happen: the runtime, the image, the compiler cache's directory, the limits of a job.
+    """Where builds happen: the runtime, the image, the directory of the compiler caches, the limits of a job.
 
-    Without a cache every file is compiled.
+    Without caches every file is compiled.
     """
 
     runtime: Runtime
@@ -44,7 +44,8 @@ class Recipe:
     """What a step adds to a build: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
 
     `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
-    build writes, in bytes. `environment` is laid over what every build has.
+    build writes, in bytes. `environment` is laid over what every build has. `cache` is the kind of step whose
+    compiler cache the build uses: empty for one that compiles nothing, or nothing through it.
     """
 
     spec: str
@@ -54,6 +55,7 @@ class Recipe:
     macros: rpmtool.Macros
     room: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
+    cache: str = ""
 
 
 def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
@@ -80,16 +82,16 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
     recipe.fill(top / "SOURCES", top / "SPECS")
     give(top)
     mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
-    if bench.ccache is not None:
-        _shared(bench.ccache)
-        mounts.append(Mount(bench.ccache.resolve(), rpmtool.CCACHE, True))
+    cached = bench.ccache is not None and recipe.cache != ""
+    if bench.ccache is not None and cached:
+        mounts.append(Mount(compilercache.prepared(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
     job = Job(
         image=bench.image,
         argv=tuple(argv),
         log=work.log,
         mounts=tuple(mounts),
         environment={
-            **rpmtool.environment(recipe.epoch, jobs=work.jobs, ccache=rpmtool.CCACHE if bench.ccache else ""),
+            **rpmtool.environment(recipe.epoch, jobs=work.jobs, ccache=rpmtool.CCACHE if cached else ""),
             **recipe.environment,
         },
         cwd=rpmtool.TOPDIR,
@@ -118,13 +120,6 @@ def left(work: Work, top: Path) -> outputs.Left:
     return outputs.Left(work.step.name, top, shlex.join(["./inv", "shell", work.step.name, *work.options]))
 
 
-def _shared(ccache: Path) -> None:
-    """The compiler cache's directory, the build user's own: made once, kept by ccache itself."""
-    ccache.mkdir(parents=True, exist_ok=True)
-    if ccache.stat().st_uid != build_user():
-        give(ccache)
-
-
 def _remember(work: Work, job: Job) -> None:
     mounts = [{**asdict(mount), "source": str(mount.source)} for mount in job.mounts]
     image = {**asdict(job.image), "rootfs": str(job.image.rootfs), "packages": str(job.image.packages)}
@@ -151,7 +146,7 @@ def remembered(failed: Path) -> Job:
 def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:
     image = known["image"]
     mounts = [
-        Mount(top if mount["target"] == rpmtool.TOPDIR else Path(mount["source"]), mount["target"], mount["writable"])
+        Mount(top if mount["target"] == rpmtool.TOPDIR else _again(mount), mount["target"], mount["writable"])
         for mount in known["mounts"]
     ]
     return Job(
@@ -161,6 +156,12 @@ def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:
         mounts=tuple(mounts),
         environment={**known["environment"], "TERM": "xterm", "AGAIN": shlex.join(known["argv"])},
     )
+
+
+def _again(mount: Mapping[str, Any]) -> Path:
+    """The place of a mount of a job that was kept; a cache may have been cleaned away meanwhile, or replaced."""
+    source = Path(mount["source"])
+    return compilercache.prepared(source) if mount["target"] == rpmtool.CCACHE else source
 
 
 def collected(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:

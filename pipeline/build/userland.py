@@ -138,6 +138,7 @@ def _step(material: Material) -> Step:
         explain=lambda log, top: None,
         macros=rpmtool.Macros(),
         room=_ROOM,
+        cache=STEP,
     )
 
     def action(work: Work) -> None:

@@ -38,8 +38,8 @@ def built(inv: Inv) -> Built:
         built.fails("kernel:stock", line=line)
         for number in range(4):
             built.snapshot(line, f"snapshot-{number}", published=1_700_000_000 + number)
-        (inv.artifacts / "ccache" / f"{line}-debian12").mkdir(parents=True)
-        (inv.artifacts / "ccache" / f"{line}-debian12" / "object").write_bytes(bytes(10_000))
+        (inv.artifacts / "ccache" / line / "debian12" / "kernel").mkdir(parents=True)
+        (inv.artifacts / "ccache" / line / "debian12" / "kernel" / "object").write_bytes(bytes(10_000))
     for name in ("kernels", "guests"):
         (inv.artifacts / "lab" / name / "key").mkdir(parents=True)
         (inv.artifacts / "lab" / name / "key" / "file").write_bytes(bytes(10_000))
@@ -141,7 +141,24 @@ def test_what_a_running_lab_boots_is_left_and_named(inv: Inv, built: Built) -> N
 
 def test_with_a_line_only_what_is_that_lines_goes(inv: Inv, built: Built) -> None:
     gone = cleaned(inv, "all", "--line", "el6")
-    assert tops(gone, 2) == {"steps/el6", "ccache/el6-debian12", "repo/el6"}
+    assert tops(gone, 2) == {"steps/el6", "ccache/el6", "repo/el6"}
+
+
+def test_the_caches_of_every_file_that_bears_a_lines_name_go_and_what_earlier_versions_shared(
+    inv: Inv, built: Built
+) -> None:
+    for name in ("el6+0123abcd", "el6+4567cdef", "el6-house+0123abcd", "el6-centos6"):
+        (inv.artifacts / "ccache" / name / "debian12").mkdir(parents=True)
+        (inv.artifacts / "ccache" / name / "debian12" / "object").touch()
+    gone = cleaned(inv, "ccache", "--line", "el6")
+    assert tops(gone, 2) == {f"ccache/{name}" for name in ("el6", "el6+0123abcd", "el6+4567cdef", "el6-centos6")}
+
+
+def test_a_link_in_place_of_all_caches_goes_and_what_it_leads_to_stays(inv: Inv, built: Built) -> None:
+    (inv.artifacts / "ccache").rename(inv.cwd / "elsewhere")
+    (inv.artifacts / "ccache").symlink_to(inv.cwd / "elsewhere")
+    assert cleaned(inv, "ccache") == {"ccache"}
+    assert (inv.cwd / "elsewhere/el6/debian12/kernel/object").exists()
 
 
 def test_another_word_is_refused_and_nothing_is_removed(inv: Inv, built: Built) -> None:
@@ -182,7 +199,7 @@ def test_nothing_that_a_run_may_rely_on_is_removed_while_it_lasts(inv: Inv) -> N
     said = inv("clean", "all", "--json", expect=ExitCode.LOCKED).json
     assert said["removed"] == []
     left = {"/".join(row["path"].split("/")[1:3]) for row in said["left"]}
-    assert left == {"steps/el6", "ccache/el6-debian12", "ccache/lts61-debian12", "images/debian12"}
+    assert left == {"steps/el6", "ccache/el6", "ccache/lts61", "images/debian12"}
     assert all(f"pid {os.getpid()}: " in row["why"] for row in said["left"])
 
 
@@ -211,11 +228,11 @@ def test_what_is_locked_is_left_and_named(inv: Inv, built: Built, lock: str, wor
 
 def test_what_may_not_be_removed_is_left_and_named(inv: Inv, built: Built) -> None:
     """As where root has built and another user cleans up; made here by a name that cannot be taken."""
-    (inv.artifacts / "ccache" / ".old-el6-debian12").write_text("in the way")
-    place = inv.artifacts / "ccache" / "el6-debian12"
+    (inv.artifacts / "ccache" / ".old-el6").write_text("in the way")
+    place = inv.artifacts / "ccache" / "el6"
     ended = inv("clean", "ccache", "--line", "el6", expect=ExitCode.HOST)
-    assert "left, not removed: artifacts/ccache/el6-debian12: it could not be removed: " in ended.out
-    assert (place / "object").exists()
+    assert "left, not removed: artifacts/ccache/el6: it could not be removed: " in ended.out
+    assert (place / "debian12/kernel/object").exists()
 
 
 def test_a_killed_removal_is_finished_by_the_next_one(inv: Inv, built: Built) -> None:

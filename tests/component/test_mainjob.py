@@ -332,8 +332,10 @@ def test_a_second_build_that_fails_is_a_failure(bench: Bench, monkeypatch: pytes
 
 def test_the_second_build_uses_no_compiler_cache(bench: Bench) -> None:
     job = bench.job()
-    assert job.ccache("debian12") is not None
+    assert job.ccache("debian12") == bench.artifacts / "ccache" / "lts61" / "debian12"
     assert replace(job, again=True).ccache("debian12") is None
+    without = replace(job, session=replace(job.session, settings=replace(job.session.settings, no_ccache=True)))
+    assert without.ccache("debian12") is None and "--no-ccache" in without.options
 
 
 # --- What comes before the image ------------------------------------------------------------------------

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from pipeline import lines, paths
 from pipeline.build import compilercache, rpmtool, sandboxed
 from pipeline.build.compilercache import Counted
 from pipeline.build.plan import Step, Work
+from pipeline.errors import Refused
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import End, Ended, Job, Limits
+from pipeline.sandbox.runtime import End, Ended, Job, Limits, build_user
 from tests.fixtures.rpms import LEAD
 
 # As ccache 4.7.5 wrote it of a miss, a hit, a failed compilation, a link, a preprocessor's run and a second hit.
@@ -82,27 +89,97 @@ class Builder:
         return []
 
 
-def built(place: Path, ccache: Path | None) -> tuple[Work, Job]:
+def built(place: Path, ccache: Path | None, kind: str = "kernel") -> tuple[Work, Job]:
     """A step's work after its build, and the job that did it."""
     work = Work(Step("kernel:stock", print), place / "out", place / "scratch", place / "log", {}, 1)
     for directory in (work.out, work.scratch):
         directory.mkdir(parents=True)
     image = Image("toy", "0123456789abcdef", place / "rootfs", place / "packages.json")
     runtime = Builder()
-    recipe = sandboxed.Recipe("a.spec", 0, lambda *_: None, lambda *_: None, rpmtool.Macros())
+    recipe = sandboxed.Recipe("a.spec", 0, lambda *_: None, lambda *_: None, rpmtool.Macros(), cache=kind)
     sandboxed.rpmbuild(work, sandboxed.Bench(runtime, image, ccache, Limits()), recipe)
     return work, runtime.job
 
 
 def test_each_build_has_a_log_of_its_own_and_its_figures_are_facts_of_the_run_not_output(tmp_path: Path) -> None:
-    work, _ = built(tmp_path / "one", tmp_path / "ccache")
+    caches = tmp_path / "ccache" / "el6" / "debian12"
+    work, job = built(tmp_path / "one", caches)
     assert json.dumps(work.facts) == '{"ccache": {"hits": 2, "misses": 1}}'
     assert [path.name for path in work.out.rglob("*") if path.is_file()] == ["a.rpm"]
-    assert list((tmp_path / "ccache").iterdir()) == []
+    assert [mount.source for mount in job.mounts if mount.target == rpmtool.CCACHE] == [caches / "kernel"]
+    assert list((caches / "kernel").iterdir()) == []
 
 
-def test_without_a_cache_every_file_is_compiled(tmp_path: Path) -> None:
-    work, job = built(tmp_path, None)
+@pytest.mark.parametrize(("caches", "kind"), [(None, "kernel"), ("ccache/el6/debian12", "")])
+def test_without_a_cache_or_in_a_step_that_has_none_every_file_is_compiled(
+    tmp_path: Path, caches: str | None, kind: str
+) -> None:
+    work, job = built(tmp_path, tmp_path / caches if caches else None, kind)
     assert job.environment["CCACHE_DISABLE"] == "1"
     assert rpmtool.CCACHE not in [mount.target for mount in job.mounts]
     assert work.facts == {}
+
+
+# --- Where a cache lies, and whose it is ------------------------------------------------------------------
+
+
+def test_each_line_file_has_caches_of_its_own_though_two_bear_one_name(tmp_path: Path) -> None:
+    official = lines.load("el6")
+    found = [compilercache.directory(tmp_path, official, image) for image in ("debian12", "centos6")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "el6.toml"
+        file.write_text((paths.lines_dir() / "el6.toml").read_text())
+        found.append(compilercache.directory(tmp_path, replace(official, files=(file,)), "debian12"))
+    (tmp_path / "link.toml").symlink_to("one/el6.toml")
+    linked = replace(official, files=(tmp_path / "link.toml",))
+    assert compilercache.directory(tmp_path, linked, "debian12") == found[2], "one file, however it is named"
+    names = [str(path.relative_to(tmp_path)) for path in found]
+    assert names[:2] == ["el6/debian12", "el6/centos6"]
+    assert all(re.fullmatch(r"el6\+[0-9a-f]{8}/debian12", name) for name in names[2:]) and len(set(names)) == 4
+
+
+def test_a_cache_is_made_once_for_the_build_user_alone(tmp_path: Path) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    assert compilercache.prepared(place) == compilercache.prepared(place) == place.resolve()
+    assert (place.stat().st_uid, place.stat().st_mode & 0o7777) == (build_user(), 0o700)
+    assert [path.name for path in place.parent.iterdir()] == ["kernel"]
+
+
+@pytest.mark.parametrize("part", ["", "el6", "el6/debian12", "el6/debian12/kernel"])
+@pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "open to all", "another user's"])
+def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, part: str, kind: str) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    compilercache.prepared(place)
+    (place / "object").touch()
+    odd = tmp_path / "ccache" / part
+    if kind == "open to all":
+        odd.chmod(0o777)
+    elif kind == "another user's":
+        if os.geteuid() != 0:  # a plain user cannot give a directory away
+            odd.chmod(0o777)
+        else:
+            os.chown(odd, 12345, 12345)
+    else:
+        odd.rename(tmp_path / "elsewhere")
+        if kind == "a file":
+            odd.touch()
+        else:
+            odd.symlink_to(tmp_path / ("elsewhere" if kind == "a link" else "nothing"))
+    with pytest.raises(Refused, match=r"the compiler cache .*; expected a directory of user") as refused:
+        compilercache.prepared(place)
+    assert refused.value.where == str(odd)
+    assert "./inv clean ccache" in refused.value.hint and "--no-ccache" in refused.value.hint
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_shell_of_a_failed_step_has_the_same_cache_or_none_that_is_somebody_elses(tmp_path: Path) -> None:
+    _, job = built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
+    assert sandboxed.remembered(tmp_path).mounts == job.mounts
+    cache = next(mount.source for mount in job.mounts if mount.target == rpmtool.CCACHE)
+    cache.rmdir()
+    assert sandboxed.remembered(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
+    cache.rmdir()
+    cache.symlink_to(tmp_path)
+    with pytest.raises(Refused, match="a link"):
+        sandboxed.remembered(tmp_path)

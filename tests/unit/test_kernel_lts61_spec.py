@@ -328,6 +328,6 @@ def test_the_environment_has_one_time_and_no_place_of_the_host() -> None:
     assert environment["SOURCE_DATE_EPOCH"] == str(EPOCH)
     assert environment["KBUILD_BUILD_TIMESTAMP"] == "Thu Oct 09 08:53:20 UTC 2025"
     paths_inside = {value for value in environment.values() if value.startswith("/")}
-    assert paths_inside == {"/build", "/build/tmp", "/build/tmp/ccache.stats", "/ccache"}
+    assert paths_inside == {"/build", "/build/tmp", "/build/tmp/ccache.stats", "/ccache", "/dev/null"}
     without = rpmtool.environment(EPOCH, ccache="")
     assert {name: text for name, text in without.items() if name.startswith("CCACHE")} == {"CCACHE_DISABLE": "1"}
