@@ -96,7 +96,7 @@ def patches(session: Session, line: str = "", diff: list[str] | None = None, cla
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
 BUILDING = (
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", *LIMITS),
-    *("force", "keep-going", "explain", "dry-run", "check-reproducible"),
+    *("force", "keep-going", "explain", "dry-run", "verify", "check-reproducible"),
 )
 PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
 
@@ -143,12 +143,22 @@ def image(session: Session, fresh: bool = False, line: str = "") -> Any:
     return imaging.have(lambda: job.image(fresh=fresh), session, fresh=fresh)
 
 
-@verb(plain=True)
-def status(session: Session) -> Any:
+@verb(
+    "verify",
+    words=("line",),
+    help={"line": "with --verify: of steps and snapshots only what is this line's"},
+    plain=True,
+)
+def status(session: Session, line: str = "") -> Any:
     """Say what is there: each step's last state, snapshots, images, sizes; asks nothing but the disk."""
     from pipeline import status as told
+    from pipeline import verification
 
-    return told.tell(session)
+    said = told.tell(session)
+    if not session.settings.verify:
+        return said
+    differing = verification.verify(session, line)
+    return Outcome({**said, "differing": differing}, ExitCode.REFUSED if differing else ExitCode.OK)
 
 
 @verb(

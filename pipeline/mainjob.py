@@ -104,6 +104,7 @@ class MainJob:
             settings.keep_going,
             self.options,
             self.session.console.warn,
+            settings.verify,
         )
 
     @property

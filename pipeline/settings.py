@@ -101,6 +101,7 @@ ROWS = (
     Setting("keep-going", "flag", False, "after a failure, go on with what does not depend on it"),
     Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
     Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
+    Setting("verify", "flag", False, "read what was made whole, although no file's times say that it changed"),
     Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
     Setting("scenario", "list", (), "scenario of the lab to play; may be repeated; default: all of the line's"),
     Setting("keep", "flag", False, "leave each scenario's network running at its end, with a shell in each guest"),
@@ -149,6 +150,7 @@ class Settings:
     keep_going: bool
     explain: bool
     dry_run: bool
+    verify: bool
     check_reproducible: bool
     scenario: tuple[str, ...]
     keep: bool

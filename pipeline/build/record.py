@@ -42,7 +42,7 @@ class Record:
 
     `inputs` are the parts of its key by name, `options` what a verb needs to mean the same line, `facts` what the
     step said of its run, `error` that of a run that failed. `made`: the manifest of each root. `used`: by need, the
-    digest of the output that it was made from.
+    digest of the output that it was made from. `root`: the full path of the line's directory at that time.
     """
 
     line: str
@@ -59,6 +59,7 @@ class Record:
     error: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Manifest] = field(default_factory=dict)
     used: Mapping[str, str] = field(default_factory=dict)
+    root: str = ""
 
     @property
     def output(self) -> Manifest:
@@ -159,6 +160,7 @@ _FIELDS: Mapping[str, Callable[[Any], Any]] = {
     "seconds": _a(int, float, type(None)),
     "inputs": _named_texts,
     "used": _named_texts,
+    "root": _a(str),
     "options": _texts,
     "facts": _table,
     "error": _table,

@@ -263,6 +263,7 @@ class Runner:
             step=step.name,
             key=key,
             state=Phase.RUNNING,
+            root=str(self.root.absolute()),
             begun=time.time(),
             pid=os.getpid(),
             why=why,
@@ -368,6 +369,9 @@ def look(place: Path, line: str, step: str, key: str, *, content: bool = False) 
         return Found(problem=f"its record is damaged: it is that of {what}; expected {line} {step} {key}, done")
     if record.OUT not in known.made:
         return Found(problem="its record is damaged: it does not say what was made")
+    root = str(place.parents[1].absolute())
+    if any(path.startswith("/") for path in known.made) and known.root != root:
+        return Found(problem=f"its output was published for {known.root}; expected {root}", elsewhere=True)
     differences, current = record.compare(place, known, content=content)
     if differences:
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""

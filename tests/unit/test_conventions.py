@@ -37,7 +37,7 @@ LAYERS = (
     ("build",),
     ("publish", "lab", "audit"),
     ("builders", "showing", "linenames", "testing", "cli", "summary", "inventory", "progress"),
-    ("mainjob", "status", "imaging", "cleaning"),
+    ("mainjob", "status", "verification", "imaging", "cleaning"),
     ("labjob",),
     ("tasks",),
     ("__main__", "reference"),
