@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 
+from pipeline import neutral
 from pipeline.errors import HostLacks
 
 UMASK = 0o022  # others read what a build makes, as the build's user must; what is secret is made so by its own mode
@@ -22,9 +22,9 @@ def check(root: Path) -> None:
         status = root.stat()
     except (FileNotFoundError, NotADirectoryError):
         return
-    name = shlex.quote(str(root))
+    name = neutral.word(root)
     if stat.S_ISLNK(own.st_mode) and not _is_trusted(own):
-        hint = f"name the directory itself: --artifacts {shlex.quote(str(root.resolve()))}"
+        hint = f"name the directory itself: --artifacts {neutral.word(root.resolve())}"
         raise _refused(root, f"a link of user {own.st_uid}, who can let it lead elsewhere at any time", hint)
     if not _is_trusted(status):
         hint = f"chown -R {os.geteuid()} {name}, where all of it may be trusted; or another one: --artifacts DIR"

@@ -2,7 +2,8 @@
 
 On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves
 standard output to one JSON document, `--quiet` silences notes and progress, never errors.
-Rich is imported only where something is drawn.
+Rich is imported only where something is drawn. Every text is made neutral here: whoever says
+something need not know where it came from.
 """
 
 from __future__ import annotations
@@ -18,16 +19,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TextIO
 
+from pipeline import neutral
 from pipeline.errors import HostLacks, PipelineError
 
 PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Say a line on `stream`. A pipe that nobody reads any more takes nothing more, and the work goes on.
+    """Say lines on `stream`, neutral. A pipe that nobody reads any more takes nothing more, and the work goes on.
 
     Raises `HostLacks` for a file or a disk that takes nothing.
     """
+    _put(stream, neutral.text(text))
+
+
+def _put(stream: TextIO, text: str) -> None:
     with taking(stream):
         print(text, file=stream, flush=True)
 
@@ -55,7 +61,7 @@ def silence(stream: TextIO) -> None:
 
 
 def make_usable() -> None:
-    """Have three standard streams whatever the shell closed, which take every text whatever the locale.
+    """Have three neutral standard streams whatever the shell closed, which take every text whatever the locale.
 
     A closed one would be taken by the next file that is opened, and a child's output written into that.
     """
@@ -69,6 +75,7 @@ def make_usable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = neutral.stream(sys.stdout), neutral.stream(sys.stderr)
 
 
 class Meter(Protocol):
@@ -94,18 +101,18 @@ class Console:
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
     def say(self, text: str = "") -> None:
-        """A line of the result, for people."""
+        """A line of the result, for people; further lines of `text` are indented, so that none passes for ours."""
         if not self.json:
-            write(self.out, text)
+            _put(self.out, _lines(text))
 
     def note(self, text: str) -> None:
         """A line about what is going on."""
         if not self.quiet:
-            write(self.err, text)
+            _put(self.err, _lines(text))
 
     def warn(self, text: str) -> None:
         """Something the person should know although the work goes on."""
-        write(self.err, f"warning: {text}")
+        _put(self.err, _lines(f"warning: {text}"))
 
     def fail(self, error: PipelineError) -> None:
         """The error that ends the run; as JSON too when asked for."""
@@ -118,21 +125,23 @@ class Console:
     def result(self, data: object) -> None:
         """The whole result as one JSON document, when `--json` asks for it."""
         if self.json:
-            write(self.out, json.dumps(data, indent=2, default=str))
+            # DEL is the one character that acts on a terminal which `json` lets through.
+            _put(self.out, json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f"))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """A table for people: boxed on a terminal, aligned columns elsewhere."""
         if self.json:
             return
-        texts = [[str(cell) for cell in row] for row in rows]
+        headings = [neutral.line(heading) for heading in headings]
+        texts = [[neutral.line(str(cell)) for cell in row] for row in rows]
         if self.out.isatty():
             self._rich_table(headings, texts, title)
             return
-        lines = [title] if title else []
-        widths = [max(len(row[i]) for row in [list(headings), *texts]) for i in range(len(headings))]
-        for row in [list(headings), ["-" * width for width in widths], *texts]:
+        lines = [_lines(title)] if title else []
+        widths = [max(len(row[i]) for row in [headings, *texts]) for i in range(len(headings))]
+        for row in [headings, ["-" * width for width in widths], *texts]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        write(self.out, "\n".join(lines))
+        _put(self.out, "\n".join(lines))
 
     def _rich_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
         from rich import box
@@ -140,18 +149,19 @@ class Console:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        shown = Text(neutral.text(title), style="table.title") if title else None
+        table = Table(title=shown, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
         for heading in headings:
             table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
-        Rich(file=self.out).print(table)
+        Rich(file=neutral.bare(self.out)).print(table)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
         """Progress of several items at once, bars on a terminal and plain lines elsewhere."""
         if self.err.isatty() and not self.quiet:
-            with _bars(self.err) as bars:
+            with _bars(neutral.bare(self.err)) as bars:
                 yield bars
         else:
             yield PlainProgress(self)
@@ -201,17 +211,17 @@ class _PlainMeter:
 @contextlib.contextmanager
 def _bars(stream: TextIO) -> Iterator[Progress]:
     from rich.console import Console as Rich
-    from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
     from rich.progress import Progress as RichProgress
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with RichProgress(*columns, TimeRemainingColumn(), console=Rich(file=stream)) as drawn:
 
         class Bar:
             def __init__(self, name: str) -> None:
                 self.name = name
-                self.task = drawn.add_task(escape(name), total=None, start=False)
+                self.task = drawn.add_task(neutral.line(name), total=None, start=False)
                 self.lock = threading.Lock()
 
             def start(self, total: int | None, done: int = 0) -> None:
@@ -222,13 +232,17 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
                     drawn.advance(self.task, count)
 
             def note(self, text: str) -> None:
-                drawn.console.print(f"{escape(self.name)}: {escape(text)}")
+                drawn.console.print(Text(_lines(f"{self.name}: {text}")))
 
         class Bars:
             def meter(self, name: str) -> Meter:
                 return Bar(name)
 
         yield Bars()
+
+
+def _lines(text: str) -> str:
+    return neutral.text(text).replace("\n", "\n  ")
 
 
 def human_bytes(count: int | None) -> str:

@@ -6,6 +6,7 @@ Knows nothing of kernels or commands: every other module raises these, and only
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -28,6 +29,9 @@ class ExitCode(IntEnum):
         """One sentence for help and docs."""
         return _MEANINGS[self]
 
+
+# What would pass for a label of ours, where a program's or a server's words have lines of their own.
+_LABEL = re.compile(r"(?m)(?<=\n) {0,3}(?=(?:error|warning|where|why|next):)")
 
 _MEANINGS = {
     ExitCode.OK: "everything asked for was done",
@@ -57,7 +61,8 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         parts = (("where", self.where), ("why", self.why), ("next", self.hint))
-        return "\n".join([self.what, *(f"  {label}: {text}" for label, text in parts if text)])
+        told = [f"  {label}: {text}".replace("\n", "\n    ") for label, text in parts if text]
+        return "\n".join([_LABEL.sub("    ", self.what), *told])
 
     def as_dict(self) -> dict[str, object]:
         """The error as `--json` prints it."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pipeline import neutral
 from pipeline.build import compilercache, record
 from pipeline.build.record import Damaged, Phase, Record
 from pipeline.build.runner import DAMAGED, LOCK
@@ -118,13 +119,13 @@ def _run(path: Path) -> Run:
         known = record.read(path)
     if known and (known.line, known.step.replace(":", "-")) != (line, name):
         known = None  # that of another run
-    options = " ".join(known.options if known else ()) or f"--line {line}"
+    options = neutral.command(known.options if known else ()) or neutral.command(("--line", line))
     step = known.step if known else name
     state, following = _state(path, known), ""
     if state is Last.FAILED and known:
         following = str(known.error.get("next") or "")
     if state not in (Last.DONE, Last.RUNNING):
-        following = following or f"./inv build-all --only {step} {options}"
+        following = following or f"./inv build-all --only {neutral.word(step)} {options}"
     return Run(
         line=line,
         step=step,

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import sys
 import time
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import files, process
+from pipeline import files, neutral, process
 from pipeline.build import userland
 from pipeline.build.runner import LOCK
 from pipeline.console import write
@@ -181,7 +180,7 @@ class LabJob:
         known = signers.known(settings.artifacts, directory)
         wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
         found = verifying.signer(path)
-        trusting = shlex.join(["./inv", "smoke", *self.job.options, "--gpg-key", found])
+        trusting = neutral.command(["./inv", "smoke", *self.job.options, "--gpg-key", found])
         if not wanted:
             raise Refused(
                 f"the signing key of the line {self.line.name}: expected its fingerprint in a record, got none",
@@ -204,7 +203,7 @@ class LabJob:
         """The command that publishes another snapshot in place of the one at `path`, which is kept."""
         if not path.is_relative_to(self.latest.parent.resolve()):
             return self.job.publishing  # only a link of ours leads there
-        place = shlex.quote(str(path))
+        place = neutral.word(path)
         return f"mv -T --backup=numbered {place} {place}.refused && {self.job.publishing}"
 
     def _kernel(self) -> Path:

@@ -7,7 +7,6 @@ builder image, the plan of the line's recipe, and the snapshot at its end.
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline import progress, trees
+from pipeline import neutral, progress, trees
 from pipeline.build import compilercache, el6, lts61, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
@@ -123,7 +122,7 @@ class MainJob:
         rows, settings = (TABLE[name] for name in ("gpg-key", "baseurl")), self.session.settings
         given = {row.option: getattr(settings, row.attribute) for row in rows}
         words = [w for option, value in given.items() if value != TABLE[option[2:]].default for w in (option, value)]
-        return shlex.join(["./inv", "build-all", *self.options, *words])
+        return neutral.command(["./inv", "build-all", *self.options, *words])
 
     @property
     def recipe(self) -> Any:
@@ -205,7 +204,7 @@ class MainJob:
                 return []
             made = work.records[step]
             small = self.small and step.startswith("kernel:")
-            again = shlex.join(["./inv", "build-all", "--force", step, *self.options])
+            again = neutral.command(["./inv", "build-all", "--force", step, *self.options])
             return [
                 Built(work.needs[step] / name, step, small, entry.content, made.key, again)
                 for name, entry in sorted(made.output.items())
@@ -361,7 +360,7 @@ class MainJob:
         outcomes = self._run_as_it_is(plan)
         if error := failure(outcomes):
             error.what = f"in the second build, that of the comparison: {error.what}"
-            error.hint = shlex.join(
+            error.hint = neutral.command(
                 ["./inv", "build-all", "--check-reproducible", *self.options]
             )  # no shell leads there
             raise error

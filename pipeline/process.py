@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pipeline import neutral
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
 _SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the launcher says the same
@@ -86,8 +86,8 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
     """The command line to copy and paste."""
-    command = shlex.join(argv)
-    return f"(cd {shlex.quote(str(cwd))} && {command})" if cwd else command
+    command = neutral.command(argv)
+    return f"(cd {neutral.word(cwd)} && {command})" if cwd else command
 
 
 def stop_all() -> None:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shlex
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pipeline import rlimits, temporary
+from pipeline import neutral, rlimits, temporary
 from pipeline.console import human_bytes
 from pipeline.errors import HostLacks
 from pipeline.process import ProgramFailed
@@ -103,7 +102,7 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
     place, said = Path(_named(error)), os.strerror(error.errno)
     if error.errno in FULL and error.filename is None:
         what = f"there is no room: {said}; expected some for standard output and for temporary files"
-        return HostLacks(what, hint=f"df -h . {shlex.quote(tempfile.gettempdir())}")
+        return HostLacks(what, hint=f"df -h . {neutral.word(tempfile.gettempdir())}")
     if error.errno in FULL:
         return lacking(place, error)
     own = temporary.directory_of_run()
@@ -116,7 +115,7 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
         return gone(place)
     if error.errno in _HOSTS or (error.errno in _CHANGED and is_ours):
         where = place if error.filename is not None else "the host"
-        hint = f"ls -ld {shlex.quote(str(place))}" if error.filename is not None else "dmesg"
+        hint = f"ls -ld {neutral.word(place)}" if error.filename is not None else "dmesg"
         return HostLacks(f"{where}: cannot be used; expected one that this user may use, got {said}", hint=hint)
     return None
 
@@ -196,7 +195,7 @@ def lacking(place: Path, found: BaseException | str) -> HostLacks:
             "there is no room: no inodes are left, however many bytes are",
             where=str(place.resolve()),
             why=f"{why}; {human_bytes(free(place))} and 0 inodes are free",
-            hint=f"df -i {shlex.quote(str(_there(place)))}",
+            hint=f"df -i {neutral.word(_there(place))}",
         )
     told = f"{why}; {human_bytes(free(place))} are free"
     return HostLacks("there is no room", where=str(place.resolve()), why=told, hint=HINT)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from pipeline import neutral
 from pipeline.errors import HostLacks
 
 PRIVATE = 0o600  # who cannot open a file for reading cannot lock it either
@@ -73,4 +74,6 @@ def _require(path: Path, handle: int, is_kind: Callable[[int], bool], kind: str)
         got = f"one of user {status.st_uid}"
     else:
         return
-    raise HostLacks(f"{path}: not ours; expected {kind} of user {os.geteuid()}, got {got}", hint=f"ls -ld {path}")
+    raise HostLacks(
+        f"{path}: not ours; expected {kind} of user {os.geteuid()}, got {got}", hint=f"ls -ld {neutral.word(path)}"
+    )

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline import files, rlimits
+from pipeline import files, neutral, rlimits
 from pipeline.errors import HostLacks
 
 SOCKET_MOST = 107  # bytes of a socket's path: unix(7)
@@ -167,7 +167,7 @@ def _check_shared(root: Path) -> None:
         raise HostLacks(
             f"the directory for temporary files {root}: anybody may replace what is in it; expected the sticky bit, "
             f"got mode {stat.S_IMODE(mode):o}",
-            hint=f"chmod +t {root}, or TMPDIR=DIR ./inv ...",
+            hint=f"chmod +t {neutral.word(root)}, or TMPDIR=DIR ./inv ...",
         )
 
 

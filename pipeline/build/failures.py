@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import room, trees
+from pipeline import neutral, room, trees
 from pipeline.build import logs
 from pipeline.build.plan import Work
 from pipeline.console import human_bytes
@@ -58,7 +57,7 @@ def _exit(work: Work, ended: Ended, place: Place) -> BuildFailed:
         "\n".join([f"{work.step.name} failed ({how})", *_shown(lines)]),
         where=f"{_kept(work)}:{number}",
         why=_meaning(lines[0] if lines else "", place.limits),
-        hint=f"less +{number} {_kept(work)}; or look around in the sandbox: {_shell(work)}",
+        hint=f"less +{number} {neutral.word(_kept(work))}; or look around in the sandbox: {_shell(work)}",
     )
 
 
@@ -89,7 +88,7 @@ def _limit(work: Work, ended: Ended, place: Place) -> BuildFailed:
         "\n".join([f"{work.step.name} {said} and was ended ({ended.reason.value}); its last words:", *_shown(lines)]),
         where=f"{_kept(work)}:{number}",
         why=f"if that is as it must be, allow more: {option}" if option else "",
-        hint=f"less +G {_kept(work)}; or look around in the sandbox: {_shell(work)}",
+        hint=f"less +G {neutral.word(_kept(work))}; or look around in the sandbox: {_shell(work)}",
     )
 
 
@@ -113,7 +112,7 @@ def _disk(work: Work, place: Place) -> HostLacks:
 
 
 def _gone(work: Work, place: Place) -> HostLacks:
-    words = re.sub(r" --runtime \S+", "", f" {shlex.join(work.options)}")
+    words = re.sub(r" --runtime \S+", "", f" {neutral.command(work.options)}")
     return HostLacks(
         f"{place.runtime} went away, or took the container away, while it built {work.step.name}",
         where=str(_kept(work)),
@@ -125,7 +124,7 @@ def _gone(work: Work, place: Place) -> HostLacks:
 
 def _shell(work: Work) -> str:
     """The command that looks around in the sandbox."""
-    return shlex.join(["./inv", "shell", work.step.name, *work.options])
+    return neutral.command(["./inv", "shell", work.step.name, *work.options])
 
 
 def _kept(work: Work) -> Path:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import process
+from pipeline import neutral, process
 from pipeline.build import rpmtool
 from pipeline.errors import BuildFailed, Refused
 from pipeline.files import sha256_of, write_atomic
@@ -74,9 +74,8 @@ def check(compared: list[Compared]) -> None:
         rows.append(f"    {item.file} (step {item.step}): {item.first[:16] or 'none'}, {item.second[:16] or 'none'}")
         rows += [f"        {text}" for text in item.differences]
     reports = [item.report for item in different if item.report]
-    read = (
-        f"less {reports[0]}" if reports else "apt-get install diffoscope-minimal, then again: it looks into the files"
-    )
+    lacking = "apt-get install diffoscope-minimal, then again: it looks into the files"
+    read = neutral.command(["less", reports[0]]) if reports else lacking
     raise BuildFailed("\n".join(rows), why="something in the build is not fixed: a time, a path, an order", hint=read)
 
 

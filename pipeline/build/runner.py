@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline import files, process, trace, trees
+from pipeline import files, neutral, process, trace, trees
 from pipeline.build import record
 from pipeline.build.plan import Plan, Step, Work
 from pipeline.build.record import Damaged, Phase, Record
@@ -318,7 +317,7 @@ class Runner:
                     f"{name}: its output was changed while this run used it: {differences[0]}",
                     where=str(out),
                     why=f"{work.step.name} would be made from something else than {name} made",
-                    hint=shlex.join(["./inv", "build-all", *self.options]),
+                    hint=neutral.command(["./inv", "build-all", *self.options]),
                 )
 
     def _replace(self, work: Path, place: Path) -> None:

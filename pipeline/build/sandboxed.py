@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import documents, room
+from pipeline import documents, neutral, room
 from pipeline.build import compilercache, failures, outputs, rpmtool
 from pipeline.build.plan import Work
 from pipeline.errors import Refused, UsageError
@@ -98,8 +98,8 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
         limits=bench.limits,
     )
     _remember(work, job)
-    again = shlex.join(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
-    head = f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {shlex.join(job.argv)}\n"
+    again = neutral.command(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
+    head = f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
     ended = bench.runtime.run(job)
     if counted := compilercache.counted(top, rpmtool.CCACHE_LOG):
@@ -117,7 +117,7 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
 
 def left(work: Work, top: Path) -> outputs.Left:
     """What the build of this work left in its top directory."""
-    return outputs.Left(work.step.name, top, shlex.join(["./inv", "shell", work.step.name, *work.options]))
+    return outputs.Left(work.step.name, top, neutral.command(["./inv", "shell", work.step.name, *work.options]))
 
 
 def _remember(work: Work, job: Job) -> None:

@@ -1,15 +1,17 @@
 """The one place that renders templates: RPM specs and what builder images are made of.
 
 Templates are Jinja2 files below the project's `specs/` and `containers/`. A variable that is missing
-is an error, never an empty string. Knows nothing of what a template is for.
+is an error, never an empty string. Nor can a variable be more than a value where it stands: outside of
+pages it holds no character that begins a line or cannot be seen, and in a spec file no `%`, which begins a
+macro that rpmbuild runs. What needs one of those is our own text, and the template says so: `| safe`.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
-from pipeline import paths
+from pipeline import neutral, paths
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def render(name: str, /, **variables: Any) -> str:
     from jinja2 import TemplateError, TemplateNotFound
 
     try:
-        return _environment().get_template(name).render(variables)
+        return _environment(_kind(name)).get_template(name).render(variables)
     except TemplateNotFound:
         raise PipelineError(f"there is no template {name}", where=str(paths.data_root())) from None
     except TemplateError as error:
@@ -36,7 +38,7 @@ def source(name: str) -> str:
     """The template as it stands, for digests. Raises `PipelineError` when there is none."""
     from jinja2 import TemplateNotFound
 
-    environment = _environment()
+    environment = _environment(_kind(name))
     assert environment.loader is not None
     try:
         return environment.loader.get_source(environment, name)[0]
@@ -44,16 +46,22 @@ def source(name: str) -> str:
         raise PipelineError(f"there is no template {name}", where=str(paths.data_root())) from None
 
 
+def _kind(name: str) -> str:
+    """What a template makes: `html`, `spec`, or some other file of lines."""
+    made = name.removesuffix(".j2").rpartition(".")[2]
+    return made if made in ("html", "spec") else "lines"
+
+
 @cache
-def _environment() -> Environment:
+def _environment(kind: str) -> Environment:
     from jinja2 import Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 
     loaders = {"specs": FileSystemLoader(paths.specs_dir()), "containers": FileSystemLoader(paths.containers_dir())}
     return Environment(
         loader=PrefixLoader(loaders),
         undefined=StrictUndefined,
-        finalize=_given,
-        autoescape=False,  # spec files and package lists, never HTML
+        finalize=_given if kind == "html" else partial(_value, kind),
+        autoescape=kind == "html",
         keep_trailing_newline=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -66,6 +74,17 @@ def _given(value: Any) -> Any:
 
     if value is None:
         raise UndefinedError("a variable is None")
+    return value
+
+
+def _value(kind: str, value: Any) -> Any:
+    """A value in a file whose lines mean something to a program."""
+    from jinja2 import UndefinedError
+    from markupsafe import Markup
+
+    text = value if isinstance(value, str) else str(_given(value))
+    if not isinstance(text, Markup) and (neutral.line(text) != text or (kind == "spec" and "%" in text)):
+        raise UndefinedError(f"a variable holds {text!a}, which would be more than a value there")
     return value
 
 

@@ -24,7 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline import files, process
+from pipeline import files, neutral, process
 from pipeline.errors import HostLacks, PipelineError
 from pipeline.host import cpio, kernels, programs, tinyinit
 from pipeline.locks import locked
@@ -314,9 +314,9 @@ def _signal(number: int) -> str:
 
 
 def _lines(output: bytes) -> list[str]:
-    """Its lines that have something printable; a terminal cannot be talked into anything by them."""
-    text = "".join(c if c.isprintable() or c == "\n" else " " for c in output.decode(errors="replace"))
-    return [line.strip()[:LINE] for line in text.splitlines() if line.strip()]
+    """Its lines that have something in them, neutral."""
+    lines = neutral.text(output.decode(errors="backslashreplace")).split("\n")
+    return [line.strip()[:LINE] for line in lines if line.strip()]
 
 
 def _verdict_of(record: dict[str, Any]) -> Verdict:

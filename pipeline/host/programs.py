@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import process
+from pipeline import neutral, process
 from pipeline.console import Console
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
@@ -150,7 +150,7 @@ def advice(lacking: Collection[HostProgram], path: str | None = None) -> str:
     manager = package_manager(path)
     if manager is None:
         return "install with this system's package manager: " + ", ".join(program.command for program in lacking)
-    command = shlex.join(install_command(lacking, manager))
+    command = neutral.command(install_command(lacking, manager))
     if os.geteuid() == 0:
         return command
     return f"sudo {command}" if shutil.which("sudo", path=path) else f"su -c {shlex.quote(command)}"

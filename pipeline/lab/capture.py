@@ -21,6 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from pipeline import neutral
 from pipeline.errors import PipelineError
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -202,7 +203,7 @@ def _format(header: bytes, path: Path) -> tuple[str, int]:
     raise PipelineError(
         "not a capture that can be read: no classic pcap file of Ethernet frames",
         where=str(path),
-        hint=f"tcpdump -r {path} -w CONVERTED, where another program wrote it",
+        hint=f"tcpdump -r {neutral.word(path)} -w CONVERTED, where another program wrote it",
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def document(report: Report) -> bytes:
-    """The XML. The texts of `report` must be plain: XML allows no control characters."""
+    """The XML. The texts of `report` must be neutral: XML allows no control characters."""
     from junitparser import JUnitXml
 
     xml = JUnitXml(f"lab {report.line}")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process, rlimits, room, temporary
+from pipeline import neutral, process, rlimits, room, temporary
 from pipeline.host.kvm import Probe
 from pipeline.lab import switch
 from pipeline.lab.failures import GuestLost, Loss, NetworkFailed
@@ -82,7 +82,7 @@ class Segment:
                 f"segment {self.name}: its capture file is there already",
                 where=str(self.capture),
                 why="another run may be writing it; a capture is evidence and is never overwritten",
-                hint=f"mv {self.capture} {self.capture}.old, or give another directory",
+                hint=f"{neutral.command(['mv', self.capture, f'{self.capture}.old'])}, or give another directory",
             )
         return NetworkFailed(
             f"segment {self.name}: its switch ended: {said or 'without a word'}", where=str(self.socket)

@@ -5,6 +5,7 @@ Decides what stands where on the page; `drawing` makes its pictures, the templat
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ from pathlib import Path
 from pipeline.build import templates
 from pipeline.files import write_atomic
 from pipeline.lab import drawing, junit
-from pipeline.lab.plaintext import cleaned
-from pipeline.lab.results import Check, Finding, Guest, Report, Scenario, State
+from pipeline.lab.results import Check, Finding, Guest, Report, Scenario, State, shown
 
 PAGE = "report.html"
 TEMPLATE = "specs/report/page.html.j2"
@@ -26,15 +26,15 @@ SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT
 
 def write(report: Report, directory: Path) -> Path:
     """Writes the three views of a run into `directory`, each whole or not at all; the page's path."""
-    shown = cleaned(report)
-    write_atomic(directory / "report.json", report.model_dump_json(indent=2) + "\n")
-    write_atomic(directory / "junit.xml", junit.document(shown))
-    write_atomic(directory / PAGE, page(shown))
+    told = shown(report)
+    write_atomic(directory / "report.json", json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
+    write_atomic(directory / "junit.xml", junit.document(told))
+    write_atomic(directory / PAGE, page(told))
     return directory / PAGE
 
 
 def page(report: Report) -> str:
-    """The page. The texts of `report` must be plain; what HTML gives a meaning to is escaped here."""
+    """The page. The texts of `report` must be neutral; what HTML gives a meaning to is escaped here."""
     sections = [_section(number, scenario) for number, scenario in enumerate(report.scenarios, 1)]
     return templates.render(TEMPLATE, report=report, verdict=verdict(report), sections=sections, signs=SIGNS)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
+
+from pipeline import neutral
 
 SCHEMA = 1
 
@@ -13,6 +16,14 @@ class Model(BaseModel):
     """A part of the document: frozen, and nothing in it that is not named here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=Model)
+
+
+def shown(model: M) -> M:
+    """The document with every text in it made neutral: what page, JUnit file and terminal tell."""
+    return type(model).model_validate(neutral.document(model.model_dump()))
 
 
 class State(StrEnum):

@@ -6,23 +6,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.console import Console
-from pipeline.lab.plaintext import cleaned
 from pipeline.lab.report import SIGNS, verdict
-from pipeline.lab.results import Check, Finding, Report, Scenario, State
+from pipeline.lab.results import Check, Finding, Report, Scenario, State, shown
 
 TRACE_LINES = 6  # of a finding: the page has them all
 
 
 def tell(report: Report, console: Console, page: Path) -> None:
     """Says it. `page` is the path of report.html. With `--json` nothing is said: the document is the result."""
-    shown = cleaned(report)
-    title = f"lab of {shown.line} under {shown.accelerator} ({shown.accelerator_why})"
+    report = shown(report)
+    title = f"lab of {report.line} under {report.accelerator} ({report.accelerator_why})"
     headings = ("", "scenario", "state", "took", "checks", "why")
-    console.table(headings, [_row(scenario) for scenario in shown.scenarios], title)
-    for scenario in shown.scenarios:
+    console.table(headings, [_row(scenario) for scenario in report.scenarios], title)
+    for scenario in report.scenarios:
         for line in _wrong(scenario):
             console.say(line)
-    console.say(f"{verdict(shown)}; report: {page}")
+    console.say(f"{verdict(report)}; report: {page}")
 
 
 def _row(scenario: Scenario) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
+from pipeline import neutral
 from pipeline.lab.patterns import STAMP, TASK_END, TOLD_ONLY, Kind, Pattern, match
 from pipeline.lab.results import Finding
 
@@ -131,8 +132,7 @@ class Watcher:
 
 def printable(line: bytes) -> str:
     """A console's line as text that can talk no terminal into anything."""
-    text = line.decode(errors="backslashreplace").rstrip("\r")[:LINE_MOST].expandtabs()
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+    return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:LINE_MOST].expandtabs())
 
 
 def _unstamped(line: str) -> str:

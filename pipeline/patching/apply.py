@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process
+from pipeline import neutral, process
 from pipeline.errors import PipelineError, Refused
 from pipeline.patching import names
 from pipeline.patching.patchfile import FileChange, Kind, PatchFile, git_environment, parse
@@ -254,7 +254,7 @@ def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
         raise Refused(
             f"patch {patch.name}: GNU patch does not apply it as it was read (exit status {result.status}): {said}",
             where=patch.name,
-            hint=process.reproducer(result.argv, side) + f" < {patch.name}",
+            hint=process.reproducer(result.argv, side) + f" < {neutral.word(patch.name)}",
         )
     return [
         tuple(
@@ -292,7 +292,7 @@ def _git_apply(patch: PatchFile, side: Path) -> None:
             f"patch {patch.name}: GNU patch applies it, git does not: {said}",
             where=patch.name,
             why="a patch that two programs apply differently leaves no certain tree",
-            hint=process.reproducer(result.argv, side) + f" < {patch.name}",
+            hint=process.reproducer(result.argv, side) + f" < {neutral.word(patch.name)}",
         )
 
 

@@ -6,8 +6,8 @@ Reading on would take the form for the content: in quoted-printable `=32` is the
 from __future__ import annotations
 
 import re
-import shlex
 
+from pipeline import neutral
 from pipeline.errors import Refused
 
 _PACKED = {
@@ -82,5 +82,5 @@ def _unwrapping(data: bytes) -> str:
 
 
 def _refused(name: str, what: str, command: str, why: str = "only a plain patch is read", *, line: int = 1) -> Refused:
-    hint = command.replace("OUT", shlex.quote(f"{name}.plain")).replace("{}", shlex.quote(name))
+    hint = command.replace("OUT", neutral.word(f"{name}.plain")).replace("{}", neutral.word(name))
     return Refused(f"patch {name}: {what}", where=f"{name}:{line}", why=why, hint=hint)

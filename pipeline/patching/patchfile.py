@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
-from pipeline import process
+from pipeline import neutral, process
 from pipeline.errors import Refused
 from pipeline.patching import encoded, names
 from pipeline.patching.scan import FileChange, Hunk, Kind, Scan, scan
@@ -161,5 +161,5 @@ def _disagree(name: str, reader: str, what: str, line: str = "") -> Refused:
         f"patch {name}: {reader} reads the patch differently: {what}",
         where=f"{name}{line}",
         why="two programs that read a patch differently would build two kernels",
-        hint=f"git apply --numstat -p1 {name}",
+        hint=f"git apply --numstat -p1 {neutral.word(name)}",
     )

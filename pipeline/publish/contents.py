@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
+from pipeline import __version__, neutral
 from pipeline.build.plan import code_digest
 from pipeline.errors import Refused, UsageError
 from pipeline.files import sha256_of
@@ -219,7 +219,7 @@ def repo_file(document: Mapping[str, Any], name: str) -> str:
         "priority": 1,
     }
     section = f"[{directory}-{name}{'-development' if development else ''}]"
-    return "\n".join([*lines, section, *(f"{key}={value}" for key, value in values.items()), ""])
+    return "\n".join([*lines, section, *(f"{key}={neutral.line(str(value))}" for key, value in values.items()), ""])
 
 
 def _about(document: Mapping[str, Any]) -> list[str]:
@@ -231,7 +231,7 @@ def _about(document: Mapping[str, Any]) -> list[str]:
         texts.append("SMALL CONFIGURATION: for the lab, not for real machines.")
     if document["key"]["development"]:
         texts.append(f"{WARNING}: anybody who can read its directory could have signed this.")
-    return [" ".join(text.split()) for text in texts]
+    return [neutral.line(" ".join(text.split())) for text in texts]
 
 
 def _guards(document: Mapping[str, Any], name: str) -> list[str]:
@@ -258,7 +258,7 @@ def readme(document: Mapping[str, Any]) -> str:
             *_about(document),
             "",
             "Every package, every repodata/repomd.xml and SHA256SUMS is signed by",
-            f"  {key['identity']}",
+            f"  {neutral.line(key['identity'])}",
             f"  {key['fingerprint']}, in {key_file(document)}",
             "Compare the fingerprint with the one you were given by another way before you trust it.",
             "",

@@ -13,7 +13,6 @@ import functools
 import itertools
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -24,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline import process, temporary, trace
+from pipeline import neutral, process, temporary, trace
 from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.files import atomic, read_limited, scratch, write_atomic
 from pipeline.lines import Key
@@ -135,7 +134,7 @@ def named(gpg_key: str) -> str:
     found = openpgp.fingerprints(_read(file))
     if len(found) != 1:
         what = f"the file of gpg-key: expected one OpenPGP key, got {', '.join(found) or 'none'}"
-        raise UsageError(what, where=str(file), hint=f"gpg --show-keys {shlex.quote(str(file))}")
+        raise UsageError(what, where=str(file), hint=f"gpg --show-keys {neutral.word(file)}")
     return found[0]
 
 
@@ -184,7 +183,7 @@ def _agent(home: Path) -> Iterator[None]:
             until = time.monotonic() + AGENT_START
             while not _listens(place):
                 if child.poll() is not None or time.monotonic() > until:
-                    raise HostLacks("gpg-agent did not start", hint=shlex.join(argv))
+                    raise HostLacks("gpg-agent did not start", hint=neutral.command(argv))
                 time.sleep(0.005)
             if place.parent != home:
                 (home / _SOCKETS).write_text(str(place.parent))  # for the next run, should this one be killed
@@ -304,7 +303,7 @@ def _make_development(directory: Path, place: Path) -> None:
         try:
             made.rename(place)
         except OSError as error:
-            hint = f"mv {shlex.quote(str(place))} {shlex.quote(str(place))}.old"
+            hint = neutral.command(["mv", place, f"{place}.old"])
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise HostLacks(

@@ -12,14 +12,13 @@ removes what is left over and goes on.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import trace
+from pipeline import neutral, trace
 from pipeline.errors import Refused, UsageError
 from pipeline.files import scratch, sha256_of, write_atomic
 from pipeline.locks import locked
@@ -98,7 +97,7 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
 
 def _check_again(path: Path, document: Mapping[str, Any]) -> None:
     """Refuse a snapshot that is damaged, or another than the one that would be made now."""
-    name = shlex.quote(str(path))
+    name = neutral.word(path)
     hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
     try:
         found = verify_snapshot(path, document["key"]["fingerprint"])

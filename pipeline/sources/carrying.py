@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import paths
+from pipeline import neutral, paths
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import atomic, sha256_of, write_atomic
@@ -76,7 +76,8 @@ def _command(line: Line) -> str:
     """What is typed on the other host; a line file from outside the project is among what is carried."""
     if line.files[0].parent == paths.lines_dir():
         return f"./inv mirror import DIR --line {line.name}"
-    return f"./inv mirror import DIR --line-file DIR/lines/{line.name}/{line.files[0].name}"
+    file = neutral.word(line.files[0].name)
+    return f"./inv mirror import DIR --line-file DIR/lines/{line.name}/{file}"
 
 
 def _line_files(sources: Sources) -> list[Path]:

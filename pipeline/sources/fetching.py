@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import neutral
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
 from pipeline.files import write_atomic
@@ -155,7 +155,7 @@ class Sources:
         )
 
     def _line_option(self) -> str:
-        return f" --line-file {shlex.quote(str(self.settings.line_file))}" if self.settings.line_file else ""
+        return f" --line-file {neutral.word(self.settings.line_file)}" if self.settings.line_file else ""
 
     def _pinned(self, name: str, source: FileSource | SrpmSource | DebianSource) -> _Pinned:
         if isinstance(source, DebianSource):

@@ -17,7 +17,6 @@ import errno
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline import rlimits, room, trace
+from pipeline import neutral, rlimits, room, trace
 from pipeline.console import human_bytes
 from pipeline.errors import HostLacks, Refused
 from pipeline.files import sha256_of, write_atomic
@@ -129,7 +128,7 @@ class Store:
         shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
         known: dict[str, Any] | None = document if isinstance(document, dict) else None
         if known is None or not all(isinstance(known.get(key), kind) for key, kind in shape.items()):
-            hint = f"rm {shlex.quote(str(path))}"  # what it says is found out anew
+            hint = f"rm {neutral.word(path)}"  # what it says is found out anew
             raise Refused("a record of the store is damaged", where=str(path), hint=hint)
         return known
 

@@ -141,7 +141,7 @@ def test_the_last_lines_of_both_outputs_are_kept_without_control_characters(stan
     stand.body = r"""i=0; while [ $i -lt 30 ]; do echo "line $i"; i=$((i+1)); done; printf '\033[31mred\r\n'
 echo "to stderr" >&2; exit 1"""
     verdict = stand.probe().probe()
-    assert len(verdict.console) == kvm.TAIL and verdict.console[-2:] == ("line 29", "[31mred")
+    assert len(verdict.console) == kvm.TAIL and verdict.console[-2:] == ("line 29", r"\x1b[31mred")
     assert verdict.errors == ("to stderr",)
 
 

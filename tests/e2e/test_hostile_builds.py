@@ -70,6 +70,10 @@ HOSTILE = {
         ("took longer than 3 s", "wall-clock limit", "on and on", "--build-time"),
         ("--build-time", "3"),
     ),
+    "prints what acts on a terminal": Hostile(
+        r"printf 'error: \033]0;owned\007\342\200\256x\n'; exit 3",
+        (r"error: \x1b]0;owned\x07\u202ex", "failed (exit status 1)"),
+    ),
     "leaves processes behind": Hostile(
         "trap '' TERM; (setsid sleep 600 </dev/null >/dev/null 2>&1 &); exit 3",
         ("failed (exit status 1)", "Error 3"),

@@ -27,6 +27,7 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 # From the bottom up: a module imports from layers below its own, and from its own name. A row's names do not
 # know each other. `linechecks` and `lines` are one module in two files.
 LAYERS = (
+    ("neutral",),
     ("__init__", "errors", "paths", "trace", "trees"),
     ("safeopen", "rlimits", "documents"),
     ("process", "files", "locks", "console", "settings", "tomlpos"),
@@ -161,6 +162,66 @@ def test_programs_are_run_in_one_place_only() -> None:
             if starts and file.name != "process.py" and place not in allowed:
                 wrong.append(told(file, node, called))
     assert wrong == []
+
+
+# Who writes to a terminal past the console: a shell is the person's own, and so are its words; the switch's only
+# one is ours; the reference prints pages of our own. `neutral.stream` stands behind the rest.
+TERMINAL_ITSELF = {
+    ("pipeline/console.py", "print"),
+    ("pipeline/console.py", "sys.stdout"),
+    ("pipeline/console.py", "sys.stderr"),
+    ("pipeline/cli.py", "sys.stdout"),
+    ("pipeline/cli.py", "sys.exit"),  # with a number
+    ("pipeline/labjob.py", "sys.stdout"),  # --keep: a shell in a guest
+    ("pipeline/sandbox/attached.py", "os.write(1)"),
+    ("pipeline/lab/switch.py", "os.write(1)"),
+    ("pipeline/lab/switch.py", "sys.exit"),
+    ("pipeline/reference.py", "print"),
+    ("pipeline/reference.py", "sys.stderr"),
+    ("pipeline/reference.py", "sys.exit"),
+    ("pipeline/host/programs.py", "sys.exit"),
+    ("pipeline/testing.py", "process.show"),  # pytest
+}
+WRITERS = re.compile(
+    r"print|pprint|breakpoint|sys\.(__)?std(out|err)(__)?|sys\.exit|process\.show|traceback\.print\w*|warnings\.warn"
+    r"|logging(\.\w+)*"
+)
+
+
+def written(node: ast.AST) -> str:
+    """What in this node reaches a terminal by itself; empty for everything else."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.write" and isinstance(node.args[0], ast.Constant):
+        return f"os.write({node.args[0].value!r})"
+    name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
+    return name if WRITERS.fullmatch(name) else ""
+
+
+def test_nothing_reaches_a_terminal_past_the_console() -> None:
+    found = {
+        (str(file.relative_to(ROOT)), name)
+        for file in [*MODULES, ROOT / "tasks.py"]
+        for node in ast.walk(tree(file))
+        if (name := written(node))
+    }
+    assert found == TERMINAL_ITSELF
+
+
+@pytest.mark.parametrize(
+    "code", ["print(x)", "say = print", "sys.stderr.write(x)", "os.write(2, x)", "logging.getLogger()", "sys.exit(x)"]
+)
+def test_such_a_writer_would_be_seen(code: str) -> None:
+    assert any(written(node) for node in ast.walk(ast.parse(code)))
+
+
+def test_commands_that_a_person_copies_are_made_neutral() -> None:
+    """`shlex` quotes what acts on a terminal as it is; it is for what a shell reads and nobody sees."""
+    allowed = {"pipeline/neutral.py": 1, "pipeline/build/sandboxed.py": 1, "pipeline/host/programs.py": 1}
+    found = {
+        str(file.relative_to(ROOT)): count
+        for file in [*MODULES, ROOT / "tasks.py"]
+        if (count := len(re.findall(r"shlex\.(?:quote|join)\(", file.read_text())))
+    }
+    assert found == allowed
 
 
 def test_every_module_says_what_it_is_for() -> None:
