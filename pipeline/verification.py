@@ -6,12 +6,11 @@ Changes nothing. Each kind is verified by the module that makes it; `KINDS` name
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import inventory
+from pipeline import inventory, neutral
 from pipeline.build import record
 from pipeline.build.runner import look
 from pipeline.errors import Refused, UsageError
@@ -50,7 +49,7 @@ def verify(session: Session, line: str = "") -> list[dict[str, str]]:
         for path, problem in kind.verified(artifacts, line):
             parts = path.relative_to(artifacts).parts
             name = parts[1] if len(parts) > 1 else ""
-            following = kind.mend.format(name=shlex.quote(name), line=_options(artifacts, name))
+            following = kind.mend.format(name=neutral.word(name), line=_options(artifacts, name))
             found.append({"kind": kind.name, "path": str(path), "problem": problem, "next": following})
     for row in found:
         console.say(f"{row['path']}: {row['problem']}\n  next: {row['next']}")
@@ -65,7 +64,7 @@ def _options(artifacts: Path, name: str) -> str:
     for path in (artifacts / "steps" / line).glob(f"*/*/{record.FILE}"):
         with contextlib.suppress(record.Damaged):
             words = record.read(path.parent).options or words
-    return shlex.join(words)
+    return neutral.command(words)
 
 
 def _steps(artifacts: Path, line: str) -> Found:
