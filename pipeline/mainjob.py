@@ -15,12 +15,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline import neutral, progress, trees
-from pipeline.build import compilercache, el6, lts61, reproducible, sandboxed, userland
+from pipeline.build import compilercache, el6, lts61, record, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
+from pipeline.build.record import Phase
 from pipeline.build.runner import SHELL_LOCK, Outcome, Runner, State
 from pipeline.builders import builder, check_image
-from pipeline.errors import UsageError
+from pipeline.errors import Refused, UsageError
 from pipeline.files import write_atomic
 from pipeline.lines import Line, RoleName
 from pipeline.locks import locked
@@ -234,7 +235,7 @@ class MainJob:
             outcomes = self._run_as_it_is(self.plan().only([name]))
         if error := failure(outcomes):
             raise error
-        return outcomes[name].out / "out"
+        return self.runner.output(outcomes[name])
 
     def build(self, names: Sequence[str], role: str = "") -> dict[str, Any]:
         """The packages of these names only, of one role's kernel where one is given; nothing is published."""
@@ -344,7 +345,7 @@ class MainJob:
         other = replace(self, again=True)
         with locked(other.runner.root.with_name(f"{other.runner.root.name}.lock")):
             second = other.run_again(names)
-            before, after = ({name: made[name].out / "out" for name in names} for made in (outcomes, second))
+            before, after = ({name: self.runner.output(made[name]) for name in names} for made in (outcomes, second))
             reports = self.session.settings.artifacts / "reports" / "reproducible" / self.line.name
             compared = reproducible.compare(before, after, reports)
             comparison = {"compared": [item.as_dict() for item in compared], "left_out": left_out}
@@ -410,7 +411,26 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
 def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
     """A shell where a step failed: the same image, mounts and environment; `$AGAIN` is the command."""
     directory = session.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
+    _check_failed(directory, line, step)
     job = replace(sandboxed.remembered(directory), limits=_limits(session.settings))
     session.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
     with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
         return {"status": LazyRuntime(session).shell(job)}
+
+
+def _check_failed(directory: Path, line: Line, step: str) -> None:
+    """Refuse to enter what another run left, or one whose record is damaged; what is not there is told later."""
+    if directory.is_dir():
+        try:
+            known = record.read(directory)
+            found = f"{known.line} {known.step}, {known.state}"
+        except record.Damaged as error:
+            found = f"a damaged one: {error}"
+        # A full disk may have kept the record from saying how the run ended.
+        if found not in (f"{line.name} {step}, {state}" for state in (Phase.FAILED, Phase.RUNNING)):
+            raise Refused(
+                f"{record.FILE}: not the record of the step that failed; expected {line.name} {step}, got {found}",
+                where=str(directory),
+                why="the shell's mounts and commands are those that were kept there",
+                hint=f"./inv build-all --only {step} --line {line.name}",
+            )

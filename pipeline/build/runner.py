@@ -292,7 +292,8 @@ class Runner:
         work.scratch.mkdir(mode=0o700)  # nobody else reaches what a build leaves, whatever its mode
         begun.write(place)
         trace.point("step.metadata-written")
-        self._check_needs(work)
+        for name, out in work.needs.items():
+            self._check(name, out.parent, work.records[name])
         work.step.action(work)
         trees.remove(work.scratch)
         trace.point("step.done")
@@ -308,17 +309,22 @@ class Runner:
         seconds = round(time.time() - begun.begun, 2)
         return replace(begun, state=state, seconds=seconds, facts=work.facts, **more)
 
-    def _check_needs(self, work: Work) -> None:
+    def output(self, outcome: Outcome) -> Path:
+        """Return the output of a step that ended well, for use. Raises `Refused` where it was changed since."""
+        if outcome.record:
+            self._check(outcome.step, outcome.out, outcome.record)
+        return outcome.out / record.OUT
+
+    def _check(self, name: str, place: Path, known: Record) -> None:
         """Raise `Refused` where what this run made or checked is something else by the time of its use."""
-        for name, out in work.needs.items():
-            differences, _ = record.compare(out.parent, work.records[name])
-            if differences:
-                raise Refused(
-                    f"{name}: its output was changed while this run used it: {differences[0]}",
-                    where=str(out),
-                    why=f"{work.step.name} would be made from something else than {name} made",
-                    hint=neutral.command(["./inv", "build-all", *self.options]),
-                )
+        differences, _ = record.compare(place, known, content=self.content)
+        if differences:
+            raise Refused(
+                f"{name}: its output was changed while this run used it: {differences[0]}",
+                where=str(place),
+                why=f"what uses it would be made from something else than {name} made",
+                hint=neutral.command(["./inv", "build-all", *self.options]),
+            )
 
     def _replace(self, work: Path, place: Path) -> None:
         if place.exists():

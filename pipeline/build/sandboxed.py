@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import documents, neutral, room
+from pipeline import documents, manifest, neutral, room
 from pipeline.build import compilercache, failures, outputs, rpmtool
 from pipeline.build.plan import Work
 from pipeline.errors import Refused, UsageError
@@ -124,7 +124,7 @@ def _remember(work: Work, job: Job) -> None:
     mounts = [{**asdict(mount), "source": str(mount.source)} for mount in job.mounts]
     image = {**asdict(job.image), "rootfs": str(job.image.rootfs), "packages": str(job.image.packages)}
     document = {"image": image, "argv": list(job.argv), "mounts": mounts, "environment": dict(job.environment)}
-    (work.scratch / JOB).write_text(json.dumps(document, indent=1) + "\n")
+    (work.scratch / JOB).write_text(manifest.sealed(document))
 
 
 def remembered(failed: Path) -> Job:
@@ -138,9 +138,10 @@ def remembered(failed: Path) -> Job:
         why = error.what if isinstance(error, Refused) else ""
         raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
     try:
+        manifest.unsealed(json.dumps(known))
         return _remembered(known, top, failed / "shell.log")
-    except (KeyError, TypeError, AttributeError) as error:
-        raise documents.damaged(failed / "scratch" / JOB, "a job", repr(error), hint) from None
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise documents.damaged(failed / "scratch" / JOB, "the job that failed", str(error), hint) from None
 
 
 def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:

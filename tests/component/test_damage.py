@@ -6,21 +6,21 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import files, manifest, process
+from pipeline import files, lines, mainjob, manifest, process
 from pipeline.build import record
-from pipeline.errors import ExitCode, Refused
+from pipeline.errors import BuildFailed, ExitCode, Refused
 from pipeline.files import sha256_of
 from pipeline.mainjob import PUBLISH
 from pipeline.publish import signing
 from pipeline.publish.verifying import verify_snapshot
-from tests.component.test_mainjob import MADE, Bench
+from tests.component.test_mainjob import MADE, Bench, ToyJob
 from tests.fixtures.rpms import rpm, shared_keys
 
 EVIL = "evil!!"  # as long as the good packages' text
@@ -295,3 +295,38 @@ def test_the_command_that_builds_a_package_anew_can_be_typed(bench: Bench) -> No
     with pytest.raises(Refused) as refused:
         bench.build_all()
     assert shlex.split(refused.value.hint)[:4] == ["./inv", "build-all", "--force", "ipvsadm"]
+
+
+def test_an_output_that_changes_while_it_is_built_a_second_time_is_not_compared(bench: Bench) -> None:
+    again = bench.kind.run_again
+
+    def spoiling(self: ToyJob, names: Sequence[str]) -> Any:
+        put(package(bench, "ipvsadm"), rpm("ipvsadm", text=EVIL).read_bytes())
+        return again(self, names)
+
+    bench.kind.run_again = spoiling  # type: ignore[method-assign,assignment]
+    with pytest.raises(Refused, match="ipvsadm: its output was changed while this run used it: out/rpms/ipvsadm-1"):
+        bench.build("ipvsadm", check_reproducible=True)
+
+
+# --- What failed ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "problem"),
+    [
+        (lambda failed: (failed / "meta.json").write_text(""), "got a damaged one: it is empty"),
+        (lambda failed: replace(record.read(failed), step="keepalived").write(failed), "got lts61 keepalived, failed"),
+        (lambda failed: replace(record.read(failed), line="el6").write(failed), "got el6 ipvsadm, failed"),
+    ],
+)
+def test_no_shell_is_opened_in_what_another_run_left(
+    bench: Bench, spoil: Callable[[Path], object], problem: str
+) -> None:
+    bench.kind.failing = ("ipvsadm",)
+    with pytest.raises(BuildFailed):
+        bench.build("ipvsadm")
+    spoil(bench.artifacts / "steps/lts61/ipvsadm/.failed")
+    with pytest.raises(Refused) as refused:
+        mainjob.shell(lines.load("lts61"), "ipvsadm", bench.job().session)
+    assert problem in refused.value.what

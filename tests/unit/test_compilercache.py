@@ -183,3 +183,11 @@ def test_the_shell_of_a_failed_step_has_the_same_cache_or_none_that_is_somebody_
     cache.symlink_to(tmp_path)
     with pytest.raises(Refused, match="a link"):
         sandboxed.remembered(tmp_path)
+
+
+def test_a_job_that_was_edited_is_not_entered(tmp_path: Path) -> None:
+    built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
+    [job] = tmp_path.rglob(sandboxed.JOB)
+    job.write_text(job.read_text().replace('"writable": false', '"writable": true').replace("/build", "/etc"))
+    with pytest.raises(Refused, match=r"job.json: damaged; expected the job that failed, got its seal does not match"):
+        sandboxed.remembered(tmp_path)
