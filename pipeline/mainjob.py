@@ -411,14 +411,14 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
 def shell(line: Line, step: str, session: Session) -> dict[str, Any]:
     """A shell where a step failed: the same image, mounts and environment; `$AGAIN` is the command."""
     directory = session.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
-    _check_failed(directory, line, step)
+    _check_failed(directory, line, step, MainJob(line, session).options)
     job = replace(sandboxed.remembered(directory), limits=_limits(session.settings))
     session.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
     with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
         return {"status": LazyRuntime(session).shell(job)}
 
 
-def _check_failed(directory: Path, line: Line, step: str) -> None:
+def _check_failed(directory: Path, line: Line, step: str, options: Sequence[str]) -> None:
     """Refuse to enter what another run left, or one whose record is damaged; what is not there is told later."""
     if directory.is_dir():
         try:
@@ -432,5 +432,5 @@ def _check_failed(directory: Path, line: Line, step: str) -> None:
                 f"{record.FILE}: not the record of the step that failed; expected {line.name} {step}, got {found}",
                 where=str(directory),
                 why="the shell's mounts and commands are those that were kept there",
-                hint=f"./inv build-all --only {step} --line {line.name}",
+                hint=neutral.command(["./inv", "build-all", "--only", step, *options]),
             )
