@@ -118,7 +118,6 @@ class Model(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        strict=False,
         alias_generator=lambda name: name.replace("_", "-"),
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
@@ -133,6 +132,7 @@ class Key(Model):
     urls: tuple[Url, ...] = ()
     files: tuple[str, ...] = ()  # on the host, or beside the line file
     expired: Day | None = None
+    sha1: bool = False
 
 
 class Member(Model):

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from pipeline import process
 from pipeline.errors import Refused
-from pipeline.files import copy_hashed, write_atomic
+from pipeline.files import copy_hashed, read_limited, write_atomic
 from pipeline.publish import compat, keys
 from pipeline.publish.keys import GnuPG, SigningKey
 from pipeline.sources import openpgp, rpmheader
+
+_MOST_SIGNATURE = 1 << 20  # bytes; one has some hundred
 
 Check = Callable[[Path], openpgp.Signature]
 
@@ -149,14 +151,10 @@ class Signer:
 
 
 def check_detached(file: Path, signature: Path, key: openpgp.PublicKey) -> None:
-    """Refuses `file` unless `signature` is over it and by `key`."""
-    with openpgp.private_home() as home:
-        keyring = home / "keyring.gpg"
-        keyring.write_bytes(openpgp.keyring([key]))
-        argv = ["gpgv", "--homedir", str(home), "--keyring", str(keyring), "--status-fd", "1"]
-        said = process.run([*argv, signature, file], accept=range(256))
-    rows = [line.split() for line in said.text.splitlines() if line.startswith("[GNUPG:]")]
-    valid = [row for row in rows if row[1] == "VALIDSIG" and row[2] == key.fingerprint]
-    if said.status != 0 or not valid:
-        why = said.error_text.strip().splitlines()
-        raise Refused("the signature is not good", where=str(file), why="; ".join(why) or "gpgv said nothing")
+    """Refuse `file` unless `signature` is over it, by `key`, and that was good for it."""
+    try:
+        packets = read_limited(signature, _MOST_SIGNATURE)
+        with file.open("rb") as signed:
+            openpgp.check_detached(packets, signed, key, file)
+    except OSError as error:
+        raise Refused("the signature is not good", where=str(file), why=f"{error.filename}: {error.strerror}") from None

@@ -1,65 +1,74 @@
 """OpenPGP keys pinned by full fingerprint, and signatures of RPMs checked against them.
 
-A key may come from anywhere, since its fingerprint is what is trusted. A good signature by an
-expired key is accepted and said: CentOS 6 was signed while the key was valid. Nothing of the
-person's own GnuPG or RPM configuration is read or changed.
+A key may come from anywhere, since its fingerprint is what is trusted. rpm knows of a signature only whether it is
+right; whether its key was good for it then is `keystate`'s, by gpgv. Nothing of the person's own GnuPG or RPM
+configuration is read or changed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import IO
 
 from pipeline import process, temporary
 from pipeline.errors import HostLacks, Refused
 from pipeline.lines import Key
-from pipeline.sources import rpmlead
+from pipeline.sources import keystate, rpmheader, rpmlead
+from pipeline.sources.keystate import Block, Part, Verdict
+from pipeline.sources.rpmheader import SignatureTag
 
 MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
 
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key that bears the pinned fingerprint. `ids` are the long key ids that may sign for it."""
+    """A key that bears the pinned fingerprint. `expired` and `sha1` are what the line file accepts of it."""
 
     name: str
-    fingerprint: str
-    ids: tuple[str, ...]
-    expires: datetime | None
+    block: Block
     armor: bytes
+    expired: date | None = None
+    sha1: bool = False
 
     @property
-    def expired(self) -> bool:
-        """Whether its validity has ended by now."""
-        return self.expires is not None and self.expires < datetime.now(UTC)
+    def fingerprint(self) -> str:
+        """Of the primary key."""
+        return self.block.fingerprint
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature found good: by which key, when, and the sentence that evidence repeats."""
+    """A signature found good: by which key, when, and the sentence that evidence repeats.
+
+    `made` is rpm's text, `when` the signature's own time, `expires` when its key's validity ends.
+    """
 
     signer: str
     fingerprint: str
     made: str
     said: str
+    when: datetime
+    expires: datetime | None
 
 
-def public_key(name: str, key: Key, material: bytes) -> PublicKey:
+def public_key(name: str, key: Key, *material: bytes) -> PublicKey:
     """The key of `key`'s fingerprint out of `material`, which may hold others and be armored or not.
 
-    Raises `Refused` when it is not among them.
+    What several materials say of it is put together: one may know of a revocation that another does not. Raises
+    `Refused` when it is in none.
     """
     with private_home() as home:
         gpg = _gpg(home)
         # Status 2 also stands for one unusable key among good ones, and for a home whose name is too
         # long for an agent's socket; what was imported is looked at.
-        process.run([*gpg, "--import"], stdin=material, accept=(0, 2))
-        listed = process.run([*gpg, "--with-colons", "--list-keys"]).text
-        found = {block.fingerprint: block for block in _blocks(listed)}
+        for one in material:
+            process.run([*gpg, "--import"], stdin=one, accept=(0, 2))
+        listed = process.run([*gpg, "--with-colons", "--check-sigs"]).text
+        found = {block.fingerprint: block for block in keystate.blocks(listed)}
         block = found.get(key.fingerprint)
         if block is None:
             raise Refused(
@@ -67,7 +76,7 @@ def public_key(name: str, key: Key, material: bytes) -> PublicKey:
                 why=f"wanted {key.fingerprint}, had {', '.join(found) or 'no key at all'}",
             )
         armor = process.run([*gpg, "--armor", "--export", key.fingerprint]).out
-    return PublicKey(name, key.fingerprint, block.ids, block.expires, armor)
+    return PublicKey(name, block, armor, key.expired, key.sha1)
 
 
 def fingerprints(material: bytes) -> list[str]:
@@ -75,7 +84,7 @@ def fingerprints(material: bytes) -> list[str]:
     with private_home() as home:
         argv = [*_gpg(home), "--with-colons", "--show-keys"]
         listed = process.run(argv, stdin=material, accept=(0, 2)).text  # 2: there is no key in it
-        return [block.fingerprint for block in _blocks(listed)]
+        return [block.fingerprint for block in keystate.blocks(listed)]
 
 
 def keyring(keys: Sequence[PublicKey]) -> bytes:
@@ -102,10 +111,12 @@ def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signatur
         process.run(["rpm", *base, "--initdb"], env=env)
         for key in keys:
             _import(home / "key.asc", key, base, env)
-        yield lambda rpm: _check(rpm, keys, base, env)
+        ring = home / "ring.gpg"
+        ring.write_bytes(keyring(keys))
+        yield lambda rpm: _check(rpm, keys, ring, base, env)
 
 
-def _check(rpm: Path, keys: Sequence[PublicKey], base: Sequence[str], env: Mapping[str, str]) -> Signature:
+def _check(rpm: Path, keys: Sequence[PublicKey], ring: Path, base: Sequence[str], env: Mapping[str, str]) -> Signature:
     # Without this level rpmkeys calls an unsigned package fine.
     check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", "-"]
     with rpmlead.opened(rpm) as stream:
@@ -123,10 +134,9 @@ def _check(rpm: Path, keys: Sequence[PublicKey], base: Sequence[str], env: Mappi
             why="; ".join(lines) or said.error_text.strip() or "rpmkeys said nothing",
             hint="fetch it from another place, or name its signer's key in a line file of your own (docs/lines.md)",
         )
-    signer = _signer(signed[0], keys, rpm)
-    ends = f", and the key expired on {signer.expires:%Y-%m-%d}" if signer.expires and signer.expired else ""
-    sentence = f"good signature by {signer.name} ({signer.fingerprint}){ends}"
-    return Signature(signer.name, signer.fingerprint, stamp.partition(", Key ID")[0], sentence)
+    key, part, when = _signer(rpm, keys, ring)
+    sentence, expires = _sentence(key, part, when), key.block.expires(part)
+    return Signature(key.name, key.fingerprint, stamp.partition(", Key ID")[0], sentence, when, expires)
 
 
 def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, str]) -> None:
@@ -136,35 +146,74 @@ def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, s
     except process.ProgramFailed as error:
         raise HostLacks(
             f"this host's rpm does not take the key {key.name}",
-            why=f"{error.what}; newer rpm refuses expired keys and keys certified with SHA-1",
+            why=f"{error.what}; rpm 4.18 refuses keys with a revoked subkey, newer rpm also those that expired or were "
+            "certified with SHA-1",
             hint="run this step on a host with rpm 4.18 or older, or under `rpmkeys` built without sequoia",
         ) from None
 
 
-def _signer(line: str, keys: Sequence[PublicKey], rpm: Path) -> PublicKey:
-    found = re.search(r"key ID ([0-9a-f]+)", line, re.IGNORECASE)
-    for key in keys:
-        if found and any(key_id.endswith(found[1].upper()) for key_id in key.ids):
-            return key
-    raise Refused(f"rpmkeys names a signer that is none of the pinned keys: {line}", where=str(rpm))
+_By = tuple[PublicKey, Part, datetime]
+_OVER_HEADER = (SignatureTag.RSA_HEADER, SignatureTag.DSA_HEADER)
+_OVER_ALL = (SignatureTag.PGP, SignatureTag.GPG)
 
 
-@dataclass(frozen=True)
-class _Block:
-    fingerprint: str
-    ids: tuple[str, ...]
-    expires: datetime | None
+def _signer(rpm: Path, keys: Sequence[PublicKey], ring: Path) -> _By:
+    """Who signed the package and when, of the first of its signatures; gpgv judges every one of them."""
+    package = rpmheader.read(rpm)
+    found = []
+    for tag in (*_OVER_HEADER, *_OVER_ALL):
+        if signature := package.signature.binary(tag):
+            with rpm.open("rb", buffering=0) as stream:
+                stream.seek(package.body_offset)
+                signed = stream.read(package.header_size) if tag in _OVER_HEADER else stream
+                found.append(_the_one(gpgv(signature, signed, keys, ring), rpm))
+    if not found:
+        raise Refused("the package bears no signature", where=str(rpm))
+    if len({part for _, part, _ in found}) > 1:
+        raise Refused("the package's signatures are by different keys", where=str(rpm))
+    return found[0]
 
 
-def _blocks(colons: str) -> Iterator[_Block]:
-    """Primary keys out of `gpg --with-colons` (GnuPG's doc/DETAILS: fields 5, 7 and 10)."""
-    for text in re.split(r"^(?=(?:pub|sec):)", colons, flags=re.MULTILINE):
-        rows = [line.split(":") for line in text.splitlines()]
-        if rows and rows[0][0] in ("pub", "sec"):
-            ids = tuple(row[4] for row in rows if row[0] in ("pub", "sec", "sub", "ssb"))
-            fingerprint = next(row[9] for row in rows if row[0] == "fpr")
-            expires = datetime.fromtimestamp(int(rows[0][6]), UTC) if rows[0][6] else None
-            yield _Block(fingerprint, ids, expires)
+def gpgv(
+    signature: bytes, signed: bytes | IO[bytes], keys: Sequence[PublicKey], ring: Path
+) -> list[Verdict[PublicKey]]:
+    """What becomes of each OpenPGP signature in `signature` over `signed`, where `ring` holds `keys` alone."""
+    with private_home() as home:
+        file = home / "signature"
+        file.write_bytes(signature)
+        argv = ["gpgv", "--homedir", str(home), "--keyring", str(ring), "--status-fd", "1", str(file), "-"]
+        return keystate.verdicts(process.run(argv, stdin=signed, accept=range(256)).text, keys)
+
+
+def check_detached(signature: bytes, signed: bytes | IO[bytes], key: PublicKey, where: Path) -> None:
+    """Refuse what was signed unless it was by `key`, when that was good for it."""
+    with private_home() as home:
+        ring = home / "ring.gpg"
+        ring.write_bytes(keyring([key]))
+        _the_one(gpgv(signature, signed, [key], ring), where)
+
+
+def _the_one(found: Sequence[Verdict[PublicKey]], where: Path) -> _By:
+    """Who made the only signature. Raises `Refused` for one that is not good, for none and for several."""
+    if len(found) == 1 and found[0].by:
+        return found[0].by
+    why = "; ".join(verdict.problem for verdict in found if verdict.problem)
+    raise Refused(
+        "the signature is not good",
+        where=str(where),
+        why=why or f"expected one signature, got {len(found)}",
+        hint="docs/trust.md says how a key is judged",
+    )
+
+
+def _sentence(key: PublicKey, part: Part, when: datetime) -> str:
+    """What evidence says of a good signature, and of its key since."""
+    since = [str(revocation) for revocation in key.block.revocations(part)]
+    expires = key.block.expires(part)
+    if expires and expires <= datetime.now(UTC):
+        since.append(f"expired on {expires:%Y-%m-%d}")
+    later = f" of {when:%Y-%m-%d}, and the key {' and '.join(since)}" if since else ""
+    return f"good signature by {key.name} ({key.fingerprint}){later}"
 
 
 def _gpg(home: Path) -> list[str]:

@@ -34,8 +34,10 @@ _SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the o
 class SignatureTag(IntEnum):
     """Tags of the signature header that are read here."""
 
-    RSA_HEADER = 268  # RPMSIGTAG_RSA: over the header alone
+    DSA_HEADER = 267  # RPMSIGTAG_DSA: over the header alone; any key but an RSA one
+    RSA_HEADER = 268  # RPMSIGTAG_RSA: the same by an RSA key
     PGP = 1002  # RPMSIGTAG_PGP: over header and payload, rpm's v3 signature
+    GPG = 1005  # RPMSIGTAG_GPG: the same by any key but an RSA one
 
 
 class Tag(IntEnum):
@@ -146,6 +148,11 @@ class RpmFile:
     header: Header
     body_offset: int
     payload_magic: bytes
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of the header that begins at `body_offset`."""
+        return 16 + 16 * self.header.entries + self.header.data_size
 
     @property
     def name(self) -> str:

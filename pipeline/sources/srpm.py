@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
     Raises `Refused` for the first thing that does not hold.
     """
     signature = openpgp.check_rpm(rpm, keys)
+    check_accepted(signature.signer, signature.when, signature.expires, keys, rpm)
     nevra = _nevra(rpm)
     if nevra != source.nevra:
         raise Refused(f"{source.file} holds another package", where=str(rpm), why=f"wanted {source.nevra}, had {nevra}")
@@ -60,6 +62,27 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
     return Proof(
         signature.signer, signature.fingerprint, signature.made, signature.said, nevra, spec, members, tree, entries
     )
+
+
+def check_accepted(
+    signer: str, when: datetime, expires: datetime | None, keys: Sequence[openpgp.PublicKey], where: Path
+) -> None:
+    """Refuse a signature by an expired key that the line file does not say so of, or of a day since when it says so.
+
+    Who has the secret part of an expired key can set back a signature's time, so somebody must have decided.
+    """
+    key = next(key for key in keys if key.name == signer)
+    said = f"`expired = {key.expired or (expires and expires.date())}` under [keys.{signer}]"
+    if key.expired and when.date() >= key.expired:
+        why = f"it was signed on {when:%Y-%m-%d}; {said} accepts what was signed before that day"
+        raise Refused(f"the key {signer} had expired when the package was signed", where=str(where), why=why)
+    if not key.expired and expires and expires <= datetime.now(UTC):
+        raise Refused(
+            f"the key {signer} has expired, and the line file does not say that this is accepted",
+            where=str(where),
+            why=f"it expired on {expires:%Y-%m-%d}; the package says it was signed on {when:%Y-%m-%d}",
+            hint=f"where that can be believed, put {said} in the line file (docs/lines.md)",
+        )
 
 
 def _nevra(rpm: Path) -> str:

@@ -365,6 +365,7 @@ def two_signers(place: Path, *, signed_by: str) -> Toy:
     (toy.line_file.parent / "old-key.asc").write_bytes((old.line_file.parent / "toy-key.asc").read_bytes())
     text = toy.line_file.read_text().replace('signers = ["toy"]', 'signers = ["toy", "old"]')
     table = f'\n[keys.old]\ntitle = "Old key"\nfingerprint = "{old.key_fingerprint}"\nfiles = ["old-key.asc"]\n'
+    table += "expired = 2020-12-31\n"
     toy.line_file.write_text(text + table)
     if signed_by == "old":
         (toy.mirror / SRPM).write_bytes((old.mirror / SRPM).read_bytes())
@@ -378,7 +379,7 @@ def test_of_two_known_signers_the_lock_says_which_one_it_was(inv: Inv, tmp_path:
     keys = tomllib.loads(toy.line_file.read_text())["keys"]
     assert (locked(toy)["signer"], locked(toy)["fingerprint"]) == (signed_by, keys[signed_by]["fingerprint"])
     how = fetch(inv, toy, "--json").json["sources"][0]["how"]
-    expired = ", and the key expired on 2020-12-31" if signed_by == "old" else ""
+    expired = " of 2020-01-01, and the key expired on 2020-12-31" if signed_by == "old" else ""
     assert how.endswith(f"good signature by {signed_by} ({keys[signed_by]['fingerprint']}){expired}")
 
 
