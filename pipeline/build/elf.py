@@ -5,6 +5,7 @@ Reads bytes and runs nothing. Must not know what programs or kernel modules are 
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _SECTION = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC_ROW = struct.Struct("<qQ")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
+_WORD_MOST, _WORDS_MOST = 4096, 1000  # bytes of a text, and texts: no program of ours needs more libraries
 _BROKEN = (struct.error, IndexError, ValueError, UnicodeDecodeError)
 
 
@@ -52,7 +54,7 @@ def program(data: bytes, name: str) -> Program:
     """What the headers of a program or a library say. Raises `Refused` for what is none, or is cut short."""
     try:
         machine, segments = _segments(data)
-        loader = next((_words(data, s)[0] for s in segments if s.kind == _PT_INTERP), "")
+        loader = next((_word(_piece(data, s.offset, s.size), 0) for s in segments if s.kind == _PT_INTERP), "")
         table = next((s for s in segments if s.kind == _PT_DYNAMIC), None)
         found = _dynamic(data, segments, table) if table else {}
     except _BROKEN as error:
@@ -72,8 +74,7 @@ def section(data: bytes, wanted: str, name: str) -> bytes:
         rows = [_SECTION.unpack_from(data, start + size * number) for number in range(count)]
         titles = _piece(data, rows[names][4], rows[names][5]) if rows else b""
         for row in rows:
-            title = titles[row[0] : titles.index(b"\0", row[0])].decode()
-            if title == wanted:
+            if titles.startswith(wanted.encode() + b"\0", row[0]):
                 return _piece(data, row[4], row[5])
     except _BROKEN as error:
         raise Refused(f"{name} is no whole ELF file", where=name, why=str(error)) from None
@@ -94,23 +95,28 @@ def _piece(data: bytes, offset: int, size: int) -> bytes:
 def _segments(data: bytes) -> tuple[int, list[_Segment]]:
     _check(data)
     _, _, machine, _, _, start, _, _, _, size, count, *_ = _HEADER.unpack_from(data)
+    if count > _WORDS_MOST:
+        raise ValueError(f"it has {count} program headers")
     rows = [_SEGMENT.unpack_from(data, start + size * number) for number in range(count)]
     return machine, [_Segment(row[0], row[2], row[3], row[5]) for row in rows]
 
 
-def _words(data: bytes, segment: _Segment) -> list[str]:
-    return [word.decode() for word in _piece(data, segment.offset, segment.size).split(b"\0")]
+def _word(data: bytes, start: int) -> str:
+    """The text that begins at `start`; a file may have as many texts as bytes, each to its end."""
+    return data[start : data.index(b"\0", start, start + _WORD_MOST)].decode()
 
 
 def _dynamic(data: bytes, segments: list[_Segment], table: _Segment) -> Mapping[int, list[str]]:
     """The texts of the dynamic section by their kind; they are given as offsets into one table of strings."""
-    rows = list(_rows(_piece(data, table.offset, table.size)))
+    rows = list(itertools.islice(_rows(_piece(data, table.offset, table.size)), 10 * _WORDS_MOST))
     address = dict(rows).get(_DT_STRTAB)
     found: dict[int, list[str]] = {}
     for kind, value in rows:
         if address is not None and kind in (_DT_NEEDED, _DT_RPATH, _DT_RUNPATH):
             start = _offset(segments, address) + value
-            found.setdefault(kind, []).append(data[start : data.index(b"\0", start)].decode())
+            found.setdefault(kind, []).append(_word(data, start))
+            if len(found[kind]) > _WORDS_MOST:
+                raise ValueError(f"it needs more than {_WORDS_MOST} libraries")
     return found
 
 

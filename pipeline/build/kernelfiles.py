@@ -5,8 +5,8 @@ Recipes hold these against what they meant. Must not know any recipe.
 
 from __future__ import annotations
 
-import gzip
 import re
+import zlib
 from collections.abc import Collection
 
 from pipeline.build import contents
@@ -15,6 +15,8 @@ from pipeline.errors import Refused
 from pipeline.sources import archive
 
 MOST = 64 << 20  # bytes read of one file; the largest is the boot image
+_TEXT_MOST = 8 << 20  # bytes of one that is taken apart line by line; a whole kernel's Module.symvers has 1 MiB
+_BINARY = re.compile(r"/vmlinuz[^/]*$|\.ko$")
 # x86 boot protocol, Documentation/x86/boot.rst: offsets into the image and what must stand there.
 _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
 
@@ -22,7 +24,9 @@ _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
 def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     """The content of files of a package by their paths. Raises `Refused` when one is missing."""
     contents.has_files(package, wanted)
-    found = archive.read(package.path, {path.lstrip("/"): MOST for path in wanted})
+    found = archive.read(
+        package.path, {path.lstrip("/"): MOST if _BINARY.search(path) else _TEXT_MOST for path in wanted}
+    )
     content = {path: found[path.lstrip("/")] for path in wanted if path.lstrip("/") in found}
     if len(content) != len(set(wanted)):
         raise Refused(f"the payload of {package.path.name} lacks files that its header lists", where=str(package.path))
@@ -46,8 +50,17 @@ def check_module(module: bytes, package: Package, path: str, uname: str) -> None
     stated = re.search(rb"\0vermagic=([^\0]*)\0", module)
     words = stated[1].decode("ascii", "replace").split() if stated else []
     if not module.startswith(b"\x7fELF") or words[:1] != [uname]:
-        why = f"it is for {words[0] if words else 'no kernel'}, wanted {uname}"
+        why = f"it is for {words[0][:100]!a}, wanted {uname}" if words else f"it is for no kernel, wanted {uname}"
         raise Refused(f"{path} in {package.path.name} is no module of this kernel", where=str(package.path), why=why)
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What a gzip file holds. Raises `zlib.error`, and `ValueError` for one that is cut off or too big."""
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    text = unpacker.decompress(data, _TEXT_MOST)
+    if not unpacker.eof:
+        raise ValueError(f"it is cut off, or more than {_TEXT_MOST} bytes")
+    return text
 
 
 def symbols(symvers: bytes, name: str) -> dict[str, str]:
@@ -56,8 +69,8 @@ def symbols(symvers: bytes, name: str) -> dict[str, str]:
     Raises `Refused` when it is none.
     """
     try:
-        text = (gzip.decompress(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        text = (_unpacked(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
+    except (zlib.error, ValueError) as error:
         raise Refused(f"{name} cannot be read as a list of exported symbols: {error}", where=name) from None
     rows = [line.split("\t") for line in text.splitlines() if line]
     if any(len(row) < 3 or not re.fullmatch(r"0x[0-9a-f]{8}", row[0]) for row in rows):

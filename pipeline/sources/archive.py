@@ -50,7 +50,18 @@ class Item:
     data: IO[bytes] | None
 
 
-_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError, IndexError)
+_MEMBER_MOST = 512 << 20  # bytes of a member that is taken into memory
+_BROKEN = (
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+    OverflowError,
+    IndexError,
+    RecursionError,
+)
 
 
 @contextlib.contextmanager
@@ -272,6 +283,8 @@ def members(path: Path) -> Iterator[tuple[Item, bytes]]:
     """Every member of the archive at `path` in its order, each with its content: empty for what is no file."""
     with opened(path) as stream, _reading(path.name):
         for item in _items(stream, path.name, Limits(), 0):
+            if item.size > _MEMBER_MOST:
+                raise Refused(f"{item.path} in {path.name}: {item.size} bytes; expected at most {_MEMBER_MOST}")
             yield item, b"".join(_chunks(item)) if item.kind == "file" else b""
 
 

@@ -18,7 +18,7 @@ from pipeline.publish import compat
 from pipeline.publish.compat import SignaturePacket
 from pipeline.sources import rpmheader
 from pipeline.sources.rpmheader import Header, RpmFile, SignatureTag, Tag, Value
-from tests.fixtures.rpms import LEAD
+from tests.fixtures.rpms import raw_rpm
 
 KEY = "4331F4D9D8B0BFFD"
 GOOD: dict[int, Value] = {
@@ -230,29 +230,6 @@ def test_no_bytes_break_the_reader_of_signatures(data: bytes) -> None:
 # --- Reading the file ------------------------------------------------------------------------------------
 
 
-def raw_header(tags: dict[int, tuple[int, int, bytes]]) -> bytes:
-    """A header of entries type, count, data."""
-    index, data = b"", b""
-    for tag, (kind, count, value) in tags.items():
-        index += struct.pack(">IIII", tag, kind, len(data), count)
-        data += value
-    return b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", len(tags), len(data)) + index + data
-
-
-def raw_rpm(name: bytes = b"ipvsadm", signature: bytes = b"") -> bytes:
-    texts = {Tag.NAME: name, Tag.VERSION: b"1.2.1", Tag.RELEASE: b"fnat.0", Tag.ARCH: b"noarch"}
-    tags = {int(tag): (6, 1, value + b"\0") for tag, value in texts.items()}
-    tags |= {
-        Tag.EPOCH: (4, 1, struct.pack(">I", 2)),
-        Tag.REQUIRE_NAME: (8, 2, b"a\0b\0"),
-        Tag.LONG_FILE_SIZES: (5, 1, struct.pack(">Q", 5 << 30)),
-        1028: (3, 2, struct.pack(">HH", 1, 2)),
-        1037: (2, 1, b"\7"),
-    }
-    first = signature or raw_header({SignatureTag.PGP: (7, 3, b"abc")})
-    return LEAD + first + bytes(-(96 + len(first)) % 8) + raw_header(tags) + MAGIC["gzip"]
-
-
 def test_a_file_is_read_down_to_the_payloads_first_bytes(tmp_path: Path) -> None:
     path = tmp_path / "called-otherwise.rpm"
     path.write_bytes(raw_rpm())
@@ -269,7 +246,7 @@ def test_a_file_is_read_down_to_the_payloads_first_bytes(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [b"../etc/passwd", b".hidden", b"a/b", b"", b"a\nb", b"a b"])
 def test_a_name_that_no_file_may_have_is_refused(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / "f.rpm"
-    path.write_bytes(raw_rpm(name))
+    path.write_bytes(raw_rpm({Tag.NAME: (6, 1, name + b"\0")}))
     with pytest.raises(Refused, match="not an RPM package"):
         rpmheader.read(path)
 
