@@ -30,7 +30,7 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     if not write and not record.exists():
         return
     try:
-        with locked(record.with_name(".lock")):
+        with locked(record.with_suffix(".lock")):
             theirs = _read(record)
             if theirs and not any(theirs.get(key) == value for key, value in mine.items()):
                 raise UsageError(
