@@ -253,8 +253,7 @@ def prepare(
     `tree` is what the kernel tree must be after the series. Raises `Refused` for a spec or a
     configuration that our changes do not fit.
     """
-    with archive.opened(srpm) as stream:
-        archive.unpack(stream, sources, srpm.name)
+    archive.unpack(srpm, sources, srpm.name)
     spec = sources / SPEC
     text = spec.read_text(errors="surrogateescape")
     spec.unlink()

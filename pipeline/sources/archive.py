@@ -30,11 +30,15 @@ from pipeline.sources.gittree import SYMLINK, Entry, blob_id, file_mode
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold at most: members, bytes unpacked, and bytes of one path."""
+    """What an archive may hold at most: members, bytes unpacked, bytes and parts of one path.
+
+    `padding` are the bytes that may stand where no content is: behind the end, and as headers of one member.
+    """
 
     members: int = 250_000  # Linux 6.1 has 84,000
     total: int = 8 << 30
     path: int = 1024
+    depth: int = 64
     padding: int = 1 << 20
 
 
@@ -50,6 +54,7 @@ class Item:
     data: IO[bytes] | None
 
 
+_LONGEST_NAME = 255  # bytes of one part of a path: what file systems take, NAME_MAX
 _MEMBER_MOST = 512 << 20  # bytes of a member that is taken into memory
 _BROKEN = (
     tarfile.TarError,
@@ -99,11 +104,17 @@ def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator
     """Every member of the tar stream, checked; the first `strip` parts of each path left out."""
     checker = _Checker(name, limits)
     with _decompressed(stream) as plain:
-        with tarfile.open(fileobj=plain, mode="r|") as archive:
+        headers = _Headers(plain, checker)
+        with tarfile.open(fileobj=cast(IO[bytes], headers), mode="r|") as archive:
             for member in archive:
+                headers.content = True
                 path = checker.path(member.name, strip)
                 if path:
-                    yield checker.item(archive, member, path, strip)
+                    item = checker.item(archive, member, path, strip)
+                    yield item
+                    while item.data is not None and item.data.read(CHUNK):
+                        pass  # else it would be skipped while the next header is looked for
+                headers.begin()
             # The end marker is a block behind the last member; tarfile takes a cut there for the end.
             if archive.fileobj is None or archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
                 raise EOFError("it ends without the end-of-archive marker")
@@ -114,19 +125,41 @@ def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator
                 raise checker.refuse("", f"more than {limits.padding} bytes behind its end")
 
 
+class _Headers:
+    """A stream for tarfile that ends it where one header goes on and on: tarfile reads that into memory whole."""
+
+    def __init__(self, stream: IO[bytes], checker: _Checker) -> None:
+        self.stream, self.checker = stream, checker
+        self.begin()
+
+    def begin(self) -> None:
+        """From now on what is read is the next member's header."""
+        self.content, self.left = False, self.checker.limits.padding
+
+    def read(self, size: int) -> bytes:
+        piece = self.stream.read(size)
+        self.left -= 0 if self.content else len(piece)
+        if self.left < 0:
+            raise self.checker.refuse("", f"a header of more than {self.checker.limits.padding} bytes")
+        return piece
+
+
 @contextlib.contextmanager
 def _decompressed(stream: IO[bytes]) -> Iterator[IO[bytes]]:
     """The stream without its compression, whose own checks, unlike those of tarfile's, see a cut."""
     peeked = io.BufferedReader(stream, CHUNK)  # type: ignore[type-var]  # any object with read() will do
     magic = peeked.peek(6)[:6]
-    if magic.startswith(b"\x1f\x8b"):
-        yield cast(IO[bytes], gzip.GzipFile(fileobj=peeked))
-    elif magic.startswith(b"BZh"):
-        yield cast(IO[bytes], bz2.BZ2File(peeked))
-    elif magic == b"\xfd7zXZ\0":
-        yield cast(IO[bytes], lzma.LZMAFile(peeked))  # noqa: SIM115 - the caller's stream is closed by its owner
-    else:
-        yield cast(IO[bytes], peeked)
+    try:
+        if magic.startswith(b"\x1f\x8b"):
+            yield cast(IO[bytes], gzip.GzipFile(fileobj=peeked))
+        elif magic.startswith(b"BZh"):
+            yield cast(IO[bytes], bz2.BZ2File(peeked))
+        elif magic == b"\xfd7zXZ\0":
+            yield cast(IO[bytes], lzma.LZMAFile(peeked))  # noqa: SIM115 - the caller's stream is closed by its owner
+        else:
+            yield cast(IO[bytes], peeked)
+    finally:
+        peeked.detach()  # else the stream would be closed with it
 
 
 class _Checker:
@@ -151,6 +184,10 @@ class _Checker:
         parts = [part for part in member.split("/") if part not in ("", ".")]
         if ".." in parts:
             raise self.refuse(member, "its path leaves the destination through '..'")
+        if len(parts) > self.limits.depth:
+            raise self.refuse(member[:80], f"a path of more than {self.limits.depth} parts")
+        if any(len(part.encode(errors="surrogateescape")) > _LONGEST_NAME for part in parts):
+            raise self.refuse(member[:80], f"a name of more than {_LONGEST_NAME} bytes")
         return "/".join(parts[strip:])
 
     def item(self, archive: tarfile.TarFile, member: tarfile.TarInfo, path: str, strip: int) -> Item:
@@ -186,6 +223,8 @@ class _Checker:
         self.kinds[path] = kind
 
     def _target(self, member: tarfile.TarInfo, path: str, kind: str, strip: int) -> str:
+        if len(member.linkname.encode(errors="surrogateescape")) > self.limits.path:
+            raise self.refuse(member.name, f"a link to a path of more than {self.limits.path} bytes")
         if kind == "symlink":
             # '..' only in front: there it climbs real directories of this archive, while behind a
             # name it could climb out of whatever that name turns out to link to.
@@ -202,18 +241,33 @@ class _Checker:
         return ""
 
 
-def unpack(stream: IO[bytes], destination: Path, name: str, limits: Limits = Limits(), strip: int = 0) -> None:
-    """Unpacks into `destination`, which must not exist yet or be empty.
+def unpack(source: IO[bytes] | Path, destination: Path, name: str, limits: Limits = Limits(), strip: int = 0) -> None:
+    """Unpacks into `destination`, which must not exist yet or be empty, once every member was seen to be allowed.
 
+    A stream that cannot be read twice is unpacked as it is read.
     Only the execute bit of a mode is kept. Members that differ only by case are refused where the
     file system cannot tell them apart.
     """
     destination.mkdir(parents=True, exist_ok=True)
     if any(destination.iterdir()):
         raise Refused("the destination of an archive must be empty", where=str(destination))
-    with _reading(name):
-        for item in _items(stream, name, limits, strip):
+    with contextlib.ExitStack() as open_files, _reading(name):
+        if isinstance(source, Path):
+            with opened(source) as stream:
+                _survey(stream, name, limits, strip)
+            source = open_files.enter_context(opened(source))
+        elif source.seekable():
+            start = source.tell()
+            _survey(source, name, limits, strip)
+            source.seek(start)
+        for item in _items(source, name, limits, strip):
             _write(item, destination / item.path, destination, name)
+
+
+def _survey(stream: IO[bytes], name: str, limits: Limits, strip: int) -> None:
+    """Reads all and writes nothing: a bomb is refused before a million files of it lie there."""
+    for _ in _items(stream, name, limits, strip):
+        pass
 
 
 def _write(item: Item, path: Path, destination: Path, name: str) -> None:

@@ -54,8 +54,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
         raise Refused(f"{source.file} holds another package", where=str(rpm), why=f"wanted {source.nevra}, had {nevra}")
     with scratch(room) as directory:
         payload = directory / "payload"
-        with archive.opened(rpm) as stream:
-            archive.unpack(stream, payload, source.file)
+        archive.unpack(rpm, payload, source.file)
         spec = _check_spec(payload, source, signature)
         members = _check_members(payload, source, signature)
         tree, entries = _check_tree(payload, source, manifest)

@@ -51,6 +51,40 @@ def everything(root: Path) -> set[str]:
 FILE, LINK, HARD, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
 
 
+BOMBS: dict[str, tuple[bytes, str]] = {
+    "members": (tar(*((f"top/{n}", FILE, b"") for n in range(30))), "more than 20 members"),
+    "directories": (tar(*((f"{n}/a/b/c", FILE, b"") for n in range(9))), "more than 20 members"),
+    "bytes": (tar(("a", FILE, b""), ("b", FILE, bytes(600)), ("c", FILE, bytes(600))), "more than 1000 bytes unpacked"),
+    "depth": (tar(("top/a", FILE, b""), ("a/" * 70 + "b", FILE, b"")), "a path of more than 64 parts"),
+    "name": (tar(("top/a", FILE, b""), ("b" * 256, FILE, b"")), "a name of more than 255 bytes"),
+    "link": (tar(("top/a", FILE, b""), ("b", LINK, "c" * 2000)), "a link to a path of more than 1024 bytes"),
+    "pax": (tar(("a", FILE, b""), ("x", tarfile.XHDTYPE, bytes(300_000))), "a header of more than 100000 bytes"),
+    "name's header": (tar(("a", FILE, b""), ("x", tarfile.GNUTYPE_LONGNAME, bytes(300_000))), "a header of more than"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_bomb_is_refused_before_anything_of_it_is_written(
+    tmp_path: Path, bomb: str, compress: Callable[[bytes], bytes]
+) -> None:
+    (data, said), limits = BOMBS[bomb], archive.Limits(members=20, total=1000, padding=100_000)
+    file = tmp_path / "bomb.tar"
+    file.write_bytes(compress(data))
+    for source in (file, io.BytesIO(compress(data))):
+        with pytest.raises(Refused, match=said):
+            archive.unpack(source, tmp_path / "out", "bomb.tar", limits)
+        assert everything(tmp_path / "out") == set()
+
+
+def test_a_content_longer_than_any_header_is_no_header(tmp_path: Path) -> None:
+    data = tar(("a", FILE, bytes(300_000)), ("b", FILE, b"two"))
+    limits = archive.Limits(padding=100_000)
+    assert (unpack(data, tmp_path, limits) / "b").read_bytes() == b"two"
+    (tmp_path / "a.tar").write_bytes(data)
+    assert archive.read(tmp_path / "a.tar", {"b": 3}) == {"b": b"two"}
+
+
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
 def test_a_good_archive_comes_out_whole_whatever_its_compression(
     tmp_path: Path, compress: Callable[[bytes], bytes]
