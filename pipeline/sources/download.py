@@ -26,7 +26,7 @@ from pipeline import trace
 from pipeline.console import Console, Meter
 from pipeline.errors import HostLacks, Locked, PipelineError, Refused, Unreachable, UsageError
 from pipeline.settings import Settings
-from pipeline.sources import transport
+from pipeline.sources import seeming, transport
 from pipeline.sources.intake import Intake
 from pipeline.sources.store import Partial, Store
 from pipeline.sources.transport import Address, Body, Failed, Wrong, local_path
@@ -113,16 +113,19 @@ def fetch(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetch
     return _fetch(wanted, store, options, meter, threading.Event())
 
 
-def fetch_unverified(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetched:
+def fetch_unverified(
+    wanted: Wanted, store: Store, options: Options, meter: Meter, prove: Callable[[Path], object] | None = None
+) -> Fetched:
     """Downloads a file that has no pin yet, outside the store's objects, and returns it with its digest.
 
+    `prove` raises `Refused` for a file that is not the one: it is kept as a bad one, and the next address is asked.
     The caller holds `store.using()` and an object lock of its own (so that only one run pins the
     file) until it has verified the file and called `store.adopt` or `store.keep_bad`. Raises as
     `fetch` does.
     """
     key = "unpinned-" + hashlib.sha256("\n".join([wanted.name, *wanted.urls]).encode()).hexdigest()
     with store.using(), _alone(store, key, meter):
-        job = _Job(wanted, store, options, meter, store.partial(key), threading.Event())
+        job = _Job(wanted, store, options, meter, store.partial(key), threading.Event(), prove)
         had = job.run()
         # Named by content, so that what a killed run left is found and replaced by the next one.
         path = had.path.rename(had.path.with_name(f"unverified-{had.sha256}"))
@@ -248,6 +251,8 @@ class _Job:
     meter: Meter
     part: Partial
     stop: threading.Event
+    prove: Callable[[Path], object] | None = None
+    refusals: list[Refused] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
 
     def run(self) -> Fetched:
@@ -307,16 +312,34 @@ class _Job:
         with transport.opened(address, offset, validator, self.options) as body:
             sha256, size = self._receive(address, body)
         trace.point("download.done")
+        refusal = None
         if self.wanted.sha256 in (None, sha256) and self.wanted.size in (None, size):
-            return self._had(sha256, size, address.shown)
+            refusal = self._refusal()
+            if refusal is None:
+                return self._had(sha256, size, address.shown)
         if body.start:
             # The file may have changed between two attempts; only a whole one tells.
             self.meter.note(f"{address.shown}: what was resumed is not the file wanted; downloading it whole")
             return self._once(address, resume=False)
         self.part.settle()
+        seems = seeming.of(self.part.path)
+        said = [refusal.what if refusal else "", "" if refusal and seems in refusal.what else seems, body.about]
         kept = self.store.keep_bad(self.part.path, self.wanted.name, sha256)
-        what = f"gave wrong bytes: sha256 {sha256}, {size} bytes; kept as {kept}"
+        if refusal:
+            refusal.where = f"{address.shown}, kept as {kept}"
+            refusal.why = "; ".join(filter(None, [f"it is {said[1]}" if said[1] else "", refusal.why]))
+            self.refusals.append(refusal)
+        what = "; ".join(filter(None, [f"gave wrong bytes: sha256 {sha256}, {size} bytes", *said, f"kept as {kept}"]))
         raise Failed(what, final=True, wrong=Wrong(sha256, size, kept))
+
+    def _refusal(self) -> Refused | None:
+        """What the caller has against a file without a pin."""
+        try:
+            if self.prove is not None:
+                self.prove(self.part.path)
+        except Refused as refusal:
+            return refusal
+        return None
 
     def _resumable(self, address: Address) -> tuple[int, str]:
         """Where to go on, and the proof to ask the server for; 0 when there is nothing to go on with."""
@@ -331,7 +354,7 @@ class _Job:
         """Takes the whole body; the digest and the size in bytes of the file it completes."""
         wanted = self.wanted.size
         if wanted is not None and body.total is not None and wanted != body.total:
-            what = f"announces {body.total} bytes, wanted {wanted}"
+            what = f"announces {body.total} bytes, wanted {wanted}" + (f"; {body.about}" if body.about else "")
             raise Failed(what, final=True, wrong=Wrong(None, body.total, None))
         if not body.start:
             self.part.restart(address.shown, body.validator)
@@ -339,7 +362,9 @@ class _Job:
         self.meter.start(total, body.start)
         with self.store.writing(total and total - body.start), Intake(self.part.path) as intake:
             size = self._pump(body, intake)
-        if total is not None and size < total and not (body.whole and body.total is None):
+        short = total is not None and size < total
+        another = body.total is None and size > 0 and seeming.of(self.part.path)  # such as a page to sign in on
+        if short and not another and not (body.whole and body.total is None):
             raise Failed(f"broke off at {size} of {total} bytes")
         return intake.sha256.hexdigest(), size
 
@@ -371,6 +396,8 @@ class _Job:
         said = Counter(f"{attempt.url}: {attempt.what}" for attempt in self.attempts)
         lines = [f"  {text}" + (f" ({times} times)" if times > 1 else "") for text, times in said.items()]
         wrong = [attempt for attempt in self.attempts if attempt.wrong]
+        if len(self.refusals) == len(wrong) == 1:
+            return self.refusals[0]  # which says more
         name, size = self.wanted.name, self.wanted.size
         digest = f"sha256 {self.wanted.sha256}" if self.wanted.sha256 else "any digest, to be proven"
         pinned = f"  wanted {digest}, {'any size' if size is None else f'{size} bytes'}"

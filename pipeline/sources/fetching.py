@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline import neutral
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, Refused, Unreachable, UsageError
-from pipeline.files import write_atomic
+from pipeline.files import read_limited, write_atomic
 from pipeline.linechecks import required
 from pipeline.lines import Debian, DebianSource, FileSource, Key, Line, SrpmSource
 from pipeline.settings import Settings
-from pipeline.sources import download, lockfile, reach
+from pipeline.sources import download, lockfile, reach, seeming
 from pipeline.sources.store import Store
 
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
@@ -59,6 +59,10 @@ class _Pinned:
     wanted: download.Wanted
     version: str
     how: str
+
+
+_LARGEST_KEYS = 16 << 20  # bytes of a file of keys; Debian's whole keyring has 60 thousand
+_ANOTHER = "look at the file that was kept; --mirror DIR uses a good copy from DIR"
 
 
 class Sources:
@@ -118,9 +122,16 @@ class Sources:
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:
             wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
-            fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(source.file))
-            self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
-            proof = self._prove_or_keep(fetched, source)
+            proof: dict[str, Any] = {}
+
+            def prove(path: Path) -> None:
+                if said := seeming.no_rpm(path):
+                    raise Refused(f"{source.file}: expected a source package, got {said}", hint=_ANOTHER)
+                self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
+                proof.update(self._prove_srpm(path, source))
+
+            meter = progress.meter(source.file)
+            fetched = download.fetch_unverified(wanted, self.store, self.options, meter, prove)
             self.store.write_origin(fetched.sha256, fetched.url or "")  # before the object is there, as for any
             self.store.adopt(fetched.path, fetched.sha256)
         pin = lockfile.Pin(
@@ -225,15 +236,6 @@ class Sources:
             self.store.write_record(name, known)
         return known
 
-    def _prove_or_keep(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
-        """The proof of a file that is not in the store yet; when it is refused, the file is kept to be looked at."""
-        try:
-            return self._prove_srpm(fetched.path, source)
-        except Refused as refusal:
-            kept = self.store.keep_bad(fetched.path, source.file, fetched.sha256)
-            refusal.where = f"{fetched.url or source.file}, kept as {kept}"
-            raise
-
     def _prove_srpm(self, path: Path, source: SrpmSource) -> dict[str, Any]:
         from pipeline.sources import srpm
 
@@ -301,8 +303,12 @@ class Sources:
     def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
         places = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
         for place in (*(self.beside_line(file) for file in key.files), *places):
-            if place.is_file():
-                yield str(place), place.read_bytes()
+            if place.exists():
+                try:
+                    yield str(place), read_limited(place, _LARGEST_KEYS)
+                except OSError as error:
+                    what = f"the key {name} cannot be read: {error.strerror}"
+                    raise UsageError(what, where=str(place), hint="name a file that holds the key") from None
         for url in key.urls:
             if material := self._downloaded_key(name, url):
                 yield url, material

@@ -36,6 +36,8 @@ class SignatureTag(IntEnum):
 
     DSA_HEADER = 267  # RPMSIGTAG_DSA: over the header alone; any key but an RSA one
     RSA_HEADER = 268  # RPMSIGTAG_RSA: the same by an RSA key
+    LONG_SIZE = 270  # RPMSIGTAG_LONGSIZE: as SIZE, where that is too small
+    SIZE = 1000  # RPMSIGTAG_SIZE: bytes of header and payload
     PGP = 1002  # RPMSIGTAG_PGP: over header and payload, rpm's v3 signature
     GPG = 1005  # RPMSIGTAG_GPG: the same by any key but an RSA one
 
@@ -211,6 +213,12 @@ class RpmFile:
         """Raises `Refused` for texts that no terminal and no list of lines could show as they are."""
         if odd := next((text for text in texts if not text.isprintable()), None):
             raise Refused(f"{self.nvra}: {what} with characters that cannot be printed; expected none: {odd[:80]!a}")
+
+    @property
+    def whole_size(self) -> int | None:
+        """Bytes of the whole file by its signature header; None where that says nothing."""
+        body = self.signature.number(SignatureTag.LONG_SIZE) or self.signature.number(SignatureTag.SIZE)
+        return self.body_offset + body if body else None
 
     @property
     def build_time(self) -> int:

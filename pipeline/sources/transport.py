@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import requests
 
 _REDIRECTS = 10
-_FINAL_STATUS = frozenset(range(400, 500)) - {408, 425, 429}  # RFC 9110 section 15.5: the others say "later"
+_LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better, all others will not
 _T = TypeVar("_T")
 
 
@@ -109,7 +109,7 @@ class Body:
 
     `start` is the offset of the first byte, `total` the size of the whole file as announced,
     `validator` what proves later that it is still the same file, "" for nothing. `whole`: the
-    protocol tells the end of the file from a connection that broke.
+    protocol tells the end of the file from a connection that broke. `about` is what would explain wrong bytes.
     """
 
     read: Callable[[], bytes]
@@ -117,6 +117,7 @@ class Body:
     total: int | None = None
     validator: str = ""
     whole: bool = True
+    about: str = ""
 
 
 @contextlib.contextmanager
@@ -240,12 +241,27 @@ def _check_status(response: requests.Response, wanted: int) -> None:
     if status != wanted:
         after = _seconds(response.headers.get("Retry-After", ""))
         what = f"HTTP {status} {response.reason}".rstrip()
-        raise Failed(what, final=status in _FINAL_STATUS, after=after, answered=True)
+        if response.is_redirect is False and status in range(300, 400):
+            what += ", without an address to go to"
+        raise Failed(what, final=status not in _LATER, after=after, answered=True)
+
+
+def _about(response: requests.Response) -> str:
+    """Where the answer came from and in which form, as far as neither is what was asked for."""
+    kind, coding = (response.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
+    said = []
+    if response.history:
+        said.append(f"redirected to {Address(response.url or '').shown}")
+    if kind.lower().startswith(("text/html", "application/xhtml")):
+        said.append(f"of type {kind.partition(';')[0].strip()}")
+    if coding.lower() not in ("", "identity"):
+        said.append(f"with the encoding {coding[:40]}, which was not asked for")
+    return ", ".join(said)
 
 
 def _seconds(retry_after: str) -> float:
     """Retry-After, a number of seconds or a date (RFC 9110 section 10.2.3), in seconds from now."""
-    if retry_after.strip().isdecimal():
+    if retry_after.isascii() and retry_after.strip().isdecimal():
         return float(retry_after)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
@@ -268,7 +284,7 @@ def _http_body(response: requests.Response, offset: int, options: Timeouts) -> B
         return _read_http(raw, options.stall)
 
     chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
-    return Body(read, offset, total, validator, whole=total is not None or chunked)
+    return Body(read, offset, total, validator, whole=total is not None or chunked, about=_about(response))
 
 
 def _read_http(raw: Any, stall: float) -> bytes:
@@ -286,8 +302,15 @@ def _read_http(raw: Any, stall: float) -> bytes:
 
 def _innermost(error: BaseException) -> str:
     """The first cause in its own words: what the libraries wrap around it is long and names objects."""
+    no_answer = (http.client.BadStatusLine, http.client.UnknownProtocol)
     while inner := error.__cause__ or error.__context__:
+        if isinstance(error, no_answer):
+            break  # what is inside speaks of Python's numbers
         error = inner
+    if isinstance(error, no_answer) and not isinstance(error, http.client.RemoteDisconnected):
+        return f"what came is no HTTP answer: {str(error.args[0])[:60]!a}"
+    if isinstance(error, ValueError) and "int() with base 16" in str(error):
+        return "the length of a chunk is no number"
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, http.client.IncompleteRead):

@@ -597,6 +597,59 @@ def test_an_ftp_path_cannot_smuggle_a_command(bench: Bench) -> None:
         assert not any("DELE" in line for line in server.log)
 
 
+# ---- what came instead
+
+
+def test_a_page_instead_of_the_file_is_named_and_kept_and_the_next_address_is_asked(bench: Bench) -> None:
+    wall = bench.server.at("/wall", bad.page("Sign in", announced=False))
+    had = bench.gets_it(bench.server.at("/f", bad.redirect(wall)), bench.server.at("/good", good(BODY)))
+    (attempt,) = had.attempts
+    assert f"a web page with the title 'Sign in'; redirected to {wall}, of type text/html; kept as" in attempt.what
+    assert attempt.wrong is not None and attempt.wrong.kept is not None
+    assert b"<title>Sign in</title>" in attempt.wrong.kept.read_bytes()
+    assert bench.server.count("/f") == 1
+
+
+def raw(answer: bytes) -> bad.Behaviour:
+    return lambda exchange: exchange.send(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "times"),
+    [
+        (bad.page("Sign in"), "announces 93 bytes, wanted 300000; of type text/html", 1),
+        (bad.status(203), "HTTP 203", 1),
+        (bad.status(204), "HTTP 204", 1),
+        (bad.status(206), "HTTP 206", 1),
+        (bad.status(302), "HTTP 302 Found, without an address to go to", 1),
+        (raw(b"content\r\n"), "what came is no HTTP answer: 'content", 3),
+        (raw(b"HTTP/9.9 what\r\n\r\n"), "what came is no HTTP answer: 'HTTP/9.9 what", 3),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the length of a chunk is no number", 3),
+    ],
+)
+def test_an_odd_answer_is_named_and_the_next_address_is_asked(
+    bench: Bench, answer: bad.Behaviour, said: str, times: int
+) -> None:
+    had = bench.gets_it(bench.server.at("/f", answer), bench.server.at("/good", good(BODY)))
+    assert said in had.attempts[0].what
+    assert bench.server.count("/f") == times
+
+
+def test_a_file_without_a_pin_is_proven_address_by_address(bench: Bench) -> None:
+    def prove(path: Path) -> None:
+        if path.read_bytes() != BODY:
+            raise Refused("not the one", why="its bytes")
+
+    wanted = Wanted(NAME, (bench.server.at("/f", good(NEWER)), bench.server.at("/good", good(BODY))), None, None)
+    with bench.store.using():
+        had = fetch_unverified(wanted, bench.store, bench.options, bench.notes, prove)
+    assert had.sha256 == DIGEST and "not the one" in had.attempts[0].what
+    only = Wanted(NAME, (bench.server.url("/f"),), None, None)
+    with pytest.raises(Refused, match="not the one") as refused:
+        fetch_unverified(only, bench.store, bench.options, bench.notes, prove)
+    assert "kept as" in refused.value.where and refused.value.why == "its bytes"
+
+
 # ---- a source without a pin
 
 

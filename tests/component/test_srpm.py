@@ -15,7 +15,7 @@ import pytest
 from pipeline import process
 from pipeline.errors import ExitCode
 from pipeline.files import sha256_of
-from tests.fixtures.badserver import BadServer, good
+from tests.fixtures.badserver import BadServer, good, page, redirect, truncated, unannounced
 from tests.fixtures.commandline import AUTHOR, Ended, Inv
 from tests.fixtures.toy import NVR, SRPM, TARBALL, Toy, make_toy
 
@@ -71,6 +71,65 @@ def test_pin_writes_what_was_proven_and_by_whom(inv: Inv, tmp_path: Path) -> Non
     line = tomllib.loads(toy.line_file.read_text())["sources"]["kernel-srpm"]
     assert (written["spec"], written["tree"]) == (line["spec"]["known"]["toy"], line["tree"]["git-tree"])
     assert "written to" in ended.out and "commit it" in ended.out
+
+
+def at_addresses(toy: Toy, *addresses: str) -> None:
+    """The source package's own addresses, in order."""
+    text, old = toy.line_file.read_text(), f'"{toy.mirror.as_uri()}/{SRPM}"'
+    assert text.count(old) == 1
+    toy.line_file.write_text(text.replace(old, ", ".join(f'"{address}"' for address in addresses)))
+
+
+def bad_files(inv: Inv) -> list[bytes]:
+    return [path.read_bytes() for path in (inv.store / "bad").iterdir()]
+
+
+def test_pin_goes_on_to_the_next_address_and_says_what_was_wrong_with_each(inv: Inv, tmp_path: Path) -> None:
+    toy, other = make_toy(tmp_path / "toy"), make_toy(tmp_path / "other", unsigned=True)
+    body, another = (each.mirror.joinpath(SRPM).read_bytes() for each in (toy, other))
+    cut = body[: -len(body) // 4]
+    with BadServer() as server, BadServer() as portal:
+        portal.at("/login", page("Sign in &amp; wait", announced=False))
+        at_addresses(
+            toy,
+            server.at("/page.src.rpm", page("Sign in")),
+            server.at("/portal.src.rpm", redirect(portal.url("/login"))),
+            server.at("/cut.src.rpm", unannounced(body, len(cut))),
+            server.at("/headers.src.rpm", good(body[:200])),
+            server.at("/empty.src.rpm", good(b"")),
+            server.at("/another.src.rpm", good(another)),
+            server.at("/good.src.rpm", good(body)),
+        )
+        ended = pin(inv, toy)
+    assert (locked(toy)["sha256"], locked(toy)["url"][-13:]) == (sha256_of(toy.mirror / SRPM), "/good.src.rpm")
+    for address, said in {
+        "page": "expected a source package, got a web page with the title 'Sign in'; of type text/html",
+        "portal": f"a web page with the title 'Sign in & wait'; redirected to {portal.url('/login')}, of type text/",
+        "cut": f"an RPM of {len(cut)} bytes whose own headers announce {len(body)}",
+        "headers": "an RPM of 200 bytes whose headers are not whole: not an RPM package: it ends too early",
+        "empty": "nothing at all: no byte came",
+        "another": "the package's signature or digests are not good",
+    }.items():
+        assert [
+            line for line in ended.err.splitlines() if f"/{address}.src.rpm gave wrong bytes" in line and said in line
+        ], ended.err
+    assert len(bad_files(inv)) == 6 and {cut, another, b""} < set(bad_files(inv))
+    assert objects(inv) == {locked(toy)["sha256"]}
+
+
+def test_pin_that_no_address_serves_says_what_each_gave(inv: Inv, tmp_path: Path) -> None:
+    toy = make_toy(tmp_path / "toy")
+    body = (toy.mirror / SRPM).read_bytes()
+    with BadServer() as server:
+        at_addresses(toy, *(server.at(f"/{name}.src.rpm", page(name)) for name in ("one", "two")))
+        ended = pin(inv, toy, expect=ExitCode.REFUSED)
+        assert "a web page with the title 'one'" in ended.err and "a web page with the title 'two'" in ended.err
+        server.at("/one.src.rpm", truncated(body, 100))
+        server.at("/two.src.rpm", page("two"))
+        ended = pin(inv, toy, "--retries", "1", expect=ExitCode.REFUSED)
+    assert "expected a source package, got a web page with the title 'two'" in ended.err
+    assert f"{server.url('/two.src.rpm')}, kept as " in ended.err
+    assert not lock_file(toy).exists() and objects(inv) == set()
 
 
 def test_the_lock_file_is_the_only_thing_pin_writes_beside_the_line(inv: Inv, tmp_path: Path) -> None:
