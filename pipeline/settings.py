@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import FileProblems, Problem, UsageError
+from pipeline.files import read_limited
 
 Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
 SETTINGS_FILE = "inv.toml"
@@ -113,6 +114,7 @@ ROWS = (
 TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
 
 _HINT = "docs/commands.md has every setting"
+_LARGEST = 1 << 20  # bytes of a settings file
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _Read = Callable[[Setting, Any], Any]
@@ -185,32 +187,35 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -
 
 
 def _read_file(path: Path, required: bool) -> dict[str, Any]:
-    if not path.is_file():
-        if required:
-            raise UsageError(
-                "the settings file is not there", where=str(path), hint="unset FNAT_SETTINGS or name a file"
-            )
-        return {}
     try:
-        raw = tomllib.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # bytes that are no text, a number without end, tables in tables
+        text = read_limited(path, _LARGEST).decode()
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        if not required:
+            return {}
+        hint = "unset FNAT_SETTINGS or name a file"
+        raise UsageError("the settings file is not there", where=str(path), hint=hint) from None
+    except OSError as error:
+        hint = "unset FNAT_SETTINGS or name a file" if required else f"mv {path} another-name"
+        raise UsageError(f"the settings file cannot be read: {error.strerror}", where=str(path), hint=hint) from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
         raise UsageError(f"the settings file is not TOML: {error}", where=str(path)) from None
     values, problems = {}, []
     for key, value in raw.items():
         if key not in TABLE:
-            problems.append(Problem(str(path), _line_of(path, key), f"unknown setting {key!r}", ", ".join(TABLE)))
+            problems.append(Problem(str(path), _line_of(text, key), f"unknown setting {key!r}", ", ".join(TABLE)))
             continue
         try:
             values[key] = _checked(TABLE[key], value, key)
         except UsageError as error:
-            problems.append(Problem(str(path), _line_of(path, key), error.what))
+            problems.append(Problem(str(path), _line_of(text, key), error.what))
     if problems:
         raise FileProblems(f"{len(problems)} mistake(s) in {path}", problems)
     return values
 
 
-def _line_of(path: Path, key: str) -> int:
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+def _line_of(text: str, key: str) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
         if line.split("=")[0].strip().strip("\"'") == key:
             return number
     return 1

@@ -34,6 +34,8 @@ _NAME = re.compile(r"(?:\./)?boot/(vmlinuz-[0-9A-Za-z][0-9A-Za-z.+~_-]*)")
 def is_bzimage(path: Path) -> bool:
     """Whether the file is a readable x86 boot image (bzImage, which Debian calls vmlinuz)."""
     try:
+        if not path.is_file():  # a FIFO would be waited for
+            return False
         with path.open("rb") as stream:
             return _is_bzimage(stream.read(_HEADER_MAGIC + 4))
     except OSError:

@@ -135,7 +135,7 @@ def _patch_bytes(line: Line, name: str, model: Patch, verified: Mapping[str, Ver
     place = next((path for path in places if path.is_file()), None)
     if place is None:
         raise UsageError(f"patch {name}: the file {file} is not there", where=", ".join(map(str, places)))
-    return place.read_bytes(), f"a file of this project, {place}"
+    return _bytes(place), f"a file of this project, {place}"
 
 
 def _say_proven(item: Proven, session: Session) -> None:
@@ -248,11 +248,15 @@ def _evidence(session: Session, line: Line) -> Path:
 
 
 def _read_patch(path: str) -> patchfile.PatchFile:
+    return patchfile.parse(_bytes(Path(path)), path)
+
+
+def _bytes(path: Path) -> bytes:
     try:
-        return patchfile.parse(read_limited(Path(path), LARGEST), path)
+        return read_limited(path, LARGEST)
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         what = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"the patch cannot be read: {what}", where=path, hint=_NAMED) from None
+        raise UsageError(f"the patch cannot be read: {what}", where=str(path), hint=_NAMED) from None
 
 
 def classify_file(path: str, line: Line, session: Session) -> dict[str, Any]:

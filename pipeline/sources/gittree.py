@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import PipelineError
+from pipeline.errors import UsageError
+from pipeline.files import read_limited
 
 FILE, EXECUTABLE, SYMLINK = "100644", "100755", "120000"
 
@@ -86,13 +87,22 @@ def compare(expected: Listing, actual: Listing) -> list[Difference]:
     return found
 
 
+_LARGEST = 16 << 20  # bytes of a manifest; that of Linux 2.6.32 has half a million
+
+
 def read_manifest(path: Path) -> dict[str, Entry]:
     """A listing kept as xz-compressed lines `mode blob path`."""
     try:
-        rows = [line.split(" ", 2) for line in lzma.decompress(path.read_bytes()).decode().splitlines()]
+        reader = lzma.LZMADecompressor()
+        plain = reader.decompress(read_limited(path, _LARGEST), max_length=8 * _LARGEST)
+        if not reader.eof:
+            raise ValueError(f"it is cut short, or holds more than {8 * _LARGEST} bytes")
+        rows = [line.split(" ", 2) for line in plain.decode().splitlines()]
         return {name: Entry(mode, blob) for mode, blob, name in rows}
     except (OSError, lzma.LZMAError, ValueError) as error:
-        raise PipelineError(f"the tree's manifest cannot be read: {error}", where=str(path)) from None
+        what = getattr(error, "strerror", None) or str(error)
+        hint = "docs/lines.md says how a manifest is made"
+        raise UsageError(f"the tree's manifest cannot be read: {what}", where=str(path), hint=hint) from None
 
 
 def _object_id(kind: bytes, data: bytes) -> str:

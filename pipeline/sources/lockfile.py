@@ -10,8 +10,8 @@ import tomllib
 from dataclasses import asdict, dataclass, fields
 
 from pipeline.errors import FileProblems, HostLacks, Problem
-from pipeline.files import write_atomic
-from pipeline.lines import Line
+from pipeline.files import read_limited, write_atomic
+from pipeline.lines import LARGEST, Line
 
 _HEAD = "# Written by `inv pin`; commit it. Each table is a source that was proven and pinned on first use.\n"
 
@@ -37,11 +37,12 @@ def read(line: Line) -> dict[str, Pin]:
     """The pins of a line, by source; none when there is no lock file. Raises `FileProblems`."""
     path = line.lock_file
     try:
-        raw = tomllib.loads(path.read_text())
+        raw = tomllib.loads(read_limited(path, LARGEST).decode())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise FileProblems(f"{path} cannot be read", [Problem(str(path), 1, str(error))]) from None
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise FileProblems(f"{path} cannot be read", [Problem(str(path), 1, str(what))]) from None
     pins, problems = {}, []
     wanted = {field.name: (int if field.name == "size" else str) for field in fields(Pin)}
     for name, table in raw.items():

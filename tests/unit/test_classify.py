@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,10 @@ def test_paths_of_another_depth_are_named_as_the_reason(tmp_path: Path, prefix: 
 
 def test_what_is_no_file_with_an_end_is_the_persons_mistake(tmp_path: Path) -> None:
     session = Session(load({}, {}), Console(out=io.StringIO()))
-    for path in ("/dev/zero", str(tmp_path), "/nowhere", "/dev/null", "a\0b"):
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(10 << 30)
+    named = (str(tmp_path / name) for name in ("", "fifo", "sparse"))
+    for path in ("/dev/zero", "/nowhere", "/dev/null", "/proc/self/mem", "a\0b", *named):
         with pytest.raises(UsageError, match="the patch cannot be read"):
             report.classify_file(path, lines.load("el6"), session)

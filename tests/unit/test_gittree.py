@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import lines, paths
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.process import clean_environment, run
 from pipeline.sources import gittree
 from pipeline.sources.gittree import EXECUTABLE, FILE, SYMLINK, Difference, Entry
@@ -190,7 +190,16 @@ def test_a_manifest_is_read_with_any_name_in_it(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("content", [b"", b"no xz", lzma.compress(b"one two\n"), lzma.compress(b"\xff \xff \xff\n")])
+def test_a_manifest_that_is_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "m.xz").write_bytes(lzma.compress(bytes(200 << 20), preset=0))
+    with pytest.raises(UsageError, match="it is cut short, or holds more than"):
+        gittree.read_manifest(tmp_path / "m.xz")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no xz", lzma.compress(b"1 2 3\n")[:-9], lzma.compress(b"one two\n"), lzma.compress(b"\xff \xff \xff\n")],
+)
 def test_a_manifest_that_cannot_be_read_is_an_error_with_its_place(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.xz").write_bytes(content)
     with pytest.raises(PipelineError, match="manifest cannot be read") as caught:

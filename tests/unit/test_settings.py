@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,25 @@ def test_a_text_with_a_line_break_is_refused(name: str) -> None:
     text = "http://mirror.example\ngpgcheck=0"
     with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is"):
         load({name: [text] if name == "mirror" else text}, {})
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/dev/zero", "expected a regular file, got a device"),
+        ("fifo", "expected a regular file, got a FIFO"),
+        ("/proc", "expected a regular file, got a directory"),
+        ("large", "expected at most 1048576 bytes, got more"),
+        ("absent", "is not there"),
+    ],
+)
+def test_a_settings_file_is_a_file_with_an_end(path: str, said: str) -> None:
+    os.mkfifo("fifo")
+    with Path("large").open("wb") as stream:
+        stream.truncate(10 << 30)
+    with pytest.raises(UsageError, match=said) as caught:
+        load({}, {"FNAT_SETTINGS": path})
+    assert caught.value.hint == "unset FNAT_SETTINGS or name a file"
 
 
 def test_settings_cannot_be_changed_once_read() -> None:
