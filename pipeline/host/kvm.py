@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import re
 import selectors
@@ -18,13 +17,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline import files, neutral, process
+from pipeline import files, manifest, neutral, process
 from pipeline.errors import HostLacks, PipelineError
 from pipeline.host import cpio, kernels, programs, tinyinit
 from pipeline.locks import locked
@@ -37,6 +36,7 @@ _DEATH = re.compile(r"Kernel panic|Oops:|BUG:")  # more telling than the last li
 _KEPT = 64 << 10  # bytes kept of each output while waiting
 _POLL = 0.2  # seconds between looks at whether QEMU is still there
 _VERSION = 1  # of the memory file
+_UNPACKED = "kernel.json"  # says which kernel was unpacked here
 
 
 class Cause(StrEnum):
@@ -170,15 +170,45 @@ class Probe:
             if not kernels.is_bzimage(self.kernel):
                 raise HostLacks("it is no x86 kernel image that we can read", where=str(self.kernel))
             return self.kernel
-        if found := [*kernels.kernels_in(self.boot, os.uname().release), *kernels.kernels_in(self.directory)]:
+        if found := kernels.kernels_in(self.boot, os.uname().release):
             return found[0]
+        if unpacked := self._unpacked():
+            return unpacked
         package = self.kernel_provider() if self.kernel_provider else None
         if package is None:
             raise HostLacks(
                 f"no kernel to boot: none readable in {self.boot}, and none fetched",
                 hint="sudo chmod a+r /boot/vmlinuz-* where there is one; else: ./inv doctor --kernel IMAGE",
             )
-        return kernels.kernel_from_deb(package, self.directory)
+        image = kernels.kernel_from_deb(package, self.directory)
+        made = {"image": image.name, "sha256": manifest.sha256_at(image)[0]}
+        files.write_atomic(self.directory / _UNPACKED, manifest.sealed(made))
+        return image
+
+    def _unpacked(self) -> Path | None:
+        """The kernel that was unpacked before, while it is the very one."""
+        try:
+            known = self._sealed(self.directory / _UNPACKED)
+            image = self.directory / Path(str(known["image"])).name
+            return image if manifest.sha256_at(image)[0] == known["sha256"] else None
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _sealed(self, path: Path) -> dict[str, Any]:
+        with manifest.regular(path) as stream:
+            return manifest.unsealed(stream.read())
+
+    def problems(self) -> Iterator[tuple[Path, str]]:
+        """Read what is kept here, and yield what of it is not as it was: its path and a text."""
+        for path in (self.memory, self.directory / _UNPACKED):
+            try:
+                self._sealed(path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                yield path, str(error)
+        if (self.directory / _UNPACKED).exists() and self._unpacked() is None:
+            yield self.directory / _UNPACKED, "the kernel that it names is not the one that was unpacked"
 
     def _key(self) -> dict[str, str]:
         """What the answer depends on, but for the kernel."""
@@ -199,7 +229,7 @@ class Probe:
     def _recall(self, key: dict[str, str]) -> Verdict | None:
         """The remembered verdict if its key agrees; one without a kernel holds for every kernel."""
         try:
-            known = json.loads(self.memory.read_text())
+            known = self._sealed(self.memory)
             if known["version"] != _VERSION:
                 return None
             agrees = all(known["key"][name] == key[name] for name in key if name in known["key"] or name != "kernel")
@@ -209,7 +239,7 @@ class Probe:
 
     def _remember(self, key: dict[str, str], verdict: Verdict) -> None:
         record = {"version": _VERSION, "key": key, "verdict": dataclasses.asdict(verdict)}
-        files.write_atomic(self.memory, json.dumps(record, indent=2) + "\n")
+        files.write_atomic(self.memory, manifest.sealed(record))
 
     def _boot(self, kernel: Path) -> Verdict:
         initramfs = self.directory / "probe.cpio"

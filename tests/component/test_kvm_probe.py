@@ -211,6 +211,54 @@ def test_a_memory_edited_into_nonsense_does_not_make_it_usable(stand: Stand) -> 
     assert not probe.probe().usable and stand.starts == 2
 
 
+def test_an_answer_that_was_edited_is_not_believed(stand: Stand) -> None:
+    probe = stand.probe()
+    assert not probe.probe().usable
+    text = probe.memory.read_text()
+    probe.memory.write_text(text.replace('"usable": false', '"usable": true').replace(Cause.ENDED, Cause.BOOTED))
+    assert [path for path, _ in probe.problems()] == [probe.memory]
+    assert probe.remembered() is None
+    assert not probe.probe().usable and stand.starts == 2
+
+
+def _one_byte(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("moved")
+
+
+@pytest.mark.parametrize(
+    ("what", "damage"),
+    [
+        ("vmlinuz-*", _one_byte),
+        ("vmlinuz-*", lambda path: path.write_bytes(b"")),
+        ("vmlinuz-*", lambda path: path.write_bytes(bytes(0x1FE) + b"\x55\xaa\xeb\x66HdrS another kernel")),
+        ("vmlinuz-*", lambda path: path.unlink()),
+        ("vmlinuz-*", _link),
+        ("kernel.json", lambda path: path.write_text("")),
+        ("kernel.json", lambda path: path.write_text(path.read_text().replace("vmlinuz", "vmlinux"))),
+        ("kernel.json", lambda path: path.unlink()),
+    ],
+)
+def test_a_kernel_that_is_not_the_one_that_was_unpacked_is_unpacked_anew(
+    stand: Stand, what: str, damage: Callable[[Path], object]
+) -> None:
+    stand.kernel.unlink()
+    probe = dataclasses.replace(stand.probe(), kernel_provider=debian_kernel_deb)
+    image = probe.find_kernel()
+    right = image.read_bytes()
+    assert dataclasses.replace(probe, kernel_provider=None).find_kernel() == image
+    [path] = probe.directory.glob(what)
+    damage(path)
+    with pytest.raises(HostLacks, match="no kernel to boot"):
+        dataclasses.replace(probe, kernel_provider=None).find_kernel()
+    assert probe.find_kernel() == image and image.read_bytes() == right and not image.is_symlink()
+    assert list(probe.problems()) == []
+
+
 def test_the_lab_can_correct_the_answer_whatever_the_kernel_until_the_next_boot(stand: Stand) -> None:
     stand.body = BOOTS
     probe = stand.probe()
