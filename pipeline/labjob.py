@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import sys
@@ -21,6 +20,7 @@ from pipeline.build import userland
 from pipeline.build.runner import LOCK
 from pipeline.console import write
 from pipeline.errors import Refused, TestsFailed, UsageError
+from pipeline.lab import passed, report
 from pipeline.lab.scenarios import NAMES
 from pipeline.lines import Line
 from pipeline.locks import locked
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.sandbox.images import Image
 
 
-_LATEST, _PASSED = "latest", "passed"  # links to the results of the last run, and of the last whole one that passed
+_LATEST = "latest"  # the link to the results of the last run
 _TOGETHER = 2  # scenarios
 _PATIENT = ("keepalived",)  # begun first: most of their time they wait for clocks
 _KEPT = 10  # runs whose results are kept
@@ -81,7 +81,7 @@ class LabJob:
 
     def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
         """The report, and the directory it is in."""
-        from pipeline.lab import report, results, telling
+        from pipeline.lab import results, telling
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
@@ -119,18 +119,34 @@ class LabJob:
         settings, snapshot = self.session.settings, built.get("snapshot")
         if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
             return {}
-        guests = built["steps"].get(userland.STEP, {}).get("key", "")
-        played = {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()}
-        key = hashlib.sha256(json.dumps([snapshot["id"], guests, played, _code()]).encode()).hexdigest()
-        page, known = (self.reports / _PASSED / name for name in ("report.html", "key"))
-        reused = page.is_file() and known.is_file() and known.read_bytes() == key.encode()
+        what = {
+            "line": self.line.label,
+            "snapshot": snapshot["id"],
+            "guests": built["steps"].get(userland.STEP, {}).get("key", ""),
+            "scenarios": {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
+            "code": _code(),
+        }
+        page = self._passed_before(what)
+        reused = page is not None
         if reused:
             self.session.console.say(f"the lab passed with this snapshot before: {page}")
         else:
-            _, work = self._smoke(())
-            files.write_atomic(work / "key", key)
-            files.point(self.reports / _PASSED, work.name)
+            found, work = self._smoke(())
+            page = self.reports / passed.LINK / report.PAGE
+            passed.record(work, what, found)
+            files.point(self.reports / passed.LINK, work.name)
         return {"lab": {"report": str(page), "reused": reused}}
+
+    def _passed_before(self, what: Mapping[str, Any]) -> Path | None:
+        """The page of a run of `what` that passed, if its record and its report are those of that run."""
+        place = self.reports / passed.LINK
+        if not os.path.lexists(place):
+            return None
+        known, problems = passed.recorded(place)
+        if problems:
+            self.session.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
+            return None
+        return place / report.PAGE if {name: known.get(name) for name in what} == what else None
 
     def _bench(self, *, keep: bool) -> running.Bench:
         from pipeline.host import kvm, programs
@@ -251,9 +267,9 @@ class LabJob:
         """Lets `latest` point to this run's results, and removes old ones."""
         files.point(self.reports / _LATEST, work.name)
         runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
-        passed = (self.reports / _PASSED).resolve()
+        kept = (self.reports / passed.LINK).resolve()
         for old in runs[:-_KEPT]:
-            if old.resolve() != passed:
+            if old.resolve() != kept:
                 shutil.rmtree(old)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -48,7 +48,8 @@ class Contents:
 
     `modules` are loaded at the start, with those that every guest needs; `spare` ones only lie there for
     modprobe. Each is a module's name or alias. `packages` are RPMs, whose libraries come from `builder`. `files`
-    are laid over all else: path to content and permissions.
+    are laid over all else: path to content and permissions. `digests` are the SHA-256 that the kernel and the
+    packages must have, by their paths; those without one are taken for what they are.
     """
 
     userland: Path
@@ -58,6 +59,11 @@ class Contents:
     packages: tuple[Path, ...] = ()
     builder: images.Image | None = None
     files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
+    digests: Mapping[Path, str] = field(default_factory=dict)
+
+    def digest(self, package: Path) -> str:
+        """The SHA-256 that a package must have."""
+        return self.digests.get(package) or files.sha256_of(package)
 
 
 @dataclass(frozen=True)
@@ -74,14 +80,14 @@ class Image:
     config: Mapping[str, str]
 
 
-def made(contents: Contents, place: Path) -> Image:
-    """The guest's image, made below `place` when it is not there yet.
+def made(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
+    """The guest's image, made below `place` when it is not there yet, or not as it was made, which `note` is told.
 
     Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
     """
-    kernel = kernelpackage.unpacked(contents.kernel, place / "kernels")
+    kernel = kernelpackage.unpacked(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
     name = cache.key(kernel.place.name, _inputs(contents), code_digest(CODE))
-    found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into))
+    found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
     return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
 
 
@@ -92,7 +98,7 @@ def _inputs(contents: Contents) -> Mapping[str, object]:
         "userland": {str(p.relative_to(contents.userland)): files.sha256_of(p) for p in programs},
         "modules": contents.modules,
         "spare": contents.spare,
-        "packages": [files.sha256_of(path) for path in contents.packages],
+        "packages": [contents.digest(path) for path in contents.packages],
         "builder": contents.builder.key if contents.builder else "",
         "files": {path: [_digest(data), mode] for path, (data, mode) in contents.files.items()},
     }
@@ -107,7 +113,12 @@ def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
     loaded = kernel.closure(asked)
     there = kernel.closure([*loaded, *contents.spare])
     builtin = {name for name in (*asked, *contents.spare) if kernel.is_built_in(name)}
-    installed = _installed(contents.packages)
+    if contents.builder:
+        images.check(contents.builder)
+    # Each one copied just before it is read: what is read has the digest.
+    installed = _installed(
+        files.copied(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
+    )
     needed = libraries.needed(
         {path: entry.data for path, entry in installed.items()}, contents.builder.rootfs if contents.builder else None
     )

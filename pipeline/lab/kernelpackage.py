@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,10 +137,18 @@ def aliases(kernel: Kernel, names: Iterable[str]) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
-def unpacked(package: Path, place: Path) -> Kernel:
-    """The kernel of an RPM, taken apart below `place` where that has not been done yet. Raises `Refused`."""
-    name = cache.key(files.sha256_of(package), code_digest(CODE))
-    return _read(cache.once(place / name, lambda made: _unpack(package, made)))
+def unpacked(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
+    """The kernel of the RPM that has this digest, taken apart below `place` where that has not been done yet.
+
+    Raises `Refused`, also for a package that has another digest.
+    """
+    name = cache.key(sha256, code_digest(CODE))
+
+    def fill(made: Path) -> None:
+        copy = made.parent / package.name  # whose digest is that of the bytes that are read
+        _unpack(files.copied(package, copy, sha256), made)
+
+    return _read(cache.once(place / name, fill, note))
 
 
 @dataclass

@@ -114,21 +114,22 @@ class _Run:
 
     def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
         packages = [self.bench.repository.package(self.sets[guest.name], name) for name in guest.packages]
-        image = initramfs.made(self._contents(guest, packages), self.bench.cache)
+        image = initramfs.made(self._contents(guest, packages), self.bench.cache, self.bench.note)
         boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
         cards = [CardSpec(wire.segment, mac) for wire, mac in zip(guest.wires, self.macs[guest.name], strict=True)]
         return lab.machine(guest.name, boot, cards)
 
     def _contents(self, guest: GuestPlan, packages: Sequence[Package]) -> initramfs.Contents:
-        package = self.kernels[guest.name].path
-        kernel = kernelpackage.unpacked(package, self.bench.cache / "kernels")
+        own = self.kernels[guest.name]
+        kernel = kernelpackage.unpacked(own.path, own.sha256, self.bench.cache / "kernels", self.bench.note)
         return initramfs.Contents(
             userland=self.bench.userland,
-            kernel=package,
+            kernel=own.path,
             modules=guest.modules,
             spare=tuple(name for name in guest.spare if kernel.has(name)),
             packages=tuple(package.path for package in packages),
             builder=self.bench.builder,
+            digests={package.path: package.sha256 for package in (own, *packages)},
         )
 
     def _seen(self, lab: Lab, guest: GuestPlan) -> results.Guest:

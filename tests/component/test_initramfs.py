@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline import manifest
 from pipeline.errors import Refused
+from pipeline.files import sha256_of
 from pipeline.lab import initramfs, kernelpackage, libraries
+from pipeline.lab.cache import verified
 from pipeline.lab.initramfs import Contents
 from pipeline.process import clean_environment, run
 from pipeline.sandbox.images import Image
 from tests.fixtures.guestfiles import bootimage, library, module, program
+from tests.fixtures.rootfs import record
 from tests.fixtures.rpms import of_files
 
 UNAME = "6.1.9-1.toy"
@@ -67,7 +72,7 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> Image:
     (place / "libone.so.1.0").write_bytes(library("libone.so.1", "libtwo.so.2", "ld-linux-x86-64.so.2"))
     (place / "libone.so.1").symlink_to("libone.so.1.0")
     (place / "libtwo.so.2").write_bytes(library("libtwo.so.2"))
-    return Image("toy", "0123", root, root.parent / "packages.json")
+    return record(Image("toy", "0123", root, root.parent / "packages.json"))
 
 
 @pytest.fixture
@@ -148,8 +153,9 @@ def test_what_qemu_needs_is_told(contents: Contents, tmp_path: Path) -> None:
 )
 def test_what_is_no_kernel_package_is_refused(package: object, said: str, tmp_path: Path) -> None:
     assert callable(package)
+    given = package()
     with pytest.raises(Refused) as caught:
-        kernelpackage.unpacked(package(), tmp_path / "kernels")
+        kernelpackage.unpacked(given, sha256_of(given), tmp_path / "kernels")
     assert said in str(caught.value)
     assert [path.name for path in (tmp_path / "kernels").iterdir()] == ["lock"]
 
@@ -191,6 +197,7 @@ def test_a_program_brings_and_names_libraries_of_its_own(builder: Image) -> None
     assert set(libraries.needed(own, builder.rootfs)) == {LOADER[1:]}
     (builder.rootfs / "opt").mkdir()
     (builder.rootfs / "opt/libfour.so").write_bytes(library("libfour.so"))
+    record(builder)
     named = {"opt/bin/x": program(LOADER, "libfour.so", path="$ORIGIN/..")}
     assert set(libraries.needed(named, builder.rootfs)) == {LOADER[1:], "opt/libfour.so"}
 
@@ -275,3 +282,101 @@ def test_one_that_fails_leaves_nothing_that_could_be_taken_for_it(contents: Cont
     with pytest.raises(Refused):
         initramfs.made(replace(contents, modules=("toa",)), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache/guests").iterdir()] == ["lock"]
+
+
+# --- What is booted is what was made ----------------------------------------------------------------------
+
+
+def _one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    before = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _link(path: Path) -> None:
+    path.rename(path.parents[2] / "moved")
+    path.symlink_to(path.parents[2] / "moved")
+
+
+def _other(path: Path) -> None:
+    """Puts the file of another directory of that kind in the file's place, which was made as well."""
+    name = path.relative_to(path.parents[1]).parts[0]
+    [other] = [place for place in path.parents[1].iterdir() if place.is_dir() and place.name != name]
+    shutil.copy(other / path.name, path)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "one byte": _one_byte,
+    "emptied": lambda path: path.write_bytes(b""),
+    "removed": lambda path: path.unlink(),
+    "a link in its place": _link,
+    "that of another guest": _other,
+}
+KEPT = ["guests/*/initramfs.gz", "guests/*/manifest", "kernels/*/vmlinuz", "kernels/*/index.json", "kernels/*/manifest"]
+
+
+@pytest.mark.parametrize("how", DAMAGE)
+@pytest.mark.parametrize("what", KEPT)
+def test_what_is_not_as_it_was_made_is_made_anew_before_it_is_booted(
+    contents: Contents, tmp_path: Path, what: str, how: str
+) -> None:
+    cache, said = tmp_path / "cache", list[str]()
+    image = initramfs.made(contents, cache)
+    right = {path: path.read_bytes() for path in (image.kernel, image.initramfs)}
+    [path] = cache.glob(what)
+    other = kernel({}, image=bootimage(f"{UNAME} another"))
+    initramfs.made(replace(contents, kernel=other, modules=("dummy",)), cache)
+    DAMAGE[how](path)
+    assert path.parent in {found.parent for found, _ in verified(cache)}
+    assert initramfs.made(contents, cache, said.append) == image
+    assert {path: path.read_bytes() for path in right} == right
+    assert len(said) == 1 and "is not as it was made, and is made anew" in said[0]
+    assert list(verified(cache)) == []
+
+
+def test_a_half_made_directory_and_one_under_another_key_are_not_taken(contents: Contents, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    image = initramfs.made(contents, cache)
+    place = image.initramfs.parent
+    moved = initramfs.made(replace(contents, modules=("dummy",)), cache).initramfs.parent
+    right = image.initramfs.read_bytes()
+    shutil.rmtree(place)
+    moved.rename(place)
+    assert initramfs.made(contents, cache).initramfs.read_bytes() == right
+    shutil.rmtree(place)
+    place.mkdir()
+    assert initramfs.made(contents, cache).initramfs.read_bytes() == right
+
+
+@pytest.mark.parametrize("which", ["kernel", "tools"])
+def test_a_package_swapped_after_the_snapshot_was_verified_is_refused(
+    contents: Contents, tools: Path, builder: Image, tmp_path: Path, which: str
+) -> None:
+    own = tuple(Path(shutil.copy(path, tmp_path)) for path in (contents.kernel, tools))
+    digests = {path: sha256_of(path) for path in own}
+    given = replace(contents, kernel=own[0], packages=own[1:], builder=builder, digests=digests)
+    shutil.copy(
+        kernel({}) if which == "kernel" else of_files("ipvsadm", "1.31", "2", {"/sbin/x": b"x"}), own[which == "tools"]
+    )
+    with pytest.raises(Refused, match=r"SHA-256 \w+; expected"):
+        initramfs.made(given, tmp_path / "cache")
+
+
+def test_libraries_are_taken_from_no_image_that_changed(
+    contents: Contents, tools: Path, builder: Image, tmp_path: Path
+) -> None:
+    shutil.copytree(builder.rootfs.parent, tmp_path / "image", symlinks=True)
+    changed = replace(builder, rootfs=tmp_path / "image/rootfs", packages=tmp_path / "image/packages.json")
+    (changed.rootfs / "usr" / LIBRARIES / "libtwo.so.2").write_bytes(library("libtwo.so.2", "libc.so.6"))
+    with pytest.raises(Refused, match=r"builder image toy: 1 differences .*libtwo\.so\.2"):
+        initramfs.made(replace(contents, packages=(tools,), builder=changed), tmp_path / "cache")
+
+
+def test_what_is_as_it_was_made_is_not_read_again(
+    contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = initramfs.made(contents, tmp_path / "cache")
+    monkeypatch.setattr(manifest, "sha256_at", lambda path: pytest.fail(f"{path} is read"))
+    assert initramfs.made(contents, tmp_path / "cache") == image

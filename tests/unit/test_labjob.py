@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import lines, settings
+from pipeline import files, lines, manifest, settings
 from pipeline.console import Console
 from pipeline.errors import UsageError
-from pipeline.lab import scenarios
+from pipeline.lab import passed, report, results, scenarios
 from pipeline.lab.stage import Stage
 from pipeline.labjob import LabJob, by_hand
 from pipeline.session import Session
@@ -98,3 +98,93 @@ def test_scenarios_that_are_not_there_are_named_with_those_that_are(tmp_path: Pa
 def test_small_kernels_are_played_from_their_own_repository(tmp_path: Path) -> None:
     assert job(tmp_path).latest == tmp_path / "repo/lts61/latest"
     assert job(tmp_path, kernel_config="small").latest == tmp_path / "repo/lts61-small/latest"
+
+
+# --- A run that passed ------------------------------------------------------------------------------------
+
+BUILT = {"snapshot": {"id": "a"}, "steps": {"userland": {"key": "k"}}}
+
+
+def outcome(snapshot: str = "a", state: results.State = results.State.PASSED) -> results.Report:
+    scenario = results.Scenario(name="boot", title="Boot", state=state)
+    return results.Report(
+        line="l", snapshot=snapshot, fingerprint="F", accelerator="tcg", accelerator_why="", scenarios=(scenario,)
+    )
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """The directories of runs that were played, each of which passed; one has been recorded."""
+    runs: list[Path] = []
+
+    def smoke(self: LabJob, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+        work = self.reports / f"run{len(runs)}"
+        work.mkdir(parents=True)
+        report.write(outcome(), work)
+        runs.append(work)
+        return outcome(), work
+
+    monkeypatch.setattr(LabJob, "_smoke", smoke)
+    assert job(tmp_path).after(BUILT)["lab"]["reused"] is False
+    yield runs
+
+
+def _failed(work: Path) -> None:
+    report.write(outcome(state=results.State.FAILED), work)
+
+
+def _link(work: Path) -> None:
+    (work / "report.json").rename(work / "x")
+    (work / "report.json").symlink_to("x")
+
+
+def _resealed(work: Path, **changed: object) -> None:
+    """Writes a record that is whole and says something else."""
+    known = manifest.unsealed((work / "passed.json").read_text())
+    written = changed.pop("written", known["written"])
+    what = {**known["what"], **changed}
+    (work / "passed.json").write_text(manifest.sealed({**known, "what": what, "written": written}))
+
+
+def _of_a_failed_run(work: Path) -> None:
+    """The record is that of the report, and the report tells of a run that failed."""
+    _failed(work)
+    _resealed(work, written={name: files.sha256_of(work / name) for name in ("report.json", "report.html")})
+
+
+PASSED: dict[str, Callable[[Path], object]] = {
+    "an emptied record": lambda work: (work / "passed.json").write_text(""),
+    "an edited record": lambda work: (work / "passed.json").write_text(
+        (work / "passed.json").read_text().replace('"k"', '"j"')
+    ),
+    "a record without a seal": lambda work: (work / "passed.json").write_text("{}"),
+    "no record": lambda work: (work / "passed.json").unlink(),
+    "the record of another line": lambda work: _resealed(work, line="other"),
+    "the record of another snapshot": lambda work: _resealed(work, snapshot="b"),
+    "the record of other scenarios": lambda work: _resealed(work, scenarios={}),
+    "the record of another lab": lambda work: _resealed(work, code="0"),
+    "an emptied page": lambda work: (work / "report.html").write_text(""),
+    "no page": lambda work: (work / "report.html").unlink(),
+    "an edited page": lambda work: (work / "report.html").write_text((work / "report.html").read_text() + " "),
+    "a link in the report's place": _link,
+    "the report of a run that failed": _failed,
+    "record and report of a run that failed": _of_a_failed_run,
+}
+
+
+@pytest.mark.parametrize("how", PASSED)
+def test_only_the_record_and_the_report_of_a_run_that_passed_save_the_lab(
+    tmp_path: Path, played: list[Path], how: str
+) -> None:
+    PASSED[how](played[0])
+    told = job(tmp_path).after(BUILT)["lab"]
+    assert (told["reused"], len(played)) == (False, 2)
+    assert job(tmp_path).after(BUILT)["lab"]["reused"] is True and len(played) == 2
+
+
+def test_a_run_that_passed_saves_the_lab(tmp_path: Path, played: list[Path]) -> None:
+    told = job(tmp_path).after(BUILT)["lab"]
+    assert told == {"report": str(job(tmp_path).reports / "passed/report.html"), "reused": True}
+    assert len(played) == 1 and list(passed.verified(tmp_path)) == []
+    (played[0] / "report.html").write_text("")
+    assert [path.name for path, _ in passed.verified(tmp_path)] == ["report.html"]
