@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline import safeopen, trees
-from pipeline.errors import HostLacks
+from pipeline.errors import HostLacks, Refused
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -170,6 +170,24 @@ def remove(path: Path) -> None:
         gone.unlink()
     else:
         trees.remove(gone)
+
+
+def copied(source: Path, target: Path, sha256: str) -> Path:
+    """Copy a file whose bytes must have this digest, and return `target`, which is there only when they have it.
+
+    Raises `Refused`: the file is not the one that was verified, whatever was looked at before.
+    """
+    digest = hashlib.sha256()
+    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream, atomic(target) as out:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+            out.write(piece)
+        if digest.hexdigest() != sha256:
+            what = f"{source.name}: SHA-256 {digest.hexdigest()}; expected {sha256}"
+            why = "it changed since it was verified, and nothing of it is used"
+            raise Refused(what, where=str(source), why=why, hint="the same command again, which looks at it first")
+    return target
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -111,16 +111,33 @@ def _snapshots(artifacts: Path, line: str) -> Found:
 
 
 def _store(artifacts: Path, line: str) -> Found:
-    from pipeline.files import sha256_of
+    from pipeline.sources.store import Store
 
-    for path in sorted((artifacts / "store" / "sha256").glob("*/*")):
-        try:
-            actual = sha256_of(path)
-        except OSError as error:
-            yield path, f"it cannot be read: {error.strerror}"
-            continue
-        if actual != path.name:
-            yield path, f"SHA-256 {actual}; expected {path.name}"
+    return Store(artifacts / "store").problems()
+
+
+def _trees(artifacts: Path, line: str) -> Found:
+    from pipeline.sources import kerneltree
+
+    return kerneltree.verified(artifacts / "trees")
+
+
+def _guests(artifacts: Path, line: str) -> Found:
+    from pipeline.lab import cache
+
+    return cache.verified(artifacts / "lab")
+
+
+def _passed(artifacts: Path, line: str) -> Found:
+    from pipeline.lab import passed
+
+    return passed.verified(artifacts)
+
+
+def _kvm(artifacts: Path, line: str) -> Found:
+    from pipeline.host import kvm
+
+    return kvm.Probe(artifacts).problems()
 
 
 def _images(artifacts: Path, line: str) -> Found:
@@ -134,4 +151,8 @@ KINDS = (
     Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
     Kind("store", _store, "./inv store verify, then ./inv fetch LINE"),
     Kind("images", _images, "./inv image --image {name} --fresh"),
+    Kind("kernel trees", _trees, "./inv patches LINE"),
+    Kind("guests of the lab", _guests, "./inv smoke"),
+    Kind("runs of the lab that passed", _passed, "./inv build-all"),
+    Kind("answer about KVM", _kvm, "./inv doctor"),
 )

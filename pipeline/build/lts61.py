@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
+from pipeline import files
 from pipeline.build import kernel_lts61, rpmtool, sandboxed, steps, tools_lts61, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Step
@@ -45,7 +45,7 @@ def _kernel(material: Material, role: RoleName) -> Step:
     )
 
     def fill(sources: Path, specs: Path) -> None:
-        shutil.copyfile(source.path, sources / source.file)
+        files.copied(source.path, sources / source.file, source.sha256)
         for name, data in patches.items():
             (sources / name).write_bytes(data)
         kernel_lts61.prepare(sources, specs, parameters)
@@ -84,7 +84,7 @@ def _tool(material: Material, tool: Tool) -> Step:
     )
 
     def fill(sources: Path, specs: Path) -> None:
-        shutil.copyfile(source.path, sources / source.file)
+        files.copied(source.path, sources / source.file, source.sha256)
         tools_lts61.prepare(sources, specs, parameters)
 
     recipe = sandboxed.Recipe(

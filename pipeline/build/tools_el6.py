@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
@@ -254,7 +253,7 @@ def prepare(
         raise Refused(f"{tarball.file} has no {MEMBER}", where=str(tarball.path))
     files.write_atomic(sources / Path(MEMBER).name, found[MEMBER])
     for name, library in parameters.libraries.items():
-        shutil.copyfile(verified[name].path, sources / library.file)
+        files.copied(verified[name].path, sources / library.file, verified[name].sha256)
     names = [Path(MEMBER).name, *(library.file for library in parameters.libraries.values())]
     if parameters.tool is Tool.KEEPALIVED:
         files.write_atomic(sources / HEADERS, _packed(_headers(kernel_rpms), parameters.epoch))

@@ -8,7 +8,6 @@ script, and what guests do with the programs, is not known here.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,7 +103,7 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, verified: Mappin
     """Writes the script into `specs` and everything it reads into `sources`."""
     tools.write(rendered(parameters), SCRIPT, sources, specs)
     for name, tarball in parameters.tarballs.items():
-        shutil.copyfile(verified[name].path, sources / tarball.file)
+        files.copied(verified[name].path, sources / tarball.file, verified[name].sha256)
 
 
 def check(output: Path) -> dict[str, Any]:

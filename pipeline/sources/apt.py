@@ -7,9 +7,11 @@ changed; of its configuration only the archive's address and the proxies are tak
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +156,31 @@ class AptRoot:
 
     def update(self) -> None:
         """Reads the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
+        with self._empty_lists():
+            self._read_indexes()
+
+    @contextlib.contextmanager
+    def _empty_lists(self) -> Iterator[None]:
+        """Begins without the lists of before, which are back where there are no new ones.
+
+        apt takes a list of its own for what it was when it fetched it, and never reads it against the signed digest.
+        """
+        lists, before = self.root / "lists", self.root / "lists.old"
+        if before.is_dir():  # of a killed run
+            shutil.rmtree(lists, ignore_errors=True)
+        elif lists.is_dir():
+            lists.rename(before)
+        (lists / "partial").mkdir(parents=True)
+        try:
+            yield
+        except BaseException:
+            shutil.rmtree(lists)
+            if before.is_dir():
+                before.rename(lists)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+
+    def _read_indexes(self) -> None:
         try:
             self._run("apt-get", "-q", "update", timeout=INDEX_TIMEOUT)
         except process.ProgramFailed as error:
@@ -236,10 +263,15 @@ class AptRoot:
 
     def evidence(self) -> list[dict[str, Any]]:
         """The indexes as records keep them."""
-        return [
-            {"suite": i.suite, "date": i.date, "inrelease": sha256_of(i.inrelease), "sources": sha256_of(i.sources)}
-            for i in self.indexes()
-        ]
+        return [dict(digests) for _, digests in evidence(self.indexes())]
+
+
+def evidence(found: Sequence[Index]) -> list[tuple[Index, Mapping[str, str]]]:
+    """Each index with what records keep of it: its suite, its date, the digests of both its files."""
+    return [
+        (i, {"suite": i.suite, "date": i.date, "inrelease": sha256_of(i.inrelease), "sources": sha256_of(i.sources)})
+        for i in found
+    ]
 
 
 def indexes(root: Path) -> list[Index]:

@@ -9,7 +9,6 @@ checked on the other side as if it came from the network.
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from pipeline import neutral, paths
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, UsageError
-from pipeline.files import atomic, sha256_of, write_atomic
+from pipeline.files import copied, sha256_of, write_atomic
 from pipeline.lines import DebianSource, Line, SrpmSource
 from pipeline.settings import Settings
 from pipeline.sources.fetching import Sources, summary
@@ -44,7 +43,7 @@ def export(line: Line, settings: Settings, console: Console, directory: str, ima
     try:
         with sources.store.using():
             for item in found:
-                _copy(item.path, target / "files" / item.sha256)
+                _copy(item.path, target / "files" / item.sha256, item.sha256)
         _export_keys(sources, target)
         if any(isinstance(line.data.sources[item.name], DebianSource) for item in found):
             _export_indexes(sources, target)
@@ -89,12 +88,14 @@ def _line_files(sources: Sources) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copies whole or not at all; what is there already and the same is left alone."""
-    if target.is_file() and target.stat().st_size == source.stat().st_size and sha256_of(target) == sha256_of(source):
-        return
-    with source.open("rb") as stream, atomic(target) as out:
-        shutil.copyfileobj(stream, out, 1 << 20)
+def _copy(source: Path, target: Path, sha256: str = "") -> None:
+    """Copies whole or not at all; what is there already and the same is left alone.
+
+    `sha256` is what the bytes must be, where that is known. Raises `Refused`: nothing else leaves this machine.
+    """
+    sha256 = sha256 or sha256_of(source)
+    if target.is_symlink() or not target.is_file() or sha256_of(target) != sha256:
+        copied(source, target, sha256)
 
 
 def _export_keys(sources: Sources, target: Path) -> None:
@@ -107,8 +108,8 @@ def _export_keys(sources: Sources, target: Path) -> None:
 
 def _export_indexes(sources: Sources, target: Path) -> None:
     """Debian's signed indexes that the recorded answers rest on, laid out as in its archive."""
-    for index in sources.indexes():
+    for index, digests in sources.indexes():
         archive = "debian-security" if index.suite.endswith("-security") else "debian"
         release = target / archive / "dists" / index.suite
-        _copy(index.inrelease, release / "InRelease")
-        _copy(index.sources, release / "main" / "source" / f"Sources{index.sources.suffix}")
+        _copy(index.inrelease, release / "InRelease", digests["inrelease"])
+        _copy(index.sources, release / "main" / "source" / f"Sources{index.sources.suffix}", digests["sources"])

@@ -199,6 +199,8 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
             # Another run may have fetched it while this one waited.
             if found := in_store(wanted, store):
                 return found
+            if damaged := store.evict(wanted.sha256, locked=True):
+                meter.note(f"warning: {damaged}")
             had = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
             return replace(had, path=store.adopt(had.path, wanted.sha256))
 

@@ -70,7 +70,7 @@ class Sources:
 
     def __init__(self, line: Line, settings: Settings, console: Console) -> None:
         self.line, self.settings, self.console = line, settings, console
-        self.store = Store(settings.store)
+        self.store = Store(settings.store, console.warn)
         self.options = download.Options.from_settings(settings)
         self.lock = lockfile.read(line)
         self._apt: AptRoot | None = None
@@ -103,6 +103,9 @@ class Sources:
         A Debian source is asked for where the index has named its address already.
         """
         missing = [item for item in self._addressed() if not download.in_store(item, self.store)]
+        for digest in (item.sha256 for item in missing if item.sha256 is not None):
+            if damaged := self.store.evict(digest):
+                self.console.warn(str(damaged))
         return reach.look(missing, self.options)
 
     def _addressed(self) -> Iterator[download.Wanted]:
@@ -387,11 +390,25 @@ class Sources:
             self._apt = self._new_apt_root()
         return self._apt
 
-    def indexes(self) -> list[Index]:
-        """The signed Debian indexes that are here, read anew only when there are none."""
+    def indexes(self) -> list[tuple[Index, Mapping[str, str]]]:
+        """The signed Debian indexes that are here, each with the digests of both its files as they were recorded.
+
+        They are read anew when there are none, or when one is not what an answer of this line was found in.
+        """
         from pipeline.sources import apt
 
-        return apt.indexes(self._apt_directory) or self.apt_root().indexes()
+        known = apt.evidence(apt.indexes(self._apt_directory))
+        if not known or not all(self._is_recorded(digests) for _, digests in known):
+            known = apt.evidence(self.apt_root().indexes())
+        return known
+
+    def _is_recorded(self, digests: Mapping[str, str]) -> bool:
+        """Whether a recorded answer of this line was found in an index of these digests."""
+        names = [
+            self._record_name(name, source) for name, source in self._sources() if isinstance(source, DebianSource)
+        ]
+        answers = [record for record in map(self.store.record, names) if record]
+        return any(digests == index for answer in answers for index in answer["indexes"])
 
     @property
     def _debian(self) -> Debian:

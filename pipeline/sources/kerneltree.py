@@ -1,7 +1,7 @@
 """The pristine kernel tree of a line: its listing, and the few files that patches touch.
 
-Both come out of the verified source in one pass and are kept under artifacts/trees/. What is kept
-proves itself: the listing by its git tree id, each file by its blob id.
+Both come out of the verified source in one pass and are kept under artifacts/trees/, with a record
+(`pipeline.manifest`) of what came out of which source.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import lzma
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import trace
+from pipeline import manifest, trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks
 from pipeline.files import scratch
@@ -35,7 +35,7 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
     """The tree inside the verified `source`, with those of `wanted` that it has as files."""
     key = hashlib.sha256("\0".join([source.sha256, *sorted(wanted)]).encode()).hexdigest()[:24]
     place = sources.settings.artifacts / "trees" / key
-    known = _kept(place, wanted)
+    known = _kept(place, source, wanted)
     if known is not None:
         return known
     console.note(f"{source.file}: reading the kernel tree")
@@ -46,7 +46,9 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
             listing = _read(sources, source, wanted, fresh / "files", new)
             rows = "".join(f"{entry.mode} {entry.blob} {path}\n" for path, entry in sorted(listing.items()))
             (fresh / "listing.xz").write_bytes(lzma.compress(rows.encode(), preset=1))
+            manifest.record(fresh, _about(source, wanted))
             shutil.rmtree(place, ignore_errors=True)
+            place.unlink(missing_ok=True)  # anything else in its place
             trace.point("tree.before-rename")
             fresh.replace(place)
         except OSError as error:
@@ -54,18 +56,23 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
     return Pristine(gittree.tree_id(listing), listing, place / "files")
 
 
-def _kept(place: Path, wanted: Collection[str]) -> Pristine | None:
-    """What an earlier run left, if every file in it still is what the listing says."""
-    if not (place / "listing.xz").is_file():
+def _about(source: Verified, wanted: Collection[str]) -> dict[str, object]:
+    """What a kept tree is of."""
+    return {"source": source.sha256, "wanted": sorted(wanted)}
+
+
+def _kept(place: Path, source: Verified, wanted: Collection[str]) -> Pristine | None:
+    """What an earlier run left, if it is what came out of this source."""
+    if place.is_symlink() or manifest.check(place, _about(source, wanted)):
         return None
-    try:
-        listing = gittree.read_manifest(place / "listing.xz")
-    except (lzma.LZMAError, EOFError, ValueError):  # damaged: it is read anew
-        return None
-    expected = {path: listing[path] for path in wanted if path in listing}
-    if gittree.compare(expected, gittree.of_directory(place / "files")):
-        return None
+    listing = gittree.read_manifest(place / "listing.xz")
     return Pristine(gittree.tree_id(listing), listing, place / "files")
+
+
+def verified(root: Path) -> Iterator[tuple[Path, str]]:
+    """Read every tree that is kept below `root` whole, and yield each problem: its path and a text."""
+    for place in sorted(root.glob("[!.]*")):
+        yield from ((place / problem.path, problem.problem) for problem in manifest.check(place, {}, content=True))
 
 
 def _read(

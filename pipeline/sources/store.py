@@ -1,12 +1,14 @@
 """The content-addressed store: what is in it is verified, complete, and never changes.
 
 A file gets here by one rename, after its caller verified it; what is not verified yet stays in
-`partial/`, what proved wrong in `bad/`. Must not know where files come from or what they are for.
+`partial/`, what proved wrong in `bad/`. An object is held against its name whenever it is asked for: by its stamp
+(`pipeline.manifest`), and by its content where the stamp moved. Must not know where files come from or what they are
+for.
 
     sha256/ab/<hex>   objects, mode 0444, named by their own digest
     partial/          downloads on the way, each with a sidecar that says where it comes from
     bad/              evidence: <sha256 it has>-<name>
-    records/          small JSON documents, such as what a floating source resolved to
+    records/          small sealed documents, such as what a floating source resolved to, or an object's stamp
     locks/            the store's lock and one lock per object
 """
 
@@ -17,17 +19,19 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline import neutral, rlimits, room, trace
+from pipeline import manifest, rlimits, room, trace
 from pipeline.console import human_bytes
-from pipeline.errors import HostLacks, Refused
-from pipeline.files import sha256_of, write_atomic
+from pipeline.errors import HostLacks, Locked, Refused
+from pipeline.files import remove, write_atomic
 from pipeline.locks import locked
 
 # What documents of these names must have at least.
@@ -36,6 +40,8 @@ _SHAPES: Mapping[str, Mapping[str, type]] = {
     "key-": {"armor": str},
     "line-": {"line": str, "sources": list},
 }
+_STAMP = "stamp-"  # what the names of records of objects' stamps begin with
+_NO_FILE = "no-regular-file"  # instead of the digest of what has none
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -47,6 +53,9 @@ class Damaged:
     actual: str
     kept: Path
 
+    def __str__(self) -> str:
+        return f"the store's {self.sha256[:16]}… is not what was fetched: sha256 {self.actual}; kept as {self.kept}"
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -57,10 +66,10 @@ class Collected:
 
 
 class Store:
-    """The store under `root`, which is made when first written to."""
+    """The store under `root`, which is made when first written to. `note` is told what proved not to be as it was."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, note: Callable[[str], object] = lambda _: None) -> None:
+        self.root, self.note = root, note
         self._objects, self._partial = root / "sha256", root / "partial"
         self._bad, self._locks, self._records = root / "bad", root / "locks", root / "records"
 
@@ -71,9 +80,33 @@ class Store:
         return self._objects / sha256[:2] / sha256
 
     def has(self, sha256: str, size: int | None = None) -> bool:
-        """Whether the object is there, of `size` bytes when given; its digest was checked when it came in."""
+        """Whether the object is there, whole, and of `size` bytes when given.
+
+        Its content is read where its stamp is not the one that was recorded when it was last found right.
+        """
         path = self.path(sha256)
-        return path.is_file() and (size is None or path.stat().st_size == size)
+        try:
+            status = path.lstat()
+            if not stat.S_ISREG(status.st_mode) or size not in (None, status.st_size):
+                return False
+            if self._stamped(sha256) == list(manifest.stamp(status)):
+                return True
+            actual, status = manifest.sha256_at(path)
+        except (OSError, ValueError):
+            return False
+        if actual == sha256:
+            with contextlib.suppress(HostLacks):  # a store that may only be read is read again each time
+                self._stamp(sha256, status)
+        return actual == sha256
+
+    def _stamped(self, sha256: str) -> list[int] | None:
+        """The stamp that the object had when it was last found right; None when that is not recorded."""
+        document = self._read(f"{_STAMP}{sha256}")
+        found = document.get("stamp") if isinstance(document, dict) else None
+        return found if isinstance(found, list) else None
+
+    def _stamp(self, sha256: str, status: os.stat_result) -> None:
+        self.write_record(f"{_STAMP}{sha256}", {"stamp": manifest.stamp(status)})
 
     def adopt(self, temporary: Path, sha256: str) -> Path:
         """Makes a file the caller has verified an object, by one rename; returns its place.
@@ -82,25 +115,42 @@ class Store:
         afterwards. When the object is there already nothing else happens. Raises `HostLacks`.
         """
         target = self.path(sha256)
-        if self._there_already(target, temporary):
+        if self.has(sha256):
             temporary.unlink(missing_ok=True)
             return target
         with self.writing(temporary.stat().st_size):
             target.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(target):
+                self._move_away(target)
             _to_disk(temporary)
             temporary.chmod(0o444)
-            trace.point("publish.before-rename")
-            temporary.replace(target)
-            trace.point("publish.after-rename")
+            with temporary.open("rb") as adopted:
+                trace.point("publish.before-rename")
+                temporary.replace(target)
+                trace.point("publish.after-rename")
+                status = os.fstat(adopted.fileno())  # of the very file, whatever is under its name by now
             for directory in (target.parent, self._objects):
                 _to_disk(directory)
+            self._stamp(sha256, status)
         return target
 
-    def _there_already(self, target: Path, temporary: Path) -> bool:
-        if not target.is_file():
-            return False
-        # Of another size although the digest is the same: what is there was cut short by the disk; replace it.
-        return not temporary.exists() or temporary.stat().st_size == target.stat().st_size
+    def evict(self, sha256: str, *, locked: bool = False) -> Damaged | None:
+        """Move what is in the object's place and is not it to `bad/`; None when there is nothing of that kind.
+
+        `locked`: the caller holds the object's lock. Who does not leaves it alone while another does.
+        """
+        path = self.path(sha256)
+        if self.has(sha256) or not os.path.lexists(path):
+            return None
+        try:
+            with contextlib.nullcontext() if locked else self.object_lock(sha256, wait=False):
+                return None if _actual(path) == sha256 or not os.path.lexists(path) else self._move_away(path)
+        except Locked:
+            return None
+
+    def _move_away(self, path: Path) -> Damaged:
+        actual = _actual(path)
+        return Damaged(path.name, actual, self.keep_bad(path, path.name, actual))
 
     def keep_bad(self, temporary: Path, name: str, actual_sha256: str) -> Path:
         """Moves a file that is not what it should be to where a person can look at it."""
@@ -108,7 +158,10 @@ class Store:
         kept = self._bad / f"{actual_sha256}-{safe}"
         with self.writing():
             self._bad.mkdir(parents=True, exist_ok=True)
-            temporary.chmod(0o444)
+            if stat.S_ISREG(temporary.lstat().st_mode):
+                temporary.chmod(0o444)
+            elif os.path.lexists(kept):
+                kept = kept.with_name(f"{kept.name}-{time.time_ns()}")  # a directory takes no other's place
             temporary.replace(kept)
         return kept
 
@@ -117,29 +170,53 @@ class Store:
         return Partial(self, key)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """The document called `name`, None when there is none. Raises `Refused` when it is no JSON object."""
-        path = self._record(name)
-        try:
-            document = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (ValueError, RecursionError):
-            document = None
-        shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
-        known: dict[str, Any] | None = document if isinstance(document, dict) else None
-        if known is None or not all(isinstance(known.get(key), kind) for key, kind in shape.items()):
-            hint = f"rm {neutral.word(path)}"  # what it says is found out anew
-            raise Refused("a record of the store is damaged", where=str(path), hint=hint)
-        return known
+        """The document called `name`, None when there is none.
+
+        One that is damaged, or was written under another name, is moved to `bad/` and is none: what it said is
+        asked for, or proven, anew.
+        """
+        found = self._read(name)
+        if found is _DAMAGED:
+            path = self._record(name)
+            self.keep_bad(path, path.name, _actual(path))
+            self.note(f"the record {name} of the store is not as it was written, and is not believed")
+        return found if isinstance(found, dict) else None
 
     def records(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """Every document whose name begins with `prefix`, by name."""
+        """Every document whose name begins with `prefix`, by name. Raises `Refused` when one is damaged."""
+        found = {}
+        for name in self._names(prefix):
+            document = self._read(name)
+            if document is _DAMAGED:
+                why = "what it says is needed to know what may go"
+                where, hint = str(self._record(name)), f"./inv fetch {name.removeprefix(prefix)}"
+                raise Refused(f"record {name} of the store: damaged", where=where, why=why, hint=hint)
+            if isinstance(document, dict):
+                found[name] = document
+        return found
+
+    def _names(self, prefix: str = "") -> list[str]:
         names = [unquote(path.stem) for path in sorted(self._records.glob("[!.]*.json"))]
-        return {name: self.record(name) or {} for name in names if name.startswith(prefix)}
+        return [name for name in names if name.startswith(prefix)]
+
+    def _read(self, name: str) -> object:
+        """The document, None without one, `_DAMAGED` for one that is not as it was written under this name."""
+        try:
+            with manifest.regular(self._record(name)) as stream:
+                document = manifest.unsealed(stream.read())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return _DAMAGED
+        said = document.get("says")
+        if document.get("record") != name or not isinstance(said, dict):
+            return _DAMAGED
+        shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
+        return said if all(isinstance(said.get(key), kind) for key, kind in shape.items()) else _DAMAGED
 
     def write_record(self, name: str, document: Mapping[str, Any]) -> None:
         """Replaces the document called `name` in one rename. Raises `HostLacks`."""
-        text = json.dumps(document, indent=2, sort_keys=True) + "\n"
+        text = manifest.sealed({"record": name, "says": dict(document)})
         with self.writing(len(text)):
             write_atomic(self._record(name), text)
 
@@ -188,17 +265,25 @@ class Store:
         damaged = []
         with self.using():
             for path in sorted(self._objects.glob("*/*")):
-                if sha256_of(path) != path.name and (found := self._set_aside(path)):
+                if _actual(path) != path.name and (found := self._set_aside(path)):
                     damaged.append(found)
         return damaged
 
     def _set_aside(self, path: Path) -> Damaged | None:
         with self.object_lock(path.name):
             # Look again: another run may have moved or replaced it before the lock was ours.
-            actual = sha256_of(path) if path.exists() else path.name
-            if actual == path.name:
+            if not os.path.lexists(path) or _actual(path) == path.name:
                 return None
-            return Damaged(path.name, actual, self.keep_bad(path, path.name, actual))
+            return self._move_away(path)
+
+    def problems(self) -> Iterator[tuple[Path, str]]:
+        """Read every object and every record, and yield what is wrong with one: its path and a text."""
+        for path in sorted(self._objects.glob("*/*")):
+            if (actual := _actual(path)) != path.name:
+                yield path, f"SHA-256 {actual}; expected {path.name}"
+        for name in self._names():
+            if self._read(name) is _DAMAGED:
+                yield self._record(name), "not as it was written"
 
     def gc(self, keep: set[str]) -> Collected:
         """Removes objects that are not in `keep`, downloads that nobody will go on with, and bad files.
@@ -211,8 +296,9 @@ class Store:
         with self.changing(), self.writing():
             for path in [*self._objects.glob("*/*"), *self._stale(keep)]:
                 if path not in kept:
-                    freed += path.stat().st_size
-                    path.unlink()
+                    freed += path.lstat().st_size
+                    remove(path)
+                    self._record(f"{_STAMP}{path.name}").unlink(missing_ok=True)
                     removed.append(path)
             for shard in self._objects.glob("*"):
                 with contextlib.suppress(OSError):  # not empty
@@ -291,6 +377,17 @@ class Partial:
         """Drops everything."""
         self.path.unlink(missing_ok=True)
         self.settle()
+
+
+_DAMAGED = object()  # in place of a record that is not as it was written
+
+
+def _actual(path: Path) -> str:
+    """The SHA-256 of a regular file, and a word for anything else."""
+    try:
+        return manifest.sha256_at(path)[0]
+    except (OSError, ValueError):
+        return _NO_FILE
 
 
 def _to_disk(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -290,6 +291,32 @@ def test_a_second_run_does_not_notice_newer_versions_until_refresh_asks(world: W
     assert (found["version"], found["sha256"]) == ("6.1.11-1", hashlib.sha256(newer).hexdigest())
     assert world.server.count() > asked
     assert world.source(line)["version"] == "6.1.11-1", "and its answer is the one remembered"
+
+
+def _lists(world: World) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (world.inv.artifacts / "apt").glob("*/lists/*_*")}
+
+
+def test_a_list_that_changed_here_is_not_believed_when_the_index_is_asked_again(world: World) -> None:
+    """apt itself would take it for what it fetched: the release file is the same, and so are size and times."""
+    line = world.line()
+    first, right = world.source(line), _lists(world)
+    for path in (world.inv.artifacts / "apt").glob("*/lists/*_Sources.xz"):
+        text = lzma.decompress(path.read_bytes()).decode()
+        before = path.stat()
+        path.write_bytes(lzma.compress(text.replace(first["sha256"], "0" * 64).encode()))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert world.source(line, "--refresh")["sha256"] == first["sha256"]
+    assert _lists(world) == right
+
+
+def test_lists_stay_where_no_new_ones_are_had(world: World) -> None:
+    line = world.line()
+    world.source(line)
+    right = _lists(world)
+    unsigned(world.archive)
+    world.fetch(line, "--refresh", expect=ExitCode.REFUSED)
+    assert _lists(world) == right
 
 
 def test_another_question_is_asked_again(world: World) -> None:

@@ -325,3 +325,24 @@ def test_an_export_to_a_file_is_a_mistake_on_the_command_line(el6: Carried, tmp_
 def test_there_are_only_the_two_actions(tmp_path: Path) -> None:
     ended = Inv(tmp_path)("mirror", "copy", tmp_path, expect=ExitCode.USAGE)
     assert "there is no `mirror copy`" in ended.err and "actions: export, import" in ended.err
+
+
+@pytest.mark.parametrize("file", ["*_InRelease", "*_Sources*"])
+def test_an_index_that_changed_since_it_was_read_is_not_carried(debian: Carried, tmp_path: Path, file: str) -> None:
+    for path in (debian.here.artifacts / "apt" / "deb" / "lists").glob(file):
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    options = ("mirror", "export", tmp_path / "again", "--line-file", _seen(debian.line), "--offline")
+    ended = debian.here(*options, "--debian-mirror", f"{DEAD}/debian", expect=ExitCode.UNREACHABLE)
+    assert "Debian's index" in ended.err
+    assert not list((tmp_path / "again").glob("debian*/**/*"))
+
+
+def test_an_object_that_changed_is_not_carried(debian: Carried, tmp_path: Path) -> None:
+    [source] = debian.sources
+    path = debian.here.store / "sha256" / source["sha256"][:2] / source["sha256"]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    options = ("mirror", "export", tmp_path / "again", "--line-file", _seen(debian.line), "--offline")
+    ended = debian.here(*options, expect=ExitCode.UNREACHABLE)
+    assert "is not what was fetched" in ended.err
+    assert not (tmp_path / "again").exists()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import resource
+import shutil
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pipeline import trace
+from pipeline import manifest, trace
 from pipeline.errors import ExitCode, HostLacks, Locked, Refused
 from pipeline.files import sha256_of
 from pipeline.sources.store import Store
@@ -65,6 +67,18 @@ def damage(path: Path, content: bytes) -> None:
     path.chmod(0o644)
     path.write_bytes(content)
     path.chmod(0o444)
+
+
+def link(path: Path, moved: Path) -> None:
+    """Puts a link in a file's place that leads to the file."""
+    path.rename(moved)
+    path.symlink_to(moved)
+
+
+def directory(path: Path) -> None:
+    """Puts a directory in a file's place."""
+    path.unlink()
+    path.mkdir()
 
 
 @contextmanager
@@ -181,6 +195,79 @@ def test_verify_looks_again_once_it_has_the_lock(store: Store) -> None:
     assert store.has(hurt, len(CONTENT))
 
 
+UNLIKE: dict[str, Callable[[Path], object]] = {
+    "one byte": lambda path: damage(path, CONTENT[:-1] + b"D"),
+    "emptied": lambda path: damage(path, b""),
+    "cut short": lambda path: damage(path, CONTENT[:5]),
+    "another's bytes": lambda path: damage(path, b"what upstream did not say"),
+    "another object": lambda path: path.with_name("x").write_bytes(CONTENT[::-1]) and path.with_name("x").replace(path),
+    "a link to the same": lambda path: link(path, path.parents[2] / "x"),
+    "a directory": lambda path: directory(path),
+}
+
+
+@pytest.mark.parametrize("how", UNLIKE)
+@pytest.mark.parametrize("sized", [True, False])
+def test_what_is_not_the_object_is_found_before_it_is_used(store: Store, how: str, sized: bool) -> None:
+    put(store)
+    before = store.path(DIGEST).stat()
+    UNLIKE[how](store.path(DIGEST))
+    with contextlib.suppress(OSError):
+        os.utime(store.path(DIGEST), ns=(before.st_atime_ns, before.st_mtime_ns), follow_symlinks=False)
+    assert not store.has(DIGEST, len(CONTENT) if sized else None)
+    assert [path for path, _ in store.problems()] == [store.path(DIGEST)]
+    damaged = store.evict(DIGEST)
+    assert damaged is not None and os.path.lexists(damaged.kept) and not os.path.lexists(store.path(DIGEST))
+    assert store.evict(DIGEST) is None
+    assert store.path(put(store)).read_bytes() == CONTENT
+    assert store.has(DIGEST, len(CONTENT))
+    shutil.rmtree(store.root / "bad")
+    (store.root / "x").unlink(missing_ok=True)
+
+
+def test_adopting_over_what_is_not_the_object_keeps_that_as_evidence(store: Store) -> None:
+    put(store)
+    damage(store.path(DIGEST), CONTENT[:-1] + b"D")
+    put(store)
+    assert store.path(DIGEST).read_bytes() == CONTENT
+    assert [path.read_bytes() for path in (store.root / "bad").iterdir()] == [CONTENT[:-1] + b"D"]
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed", "that of another object"])
+def test_without_its_stamp_an_object_is_read(store: Store, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    put(store)
+    stamp = store.root / "records" / f"stamp-{DIGEST}.json"
+    if how == "that of another object":
+        shutil.copy(stamp.with_name(f"stamp-{put(store, b'another')}.json"), stamp)
+    elif how == "emptied":
+        stamp.write_text("")
+    else:
+        stamp.unlink()
+    read = reading(monkeypatch)
+    assert store.has(DIGEST) and store.has(DIGEST)
+    assert read == [store.path(DIGEST)], "once; its stamp was recorded then"
+
+
+def test_an_object_with_its_stamp_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(store)
+    read = reading(monkeypatch)
+    assert store.has(DIGEST) and store.has(DIGEST, len(CONTENT))
+    assert read == []
+
+
+def reading(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that are read for their digests from now on."""
+    read: list[Path] = []
+    real = manifest.sha256_at
+
+    def recording(path: Path) -> tuple[str, os.stat_result]:
+        read.append(path)
+        return real(path)
+
+    monkeypatch.setattr(manifest, "sha256_at", recording)
+    return read
+
+
 def test_gc_removes_what_nobody_keeps_and_says_what(store: Store) -> None:
     kept, dropped = put(store), put(store, b"old")
     bad = store.keep_bad(loose(store, b"evil"), "evil", hashlib.sha256(b"evil").hexdigest())
@@ -266,14 +353,37 @@ def test_a_record_is_read_back_replaced_and_missed(store: Store) -> None:
     assert len(list((store.root / "records").iterdir())) == 1
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\udcff"])
-def test_a_damaged_record_is_refused_with_the_way_out(store: Store, text: str) -> None:
-    store.write_record("pin", {})
+UNLIKE_RECORDS: dict[str, Callable[[Path], object]] = {
+    "emptied": lambda path: path.write_text(""),
+    "no JSON": lambda path: path.write_text("{"),
+    "no text": lambda path: path.write_bytes(b"\xff"),
+    "another shape": lambda path: path.write_text("[1]"),
+    "deeper than any": lambda path: path.write_text("[" * 100_000),
+    "without a seal": lambda path: path.write_text('{"record": "pin", "says": {"tree": "other"}}'),
+    "edited": lambda path: path.write_text(path.read_text().replace("right", "wrong")),
+    "that of another": lambda path: shutil.copy(path.with_name("other.json"), path),
+    "a link in its place": lambda path: link(path, path.with_name("moved")),
+}
+
+
+@pytest.mark.parametrize("how", UNLIKE_RECORDS)
+def test_a_record_that_is_not_as_it_was_written_is_not_believed(store: Store, how: str) -> None:
+    said: list[str] = []
+    store.note = said.append
+    for name in ("pin", "other"):
+        store.write_record(name, {"tree": f"right for {name}"})
     path = store.root / "records" / "pin.json"
-    path.write_bytes(text.encode(errors="surrogateescape"))
+    UNLIKE_RECORDS[how](path)
+    assert [where for where, _ in store.problems()] == [path]
     with pytest.raises(Refused, match="damaged") as refused:
-        store.record("pin")
-    assert refused.value.hint == f"rm {path}"
+        store.records("p")
+    assert refused.value.hint == "./inv fetch in"
+    assert store.record("pin") is None
+    assert "the record pin of the store is not as it was written" in said[0]
+    assert len(list((store.root / "bad").iterdir())) == 1, "kept as evidence"
+    assert store.record("other") == {"tree": "right for other"}
+    assert list(store.problems()) == []
+    shutil.rmtree(store.root / "bad")
 
 
 def test_a_record_that_finds_no_room_leaves_the_old_one(store: Store) -> None:

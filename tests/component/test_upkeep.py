@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -172,13 +173,39 @@ def test_what_was_damaged_is_kept_to_be_looked_at(kept: Kept) -> None:
     assert sha256_of(kept.inv.cwd / said["kept"]) == actual
 
 
-def test_an_object_that_was_cut_short_is_healed_by_fetch_alone(kept: Kept) -> None:
-    """After a power cut; sizes are compared by every run, digests by `store verify`."""
+def _cut(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 100)
+
+
+def _swap(path: Path) -> None:
+    other = next(other for other in path.parents[1].glob("*/*") if other != path)
+    path.unlink()
+    shutil.copy(other, path)
+
+
+@pytest.mark.parametrize("how", [damage, _cut, _swap], ids=["one byte", "cut short", "another object"])
+def test_what_is_not_the_object_any_more_is_had_anew_by_fetch_alone(kept: Kept, how: Callable[[Path], object]) -> None:
     right = kept.object(TARBALL)
-    right.chmod(0o644)
-    os.truncate(right, 100)
-    assert "1 fetched" in kept.fetch().out
+    how(right)
+    actual = sha256_of(right)
+    ended = kept.fetch()
+    assert "1 fetched" in ended.out and f"is not what was fetched: sha256 {actual}" in ended.err
     assert sha256_of(right) == right.name
+    assert [sha256_of(path) for path in (kept.inv.store / "bad").iterdir()] == [actual]
+
+
+def test_what_is_not_the_object_any_more_is_not_exported_where_there_is_no_other(kept: Kept, tmp_path: Path) -> None:
+    damage(kept.object(TARBALL))
+    line, text = kept.toy.line_file, kept.toy.line_file.read_text()
+    line.write_text(text.replace(kept.toy.mirror.as_uri(), "http://127.0.0.1:9"))
+    try:
+        words = ("mirror", "export", tmp_path / "mirror", "--line-file", line, "--offline")
+        ended = kept.inv(*words, expect=ExitCode.UNREACHABLE)
+    finally:
+        line.write_text(text)
+    assert "is not what was fetched" in ended.err and "drop --offline" in ended.err
+    assert not (tmp_path / "mirror").exists()
 
 
 def test_there_are_only_the_two_actions(tmp_path: Path) -> None:
