@@ -6,6 +6,7 @@ those bytes and of the pins, so that a second run proves nothing again and makes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,9 @@ from pipeline.sources.store import Store
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
     from pipeline.sources.apt import AptRoot, Index, Resolved
     from pipeline.sources.openpgp import PublicKey
+
+
+_RULES = 2  # of what a proof says: an older one was made without a look at the state of its key
 
 
 @dataclass(frozen=True)
@@ -223,17 +227,25 @@ class Sources:
     # Proofs, each made once of the same bytes and the same pins.
 
     def _proof_name(self, sha256: str, source: SrpmSource | FileSource) -> str:
-        pins = {"source": source.model_dump(mode="json"), "keys": self._fingerprints(source)}
+        pins = {"source": source.model_dump(mode="json"), "keys": self._known_of_keys(source), "rules": _RULES}
         return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
 
-    def _fingerprints(self, source: SrpmSource | FileSource) -> list[str]:
-        names = source.signers if isinstance(source, SrpmSource) else ()
-        return [self.line.data.keys[name].fingerprint for name in names]
+    def _known_of_keys(self, source: SrpmSource | FileSource) -> list[Any]:
+        """What a proof rests on of its keys: what the line says, and the files here, which may tell of a revocation."""
+        keys = [self.line.data.keys[name] for name in (source.signers if isinstance(source, SrpmSource) else ())]
+        found = []
+        for key in keys:
+            digests = []
+            for file in key.files:
+                with contextlib.suppress(OSError):  # not there, or nothing that is read as a key
+                    digests.append(hashlib.sha256(read_limited(self.beside_line(file), _LARGEST_KEYS)).hexdigest())
+            found.append([key.model_dump(mode="json"), digests])
+        return found
 
     def _proof(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
         name = self._proof_name(fetched.sha256, source)
         known = self.store.record(name)
-        if known is None:
+        if known is None or self.settings.refresh or _has_expired(known):
             self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
             known = self._prove_srpm(fetched.path, source)
             self.store.write_record(name, known)
@@ -286,16 +298,22 @@ class Sources:
 
         record = f"key-{key.fingerprint}"
         known = self.store.record(record)
-        if known is not None:
-            return openpgp.public_key(name, key, known["armor"].encode())
+        had = [(known["origin"], known["armor"].encode())] if known else []
         tried = []
         for where, material in self._key_material(name, key):
+            if where in key.urls and had and not self.settings.refresh:
+                break
             try:
-                found = openpgp.public_key(name, key, material)
+                openpgp.public_key(name, key, material)
             except Refused as error:
                 tried.append(f"{where}: {error.why}")
                 continue
-            self.store.write_record(record, {"armor": found.armor.decode(), "origin": where})
+            had.append((where, material))
+        if had:
+            found = openpgp.public_key(name, key, *(material for _, material in had))
+            kept = {"armor": found.armor.decode(), "origin": had[0][0]}
+            if kept != known:
+                self.store.write_record(record, kept)
             return found
         raise Unreachable(
             f"the key {name} ({key.fingerprint}) could not be had",
@@ -323,9 +341,9 @@ class Sources:
         with self.console.progress() as progress, self.store.using(), lock:
             try:
                 fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))
-            except (Unreachable, Refused):
+                material = read_limited(fetched.path, _LARGEST_KEYS)
+            except (Unreachable, Refused, OSError):
                 return b""
-            material = fetched.path.read_bytes()
             fetched.path.unlink(missing_ok=True)
             return material
 
@@ -435,6 +453,12 @@ class Sources:
             self.console.note(f"reading Debian's signed source index: {', '.join(suites)}")
             root.update()
         return root
+
+
+def _has_expired(proof: Mapping[str, Any]) -> bool:
+    """Whether the key of a proof has expired, which a line must accept; it may have meanwhile."""
+    ends = proof["expires"]
+    return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof["accepted"]
 
 
 def _wanted(record: Mapping[str, Any]) -> download.Wanted:

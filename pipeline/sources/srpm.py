@@ -23,12 +23,17 @@ SHOWN = 40  # differing paths listed in one message
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found true of an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id."""
+    """What was found true of an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id.
+
+    `expires` is when the key does, in seconds since 1970; `accepted` says that the line accepts that it has.
+    """
 
     signer: str
     fingerprint: str
     signed: str
     said: str
+    expires: float | None
+    accepted: bool
     nevra: str
     spec: str
     members: dict[str, str]
@@ -58,8 +63,20 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
         spec = _check_spec(payload, source, signature)
         members = _check_members(payload, source, signature)
         tree, entries = _check_tree(payload, source, manifest)
+    accepted = any(key.expired for key in keys if key.name == signature.signer)
+    expires = signature.expires.timestamp() if signature.expires else None
     return Proof(
-        signature.signer, signature.fingerprint, signature.made, signature.said, nevra, spec, members, tree, entries
+        signature.signer,
+        signature.fingerprint,
+        signature.made,
+        signature.said,
+        expires,
+        accepted,
+        nevra,
+        spec,
+        members,
+        tree,
+        entries,
     )
 
 

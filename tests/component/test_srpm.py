@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import tempfile
 import tomllib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from pipeline import process
 from pipeline.errors import ExitCode
 from pipeline.files import sha256_of
+from tests.fixtures.agedkeys import AgedKey
 from tests.fixtures.badserver import BadServer, good, page, redirect, truncated, unannounced
 from tests.fixtures.commandline import AUTHOR, Ended, Inv
 from tests.fixtures.toy import NVR, SRPM, TARBALL, Toy, make_toy
@@ -499,3 +502,50 @@ def test_nothing_is_left_of_a_proof_but_its_record(inv: Inv, tmp_path: Path) -> 
     assert list(inv.tmp.iterdir()) == [] and list(inv.home.iterdir()) == []
     assert list((inv.artifacts / "scratch").iterdir()) == []
     assert inv.living(0) == []
+
+
+# The state of a key: what is known of it now.
+
+
+def house(tmp_path: Path) -> tuple[Toy, AgedKey]:
+    """A toy whose source package an aged key has signed, in 2022."""
+    toy = make_toy(tmp_path / "toy")
+    with tempfile.TemporaryDirectory(prefix="k-") as short:  # a socket must fit
+        signer = AgedKey.made(Path(short) / "h")
+        signed = signer.sign_rpm(tmp_path, 2022, package=toy.mirror / SRPM)
+        (toy.mirror / SRPM).write_bytes(signed.read_bytes())
+        shutil.copytree(signer.home, tmp_path / "h", ignore=shutil.ignore_patterns("S.*"))
+    signer = AgedKey(tmp_path / "h", signer.fingerprint)
+    text = toy.line_file.read_text().replace(toy.key_fingerprint, signer.fingerprint)
+    toy.line_file.write_text(text)
+    (toy.line_file.parent / "toy-key.asc").write_bytes(signer.public)
+    return toy, signer
+
+
+def test_a_key_that_was_kept_is_judged_again_once_its_revocation_is_known(inv: Inv, tmp_path: Path) -> None:
+    toy, signer = house(tmp_path)
+    pin(inv, toy)
+    fetch(inv, toy)
+    signer.revoke("compromised", 2023)
+    (toy.line_file.parent / "toy-key.asc").write_bytes(signer.public)
+    for verb in (fetch, pin):
+        said = verb(inv, toy, "--json", expect=ExitCode.REFUSED).json
+        assert said["why"] == "the key was revoked on 2023-01-01: compromised"
+    (toy.line_file.parent / "toy-key.asc").unlink()
+    assert "compromised" in pin(inv, toy, "--json", expect=ExitCode.REFUSED).json["why"], "the store remembers"
+
+
+def test_an_expired_key_needs_a_line_that_accepts_it(inv: Inv, tmp_path: Path) -> None:
+    toy, signer = house(tmp_path)
+    signer.expire(2021, 2023)
+    (toy.line_file.parent / "toy-key.asc").write_bytes(signer.public)
+    said = pin(inv, toy, "--json", expect=ExitCode.REFUSED).json
+    assert said["what"] == "the key toy has expired, and the line file does not say that this is accepted"
+    assert "`expired = 2022-12-31` under [keys.toy]" in said["next"]
+    text = toy.line_file.read_text()
+    toy.line_file.write_text(text.replace("[keys.toy]\n", "[keys.toy]\nexpired = 2022-12-31\n"))
+    pin(inv, toy)
+    assert fetch(inv, toy, "--json").json["sources"][0]["how"].endswith(" and the key expired on 2022-12-31")
+    toy.line_file.write_text(text.replace("[keys.toy]\n", "[keys.toy]\nexpired = 2021-12-31\n"))
+    said = fetch(inv, toy, "--json", expect=ExitCode.REFUSED).json
+    assert said["what"] == "the key toy had expired when the package was signed"
