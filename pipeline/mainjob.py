@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from pipeline import neutral, progress, trees
+from pipeline import leftovers, neutral, progress, trees
 from pipeline.build import compilercache, el6, lts61, record, reproducible, sandboxed, userland
 from pipeline.build.material import Material
 from pipeline.build.plan import Plan, Step, Work
@@ -139,7 +139,8 @@ class MainJob:
         return recipe
 
     def image(self, *, fresh: bool = False) -> images.Image:
-        """The builder image, made when it is not there."""
+        """The builder image, made when it is not there. Before that, what killed runs left goes."""
+        leftovers.remove(self.session.settings.artifacts)
         return builder(self.session, self.recipe.IMAGES, fresh=fresh)
 
     @property

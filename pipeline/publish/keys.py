@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline import neutral, process, temporary, trace
+from pipeline import files, neutral, process, temporary, trace
 from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.files import atomic, read_limited, scratch, write_atomic
 from pipeline.lines import Key
@@ -36,6 +36,7 @@ WARNING = "DEVELOPMENT KEY, NOT FOR PRODUCTION"
 RSA, BITS = "1", range(2048, 4097)  # rpm 4.8 knows RSA; below is too weak, above it was never tried
 AGENT_START = 10.0  # seconds
 _LONGEST_SOCKET = "S.gpg-agent.browser"
+_HOME = ".home-"
 _SOCKETS = "fnat-sockets"  # in a home: where its agent's sockets are
 _README = f"""{DEVELOPMENT}
 
@@ -160,9 +161,8 @@ def _private(directory: Path) -> Iterator[GnuPG]:
     with contextlib.ExitStack() as held:
         with writing(directory):  # the errors of those who use it are their own
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for left in directory.glob(f".home-*/{_SOCKETS}"):
-                _remove_empty(left)
-            home = held.enter_context(scratch(directory, ".home-"))
+            remove_leftovers(directory)
+            home = held.enter_context(scratch(directory, _HOME))
             # However deep the artifacts lie, the path of an agent's socket must be short.
             link = held.enter_context(temporary.sockets("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
             link.symlink_to(home.resolve())
@@ -202,6 +202,13 @@ def _listens(place: Path) -> bool:
         ours.connect(str(place))
         return True
     return False
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove the homes that killed runs left in `directory`, and what their agents left elsewhere."""
+    for left in directory.glob(f"{_HOME}*/{_SOCKETS}"):
+        _remove_empty(left)
+    files.remove_leftovers(directory, _HOME)
 
 
 def _remove_empty(note: Path) -> None:

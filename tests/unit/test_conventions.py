@@ -37,7 +37,7 @@ LAYERS = (
     ("patching", "sandbox"),
     ("build",),
     ("publish", "lab", "audit"),
-    ("builders", "showing", "linenames", "testing", "cli", "summary", "inventory", "progress"),
+    ("builders", "showing", "linenames", "testing", "cli", "summary", "leftovers", "inventory", "progress"),
     ("mainjob", "status", "verification", "imaging", "cleaning"),
     ("labjob",),
     ("tasks",),
