@@ -159,15 +159,15 @@ def told(shop: ToyShop, *options: str) -> dict[str, Any]:
 def test_explain_names_what_a_changed_patch_makes_run(built: Built) -> None:
     """Only the real server's kernel, and what is made of it."""
     line = built.shop.toy.line_file
-    before = line.read_text()
+    before = {path: path.read_text() for path in (line, line.with_name("toy.lock.toml"))}
     other = make_toy(built.shop.place / "other", toa_name="TOA, changed")
-    assert other.line_file.read_text() != before
-    built.shop.pin(other)
-    built.shop.line_words = ("--line-file", str(other.line_file), "--image", "debian12")
+    line.write_text(other.line_file.read_text())
+    built.shop.pin(built.shop.toy)
     try:
         would = told(built.shop)
     finally:
-        built.shop.line_words = ("--line-file", str(line), "--image", "debian12")
+        for path, text in before.items():
+            path.write_text(text)
     assert would["kernel:realserver"] == ("ran", "changed: patches")
     assert would["repository"][0] == "ran" and "step kernel:realserver" in would["repository"][1]
     unchanged = {name for name, (what, _) in would.items() if what == "reused"}
