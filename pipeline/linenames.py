@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline import lines
+from pipeline import lines, room
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import read_limited, sha256_of, write_atomic
 from pipeline.lines import Line
@@ -43,7 +43,8 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
             if write and theirs != mine:
                 write_atomic(record, json.dumps(mine) + "\n")
     except OSError as error:
-        raise HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record)) from None
+        other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
+        raise room.of_host(error, artifacts) or other from None
 
 
 def _read(record: Path) -> dict[str, str]:

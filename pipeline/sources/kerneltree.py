@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import manifest, trace
+from pipeline import manifest, room, trace
 from pipeline.console import Console
 from pipeline.errors import HostLacks
 from pipeline.files import scratch
@@ -52,7 +52,8 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
             trace.point("tree.before-rename")
             fresh.replace(place)
         except OSError as error:
-            raise HostLacks(f"the kernel tree cannot be unpacked: {error}", where=str(place)) from None
+            other = HostLacks(f"the kernel tree cannot be unpacked: {error}", where=str(place))
+            raise room.of_host(error, sources.settings.artifacts) or other from None
     return Pristine(gittree.tree_id(listing), listing, place / "files")
 
 

@@ -323,11 +323,13 @@ class Store:
                 raise limit from error
             if error.errno in (*room.FULL, errno.EFBIG):
                 amount = f"for {human_bytes(needed)} " if needed else ""
+                told = room.lacking(self.root, error)
+                goes_on = "make room there, then run the same command again: it goes on where it stopped"
                 raise HostLacks(
-                    f"there is no room {amount}in the store: {error.strerror}",
+                    f"{told.what.replace('no room', f'no room {amount}in the store')}: {error.strerror}",
                     where=str(self.root),
-                    why=room.lacking(self.root, error).why,
-                    hint="make room there, then run the same command again: it goes on where it stopped",
+                    why=told.why,
+                    hint=goes_on if told.hint == room.HINT else told.hint,
                 ) from error
             if error.errno in _FORBIDDEN:
                 raise HostLacks(f"the store cannot be written: {error.strerror}", where=str(self.root)) from error
