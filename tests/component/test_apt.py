@@ -7,6 +7,7 @@ import io
 import lzma
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,9 +23,10 @@ from pipeline.files import sha256_of
 from pipeline.settings import load
 from pipeline.sources import apt
 from pipeline.sources.fetching import Sources, Verified
+from tests.fixtures.agedkeys import AgedKey
 from tests.fixtures.badserver import BadServer, good, payload, status, wrong
 from tests.fixtures.commandline import Ended, Inv
-from tests.fixtures.debianarchive import SECURITY, SUITE, Archive, key
+from tests.fixtures.debianarchive import SECURITY, SUITE, Archive, Key, key
 
 OLD, NEW = payload(20_000, 9), payload(21_000, 10)
 OLD_DIGEST, NEW_DIGEST = (hashlib.sha256(body).hexdigest() for body in (OLD, NEW))
@@ -516,3 +518,23 @@ def test_the_setting_wins_over_the_host_and_a_carried_archive_over_both(host: Pa
 def test_an_address_that_apt_would_read_options_into_is_refused(setting: str) -> None:
     with pytest.raises(UsageError, match="is no address of an archive"):
         apt.archive_addresses(["bookworm"], setting, ())
+
+
+@pytest.mark.parametrize("state", ["good", "expired", "retired", "compromised"])
+def test_an_index_is_refused_once_its_key_has_expired_or_is_known_to_be_revoked(
+    world: World, tmp_path: Path, state: str
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="k-") as short:  # an agent's socket must fit
+        signer = AgedKey.made(Path(short) / "h")
+        world.archive.signer = Key(signer.home, signer.fingerprint, b"")
+        world.archive.publish()
+        if state == "expired":
+            signer.expire(2021, 2023)
+        elif state != "good":
+            signer.revoke(state, 2023)
+        world.archive.signer = Key(signer.home, signer.fingerprint, signer.public)
+        line = world.line()
+        if state == "good":
+            assert world.source(line)["version"] == "6.1.10-1"
+        else:
+            assert world.refused(line)["what"].startswith("Debian's source index is not signed by a pinned key")
