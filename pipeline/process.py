@@ -147,10 +147,12 @@ def start(
     stdin: IO[bytes] | int | None = None,
     stdout: IO[bytes] | int | None = subprocess.PIPE,
     stderr: IO[bytes] | int | None = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running program in a group of its own; leaving the block kills what is left of the group.
+    """A running program in a session of its own; leaving the block kills what is left of its group.
 
-    The child also dies when the thread that started it dies, so that SIGKILL leaves nothing.
+    That session has no terminal. The child also dies when the thread that started it dies, so that SIGKILL leaves
+    nothing.
     """
     go_on()
     words = [str(word) for word in argv]
@@ -165,6 +167,7 @@ def start(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     except FileNotFoundError:
         raise ProgramMissing(f"the program {_GUARD[0]} is not installed", hint="install util-linux") from None

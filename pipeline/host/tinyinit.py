@@ -10,6 +10,7 @@ import struct
 
 _BASE = 0x400000  # where the one segment is loaded: the usual address of static programs
 _HEADERS = 64 + 56  # ELF header and one program header; the code follows
+CONTENT = _BASE + _HEADERS  # where in memory what follows the headers is
 
 # System call numbers: arch/x86/entry/syscalls/syscall_64.tbl; reboot's words: reboot(2).
 _CODE = (
@@ -44,10 +45,15 @@ def elf(message: bytes) -> bytes:
     length = struct.pack("<I", len(message)).hex()
     size = len(bytes.fromhex(_CODE.format(message="00000000", length=length)))
     code = bytes.fromhex(_CODE.format(message=struct.pack("<I", size - _AFTER_LEA).hex(), length=length)) + message
-    whole = _HEADERS + len(code)
+    return executable(code)
+
+
+def executable(content: bytes, entry: int = 0) -> bytes:
+    """The bytes of a static program that has `content` at `CONTENT`, read-only, and begins `entry` bytes into it."""
+    whole = _HEADERS + len(content)
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)  # 64 bit, little-endian, version 1
     # type EXEC, machine x86-64, version, entry, program headers' offset, no sections, flags, sizes and counts
-    header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 1, 64, 0, 0)
+    header = struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, CONTENT + entry, 64, 0, 0, 64, 56, 1, 64, 0, 0)
     # LOAD, readable and executable, the whole file at _BASE, aligned to a page
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, whole, whole, 0x1000)
-    return identity + header + segment + code
+    return identity + header + segment + content

@@ -1,20 +1,22 @@
-"""The connection to a container: its outputs on one socket, its input, and a person's terminal.
+"""A person's terminal, tied to a job: by pipes or a terminal of the job's own, or by the connection to a container.
 
-Without a terminal the engine sends frames: a byte that names the output, three of nothing, the
-length in four bytes, big end first, and as many bytes of output (Engine API, "Attach to a container").
+The person's terminal itself is never the job's: whatever has it open as its own can type into it.
+
+A container's outputs come on one socket. Without a terminal the engine sends frames: a byte that names
+the output, three of nothing, the length in four bytes, big end first, and as many bytes of output
+(Engine API, "Attach to a container").
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import select
-import shutil
 import signal
 import socket
 import ssl
 import struct
-import sys
 import termios
 import tty
 from collections.abc import Callable, Iterator
@@ -44,11 +46,19 @@ class Stream:
         """What to wait for."""
         return int(self._socket.fileno())
 
-    def send(self, data: bytes) -> None:
-        """Gives the job input."""
-        self._socket.setblocking(True)
-        self._socket.sendall(data)
-        self._socket.setblocking(False)
+    @property
+    def inwards(self) -> int:
+        """What to wait for before more is sent."""
+        return self.fileno()
+
+    def send(self, data: bytes) -> bytes:
+        """Gives the job input, and returns what does not go in yet."""
+        try:
+            return data[self._socket.send(data) :]
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return data
+        except OSError:  # nothing reads on
+            return b""
 
     def send_end(self) -> None:
         """Tells the job that no more input comes."""
@@ -99,15 +109,68 @@ class Stream:
                 self._told = (self._told + piece)[-_KEPT:]
 
 
-def converse(stream: Stream, start: Callable[[], None], resize: Callable[[int, int], None] | None) -> None:
-    """Ties our own terminal, or standard input and output, to the container until it ends.
+class Pipes:
+    """A program of this host that we started: what we read of it and write to it, which is one where it is a terminal.
 
-    `resize` tells the container the height and width of our terminal; None without one.
+    `end` is how no more input is told.
+    """
+
+    def __init__(self, output: int, inwards: int, end: Callable[[], None]) -> None:
+        self._output, self.inwards, self._end = output, inwards, end
+        os.set_blocking(output, False)
+        os.set_blocking(inwards, False)
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._output
+
+    def read(self) -> bytes | None:
+        """As of a stream; a terminal that nobody has open any more gives an error, and is at its end."""
+        try:
+            return os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def send(self, data: bytes) -> bytes:
+        """Gives input, and returns what does not go in yet."""
+        try:
+            return data[os.write(self.inwards, data) :]
+        except BlockingIOError:
+            return data
+        except OSError:  # nothing reads on
+            return b""
+
+    def send_end(self) -> None:
+        """Tells that no more input comes."""
+        self._end()
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """A new terminal: our end of it, and the end for a program, which is closed once it has been handed over."""
+    ours, theirs = os.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+
+
+def resize(terminal: int, lines: int, columns: int) -> None:
+    """Tells a terminal of this host its size, and whatever is in front of it that it changed."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+
+def converse(peer: Stream | Pipes, start: Callable[[], None], resize: Callable[[int, int], None] | None) -> bool:
+    """Ties our own terminal, or standard input and output, to a job until it ends: True, or the person is gone: False.
+
+    `resize` tells the job the height and width of our terminal; None without one.
     """
 
     def fit(*_: object) -> None:
         if resize is not None:
-            size = shutil.get_terminal_size()
+            size = os.get_terminal_size(0)
             resize(size.lines, size.columns)
 
     before = signal.signal(signal.SIGWINCH, fit)
@@ -115,33 +178,53 @@ def converse(stream: Stream, start: Callable[[], None], resize: Callable[[int, i
         with unechoed() if resize else contextlib.nullcontext():
             start()
             fit()
-            _copy(stream)
+            return _copy(peer, is_terminal=resize is not None)
     finally:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _copy(stream: Stream) -> None:
-    inputs = [stream.fileno(), 0]
+def _copy(peer: Stream | Pipes, *, is_terminal: bool) -> bool:
+    """Both ways; reads no more of what the person types than the job takes."""
+    typed, inputs = b"", [0]
     while True:
-        ready, _, _ = select.select(inputs, [], [])
-        if stream.fileno() in ready:
-            if (data := stream.read()) == b"":
-                return
-            os.write(1, data or b"")
-        elif 0 in ready:
-            if typed := os.read(0, 4096):
-                stream.send(typed)
-            else:
-                inputs.remove(0)
-                stream.send_end()
+        ready, _, _ = select.select([peer.fileno(), *(() if typed else inputs)], [peer.inwards] if typed else [], [])
+        if typed:
+            typed = peer.send(typed)
+        if peer.fileno() in ready:
+            if (data := peer.read()) == b"":
+                return True
+            _write(data or b"")
+        elif 0 in ready and not (typed := _read(0)):
+            if is_terminal:
+                return False
+            inputs.clear()
+            peer.send_end()
+
+
+def _read(handle: int) -> bytes:
+    """What was typed; nothing, as at the end, when the terminal is gone."""
+    try:
+        return os.read(handle, 4096)
+    except OSError:
+        return b""
+
+
+def _write(data: bytes) -> None:
+    while data:
+        data = data[os.write(1, data) :]
 
 
 @contextlib.contextmanager
 def unechoed() -> Iterator[None]:
-    """Our terminal hands every key to another one."""
-    before = termios.tcgetattr(sys.stdin)
+    """Our terminal hands every key to another one.
+
+    What it answered to what was written on it, and what was typed too late, is thrown away in the end: else the
+    person's own shell would take what a job made the terminal say for typed.
+    """
+    before = termios.tcgetattr(0)
     try:
-        tty.setraw(sys.stdin, termios.TCSADRAIN)  # what was typed already is not lost
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed already is not lost
         yield
     finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # it may be gone
+            termios.tcsetattr(0, termios.TCSAFLUSH, before)

@@ -6,21 +6,23 @@ namespace, not root, that confines the job, and outputs never belong to root.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import functools
 import math
 import os
-import signal
+import socket
 import stat
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline import process, rlimits
-from pipeline.sandbox import images, leash, probe, watch
-from pipeline.sandbox.images import Image
+from pipeline.sandbox import attached, entrypoint, images, leash, probe, watch
+from pipeline.sandbox.images import HOSTNAME, Image
 from pipeline.sandbox.runtime import (
-    HOSTNAME,
     OPEN_FILES,
     SHARED_MEMORY,
     TEMPORARY,
@@ -33,6 +35,9 @@ from pipeline.sandbox.runtime import (
 )
 
 _STAGE = "/mnt"  # a directory that every host has; what is in it stays reachable
+# How this host was started, where its swap lies, and what keys its users have.
+_HIDDEN = ("/proc/cmdline", "/proc/swaps", "/proc/keys", "/proc/key-users")
+_MFD_EXEC = 0x10  # linux/memfd.h
 _HINT = "./inv doctor says what is missing; or use a container engine: --runtime docker"
 
 
@@ -53,13 +58,19 @@ class Bubblewrap:
         return self._run(job)
 
     def shell(self, job: Job) -> int:
-        """The job's command with the person's own terminal."""
+        """The job's command at a terminal of its own, which is tied to the person's; without one, at pipes."""
         self._ready(job)
-        before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the job alone
-        try:
-            return subprocess.call(self.argv(job, terminal=True), env=process.clean_environment())
-        finally:
-            signal.signal(signal.SIGINT, before)
+        if not os.isatty(0):
+            with self._started(job, stdin=subprocess.PIPE) as (child, _):
+                assert child.stdin is not None and child.stdout is not None
+                pipes = attached.Pipes(child.stdout.fileno(), child.stdin.fileno(), child.stdin.close)
+                attached.converse(pipes, lambda: None, None)
+                return leash.status_of(child.wait())
+        with attached.terminal() as (ours, theirs), self._started(job, terminal=theirs) as (child, kill):
+            pipes = attached.Pipes(ours, ours, lambda: None)
+            attached.converse(pipes, lambda: None, functools.partial(attached.resize, ours))
+            kill()  # where the person has gone
+            return leash.status_of(child.wait())
 
     def reap(self) -> list[str]:
         """Ends sandboxes whose owner was killed at the one moment when the kernel does not tell them.
@@ -81,39 +92,90 @@ class Bubblewrap:
 
     def _prove(self, job: Job) -> None:
         if job.image.key not in self._proven:
-            probe.prove(self._run, job, "bubblewrap", _HINT)
+            probe.prove(self._run, job, "bubblewrap", _HINT, hides_mounts=True)
             self._proven.add(job.image.key)
 
-    def argv(self, job: Job, *, terminal: bool = False, ticket: str | None = None) -> list[str]:
-        """The whole command line, to run and to show; with a ticket, on a leash."""
+    @contextlib.contextmanager
+    def _started(
+        self, job: Job, *, stdin: int | None = None, terminal: int | None = None
+    ) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], object]]]:
+        """The running job, at a terminal that is closed here or at pipes, and what kills it; nothing of it is left."""
+        ticket = uuid.uuid4().hex
+
+        def kill() -> object:
+            return leash.kill(lambda label: label.endswith(f":{ticket}"))
+
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as handed:
+            if terminal is not None:
+                handed.callback(os.close, terminal)
+                stdin = terminal
+            # Its leash hears when our end is closed. A pipe could be opened anew from /proc, and held open, by a job.
+            hearing, telling = (_above(end.detach()) for end in socket.socketpair())
+            held.callback(os.close, telling)
+            handed.callback(os.close, hearing)
+            first = _program(lambda itself: entrypoint.for_bubblewrap(itself, hearing, terminal=terminal is not None))
+            handed.callback(os.close, first)
+            words = self._argv(job, ticket, first)
+            output = subprocess.PIPE if terminal is None else terminal
+            started = process.start(
+                words, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, pass_fds=(hearing, first)
+            )
+            child = held.enter_context(started)
+            handed.close()
+            try:
+                yield child, kill
+            finally:
+                if child.poll() is None:  # so that nothing of it writes behind our back
+                    kill()
+
+    def _argv(self, job: Job, ticket: str, first: int) -> list[str]:
+        """The whole command line; the job's first program is open as `first`."""
         staged, job = _staged(job)
-        words = ["bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--clearenv"]
-        words += ["--hostname", HOSTNAME, *([] if terminal else ["--new-session"])]
+        words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
+        words += [word for name in entrypoint.CAPABILITIES for word in ("--cap-add", name)]
         # Else bubblewrap has a first process of its own, and ends when the job does, before the rest has ended.
-        words += [] if ticket is None else ["--as-pid-1"]
+        words += ["--hostname", HOSTNAME, "--as-pid-1"]
         words += ["--ro-bind", str(job.image.rootfs), "/", "--proc", "/proc", "--dev", "/dev"]
+        for place in filter(os.path.exists, _HIDDEN):
+            words += ["--ro-bind", "/dev/null", place]
         for place in TEMPORARY:
             words += _tmpfs(place, job.limits.temporary)
         # All of /dev would be a place to write to, in memory and without a limit.
         words += [*_tmpfs("/dev/shm", SHARED_MEMORY), "--remount-ro", "/dev"]
         for mount in job.mounts:
             words += _bind(mount)
-        command = leash.bare(job) if ticket is None else leash.leashed(job, ticket)
+        command = [f"/proc/self/fd/{first}", *leash.leashed(job, ticket)]
         return [*staged, *_dropped(job), *words, "--chdir", job.cwd, "--", *command]
 
     def _run(self, job: Job) -> Ended:
-        ticket, reason = uuid.uuid4().hex, None
-        words = self.argv(job, ticket=ticket)
-        with process.start(words, stdin=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
+        with self._started(job) as (child, kill):
             assert child.stdout is not None
             pipe = child.stdout.fileno()
             os.set_blocking(pipe, False)
-            try:
-                reason = watch.follow(job, pipe, lambda: _read(pipe))
-            finally:
-                if reason is not End.EXIT:  # so that nothing of it writes behind our back
-                    leash.kill(lambda label: label.endswith(f":{ticket}"))
+            reason = watch.follow(job, pipe, lambda: _read(pipe))
+            if reason is not End.EXIT:
+                kill()
             return Ended(reason, leash.status_of(child.wait()))
+
+
+def _above(handle: int) -> int:
+    """The descriptor under a number that the job's first program has no use of its own for."""
+    try:
+        return fcntl.fcntl(handle, fcntl.F_DUPFD_CLOEXEC, entrypoint.FREE)
+    finally:
+        os.close(handle)
+
+
+def _program(compiled: Callable[[int], bytes]) -> int:
+    """A descriptor of the program that `compiled` gives for its number, in no directory and so on no disk."""
+    try:
+        written = os.memfd_create("entrypoint", os.MFD_CLOEXEC | _MFD_EXEC)
+    except OSError:  # a kernel before 6.3, where all of them may be executed
+        written = os.memfd_create("entrypoint", os.MFD_CLOEXEC)
+    with os.fdopen(written, "wb") as file:  # which must be closed: what is open to be written is not executed
+        itself = _above(os.open(f"/proc/self/fd/{written}", os.O_RDONLY | os.O_CLOEXEC))
+        file.write(compiled(itself))
+    return itself
 
 
 def _read(pipe: int) -> bytes | None:

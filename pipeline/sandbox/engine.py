@@ -12,28 +12,30 @@ import functools
 import importlib
 import os
 import re
+import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import manifest, process, trace
+from pipeline import files, manifest, process, trace
 from pipeline.errors import HostLacks, Locked
 from pipeline.files import write_atomic
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.locks import locked
-from pipeline.sandbox import attached, images, leash, probe, watch
-from pipeline.sandbox.images import Image
+from pipeline.sandbox import attached, entrypoint, images, leash, probe, watch
+from pipeline.sandbox.images import HOSTNAME, Image
 from pipeline.sandbox.runtime import (
-    HOSTNAME,
     OPEN_FILES,
     SHARED_MEMORY,
     TEMPORARY,
     End,
     Ended,
     Job,
+    Mount,
     build_group,
     build_user,
 )
@@ -47,6 +49,8 @@ _TMPFS = "rw,exec,nosuid,nodev,mode=1777"
 _CONFLICT = 409  # HTTP status of what the engine's own state forbids
 _IMPORTS = 8  # of one image that are remembered: several engines may have it
 _HELPERS = 3  # processes of the leash, on top of the job's own
+_PROGRAMS = "/run/pipeline"  # inside
+_FIFO = f"{_PROGRAMS}/leash"
 _ENDED = re.compile(rf"^{leash.REPORT} (\d+) (\d+)$", re.MULTILINE)
 _HINT = "./inv doctor asks every engine; or use bubblewrap, which needs none: --runtime bubblewrap"
 
@@ -84,10 +88,17 @@ class ContainerEngine:
         """The job's command on the person's terminal."""
         self._prove(job)
         tty = os.isatty(0)
-        argv = ["/bin/sh", "-c", 'exec "$@" 2>&1', "sh", *leash.bare(job)]
+        argv = [
+            "/bin/sh",
+            "-c",
+            f'exec "$@" {entrypoint.LEASH}<{_FIFO} 2>&1',
+            "sh",
+            *leash.leashed(job, uuid.uuid4().hex),
+        ]
         with self._container(job, argv, person=True, tty=tty) as (container, stream), self.asking("lost the shell"):
             resize = functools.partial(self.api.resize, container) if tty else None
-            attached.converse(stream, lambda: self.api.start(container), resize)
+            if not attached.converse(stream, lambda: self.api.start(container), resize):
+                return -signal.SIGHUP
             return leash.status_of(int(self.api.wait(container)["StatusCode"]))
 
     def reap(self) -> list[str]:
@@ -147,7 +158,7 @@ class ContainerEngine:
             why = "only its user 0 may write to the directories of a build, and no build runs as user 0"
             raise HostLacks("rootless Docker cannot run builds", where=self._engine.address, why=why, hint=_HINT)
         self._import(job.image)
-        probe.prove(self._run, job, self.name, _HINT)
+        probe.prove(self._run, job, self.name, _HINT, hides_mounts=False)
         self._proven.add(job.image.key)
 
     def _import(self, image: Image) -> None:
@@ -194,7 +205,7 @@ class ContainerEngine:
         return ended
 
     def _watched(self, job: Job, ticket: str) -> Ended:
-        with self._container(job, leash.leashed(job, ticket, tell=True)) as (container, stream):
+        with self._container(job, leash.leashed(job, ticket, by_input=True)) as (container, stream):
             with self.asking("did not start a container"):
                 self.api.start(container)
             trace.point("engine.started")
@@ -237,10 +248,10 @@ class ContainerEngine:
         missing = [str(mount.source) for mount in job.mounts if not mount.source.exists()]
         if missing:  # Podman would make a directory there
             raise HostLacks("what a job needs is not there", where=", ".join(missing))
-        with self.asking("did not make a container"):
+        with _programs(job) as programs, self.asking("did not make a container"):
             container = self.api.create_container(
                 self._ids[job.image.key],
-                argv,
+                [f"{_PROGRAMS}/entrypoint", *argv],
                 entrypoint=[],
                 hostname=HOSTNAME,
                 user=f"{build_user()}:{build_group()}",
@@ -250,17 +261,17 @@ class ContainerEngine:
                 stop_signal="SIGKILL",  # the first process of a container hears no other
                 labels={leash.LABEL: leash.owner()},
                 use_config_proxy=False,
-                host_config=self._host_config(job, auto_remove=not person),
+                host_config=self._host_config(replace(job, mounts=(*job.mounts, programs)), auto_remove=not person),
             )["Id"]
-        trace.point("engine.created")
-        try:
-            with self.asking("did not connect us to a container"):
-                wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-                socket = self.api.attach_socket(container, wanted)
-            with contextlib.closing(attached.Stream(socket, tty)) as stream:
-                yield container, stream
-        finally:
-            self._remove(container)
+            trace.point("engine.created")
+            try:
+                with self.asking("did not connect us to a container"):
+                    wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+                    socket = self.api.attach_socket(container, wanted)
+                with contextlib.closing(attached.Stream(socket, tty)) as stream:
+                    yield container, stream
+            finally:
+                self._remove(container)
 
     def _host_config(self, job: Job, *, auto_remove: bool) -> Any:
         types: Any = importlib.import_module("docker.types")
@@ -322,6 +333,25 @@ def _imported(record: Path, image: Image) -> list[str]:
 def _bare(number: str) -> str:
     """An image's id without the name of its digest, which engines put before it or do not."""
     return number.removeprefix("sha256:")
+
+
+@contextlib.contextmanager
+def _programs(job: Job) -> Iterator[Mount]:
+    """What a container needs of ours: its first program, and what a leash watches that has no input of its own.
+
+    Beside the log: in /tmp a host may forbid to execute what lies there. The FIFO is at its end for whoever reads it
+    when this process ends; nothing in the container may write to it, also where its user is ours.
+    """
+    with files.fresh(job.log.parent.resolve(), ".programs-") as private, contextlib.ExitStack() as held:
+        place = private / "programs"  # which the container's user may open; the way to it no other user may go
+        place.mkdir()
+        program, fifo = place / "entrypoint", place / "leash"
+        program.write_bytes(entrypoint.for_engine())
+        os.mkfifo(fifo)
+        held.callback(os.close, os.open(fifo, os.O_RDWR | os.O_CLOEXEC))
+        for path, mode in ((program, 0o555), (fifo, 0o444), (place, 0o755)):
+            path.chmod(mode)
+        yield Mount(place, _PROGRAMS)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from pipeline.console import Console
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.locks import locked
 
+HOSTNAME = "builder"  # inside, so that no output tells where it was made
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
 MAKING_LIMIT = 1800.0  # seconds for one image
 MAKING_ROOM = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each

@@ -1,8 +1,8 @@
 """What ties a job to us from inside its sandbox, and who owns what a dead run left.
 
 bubblewrap's own link to its parent, and the engine's lack of one, both leave moments in which our
-death goes unseen. So every job is the child of a shell that watches its standard input: a pipe or
-connection of ours, which the kernel closes whatever kills us. Needs nothing but sh.
+death goes unseen. So every job is the child of a shell that watches a pipe or connection of ours, which
+the kernel closes whatever kills us: its descriptor 3, or else its standard input. Needs nothing but sh.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pipeline.sandbox.runtime import Job
 LABEL = "org.lvs-fullnat.pipeline"  # marks containers and processes as ours; its value is `owner()`
 REPORT = "lvs-fullnat job ended"  # begins the line that tells how, on the shell's own standard error
 
-# The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others.
+# The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others. What is open
+# as 4 is to stay so until then, and no business of the child's.
 _FIRST = """\
-"$@"
+"$@" 4<&-
 status=$?
 """
 # The kernel's count of processes that it killed for memory: cgroup version 2, version 1.
@@ -35,23 +36,25 @@ echo "{REPORT} $status $killed" >&2
 _EXIT = "exit $status\n"
 # Its child: kills no process but itself, so that this does no harm wherever it may run.
 _LEASH = """\
-exec 3<&0 </dev/null
 (while read -r line; do :; done; kill -9 $$) <&3 >/dev/null 2>&1 3<&- &
 exec 3<&-
-"$@" 2>&1
+"$@"
 exit $?
 """
+_BY_INPUT = f"exec 3<&0 </dev/null 2>&1\n{_LEASH}"
 _DYING = 5.0  # seconds for a killed sandbox to be gone
 _SIGNALS = range(129, 128 + 65)  # a shell's and bubblewrap's exit status for a child killed by a signal
 
 
-def leashed(job: Job, ticket: str = "", *, tell: bool = False) -> list[str]:
+def leashed(job: Job, ticket: str, *, by_input: bool = False) -> list[str]:
     """The job's command and whole environment behind the watching shell, to be a sandbox's first process.
 
-    `ticket` tells this job from others of the same owner; `tell` asks for the report.
+    `ticket` tells this job from others of the same owner. With `by_input` standard input is what is watched, and
+    how the job ended is reported.
     """
-    first = _FIRST + (_TELL if tell else "") + _EXIT
-    return ["/bin/sh", "-c", first, f"{LABEL}={owner()}:{ticket}", "/bin/sh", "-c", _LEASH, "leash", *bare(job)]
+    first = _FIRST + (_TELL if by_input else "") + _EXIT
+    watching = _BY_INPUT if by_input else _LEASH
+    return ["/bin/sh", "-c", first, f"{LABEL}={owner()}:{ticket}", "/bin/sh", "-c", watching, "leash", *bare(job)]
 
 
 def bare(job: Job) -> list[str]:

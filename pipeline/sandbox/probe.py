@@ -1,7 +1,8 @@
 """No build without isolation: the sandbox itself must say, once per image, that it is one.
 
 The probe needs nothing but sh and readlink; without them, or with an answer we do not know, there
-is no build.
+is no build. That the root is read-only and the filter of system calls holds, the first program of every
+job has the kernel show (`pipeline.sandbox.entrypoint`): else this one does not begin.
 """
 
 from __future__ import annotations
@@ -30,26 +31,32 @@ while read -r key a b c d rest; do
     Gid:) [ "$a $b $c $d" = "$2 $2 $2 $2" ] || no "the groups $a $b $c $d" ;;
     Cap*:) [ "$a" = 0000000000000000 ] || no "capabilities: $key $a" ;;
     NoNewPrivs:) [ "$a" = 1 ] || no "a way to new privileges" ;;
+    Seccomp:) [ "$a" = 2 ] || no "no filter of system calls" ;;
     *) continue ;;
   esac
   seen=$seen$key
 done < /proc/self/status
-[ "$seen" = Uid:Gid:CapInh:CapPrm:CapEff:CapBnd:CapAmb:NoNewPrivs: ] || no "only $seen in its status"
-while read -r device place type options rest; do
-  [ "$place" != / ] || root=${options%%,*}
-done < /proc/self/mounts
-[ "$root" = ro ] || no "a root that can be written to"
+[ "$seen" = Uid:Gid:CapInh:CapPrm:CapEff:CapBnd:CapAmb:NoNewPrivs:Seccomp: ] || no "only $seen in its status"
+for id in $3; do
+  told=
+  read -r told < /proc/$id/mountinfo
+  [ -z "$told" ] || no "what names directories of the host: $told"
+done
 echo isolated
 for kind in NAMESPACES; do readlink /proc/self/ns/$kind || exit 9; done
 """.replace("NAMESPACES", " ".join(_NAMESPACES))
 
 
-def prove(run: Callable[[Job], Ended], job: Job, what: str, hint: str) -> None:
-    """Raises `HostLacks` unless `run` runs jobs in isolation. `what` names the runtime in its text."""
+def prove(run: Callable[[Job], Ended], job: Job, what: str, hint: str, *, hides_mounts: bool) -> None:
+    """Raises `HostLacks` unless `run` runs jobs in isolation. `what` names the runtime in its text.
+
+    With `hides_mounts` no process may be told what is mounted.
+    """
     with temporary.scratch("probe-") as directory:
         log = directory / "log"
         limits = replace(job.limits, wall=_LIMIT, idle=_LIMIT, free=0)
-        argv = ("/bin/sh", "-c", _PROBE, "probe", str(build_user()), str(build_group()))
+        silent = "self 1" if hides_mounts else ""
+        argv = ("/bin/sh", "-c", _PROBE, "probe", str(build_user()), str(build_group()), silent)
         ended = run(replace(job, argv=argv, log=log, mounts=(), cwd="/", environment={}, limits=limits))
         said = log.read_text(errors="backslashreplace").strip()
     found = said if ended.good else f"{said}\nthe probe ended with {ended.status} ({ended.reason})".strip()

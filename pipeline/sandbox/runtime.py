@@ -19,7 +19,6 @@ from pipeline.sandbox.images import Image
 
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.
 BUILD_UID = 64000
-HOSTNAME = "builder"  # inside, so that no output tells where it was made
 TEMPORARY = ("/tmp", "/run", "/var/tmp")  # inside, writable and in memory
 OPEN_FILES = 4096  # of each process; Podman's own default can exceed what it may give
 SHARED_MEMORY = 64 << 20  # bytes of /dev/shm: Docker's own default

@@ -294,6 +294,12 @@ def test_a_line_is_in_the_log_while_the_job_runs(bench: Bench) -> None:
     assert bench.text == "first\nsecond\nlast\n"
 
 
+def test_a_log_may_be_named_from_the_working_directory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bench.place)
+    assert bench.runtime.run(replace(bench.job("echo said"), log=Path("log"))).good
+    assert bench.text == "said\n"
+
+
 def test_a_log_is_appended_to_and_nothing_of_it_is_lost(bench: Bench) -> None:
     bench.log.write_text("begun\n")
     assert bench.runtime.run(bench.job("seq 200000; printf 'no newline'")).good
@@ -654,7 +660,7 @@ def test_an_image_that_cannot_answer_the_probe_runs_nothing(bench: Bench, withou
 
 # What a bwrap of another mind would do, and what the probe says of it.
 FAKES = {
-    "no sandbox": ('while [ "$1" != -- ]; do shift; done; shift; exec "$@"', "it has the network interface"),
+    "no sandbox": ('while [ "$1" != -- ]; do shift; done; shift; exec "$@"', "a namespace of mounts"),
     "network": ('shift; exec REAL --unshare-all --share-net "$@"', "the network interface"),
     "writable": ('for w; do shift; [ "$w" = --ro-bind ] && w=--bind; set -- "$@" "$w"; done; exec REAL "$@"', "a root"),
     "messages": ('shift; exec REAL --unshare-user --unshare-pid --unshare-net --unshare-uts "$@"', "ipc:"),
@@ -687,6 +693,7 @@ def test_a_bubblewrap_that_does_not_isolate_runs_nothing(
         ({"cap_drop": []}, "capabilities"),
         ({"read_only": False}, "a root"),
         ({"security_opt": []}, "new privileges"),
+        ({"security_opt": ["no-new-privileges", "seccomp=unconfined"]}, "filter of system calls"),
         ({"pid_mode": "host"}, "pid:"),
         ({"ipc_mode": "host"}, "ipc:"),
     ],
