@@ -278,6 +278,8 @@ def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path
         f"--customize-hook=mkdir -p {points}",
         '--customize-hook=chmod 1777 "$1/run"',  # an engine's tmpfs takes its mode from here
         f"--customize-hook={show} > '{listed.resolve()}'",
+        # mmdebstrap copies the host's own, which is nothing for a build to know.
+        f'--customize-hook=rm -f "$1/etc/resolv.conf"; echo {HOSTNAME} > "$1/etc/hostname"',
         next(iter(recipe.archives)),
         str(tarball.resolve()),
         *rows,

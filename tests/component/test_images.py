@@ -122,6 +122,11 @@ def test_every_package_is_listed_with_version_and_digest(image: Image) -> None:
     assert all(row["version"] and len(row["digest"]) == len("sha256:") + 64 for row in packages)
 
 
+def test_it_knows_neither_the_hosts_name_nor_its_name_servers(image: Image) -> None:
+    assert (image.rootfs / "etc/hostname").read_text() == "builder\n"
+    assert not (image.rootfs / "etc/resolv.conf").exists()
+
+
 def test_jobs_run_in_it(image: Image, root: Path) -> None:
     job = Job(image, ("busybox", "sh", "-c", "cat /etc/debian_version; ls /"), root / "log", limits=Limits(free=0))
     assert Bubblewrap().run(job).good, job.log.read_text()
