@@ -68,6 +68,8 @@ def built(work: Work, tmp_path: Path) -> Callable[[Builder], Path]:
         (specs / "kernel.spec").write_text("Name: kernel")
 
     image = Image("centos6", "0123456789abcdef", tmp_path / "rootfs", tmp_path / "packages.json")
+    image.rootfs.mkdir()
+    image.packages.write_text("{}")
     recipe = sandboxed.Recipe("kernel.spec", 0, fill, lambda *_: None, rpmtool.Macros())
     return lambda runtime: el6.build_kernel(work, sandboxed.Bench(runtime, image, None, Limits()), recipe)
 
