@@ -19,10 +19,9 @@ from pipeline.sandbox.runtime import Job
 LABEL = "org.lvs-fullnat.pipeline"  # marks containers and processes as ours; its value is `owner()`
 REPORT = "lvs-fullnat job ended"  # begins the line that tells how, on the shell's own standard error
 
-# The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others. What is open
-# as 4 is to stay so until then, and no business of the child's.
+# The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others.
 _FIRST = """\
-"$@" 4<&-
+"$@"
 status=$?
 """
 # The kernel's count of processes that it killed for memory: cgroup version 2, version 1.
@@ -34,10 +33,12 @@ done
 echo "{REPORT} $status $killed" >&2
 """
 _EXIT = "exit $status\n"
-# Its child: kills no process but itself, so that this does no harm wherever it may run.
+# Its child: kills no process but itself, so that this does no harm wherever it may run. What is open as 4 keeps the
+# job's mounts. The first process closes it before the kernel ends the others, to which everything would be gone for a
+# moment; so what watches has it open, too.
 _LEASH = """\
 (while read -r line; do :; done; kill -9 $$) <&3 >/dev/null 2>&1 3<&- &
-exec 3<&-
+exec 3<&- 4<&-
 "$@"
 exit $?
 """

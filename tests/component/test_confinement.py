@@ -211,6 +211,14 @@ def test_a_job_has_nothing_open_but_its_input_and_outputs(user: int) -> None:
     assert "No such device" in said and "Operation not permitted" in said
 
 
+def test_the_mounts_are_kept_by_two_so_that_none_is_gone_before_the_job_is() -> None:
+    """The first process lets go of them before the kernel kills the others; what watches it is one of these."""
+    script = "for link in /proc/[0-9]*/fd/*; do case $(readlink $link) in mnt:*) echo $link; esac; done | cut -d/ -f3"
+    with placed(0) as place:
+        first, watching = run_as(0, place, f"{script}; cat /proc/$PPID/cmdline").partition("/bin/sh")[0].split()
+    assert (first, int(watching) > 1) == ("1", True)
+
+
 @pytest.mark.parametrize("user", USERS)
 def test_no_process_inside_has_a_capability(user: int) -> None:
     """The first one had some for a moment."""
