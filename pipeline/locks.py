@@ -88,7 +88,8 @@ def _holders(status: os.stat_result) -> str:
 
 def _command(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        with Path(f"/proc/{pid}/cmdline").open("rb", buffering=0) as stream:  # which may have MiB
+            words = stream.read(4096).split(b"\0")
     except OSError:
         return "(gone)"
     return b" ".join(words).decode(errors="replace").strip()[:300]

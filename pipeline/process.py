@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,9 @@ _KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no
 # In front of every program: it is killed when the thread that started it dies, and does not begin when that was
 # before it could be said. In programs of their own, since a copy of this process for it takes ten times as long.
 _GUARD = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", 'unset PWD; [ "$PPID" = "$0" ] && exec "$@"')
+# Bytes of one output that are kept in memory. The longest meant are what git says of a whole tree and diffoscope of two
+# packages, a few MiB each; what has no end goes to a file, by `start`.
+OUTPUT_MOST = 64 << 20
 _running: set[subprocess.Popen[bytes]] = set()
 _told_to_stop = threading.Event()
 
@@ -111,16 +116,20 @@ def run(
     stdin: bytes | IO[bytes] | None = None,
     timeout: float | None = None,
     accept: Iterable[int] = (0,),
+    most: int = OUTPUT_MOST,
 ) -> Result:
     """Runs `argv` to its end and returns its outputs.
 
-    `timeout` in seconds; `accept` are the exit statuses that are no error. Raises
-    `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
+    `timeout` in seconds; `accept` are the exit statuses that are no error; a program that prints more than `most`
+    bytes is ended. Raises `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
     """
     with start(argv, env=env, cwd=cwd, stdin=stdin if not isinstance(stdin, bytes) else subprocess.PIPE) as child:
         words = tuple(str(word) for word in argv)
         try:
-            out, err = child.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
+            out, err = _outputs(child, stdin if isinstance(stdin, bytes) else b"", timeout, most)
+        except _TooMuch:
+            what = f"{words[0]} printed more than {most} bytes and was ended"
+            raise ProgramFailed(what, words, None, cwd) from None
         except subprocess.TimeoutExpired:
             raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
     go_on()  # else what was killed would be taken for what failed
@@ -130,6 +139,62 @@ def run(
     if result.status not in set(accept):
         raise ProgramFailed(f"{words[0]} failed with exit status {result.status}", words, result, cwd)
     return result
+
+
+class _TooMuch(Exception):
+    """A program that prints without end."""
+
+
+def _outputs(child: subprocess.Popen[bytes], stdin: bytes, timeout: float | None, most: int) -> tuple[bytes, bytes]:
+    """Both outputs of a program that has ended, `stdin` written meanwhile; as `communicate`, but with a limit.
+
+    Raises `_TooMuch`, and `subprocess.TimeoutExpired`.
+    """
+    assert child.stdout is not None and child.stderr is not None
+    deadline = None if timeout is None else time.monotonic() + timeout
+    outputs = {child.stdout: bytearray(), child.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in outputs:
+            selector.register(pipe, selectors.EVENT_READ)
+        if child.stdin is not None:
+            os.set_blocking(child.stdin.fileno(), False)
+            selector.register(child.stdin, selectors.EVENT_WRITE)
+        left = memoryview(stdin)
+        while selector.get_map():
+            ready = selector.select(_left(child, deadline))
+            for key, _ in ready:
+                if key.fileobj is child.stdin:
+                    left = _fed(key.fd, left)
+                    if not left:
+                        selector.unregister(child.stdin)
+                        child.stdin.close()
+                    continue
+                output = outputs[key.fileobj]  # type: ignore[index]
+                if not (piece := os.read(key.fd, 1 << 16)):
+                    selector.unregister(key.fileobj)
+                output += piece
+                if len(output) > most:
+                    raise _TooMuch
+    child.wait(_left(child, deadline))
+    return bytes(outputs[child.stdout]), bytes(outputs[child.stderr])
+
+
+def _left(child: subprocess.Popen[bytes], deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    if (left := deadline - time.monotonic()) <= 0:
+        raise subprocess.TimeoutExpired(child.args, 0)
+    return left
+
+
+def _fed(descriptor: int, data: memoryview) -> memoryview:
+    """What of a program's input is still to be written; nothing once it reads no more."""
+    try:
+        return data[os.write(descriptor, data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return memoryview(b"")
 
 
 def show(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from pipeline import neutral
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, TestsFailed
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 TOA_KINDS = (200, 254)  # domain.md section 3: this project's patches, and other trees'
 FRAME_LIMIT = 1 << 18  # bytes; libpcap's own limit for Ethernet: a longer record is no record
+PACKETS_MOST = 100_000  # of one capture, each about 1 KiB in memory; the longest scenario has some thousands
 NESTING = 4  # IP headers in one frame; a tunnel has two
 
 _NANOSECONDS = {0xA1B2C3D4: 1000, 0xA1B23C4D: 1}  # of a time stamp's fraction, by the file's magic number
@@ -178,7 +179,7 @@ def packets(path: Path) -> Iterator[Packet]:
     """The packets of a capture in the file's order; none of a file that is still empty.
 
     A record that the file ends inside is a last packet, malformed. Raises `PipelineError` when the file is no
-    classic pcap of Ethernet frames, `OSError` when it cannot be read.
+    classic pcap of Ethernet frames, `TestsFailed` when a flood is in it, `OSError` when it cannot be read.
     """
     with path.open("rb") as stream:
         header = stream.read(24)
@@ -188,6 +189,9 @@ def packets(path: Path) -> Iterator[Packet]:
         number = 0
         while record := stream.read(16):
             number += 1
+            if number > PACKETS_MOST:
+                what = f"the capture {path.name}: expected at most {PACKETS_MOST} packets, got more"
+                raise TestsFailed(what, where=str(path), why="a guest floods the segment")
             packet = _record(stream, record, order, unit, number)
             yield packet
             if packet.size < 0:  # where the next one begins is not known

@@ -25,6 +25,10 @@ from pipeline.process import go_on
 GREETING = b"fnat-guest 1 "
 HEADER = struct.Struct("<IIc")  # number, length of the content, kind
 FRAME_MOST = 65536  # bytes of content, as the guest's
+OUTPUT_MOST = 64 << 20  # bytes of one output of a command: scenarios ask for tables of some KiB
+BACKLOG_MOST = 2 * OUTPUT_MOST  # bytes of a command that came and were not taken; only what floods gets there
+_FRAME_COST = 256  # bytes of memory that a frame takes besides its content
+RELEASE_MOST = 256  # bytes of a kernel's release, which has 64 at most: utsname(2)
 PORT_WINDOW = 256 << 10  # bytes of input on their way by virtio-serial, which holds back by itself
 LINE_WINDOW = 16 << 10  # by the serial line: n_tty holds 4 KiB, the buffers before it 64 KiB
 _PIECE = 32 << 10  # bytes of input in one frame
@@ -116,24 +120,53 @@ class _Input:
 class Ended:
     """How a command in the guest ended. `status` is None when it was ended by us, its time being over.
 
-    `refused` is why it never began.
+    `refused` is why it never began; `flooded`: it was ended because it printed more than `OUTPUT_MOST`.
     """
 
     status: int | None
     out: bytes = b""
     err: bytes = b""
     refused: str = ""
+    flooded: bool = False
+
+
+class _Inbox:
+    """What came for one command and was not taken yet: one thread puts, one takes, and each counts for itself."""
+
+    def __init__(self) -> None:
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._put = self._taken = 0
+
+    def put(self, frame: Frame) -> None:
+        """Raises `ChannelBroken` when too much waits."""
+        self._put += len(frame.content) + _FRAME_COST
+        if self._put - self._taken > BACKLOG_MOST:
+            raise ChannelBroken(f"more than {BACKLOG_MOST} bytes of one command wait to be taken")
+        self._frames.put(frame)
+
+    def get(self, timeout: float) -> Frame:
+        """Raises `queue.Empty`."""
+        frame = self._frames.get(timeout=timeout)
+        self._taken += len(frame.content) + _FRAME_COST
+        return frame
 
 
 def _told(frame: Frame, given: _Input) -> Ended | None:
     """What a frame that is no output says of its command: how it ended, None while it goes on."""
     if frame.kind is Kind.TAKEN:
-        given.under_way -= int.from_bytes(frame.content, "little")
+        given.under_way -= _number(frame)
     elif frame.kind is Kind.REFUSED:
         return Ended(127, refused=frame.content.decode(errors="backslashreplace"))
     elif frame.kind is Kind.ENDED:
-        return Ended(int.from_bytes(frame.content, "little"))
+        return Ended(_number(frame))
     return None
+
+
+def _number(frame: Frame) -> int:
+    """What a frame of four bytes says. Raises `ChannelBroken` for another one."""
+    if len(frame.content) != 4:
+        raise ChannelBroken(f"a number of {len(frame.content)} bytes")
+    return int.from_bytes(frame.content, "little")
 
 
 def _reason(error: Exception) -> str:
@@ -160,7 +193,7 @@ class Channel:
         self._socket: socket.socket | None = None
         self._sending = threading.Lock()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, queue.SimpleQueue[Frame]] = {}
+        self._waiting: dict[int, _Inbox] = {}
         self._greeted, self._closed = threading.Event(), threading.Event()
         self._reader = threading.Thread(target=self._read, name="lab-channel", daemon=True)
         self._reader.start()
@@ -185,6 +218,9 @@ class Channel:
                     ended = Ended(None)
                 elif frame.kind in outputs:
                     outputs[frame.kind] += frame.content
+                    if len(outputs[frame.kind]) > OUTPUT_MOST:
+                        self._end(number, frames)
+                        ended = Ended(None, flooded=True)
                 else:
                     ended = _told(frame, given)
         return replace(ended, out=bytes(outputs[Kind.OUT]), err=bytes(outputs[Kind.ERR]))
@@ -247,19 +283,19 @@ class Channel:
     # --- Waiting ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _command(self, kind: Kind, argv: Sequence[str]) -> Iterator[tuple[int, queue.SimpleQueue[Frame]]]:
+    def _command(self, kind: Kind, argv: Sequence[str]) -> Iterator[tuple[int, _Inbox]]:
         number = next(self._numbers)
         try:
             yield number, self._begin(number, kind, argv)
         finally:
             self._waiting.pop(number, None)
 
-    def _begin(self, number: int, kind: Kind, argv: Sequence[str]) -> queue.SimpleQueue[Frame]:
-        frames = self._waiting[number] = queue.SimpleQueue()
+    def _begin(self, number: int, kind: Kind, argv: Sequence[str]) -> _Inbox:
+        frames = self._waiting[number] = _Inbox()
         self._send(Frame(number, kind, b"".join(word.encode() + b"\0" for word in argv)))
         return frames
 
-    def _next(self, frames: queue.SimpleQueue[Frame], deadline: float) -> Frame | None:
+    def _next(self, frames: _Inbox, deadline: float) -> Frame | None:
         """The command's next frame; None when `deadline` (monotonic seconds) is over."""
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
@@ -270,7 +306,7 @@ class Channel:
                 raise ChannelBroken(self.broken)
         return None
 
-    def _end(self, number: int, frames: queue.SimpleQueue[Frame]) -> None:
+    def _end(self, number: int, frames: _Inbox) -> None:
         """Until the command has ended, by SIGTERM or else by SIGKILL."""
         for sent in (signal.SIGTERM, signal.SIGKILL):
             self._send(Frame(number, Kind.STOP, bytes([sent])))
@@ -323,7 +359,7 @@ class Channel:
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:
-            self.release = frame.content.removeprefix(GREETING).decode(errors="backslashreplace")
+            self.release = frame.content.removeprefix(GREETING)[:RELEASE_MOST].decode(errors="backslashreplace")
             self._greeted.set()
         elif (frames := self._waiting.get(frame.number)) is not None:
             frames.put(frame)

@@ -21,6 +21,7 @@ class Loss(StrEnum):
     SILENT = "silent"  # it says nothing any more, or never did
     LOOPING = "looping"  # it says the same again and again
     SLOW = "slow"  # it still says something new, but was not ready in time
+    FLOODED = "flooded"  # its console has no end
     REMOVED = "removed"  # we ended it, as the scenario wanted
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from os import terminal_size
 from pathlib import Path
 
-from pipeline.lab.channel import LINE_WINDOW, PORT_WINDOW, Channel, ChannelBroken, Ended
+from pipeline.lab.channel import LINE_WINDOW, OUTPUT_MOST, PORT_WINDOW, Channel, ChannelBroken, Ended
 from pipeline.lab.failures import CommandFailed, GuestLost, Loss
 from pipeline.lab.machine import Ran
 from pipeline.lab.qemu import Boot, CardSpec, Files, Qemu, load, started
@@ -172,7 +172,9 @@ class Guest:
     def _run(self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)) -> Ended:
         with self._whole():
             ended = self._open_channel().run(argv, stdin, timeout)
-        if ended.status is None:
+        if ended.flooded:
+            what = f"printed more than {OUTPUT_MOST} bytes, and was ended"
+        elif ended.status is None:
             what = f"did not end within {timeout:g} s ({load()})"
         elif ended.refused:
             what = f"could not be started: {ended.refused}"

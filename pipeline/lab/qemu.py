@@ -28,6 +28,10 @@ _SETTLED = 1.0  # seconds without a word after which a trace is over
 _TRACE = 3.0  # seconds for the trace that an NMI asks for
 _GONE = 2.0  # seconds for QEMU to end, or to say why
 _WORDS = 3  # lines told as last words: while a program hangs, the kernel may still say how fast its clock is
+# Bytes of a file that QEMU writes: the console's, and its own words. A boot says 100 KiB. The kernel holds QEMU to it,
+# since nobody looks while a person is at the keys.
+CONSOLE_MOST = 32 << 20
+_BOUND = ("prlimit", f"--fsize={CONSOLE_MOST}")
 _READ = 1 << 20  # bytes of a console read at once
 
 _REASONS = {  # of the event SHUTDOWN: qapi/run-state.json
@@ -151,6 +155,9 @@ class Qemu:
             if self.watcher.fatal():
                 self._settle()
                 raise self.lost(Loss.FOUND, "")
+            if self._console.tell() >= CONSOLE_MOST:
+                flood = f"its console says more than {CONSOLE_MOST} bytes, without end"
+                raise self.lost(Loss.FLOODED, f"{flood}; {self.last_words()}")
             if ended:
                 raise self._ended()
             if self.monitor.event("GUEST_PANICKED") is not None:
@@ -234,7 +241,7 @@ def started(
         monitors.listen(files.name, files.monitor) as monitor,
         files.errors.open("wb") as errors,
         process.start(
-            argv(accel, boot, cards, files), stdout=errors, stderr=errors, env=process.clean_environment()
+            [*_BOUND, *argv(accel, boot, cards, files)], stdout=errors, stderr=errors, env=process.clean_environment()
         ) as child,
     ):
         qemu = Qemu(files, accel, child, monitor)

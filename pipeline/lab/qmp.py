@@ -21,21 +21,24 @@ T = TypeVar("T")
 PATIENCE = 5.0  # seconds for a command: QEMU answers in milliseconds, or not at all
 
 
+_NAMES_MOST = 200  # names of events: QEMU has about 60, and a hostile one might make up others
+
+
 class MonitorLost(Exception):
     """The monitor does not answer: QEMU is gone, or hangs itself."""
 
 
 @dataclass
 class Monitor:
-    """One guest's monitor. `events` are name and reason, in the order in which they came."""
+    """One guest's monitor. `events`: the reason of the first event of each name, empty where it has none."""
 
     client: QMPClient
     loop: asyncio.AbstractEventLoop
-    events: list[tuple[str, str]] = field(default_factory=list)
+    events: dict[str, str] = field(default_factory=dict)
 
     def event(self, name: str) -> str | None:
         """The reason of the first event of that name, empty where it has none; None when there was none."""
-        return next((reason for known, reason in self.events if known == name), None)
+        return self.events.get(name)
 
     def command(self, name: str) -> None:
         """Has QEMU do something that wants no words. Raises `MonitorLost`."""
@@ -82,7 +85,8 @@ async def _follow(monitor: Monitor) -> None:
     async for event in monitor.client.events:
         data = event.get("data")
         reason = str(data.get("reason", data.get("action", ""))) if isinstance(data, dict) else ""
-        monitor.events.append((str(event["event"]), reason))
+        if len(monitor.events) < _NAMES_MOST:
+            monitor.events.setdefault(str(event["event"]), reason)
 
 
 async def _leave(monitor: Monitor) -> None:

@@ -159,6 +159,10 @@ class _Run:
         seconds: float,
     ) -> results.Scenario:
         checks = self.stage.checks if self.stage else []
+        try:
+            rungs = ladder.conversation(captures, 80, guests)
+        except TestsFailed as flood:
+            rungs, state, why = (), results.State.BROKEN, why or str(flood)
         findings = [finding for guest in guests for finding in guest.findings]
         failed = sum(not check.passed for check in checks)
         if state is results.State.PASSED and (failed or findings or not checks):
@@ -175,7 +179,7 @@ class _Run:
             guests=tuple(guests),
             checks=tuple(checks),
             distributions=tuple(self.stage.distributions if self.stage else ()),
-            ladder=ladder.conversation(captures, 80, guests),
+            ladder=rungs,
             captures={segment: str(path) for segment, path in captures.items() if self.bench.capture},
         )
 

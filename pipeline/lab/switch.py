@@ -22,6 +22,9 @@ from dataclasses import dataclass, field
 
 FRAME_MOST = 65550  # bytes: a segmentation offload's 64 KiB and its headers
 WAITING_MOST = 4 << 20  # bytes waiting for a card that does not take them; then frames are lost, as on real ones
+KNOWN_MOST = 1024  # addresses of a segment: a scenario has a handful of cards; others are sent to all, as by real ones
+PORTS_MOST = 64  # cards of a segment; a scenario has six
+CAPTURE_MOST = 256 << 20  # bytes: a scenario's traffic has some MiB, and whoever reads a capture keeps it in memory
 SNAPLEN = 1 << 18
 _LENGTH = struct.Struct(">I")
 _PCAP_HEAD = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)  # pcap-savefile(5); 1 is Ethernet
@@ -33,12 +36,15 @@ class Capture:
 
     def __init__(self, path: str) -> None:
         """Raises `FileExistsError`: a capture is never overwritten."""
-        self._path = path
+        self._path, self._left = path, CAPTURE_MOST
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._write(_PCAP_HEAD)
 
     def frame(self, data: bytes, nanoseconds: int) -> None:
         """Adds a frame that came at `nanoseconds` since 1970."""
+        self._left -= _PCAP_FRAME.size + len(data)
+        if self._left < 0:
+            sys.exit(f"{self._path}: more than {CAPTURE_MOST} bytes of frames; a guest floods the segment")
         seconds, part = divmod(nanoseconds, 1_000_000_000)
         self._write(_PCAP_FRAME.pack(seconds, part // 1000, len(data), len(data)) + data)
 
@@ -103,7 +109,7 @@ class Segment:
         which is nobody's address, so never known, so sent to all.
         """
         to, from_ = frame[:6], frame[6:12]
-        if not from_[0] & 1:
+        if not from_[0] & 1 and (from_ in self.known or len(self.known) < KNOWN_MOST):
             self.known[from_] = source
         target = self.known.get(to)
         if target is source:
@@ -142,6 +148,9 @@ class Switch:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
+            if len(self.segment.ports) >= PORTS_MOST:
+                connection.close()
+                continue
             connection.setblocking(False)
             port = Port(connection)
             self.segment.ports.append(port)

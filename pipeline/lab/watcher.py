@@ -17,6 +17,9 @@ from pipeline.lab.results import Finding
 CUT_HERE = "------------[ cut here ]------------"  # stands before the line that says what it is about
 TRACE_MOST = 120  # lines of a trace that has no end marker
 LINE_MOST = 1000  # characters kept of a line
+RAW_MOST = 4 * LINE_MOST  # bytes kept of a line: no letter has more in UTF-8
+FINDINGS_MOST = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
+MARKS_MOST = 20  # moments of a boot
 LAST_MOST = 12  # lines told as a guest's last words
 LOOP = 400  # lines without anything new among them: no boot says so much and nothing new
 LOOP_TEXTS = 12  # different texts at most among them, whatever their numbers
@@ -52,9 +55,11 @@ class Watcher:
             return
         self.spoke = at
         self.marks.setdefault("first byte", at)
-        *whole, self._rest = (self._rest + data).split(b"\n")
+        *whole, rest = data.split(b"\n")
         for line in whole:
-            self._take(printable(line), at)
+            self._take(printable((self._rest + line[:RAW_MOST])[:RAW_MOST]), at)
+            self._rest = b""
+        self._rest = (self._rest + rest[:RAW_MOST])[:RAW_MOST]
 
     def findings(self) -> tuple[Finding, ...]:
         """Everything found so far; a trace that still grows is given as far as it goes."""
@@ -109,7 +114,7 @@ class Watcher:
             self._close()
 
     def _close(self) -> None:
-        if self._open is not None:
+        if self._open is not None and len(self._closed) < FINDINGS_MOST:
             self._closed.append(self._finding(self._open))
         self._open = None
 
@@ -122,6 +127,8 @@ class Watcher:
 
     def _mark(self, line: str, at: float) -> None:
         text = _unstamped(line)
+        if len(self.marks) >= MARKS_MOST:
+            return
         if banner := _BANNER.match(text):
             self.marks.setdefault(f"kernel {banner[1]}", at)
         elif text == "fnat: init runs":

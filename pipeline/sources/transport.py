@@ -11,6 +11,7 @@ import contextlib
 import email.utils
 import ftplib
 import http.client
+import io
 import os
 import re
 import socket
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = 10
 _LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better, all others will not
+_WORDS_MOST = 1000  # lines that an FTP server says: some greet with a page of text
 _T = TypeVar("_T")
 
 
@@ -187,6 +189,7 @@ def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> It
 
     with requests.Session() as session, contextlib.ExitStack() as open_responses:
         session.max_redirects = _REDIRECTS
+        session.hooks["response"].append(_without_a_redirects_body)
 
         def ask(start: int) -> requests.Response:
             response = _within(_patience(options), lambda: _ask(session, url, start, validator, options))
@@ -199,6 +202,13 @@ def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> It
             offset = 0
         _check_status(response, 206 if offset else 200)
         yield _http_body(response, offset, options)
+
+
+def _without_a_redirects_body(response: requests.Response, **_: Any) -> None:
+    """Drop the body of a redirect: requests would read all of it into memory, and it may have no end."""
+    if response.is_redirect:
+        response.raw.close()
+        response.raw = io.BytesIO()
 
 
 def _ask(session: requests.Session, url: str, offset: int, validator: str, options: Timeouts) -> requests.Response:
@@ -230,7 +240,9 @@ def _goes_on(response: requests.Response, offset: int, validator: str) -> bool:
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
     """First byte and total size of `Content-Range: bytes 5-9/10` (RFC 9110 section 14.4); -1 when it is not that."""
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    match = re.fullmatch(
+        r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "").strip()
+    )
     if not match:
         return -1, None
     return int(match[1]), None if match[2] == "*" else int(match[2])
@@ -273,7 +285,7 @@ def _http_body(response: requests.Response, offset: int, options: Timeouts) -> B
     headers, raw = response.headers, response.raw
     raw.enforce_content_length = False  # `_receive` compares sizes, and can say where it broke off
     length = headers.get("Content-Length", "").strip()
-    total = offset + int(length) if length.isdecimal() else None
+    total = offset + int(length) if re.fullmatch("[0-9]{1,18}", length) else None  # as offsets, in 63 bits
     if offset:
         total = _content_range(response)[1] or total
     etag = headers.get("ETag", "")
@@ -318,10 +330,23 @@ def _innermost(error: BaseException) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
 
 
+class _Ftp(ftplib.FTP):
+    """FTP whose server cannot talk without end: ftplib keeps every line of an answer."""
+
+    heard = 0
+
+    def getline(self) -> str:
+        """One line of an answer."""
+        self.heard += 1
+        if self.heard > _WORDS_MOST:
+            raise ftplib.error_perm(f"the server says more than {_WORDS_MOST} lines")
+        return super().getline()
+
+
 @contextlib.contextmanager
 def _opened_ftp(url: str, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
     """FTP knows no ETag: time and size of the file stand for it. Proxies are not used for it."""
-    ftp = ftplib.FTP()
+    ftp = _Ftp()
     try:
         opened = _within(_patience(options), lambda: _ftp_transfer(ftp, url, offset, validator, options))
         with opened.connection as connection:

@@ -840,3 +840,36 @@ def test_gc_is_refused_while_a_download_runs(bench: Bench) -> None:
         bench.store.gc(set())
     thread.join()
     assert bench.store.has(DIGEST)
+
+
+# --- What has no end -------------------------------------------------------------------------------------
+
+
+def test_the_body_of_a_redirect_is_not_read(bench: Bench) -> None:
+    def endless(exchange: bad.Exchange) -> None:
+        exchange.head(302, {"Location": "/there"})
+        exchange.pieces(bytes(64 << 20), 1 << 20, 0)
+
+    bench.server.at("/there", good(BODY))
+    bench.gets_it(bench.server.at("/f", endless))
+    assert bench.server.sent("/f") < 32 << 20
+
+
+@pytest.mark.parametrize("header", ["Content-Length", "Retry-After", "Content-Range"])
+def test_a_number_without_end_is_no_number(bench: Bench, header: str) -> None:
+    status = {"Content-Length": 200, "Retry-After": 503, "Content-Range": 206}[header]
+
+    def huge(exchange: bad.Exchange) -> None:
+        exchange.head(status, {header: ("bytes 0-1/" if status == 206 else "") + "9" * 5000})
+        exchange.send(BODY)
+
+    bench.server.at("/f", then(truncated(BODY, HALF), huge, good(BODY)))
+    bench.gets_it(bench.server.url("/f"))
+    assert all(wait < 600 for wait in bench.waits)
+
+
+def test_an_ftp_server_that_talks_without_end_is_left(bench: Bench) -> None:
+    with FtpServer({"/f": BODY}) as server:
+        server.greeting = "220-on\r\n" * 1_000_000 + "220 and on"
+        given_up = bench.gives_up(server.url("/f"))
+    assert "the server says more than 1000 lines" in str(given_up)

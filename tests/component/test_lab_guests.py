@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import resource
 import select
 import signal
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.lab import qemu
 from pipeline.lab.failures import CommandFailed, GuestLost, Loss
 from pipeline.lab.guest import Guest
 from pipeline.lab.network import Accelerator, Lab, lab
@@ -272,6 +274,17 @@ def test_a_guest_killed_from_outside_is_told_from_one_that_ended(guest: Guest) -
         guest.run("sleep", "600", timeout=PATIENT)
     killer.join()
     assert caught.value.loss is Loss.KILLED
+
+
+def test_a_console_without_end_is_bounded_and_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resource.prlimit(guest.pid, resource.RLIMIT_FSIZE) == (qemu.CONSOLE_MOST, qemu.CONSOLE_MOST)
+    few = guest.files.console.stat().st_size + 5_000
+    resource.prlimit(guest.pid, resource.RLIMIT_FSIZE, (few, few))
+    monkeypatch.setattr(qemu, "CONSOLE_MOST", few)
+    with pytest.raises(GuestLost, match=f"its console says more than {few} bytes, without end") as caught:
+        guest.run("sh", "-c", "yes > /dev/console", timeout=PATIENT)
+    assert caught.value.loss is Loss.FLOODED and int(caught.value.code) == 6
+    assert guest.files.console.stat().st_size <= few
 
 
 def test_a_guest_that_stands_still_is_silent_and_not_merely_late(guest: Guest) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, TestsFailed
+from pipeline.lab import capture
 from pipeline.lab.capture import BROADCAST, Flags, Icmp, Packet, Tcp, Toa, Udp, claimants, dissect, merged, packets, toa
 from tests.fixtures import frames
 from tests.fixtures.frames import HERE, THERE, ethernet, ipv4, ipv6, pcap, tcp
@@ -255,3 +256,14 @@ def test_no_rest_of_a_file_makes_it_raise(data: bytes, tmp_path_factory: pytest.
     file.write_bytes(file.read_bytes() + data)
     assert segment(next(iter(packets(file)))).opens
     assert list(packets(file))
+
+
+def test_a_capture_of_a_flood_is_refused_at_a_number_of_packets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = pcap(tmp_path / "flood", [(number, b"") for number in range(11)])
+    monkeypatch.setattr(capture, "PACKETS_MOST", 11)
+    assert len(list(packets(file))) == 11
+    monkeypatch.setattr(capture, "PACKETS_MOST", 10)
+    with pytest.raises(TestsFailed, match="the capture flood: expected at most 10 packets, got more"):
+        list(packets(file))

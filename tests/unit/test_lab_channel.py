@@ -299,3 +299,50 @@ def test_nothing_is_sent_before_the_guest_has_greeted(tmp_path: Path) -> None:
         made.run(["true"], b"", 1)
     made.close()
     assert not made.ready
+
+
+# --- What has no end -------------------------------------------------------------------------------------
+
+
+def test_a_command_that_prints_without_end_is_ended_and_little_of_it_is_kept(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "OUTPUT_MOST", 100_000)
+    stopped = threading.Event()
+
+    def flood(number: int) -> None:
+        while not stopped.is_set():
+            stand.say(number, Kind.OUT, bytes(10_000))
+        stand.ended(number, 143)
+
+    stand.answers[Kind.RUN] = lambda guest, frame: threading.Thread(target=flood, args=(frame.number,)).start()
+    stand.answers[Kind.STOP] = lambda guest, frame: stopped.set()
+    ended = stand.channel.run(["yes"], b"", 60)
+    assert ended.flooded and ended.status is None and len(ended.out) <= 110_000
+
+
+def test_what_nobody_takes_breaks_the_channel_instead_of_filling_the_memory(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "BACKLOG_MOST", 10_000)
+    stand.answers[Kind.START] = lambda guest, frame: guest.say(frame.number, Kind.STARTED)
+    number, _ = stand.channel.start(["serve"], 20)
+    for _ in range(100):  # frames of nothing fill a memory as well
+        stand.say(number, Kind.OUT)
+    while not stand.channel.broken:
+        time.sleep(0.001)
+    assert stand.channel.broken == "more than 10000 bytes of one command wait to be taken"
+
+
+@pytest.mark.parametrize("kind", [Kind.ENDED, Kind.TAKEN])
+def test_a_number_that_is_none_breaks_the_channel(stand: Stand, kind: Kind) -> None:
+    stand.answers[Kind.RUN] = lambda guest, frame: guest.say(frame.number, kind, b"\xff" * 60_000)
+    with pytest.raises(ChannelBroken, match="a number of 60000 bytes"):
+        stand.channel.run(["true"], b"", 20)
+
+
+def test_a_release_without_end_is_cut(stand: Stand) -> None:
+    stand.say(0, Kind.HELLO, GREETING + b"6" * 60_000)
+    while stand.channel.release == "2.6.32":
+        time.sleep(0.001)
+    assert stand.channel.release == "6" * channel.RELEASE_MOST

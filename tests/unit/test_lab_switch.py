@@ -238,3 +238,35 @@ def test_a_capture_that_cannot_be_written_ends_it_with_the_reason(tmp_path: Path
         ["sh", "-c", f"trap '' XFSZ; ulimit -f 0; exec {' '.join(words(tmp_path / 's', tmp_path / 'c'))}"], accept=[1]
     )
     assert done.error_text == f"{tmp_path / 'c'}: File too large\n"
+
+
+def test_a_card_that_makes_up_addresses_fills_no_memory_and_takes_nobodys_place() -> None:
+    here, there = (switch.Port(socket.socket()) for _ in range(2))
+    segment = switch.Segment([here, there])
+    segment.targets(frame(ALL, A), there)
+    for number in range(2 * switch.KNOWN_MOST):
+        segment.targets(frame(ALL, b"\x02" + number.to_bytes(5, "big")), here)
+    assert len(segment.known) == switch.KNOWN_MOST
+    assert segment.targets(frame(A, B), here) == [there]
+    segment.targets(frame(ALL, A), here)
+    assert segment.known[A] is here, "what is known may move"
+    for port in (here, there):
+        port.connection.close()
+
+
+def test_more_cards_than_a_segment_has_are_turned_away(stand: Stand) -> None:
+    cards = [stand.card() for _ in range(switch.PORTS_MOST)]
+    with socket.socket(socket.AF_UNIX) as late:
+        late.connect(str(stand.socket))
+        assert late.recv(1) == b""
+    cards[0].send(frame(ALL, A))
+    assert cards[-1].receive() == frame(ALL, A)
+
+
+def test_a_capture_ends_the_segment_where_a_guest_floods_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switch, "CAPTURE_MOST", 1000)
+    capture = switch.Capture(str(tmp_path / "c"))
+    with pytest.raises(SystemExit, match="more than 1000 bytes of frames; a guest floods the segment"):
+        for _ in range(1000):
+            capture.frame(frame(ALL, A), 0)
+    assert (tmp_path / "c").stat().st_size <= 1024

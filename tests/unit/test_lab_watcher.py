@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from pipeline.lab import watcher as watcher_module
 from pipeline.lab.patterns import TABLE, Kind
 from pipeline.lab.watcher import LOOP, TRACE_MOST, Watcher
 
@@ -311,3 +312,25 @@ def test_the_last_words_are_what_was_said_last_even_without_an_end() -> None:
     watcher = fed("one\n\ntwo\nthree")
     assert watcher.last_words() == ("one", "two", "three")
     assert Watcher("client").last_words() == ()
+
+
+# --- What has no end -------------------------------------------------------------------------------------
+
+
+def test_a_line_without_end_is_kept_to_its_first_part() -> None:
+    watcher = Watcher("director")
+    for _ in range(1000):
+        watcher.feed(b"x" * 10_000, 1.0)
+    assert len(watcher._rest) <= watcher_module.RAW_MOST
+    watcher.feed(b"\nFATAL: kernel too old\n", 2.0)
+    assert watcher.lines == 2 and [found.line for found in watcher.findings()] == [2]
+
+
+def test_a_guest_that_dies_for_ever_is_told_of_a_hundred_times() -> None:
+    watcher = fed("FATAL: kernel too old\n" * 5000)
+    assert len(watcher.findings()) <= watcher_module.FINDINGS_MOST and watcher.lines == 5000
+
+
+def test_a_guest_that_boots_for_ever_leaves_few_marks() -> None:
+    watcher = fed("".join(f"Linux version {number}\n" for number in range(5000)))
+    assert len(watcher.marks) == watcher_module.MARKS_MOST

@@ -279,3 +279,34 @@ def test_a_run_told_to_stop_ends_every_program_cleans_up_and_begins_none() -> No
     ended = run([sys.executable, "-c", STOPPING], env=clean_environment(PYTHONPATH=str(Path.cwd())))
     assert ended.text.strip() == "['cleaned up', 'cleaned up', 'begins nothing']"
     assert ended.error_text == ""
+
+
+# --- What has no end -------------------------------------------------------------------------------------
+
+# Runs what is given in a process that may have little memory more than it has, and says how that ended.
+SMALL = """
+import resource, sys
+from pipeline import process
+room = int(open('/proc/self/statm').read().split()[0]) * 4096 + (400 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    process.run(sys.argv[1:])
+except process.ProgramFailed as error:
+    print(error.what)
+"""
+
+
+@pytest.mark.parametrize("to", ["", " >&2"])
+def test_a_program_that_prints_without_end_is_ended_within_little_memory(to: str) -> None:
+    argv = [sys.executable, "-c", SMALL, "sh", "-c", f"exec cat /dev/zero{to}"]
+    said = run(argv, env=clean_environment(PYTHONPATH=str(Path.cwd()))).text
+    assert said == f"sh printed more than {process.OUTPUT_MOST} bytes and was ended\n"
+
+
+def test_as_much_as_may_be_printed_comes_back_whole_with_its_input() -> None:
+    data = bytes(range(256)) * 8000
+    assert run(["cat"], stdin=data, most=len(data)).out == data
+    with pytest.raises(ProgramFailed, match="printed more than"):
+        run(["cat"], stdin=data, most=len(data) - 1)
+    assert run(["true"], stdin=data).status == 0, "who reads nothing of its input is no failure"
+    assert run(["cat"], stdin=b"").out == b""
