@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import threading
 import time
@@ -31,7 +32,6 @@ _WORDS = 3  # lines told as last words: while a program hangs, the kernel may st
 # Bytes of a file that QEMU writes: the console's, and its own words. A boot says 100 KiB. The kernel holds QEMU to it,
 # since nobody looks while a person is at the keys.
 CONSOLE_MOST = 32 << 20
-_BOUND = ("prlimit", f"--fsize={CONSOLE_MOST}")
 _READ = 1 << 20  # bytes of a console read at once
 
 _REASONS = {  # of the event SHUTDOWN: qapi/run-state.json
@@ -241,14 +241,23 @@ def started(
         monitors.listen(files.name, files.monitor) as monitor,
         files.errors.open("wb") as errors,
         process.start(
-            [*_BOUND, *argv(accel, boot, cards, files)], stdout=errors, stderr=errors, env=process.clean_environment()
+            argv(accel, boot, cards, files), stdout=errors, stderr=errors, env=process.clean_environment()
         ) as child,
     ):
+        _bound(child.pid)
         qemu = Qemu(files, accel, child, monitor)
         try:
             yield qemu
         finally:
             qemu.close()
+
+
+def _bound(pid: int) -> None:
+    """Let the kernel hold a process, and what it becomes, to files of `CONSOLE_MOST` bytes, or fewer where it was."""
+    with contextlib.suppress(ProcessLookupError):  # it ended already
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        most = CONSOLE_MOST if hard == resource.RLIM_INFINITY else min(CONSOLE_MOST, hard)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
 
 def load() -> str:
