@@ -16,8 +16,10 @@ from typing import NamedTuple
 from pipeline.patching import cexpr
 from pipeline.patching.patchfile import FileChange, PatchFile
 
-_CODE = (".c", ".h", ".S", ".inc")
+_TEXT = "Documentation/"  # all else may be included, whatever its name ends in
+_MAKE = re.compile(r"(?:Makefile|Kbuild).*|.*\.mk")
 _DIRECTIVE = re.compile(r"\s*(?:#|%:)\s*(\w+)\s*(.*)", re.DOTALL)  # %: is a way to write # that gcc takes too
+_BRANCHES = ("if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else", "endif")
 _DEFINE = re.compile(r"(\w+)(\(?)\s*(.*)", re.DOTALL)
 _MARKS = re.compile(r"\"(?:\\.|[^\"\\])*\"?|'(?:\\.|[^'\\])*'?|/\*|\*/|//")
 
@@ -53,10 +55,10 @@ def definitions(patch: PatchFile, macro: str) -> tuple[Definition, ...]:
     for change in patch.files:
         for hunk in change.hunks:
             lines = _new_side(hunk.line, hunk.body)
-            if PurePosixPath(change.path).suffix in _CODE:
-                _Reader(change, macro, bodies).read(lines)
-            elif re.match(r"(Makefile|Kbuild)", PurePosixPath(change.path).name):
+            if _MAKE.fullmatch(PurePosixPath(change.path).name):
                 _of_makefile(change.path, macro, lines, bodies)
+            elif not change.path.startswith(_TEXT):
+                _Reader(change, macro, bodies, hunk.line).read(lines)
     known = cexpr.Macros({name: [body.text for body in found] for name, found in bodies.items()})
     return tuple(item for body in bodies.get(macro, ()) for item in _numbers(body, known))
 
@@ -73,9 +75,13 @@ def _new_side(header: int, body: Sequence[bytes]) -> list[tuple[int, str]]:
 
 
 def _of_makefile(path: str, macro: str, lines: Sequence[tuple[int, str]], bodies: dict[str, list[_Body]]) -> None:
-    for number, line in lines:
-        for found in re.finditer(rf"-D\s*{re.escape(macro)}(?:=(\S*))?(?!\w)", line.partition("#")[0]):
-            bodies.setdefault(macro, []).append(_Body(path, number, (found[1] or "1").strip("'\""), ""))
+    """By `-D`, or as `NAME=NUMBER`: that may come to be behind a `-D` through a variable, or `--define-macro`."""
+    name = re.escape(macro)
+    given = re.compile(rf"-D[\s\"']*{name}(?!\w)(?:=(\S*))?|(?<!\w){name}=(\S*)")
+    for number, line in _spliced(lines):
+        for found in given.finditer(line.partition("#")[0]):
+            text = found[1] or found[2] or "1"
+            bodies.setdefault(macro, []).append(_Body(path, number, text.strip("'\""), ""))
 
 
 @dataclass
@@ -85,6 +91,8 @@ class _Reader:
     change: FileChange
     macro: str
     bodies: dict[str, list[_Body]]
+    header: int  # the hunk's line in the patch
+    latest: int = 0  # the line of the last code so far
     stack: list[list[bool | None]] = field(default_factory=list)  # each `#if`: of every branch so far, whether it holds
     said: list[str] = field(default_factory=list)  # each open branch as it is written
     code: list[tuple[int, str, str]] = field(default_factory=list)  # line, condition, text
@@ -97,7 +105,8 @@ class _Reader:
             if found is None:
                 if self.compiled() is not False:
                     self.code.append((number, self.condition(), text))
-            elif found[1] in ("if", "ifdef", "ifndef", "elif", "else", "endif"):
+                    self.latest = number if text.strip() else self.latest
+            elif found[1] in _BRANCHES:
                 self.branch(found[1], found[2].strip(), logical[at + 1 :])
             elif self.compiled() is not False:
                 self.define(number, found[1], found[2])
@@ -136,7 +145,7 @@ class _Reader:
         self.said[-1] = f"#{word} {condition}".strip()
 
     def holds(self, word: str, condition: str, rest: Sequence[tuple[int, str]]) -> bool | None:
-        if word in ("ifdef", "ifndef"):
+        if word in ("ifdef", "ifndef", "elifdef", "elifndef"):
             guard = re.compile(rf"\s*(?:#|%:)\s*define\s+{re.escape(condition)}\b")
             following = next((text for _, text in rest if text.strip()), "")
             return True if word == "ifndef" and guard.match(following) else None
@@ -148,8 +157,9 @@ class _Reader:
         if found is None:
             return
         name, call, text = found.groups()
-        if word == "undef" and self.compiled():
-            self.bodies[name] = [body for body in self.bodies.get(name, ()) if body.path != self.change.path]
+        if word == "undef" and self.compiled():  # what code may have met before stays
+            seen = max(self.header, self.latest)
+            self.bodies[name] = [body for body in self.bodies.get(name, ()) if body.line < seen]
         elif word == "define":
             self.add(name, number, f"({text}" if call else text, self.condition())
 
@@ -159,21 +169,23 @@ class _Reader:
     def assigned(self) -> None:
         """Enumerators and constants in the hunk's code."""
         tokens = [(n, c, token) for n, c, text in self.code for token in cexpr.TOKEN.findall(text)]
-        at, counting = 0, ""
+        at, counted, since = 0, "", -1  # in an enum: the last given value, and how many followed; -1 outside
         while at < len(tokens):
             number, condition, token = tokens[at]
             words = [word for _, _, word in tokens[at : at + 3]]
             if token == "enum" and "{" in words:
                 at += words.index("{") + 1
-                counting = "0"
+                counted, since = "0", 0
                 continue
             if token == "}":
-                counting = ""
-            elif token.isidentifier() and (words[1:2] == ["="] or (counting and words[1:2] in ([","], ["}"]))):
-                text, at = _until_end(tokens, at + 2) if words[1:2] == ["="] else (counting, at + 1)
-                if counting or token == self.macro:
-                    self.add(token, number, text, condition)
-                counting = f"({text})+1" if counting else ""
+                since = -1
+            elif token.isidentifier() and (words[1:2] == ["="] or (since >= 0 and words[1:2] in ([","], ["}"]))):
+                inside, at = since >= 0, at + 1
+                if words[1:2] == ["="]:
+                    (counted, at), since = _until_end(tokens, at + 1), 0
+                if inside or token == self.macro:
+                    self.add(token, number, f"({counted})+{since}" if since else counted, condition)
+                since = since + 1 if inside else -1
                 continue
             at += 1
 
@@ -211,12 +223,13 @@ def _uncommented(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _spliced(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Lines, with those that a backslash continues in one."""
+    """Lines, with those that a backslash continues in one; gcc takes blanks behind it."""
     first, text = 0, ""
     for number, line in lines:
         first = first or number
-        text += line.removesuffix("\\")
-        if not line.endswith("\\"):
+        bare = line.rstrip(" \t\f\v")
+        text += bare[:-1] if bare.endswith("\\") else line
+        if not bare.endswith("\\"):
             yield first, text
             first, text = 0, ""
     if first:

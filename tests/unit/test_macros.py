@@ -69,6 +69,8 @@ DEAD = [
     f"int a; // #if 1 /*\n#if 0\n{DEFINED} 200\n#endif\n",
     f"#if 0\nenum {{ {OPT} = 200 }};\n#endif\n",
     f"{DEFINED} 200\n#undef {OPT}\n",
+    f"#if 1\n#elifdef X\n{DEFINED} 200\n#else\n{DEFINED} 201\n#endif\n",
+    f"// \\ \t\n{DEFINED} 200\n",
 ]
 
 
@@ -89,6 +91,8 @@ ALIVE = [
     f"enum option {{\n\tFIRST = 253, /* one\n before */\n\t{OPT},\n}};\n",
     f"static const u8 {OPT} = 254;\n",
     f"int a; /* }} */\n%:  define {OPT} 254\n",
+    f"/* *\\ \n/\n{DEFINED} 254\n/* */\n",
+    "enum {\n" + "".join(f"\tA{n},\n" for n in range(254)) + f"\t{OPT}\n}};\n",
 ]
 
 
@@ -103,6 +107,23 @@ def test_what_depends_on_something_else_says_on_what() -> None:
     assert found(f"#if defined(X) || 0\n{DEFINED} 200\n#endif\n")[0].condition == "#if defined(X) || 0"
 
 
+@pytest.mark.parametrize("middle", ["int f(int x)\n{\n\treturn x == TCPOPT_TOA;\n}\n", "int a;\n"])
+def test_what_code_met_before_the_macro_was_undefined_counts(middle: str) -> None:
+    assert numbers(f"{DEFINED} 254\n{middle}#undef {OPT}\n{DEFINED} 200\n") == [254, 200]
+    assert numbers(f"#define A 254\n{DEFINED} A\n{middle}#undef A\n#define A 200\n") == [200, 254]
+
+
+def test_what_was_undefined_in_another_hunk_counts_since_code_between_them_is_not_seen() -> None:
+    old = "".join(f"int a{n};\n" for n in range(20))
+    new = f"{DEFINED} 254\n{old}#undef {OPT}\n{DEFINED} 200\n"
+    assert [item.number for item in definitions(parse(plain("a.c", old, new), "p"), OPT)] == [254, 200]
+
+
+def test_a_branch_by_elifndef_depends_on_its_condition() -> None:
+    (only,) = found(f"#if 0\n#elifndef X\n{DEFINED} 254\n#endif\n")
+    assert (only.number, only.condition) == (254, "#elifndef X")
+
+
 def test_two_numbers_are_both_found_in_one_file_or_several() -> None:
     assert numbers(f"{DEFINED} 200\n{DEFINED} 254\n") == [200, 254]
     assert numbers(f"{DEFINED} 200\n", more=plain("net/toa/toa.h", "", f"{DEFINED} 254\n")) == [200, 254]
@@ -110,9 +131,18 @@ def test_two_numbers_are_both_found_in_one_file_or_several() -> None:
 
 
 def test_a_makefile_may_give_it_and_text_that_is_no_code_may_not() -> None:
-    assert numbers(f"ccflags-y += -D{OPT}=254\n", "net/toa/Makefile") == [254]
+    forms = [f"-D{OPT}=254", f'-D"{OPT}=254"', f"-D \\\n{OPT}=254", f"-D{OPT}=25\\\n4", f"-Wp,-D,{OPT}=254"]
+    for form in (*forms, f"--define-macro={OPT}=254", f"$(D)\nX := {OPT}=254"):
+        assert numbers(f"ccflags-y += {form}\n", "net/toa/Makefile") == [254]
+        assert numbers(f"ccflags-y += {form}\n", "net/toa/flags.mk") == [254]
+    assert numbers(f"ifdef {OPT}\nccflags-y += -U{OPT}\nendif\n", "net/toa/Makefile") == []
     assert numbers(f"# -D{OPT}=254\n", "net/toa/Makefile") == []
     assert numbers(f"{DEFINED} 254\n", "Documentation/toa.txt") == []
+
+
+@pytest.mark.parametrize("name", ["options.def", "toa.h_shipped", "toa.x", "options"])
+def test_a_file_of_any_name_may_be_included(name: str) -> None:
+    assert numbers(f"{DEFINED} 254\n", f"net/toa/{name}") == [254]
 
 
 def test_a_line_that_the_patch_leaves_counts_and_one_that_it_removes_does_not() -> None:
