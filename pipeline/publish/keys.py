@@ -176,7 +176,9 @@ def _agent(home: Path) -> Iterator[None]:
     # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
     asked = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
     place = Path(unquote(asked.strip()))
-    argv = ["gpg-agent", "--homedir", str(home), "--daemon", "--no-detach", "--", "sleep", "infinity"]
+    # The agent looks whether its socket is still its own, and ends when a busy host is slow to answer.
+    words = ("--daemon", "--no-detach", "--disable-check-own-socket")
+    argv = ["gpg-agent", "--homedir", str(home), *words, "--", "sleep", "infinity"]
     quiet = subprocess.DEVNULL
     try:
         with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:

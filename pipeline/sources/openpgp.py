@@ -140,16 +140,54 @@ def _check(rpm: Path, keys: Sequence[PublicKey], ring: Path, base: Sequence[str]
 
 
 def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, str]) -> None:
-    path.write_bytes(key.armor)
+    path.write_bytes(_for_rpm(key))
     try:
         process.run(["rpmkeys", *base, "--import", path.name], env=env, cwd=path.parent)
     except process.ProgramFailed as error:
         raise HostLacks(
             f"this host's rpm does not take the key {key.name}",
-            why=f"{error.what}; rpm 4.18 refuses keys with a revoked subkey, newer rpm also those that expired or were "
-            "certified with SHA-1",
+            why=f"{error.what}; newer rpm refuses keys that expired or were certified with SHA-1",
             hint="run this step on a host with rpm 4.18 or older, or under `rpmkeys` built without sequoia",
         ) from None
+
+
+def _for_rpm(key: PublicKey) -> bytes:
+    """The key as rpm takes it: without revocations of subkeys, since rpm 4.18 refuses a key that has one.
+
+    It judges no revocation at all; gpgv does, with the whole key.
+    """
+    if not any(part.revocations for part in key.block.parts[1:]):
+        return key.armor
+    with private_home() as home:
+        gpg = _gpg(home)
+        whole = process.run([*gpg, "--dearmor"], stdin=key.armor).out
+        kept = b"".join(packet for packet in _packets(whole) if not _revokes_subkey(packet))
+        process.run([*gpg, "--import"], stdin=kept, accept=(0, 2))
+        return process.run([*gpg, "--armor", "--export", key.fingerprint]).out
+
+
+def _packets(material: bytes) -> Iterator[bytes]:
+    """Each packet of a key that gpg has exported, with its header (RFC 4880, 4.2)."""
+    while material:
+        if not material[0] & 0x40:  # the old format; gpg writes no length that is left open
+            start = 1 + (1 << (material[0] & 3))
+            size = int.from_bytes(material[1:start])
+        elif (first := material[1]) < 192:
+            start, size = 2, first
+        elif first < 255:
+            start, size = 3, ((first - 192) << 8) + material[2] + 192
+        else:
+            start, size = 6, int.from_bytes(material[2:6])
+        yield material[: start + size]
+        material = material[start + size :]
+
+
+def _revokes_subkey(packet: bytes) -> bool:
+    """Whether a packet, as `_packets` gives it, is the signature of type 0x28 (RFC 4880, 5.2.1)."""
+    if packet[0] & 0x40:
+        return False  # gpg writes signatures in the old format
+    start = 1 + (1 << (packet[0] & 3))
+    return (packet[0] >> 2 & 15) == 2 and packet[start : start + 2] == b"\x04\x28"
 
 
 _By = tuple[PublicKey, Part, datetime]
@@ -208,11 +246,14 @@ def _the_one(found: Sequence[Verdict[PublicKey]], where: Path) -> _By:
 
 def _sentence(key: PublicKey, part: Part, when: datetime) -> str:
     """What evidence says of a good signature, and of its key since."""
-    since = [str(revocation) for revocation in key.block.revocations(part)]
-    expires = key.block.expires(part)
-    if expires and expires <= datetime.now(UTC):
-        since.append(f"expired on {expires:%Y-%m-%d}")
-    later = f" of {when:%Y-%m-%d}, and the key {' and '.join(since)}" if since else ""
+    pieces = dict.fromkeys((part, key.block.parts[0]))
+    since = [f"{key.block.called(piece)} {item}" for piece in pieces for item in piece.revocations]
+    since += [
+        f"{key.block.called(piece)} expired on {piece.expires:%Y-%m-%d}"
+        for piece in pieces
+        if piece.expires and piece.expires <= datetime.now(UTC)
+    ]
+    later = f" of {when:%Y-%m-%d}, and {' and '.join(since)}" if since else ""
     return f"good signature by {key.name} ({key.fingerprint}){later}"
 
 
