@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Refused
+from pipeline.files import read_limited
+
+MOST = 64 << 20  # bytes of a document; the largest, the record of an image, has 2 MiB
 
 
 def read_text(path: Path, *, hint: str) -> str:
     """The text of a file. Raises `Refused` for what is not there, cannot be read or is no text; `hint` mends it."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_limited(path, MOST).decode()
     except OSError as error:
         raise damaged(path, "text", error.strerror or str(error), hint) from None
     except UnicodeDecodeError as error:

@@ -18,6 +18,8 @@ from pipeline import neutral
 from pipeline.build import compilercache, record
 from pipeline.build.record import Damaged, Phase, Record
 from pipeline.build.runner import DAMAGED, LOCK
+from pipeline.documents import MOST
+from pipeline.files import read_limited
 from pipeline.locks import is_held
 
 _OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
@@ -180,7 +182,7 @@ def requests(place: Path) -> list[Path]:
 def package_count(listed: Path) -> int:
     """How many packages an image's list names; 0 when it cannot be read."""
     try:
-        return len(json.loads(listed.read_bytes())["packages"])
+        return len(json.loads(read_limited(listed, MOST))["packages"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return 0
 

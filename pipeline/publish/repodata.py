@@ -19,6 +19,7 @@ from pipeline.errors import HostLacks, Refused
 from pipeline.files import sha256_of
 
 REPOMD = "repodata/repomd.xml"
+_MOST = 256 << 20  # bytes of a list of packages, unpacked: a line's has some 100 KiB
 _REPO = "{http://linux.duke.edu/metadata/repo}"
 _COMMON = "{http://linux.duke.edu/metadata/common}"
 
@@ -70,7 +71,8 @@ def check(directory: Path) -> dict[str, str]:
         for data in ET.parse(directory / REPOMD).getroot().iter(f"{_REPO}data"):
             path = _checked(directory, data)
             if data.get("type") == "primary":
-                listed = _packages(gzip.decompress(path.read_bytes()))
+                with gzip.open(path) as stream:
+                    listed = _packages(stream.read(_MOST))
     except (ET.ParseError, zlib.error, EOFError, OSError, KeyError) as error:
         raise Refused(f"the metadata is damaged: {error}", where=str(directory / REPOMD)) from None
     return listed

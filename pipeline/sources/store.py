@@ -30,8 +30,9 @@ from urllib.parse import quote, unquote
 
 from pipeline import manifest, rlimits, room, trace
 from pipeline.console import human_bytes
+from pipeline.documents import MOST
 from pipeline.errors import HostLacks, Locked, Refused
-from pipeline.files import remove, write_atomic
+from pipeline.files import read_limited, remove, write_atomic
 from pipeline.locks import locked
 
 # What documents of these names must have at least.
@@ -355,7 +356,7 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """The URL and the validator (ETag, Last-Modified) of the bytes; empty texts when not known."""
         try:
-            said = json.loads(self._sidecar.read_bytes())
+            said = json.loads(read_limited(self._sidecar, MOST))
             return str(said["url"]), str(said["validator"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", ""

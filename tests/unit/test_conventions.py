@@ -29,9 +29,9 @@ LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 LAYERS = (
     ("neutral",),
     ("__init__", "errors", "paths", "trace", "trees"),
-    ("safeopen", "rlimits", "documents"),
+    ("safeopen", "rlimits"),
     ("process", "files", "locks", "console", "tomlpos"),
-    ("temporary", "settings"),
+    ("temporary", "settings", "documents"),
     ("session", "lines", "room", "artifacts", "manifest"),
     ("sources", "host"),
     ("patching", "sandbox"),

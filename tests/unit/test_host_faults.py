@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import documents, files, locks, temporary
+from pipeline import documents, files, inventory, locks, temporary
 from pipeline.build.plan import Plan, Step
 from pipeline.errors import ExitCode, HostLacks, Refused
 from pipeline.sources.store import Store
@@ -197,3 +197,13 @@ def test_no_temporary_directory_at_all_is_told(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(HostLacks, match="the directory for temporary files") as caught, temporary.scratch("a-"):
         pass
     assert caught.value.hint.startswith("TMPDIR=DIR")
+
+
+def test_a_document_that_is_a_fifo_or_has_no_end_is_damaged(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(1 << 40)
+    for name, got in (("fifo", "a FIFO"), ("sparse", "got more")):
+        with pytest.raises(Refused, match=got):
+            documents.read_json(tmp_path / name, hint="./inv status")
+        assert inventory.package_count(tmp_path / name) == 0
