@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pipeline.sandbox.runtime import Job
+from pipeline.sandbox.runtime import Job, build_user
 
 LABEL = "org.lvs-fullnat.pipeline"  # marks containers and processes as ours; its value is `owner()`
+_LABELLED = re.compile(rb"%b=([0-9a-f-]+:\d+:\d{1,10}:\d+:\w+)" % re.escape(LABEL).encode())  # with the ticket
 REPORT = "lvs-fullnat job ended"  # begins the line that tells how, on the shell's own standard error
 
 # The first process of the sandbox: whatever ends its child ends it, and the kernel then ends all others.
@@ -105,13 +107,26 @@ def kill(match: Callable[[str], bool]) -> list[str]:
 
 
 def _labels() -> Iterator[tuple[int, str]]:
-    """Every process that was given a leash, or begins a sandbox with one: its id, its owner's label and the ticket."""
-    mark = f"{LABEL}=".encode()
+    """Every process that was given a leash, or begins a sandbox with one: its id, its owner's label and the ticket.
+
+    Jobs and other users can say the same of their processes: those are passed over, and so is what no `owner()` says.
+    """
     for directory in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            for word in (directory / "cmdline").read_bytes().split(b"\0"):
-                if word.startswith(mark) and word.count(b":") == 4:
-                    yield int(directory.name), word.removeprefix(mark).decode()
+            if _may_be_leashed((directory / "status").read_bytes()):
+                for word in (directory / "cmdline").read_bytes().split(b"\0"):
+                    if label := _LABELLED.fullmatch(word):
+                        yield int(directory.name), label[1].decode()
+
+
+def _may_be_leashed(status: bytes) -> bool:
+    """Whether a process is ours or the build user's, and either of our namespace of processes or the first of its own.
+
+    `status` is as proc(5) has it; ids in `NSpid` are those in our namespace and in all down to its own.
+    """
+    rows = dict(row.split(b":", 1) for row in status.splitlines() if b":" in row)
+    user, ids = int(rows[b"Uid"].split()[0]), rows[b"NSpid"].split()
+    return user in (os.geteuid(), build_user()) and (len(ids) == 1 or ids[-1:] == [b"1"])
 
 
 def _namespace() -> str:

@@ -469,6 +469,41 @@ def test_reaping_spares_what_a_living_run_owns(bench: Bench) -> None:
     assert (bench.build / "ended").exists()
 
 
+def forged() -> list[bytes]:
+    """Labels of dead owners, and of what no owner is."""
+    boot, namespace, pid, _ = leash.owner().split(":")
+    mark = f"{leash.LABEL}=".encode()
+    labels = (f"{boot}:{namespace}:{pid}:1:t", "another:1:2:3:t", f"{boot}:{namespace}:none:1:t", f"{boot}:::1:t")
+    return [*(mark + label.encode() for label in labels), mark + b"\xff::::"]
+
+
+def test_a_job_that_says_of_its_processes_what_a_leash_says_stands_in_no_runs_way(bench: Bench) -> None:
+    words = " ".join(f"\"$(printf '{label.decode(errors='backslashreplace')}')\"" for label in forged())
+    script = f"for label in {words}; do sh -c 'sleep 2; touch lived-$$' sh $label & done; touch begun; wait"
+    ended: list[Ended] = []
+    thread = threading.Thread(target=lambda: ended.append(bench.run(script)))
+    thread.start()
+    until = time.monotonic() + 30
+    while not (bench.build / "begun").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert bench.runtime.reap() == []
+    thread.join()
+    assert ended[0].good and len([*bench.build.glob("lived-*")]) == len(forged()), bench.text
+
+
+def test_another_users_process_that_says_the_same_is_no_leash() -> None:
+    user = ["setpriv", f"--reuid={build_user() + 1}", "--clear-groups", "sh", "-c", "sleep 60; true", "sh"]
+    with contextlib.ExitStack() as held:
+        others = [held.enter_context(subprocess.Popen([*user, label])) for label in forged()]
+        until = time.monotonic() + 30
+        while sum(b"sleep" in Path(f"/proc/{p.pid}/cmdline").read_bytes()[:20] for p in others) < len(others):
+            assert time.monotonic() < until
+        found, alive = leash.kill(leash.is_dead), [other.poll() is None for other in others]
+        for other in others:
+            other.kill()
+        assert found == [] and all(alive)
+
+
 def test_an_owner_is_dead_only_when_that_is_certain() -> None:
     boot, namespace, pid, start = leash.owner().split(":")
     assert not leash.is_dead(leash.owner())
