@@ -49,7 +49,11 @@ _REFUSED = (
     *("nfsservctl", "uselib", "_sysctl", "sysfs", "ustat"),
 )
 # Programs have another way where these are not there. clone3 passes its flags in memory, where no filter sees them.
-_ABSENT = ("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "statmount", "listmount")
+# The last three make files in memory that no limit of a process and no size of a mount bounds.
+_ABSENT = (
+    *("clone3", "io_uring_setup", "io_uring_enter", "io_uring_register", "statmount", "listmount"),
+    *("memfd_create", "memfd_secret", "shmget"),
+)
 
 
 def compiled() -> bytes:
@@ -66,6 +70,7 @@ def compiled() -> bytes:
         *_looked_at("unshare", 0, _when(_HAS, _NAMESPACES | _CLONE_NEWTIME, _ERRNO | errno.EPERM)),
         *_looked_at("personality", 0, _none_of(_PERSONALITIES, errno.EPERM)),
         *_looked_at("socket", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
+        *_looked_at("socketpair", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
         *(row for name in _REFUSED for row in _when(_IS, NUMBERS[name], _ERRNO | errno.EPERM)),
         *(row for name in _ABSENT for row in _when(_IS, NUMBERS[name], _ERRNO | errno.ENOSYS)),
         (_RETURN, 0, 0, _ALLOW),

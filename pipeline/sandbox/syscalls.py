@@ -17,7 +17,7 @@ from pipeline.host.tinyinit import CONTENT, executable
 
 # Names and numbers: arch/x86/entry/syscalls/syscall_64.tbl of Linux 6.18, as far as it is needed here.
 _TABLE = """
-write 1  close 3  ioctl 16  dup2 33  getpid 39  socket 41  clone 56  fcntl 72  fchdir 81
+write 1  close 3  ioctl 16  shmget 29  dup2 33  getpid 39  socket 41  socketpair 53  clone 56  fcntl 72  fchdir 81
 ptrace 101  syslog 103  capset 126
 uselib 134  personality 135  ustat 136  sysfs 139  vhangup 153  modify_ldt 154  pivot_root 155  _sysctl 156
 prctl 157  chroot 161  acct 163  settimeofday 164  mount 165  umount2 166  swapon 167  swapoff 168  reboot 169
@@ -25,10 +25,10 @@ sethostname 170  setdomainname 171  iopl 172  ioperm 173  create_module 174  ini
 get_kernel_syms 177  query_module 178  quotactl 179  nfsservctl 180  lookup_dcookie 212  clock_settime 227
 exit_group 231  kexec_load 246  add_key 248  request_key 249  keyctl 250  openat 257  unshare 272  utimensat 280
 perf_event_open 298  fanotify_init 300  name_to_handle_at 303  open_by_handle_at 304  clock_adjtime 305  setns 308
-process_vm_readv 310  process_vm_writev 311  kcmp 312  finit_module 313  kexec_file_load 320  bpf 321
+process_vm_readv 310  process_vm_writev 311  kcmp 312  finit_module 313  memfd_create 319  kexec_file_load 320  bpf 321
 userfaultfd 323  io_uring_setup 425  io_uring_enter 426  io_uring_register 427  open_tree 428  move_mount 429
 fsopen 430  fsconfig 431  fsmount 432  fspick 433  clone3 435  pidfd_getfd 438  process_madvise 440
-mount_setattr 442  quotactl_fd 443  process_mrelease 448  statmount 457  listmount 458  open_tree_attr 467
+mount_setattr 442  quotactl_fd 443  memfd_secret 447  process_mrelease 448  statmount 457  listmount 458  open_tree_attr 467
 file_setattr 469
 """
 NUMBERS: Mapping[str, int] = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", _TABLE)}

@@ -90,7 +90,7 @@ def test_what_has_led_out_of_sandboxes_is_refused() -> None:
 
 
 def test_what_has_another_way_or_came_later_is_not_there() -> None:
-    absent = (435, 425, 426, 427, 457, 458, 470, 511, 512, 520, 547, 1000)
+    absent = (435, 425, 426, 427, 457, 458, 319, 447, 29, 470, 511, 512, 520, 547, 1000)
     assert set(answers(*((number, 0, 0, 0, 0, 0) for number in absent))) == {"ENOSYS"}
 
 
@@ -113,6 +113,7 @@ def test_only_sockets_that_stay_inside_are_made() -> None:
     unix, inet, netlink, vsock, packet, alg = 1, 2, 16, 40, 17, 38
     assert answers(*((41, family, 2, 0) for family in (unix, inet, netlink))) == ["done"] * 3
     assert answers(*((41, family, 2, 0) for family in (vsock, packet, alg, vsock + (1 << 32)))) == ["EAFNOSUPPORT"] * 4
+    assert answers((53, unix, 2, 0, 0), (53, vsock, 2, 0, 0), (53, 30, 2, 0, 0)) == ["EFAULT", *["EAFNOSUPPORT"] * 2]
 
 
 def test_builds_keep_what_they_use() -> None:
