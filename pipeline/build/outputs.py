@@ -190,7 +190,12 @@ def _check_name(name: str) -> None:
 
 def _entered(top: Path, path: str) -> int:
     """A handle of the directory `path` below `top`. Raises `_Odd` where a part of it is a link or no directory."""
-    here = os.open(top, trees.DIRECTORY)
+    try:
+        here = os.open(top, trees.DIRECTORY)
+    except PermissionError as error:  # the build's own user may close it, and we may be that user
+        raise _Odd(
+            f"below a directory that cannot be opened ({error.strerror})", "one with the mode that it had"
+        ) from None
     for part in path.split("/") if path else ():
         try:
             below = os.open(part, trees.DIRECTORY, dir_fd=here)

@@ -17,8 +17,8 @@ from pipeline.host.tinyinit import CONTENT, executable
 
 # Names and numbers: arch/x86/entry/syscalls/syscall_64.tbl of Linux 6.18, as far as it is needed here.
 _TABLE = """
-write 1  close 3  ioctl 16  shmget 29  dup2 33  getpid 39  socket 41  socketpair 53  clone 56  fcntl 72  fchdir 81
-ptrace 101  syslog 103  capset 126
+write 1  close 3  ioctl 16  shmget 29  dup2 33  getpid 39  socket 41  socketpair 53  clone 56  fcntl 72
+fchdir 81  ptrace 101  syslog 103  capset 126
 uselib 134  personality 135  ustat 136  sysfs 139  vhangup 153  modify_ldt 154  pivot_root 155  _sysctl 156
 prctl 157  chroot 161  acct 163  settimeofday 164  mount 165  umount2 166  swapon 167  swapoff 168  reboot 169
 sethostname 170  setdomainname 171  iopl 172  ioperm 173  create_module 174  init_module 175  delete_module 176

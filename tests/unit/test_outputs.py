@@ -18,6 +18,7 @@ from tests.fixtures.rpms import LEAD
 
 SECRET = "hunter2"
 GOOD = "a-1-1.x86_64.rpm"
+NOBODY, FEW = 65534, Most(9, 9, 9)
 PACKAGE, X = f"RPMS/x86_64/{GOOD}", "RPMS/x86_64/x.rpm"
 
 
@@ -160,3 +161,20 @@ def test_texts_for_hints_are_read_through_no_link_and_within_their_limits(top: P
     (top / "BUILD").rename(top / "elsewhere")
     (top / "BUILD").symlink_to("elsewhere")
     assert list(outputs.texts(top, "BUILD/linux", "Kconfig", most)) == []
+
+
+def test_a_top_directory_that_the_build_closed_is_told_to_a_plain_user_whose_build_it_was(
+    top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(top, NOBODY, NOBODY)
+    top.chmod(0)
+    tmp_path.chmod(0o755)
+    (tmp_path / "into").mkdir()
+    monkeypatch.chdir(tmp_path)  # pytest's own directories let no other user pass
+    os.seteuid(NOBODY)
+    try:
+        assert (list(outputs.lines(Path("top"), "log", 9)), list(outputs.texts(Path("top"), "a", "K", FEW))) == ([], [])
+        with pytest.raises(BuildFailed, match="ipvsadm: RPMS: below a directory that cannot be opened"):
+            Left("ipvsadm", Path("top")).packages(Path("into"))
+    finally:
+        os.seteuid(0)
