@@ -28,8 +28,8 @@ perf_event_open 298  fanotify_init 300  name_to_handle_at 303  open_by_handle_at
 process_vm_readv 310  process_vm_writev 311  kcmp 312  finit_module 313  memfd_create 319  kexec_file_load 320  bpf 321
 userfaultfd 323  io_uring_setup 425  io_uring_enter 426  io_uring_register 427  open_tree 428  move_mount 429
 fsopen 430  fsconfig 431  fsmount 432  fspick 433  clone3 435  pidfd_getfd 438  process_madvise 440
-mount_setattr 442  quotactl_fd 443  memfd_secret 447  process_mrelease 448  statmount 457  listmount 458  open_tree_attr 467
-file_setattr 469
+mount_setattr 442  quotactl_fd 443  memfd_secret 447  process_mrelease 448  statmount 457  listmount 458
+open_tree_attr 467  file_setattr 469
 """
 NUMBERS: Mapping[str, int] = {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", _TABLE)}
 X32 = 0x40000000  # __X32_SYSCALL_BIT, asm/unistd.h: the same calls as programs with short pointers make them
