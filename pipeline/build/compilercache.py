@@ -46,16 +46,19 @@ def directory(caches: Path, line: Line, image: str) -> Path:
 def prepared(place: Path) -> Path:
     """Make the cache `place` where there is none, the build user's and nobody else's; its path as a mount takes it.
 
-    `place` is as `directory` says, and below it the kind of step. Raises `Refused` where a link or another user's
-    directory is on the way.
+    No other user may go the way to it, whatever mode a build gives the cache: a program in it could bear the
+    set-user-id bit. `place` is as `directory` says, and below it the kind of step. Raises `Refused` where a link or
+    another user's directory is on the way.
     """
     for above in reversed(place.parents[:_ABOVE]):
         with contextlib.suppress(FileExistsError):
-            above.mkdir(0o755, parents=True)
+            above.mkdir(0o700, parents=True)
         _check(above, os.geteuid())
+        above.chmod(0o700)
     if not place.is_symlink() and not place.exists():
         _make(place)
     _check(place, build_user())
+    place.chmod(0o700)  # a build may have closed it to the next one
     return place.resolve()
 
 

@@ -175,13 +175,15 @@ def _published(name: str, request: str, made: Path, place: Path) -> Image:
 def _open_to_us(rootfs: Path) -> None:
     """Let its owner read every file, and nobody but its owner write one: a package may want neither.
 
-    Directories with the sticky bit stay as they are: jobs get their own in their place.
+    No program keeps its set-user-id or set-group-id bit: in a job that means nothing, and any user of the host could
+    run it, long after its distribution has mended it. Directories with the sticky bit stay as they are: jobs get their
+    own in their place.
     """
     for place, _, names in os.walk(rootfs):
         for path in (Path(place), *(Path(place, name) for name in names)):
             mode = path.lstat().st_mode
             if stat.S_ISREG(mode):
-                wanted = (mode | stat.S_IRUSR) & ~stat.S_IWOTH
+                wanted = (mode | stat.S_IRUSR) & ~(stat.S_IWOTH | stat.S_ISUID | stat.S_ISGID)
             elif stat.S_ISDIR(mode) and not mode & stat.S_ISVTX:
                 wanted = mode & ~stat.S_IWOTH
             else:

@@ -349,7 +349,7 @@ def test_every_problem_of_every_image_is_found_by_content(toys: Toys) -> None:
 def test_nobody_but_its_owner_may_write_in_an_image_and_its_owner_may_read_all(tmp_path: Path) -> None:
     def make(made: Path, scratch: Path) -> None:
         (made / "rootfs/tmp").mkdir(parents=True)
-        for path, mode in {"open": 0o666, "shadow": 0, "tmp": 0o1777, "plain": 0o644}.items():
+        for path, mode in {"open": 0o666, "shadow": 0, "tmp": 0o1777, "plain": 0o644, "su": 0o6755}.items():
             if path != "tmp":
                 (made / "rootfs" / path).write_text("x")
             (made / "rootfs" / path).chmod(mode)
@@ -357,4 +357,4 @@ def test_nobody_but_its_owner_may_write_in_an_image_and_its_owner_may_read_all(t
 
     rootfs = images.once(tmp_path, "toy", "asked", make, offline=False).rootfs
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in rootfs.iterdir()}
-    assert modes == {"open": 0o664, "shadow": 0o400, "tmp": 0o1777, "plain": 0o644}
+    assert modes == {"open": 0o664, "shadow": 0o400, "tmp": 0o1777, "plain": 0o644, "su": 0o755}

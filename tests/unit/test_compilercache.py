@@ -146,6 +146,18 @@ def test_a_cache_is_made_once_for_the_build_user_alone(tmp_path: Path) -> None:
     assert [path.name for path in place.parent.iterdir()] == ["kernel"]
 
 
+def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_path: Path) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    compilercache.prepared(place)
+    ways = [path.stat().st_mode & 0o7777 for path in place.parents[:3]]
+    assert ways == [0o700] * 3, "a build can give the cache itself any mode, and a program in it the set-user-id bit"
+    for mode in (0o755, 0):
+        for path in (*place.parents[:2], place):
+            path.chmod(mode | 0o700 if path is not place else mode)
+        compilercache.prepared(place)
+        assert [path.stat().st_mode & 0o7777 for path in (place, *place.parents[:3])] == [0o700] * 4
+
+
 @pytest.mark.parametrize("part", ["", "el6", "el6/debian12", "el6/debian12/kernel"])
 @pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "open to all", "another user's"])
 def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, part: str, kind: str) -> None:
