@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # imported where they are used: a run that has everything nee
     from pipeline.sources.apt import AptRoot, Index, Resolved
     from pipeline.sources.openpgp import PublicKey
 
-
 _RULES = 2  # of what a proof says: an older one was made without a look at the state of its key
 
 
@@ -231,15 +230,16 @@ class Sources:
         return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def _known_of_keys(self, source: SrpmSource | FileSource) -> list[Any]:
-        """What a proof rests on of its keys: what the line says, and the files here, which may tell of a revocation."""
+        """What a proof rests on of its keys: what the line says, and what is here, which may tell of a revocation."""
         keys = [self.line.data.keys[name] for name in (source.signers if isinstance(source, SrpmSource) else ())]
         found = []
         for key in keys:
             digests = []
-            for file in key.files:
+            for file in self._key_files(key):
                 with contextlib.suppress(OSError):  # not there, or nothing that is read as a key
-                    digests.append(hashlib.sha256(read_limited(self.beside_line(file), _LARGEST_KEYS)).hexdigest())
-            found.append([key.model_dump(mode="json"), digests])
+                    digests.append(hashlib.sha256(read_limited(file, _LARGEST_KEYS)).hexdigest())
+            kept = self.store.record(f"key-{key.fingerprint}") or {}
+            found.append([key.model_dump(mode="json"), digests, kept.get("armor")])
         return found
 
     def _proof(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class Sources:
         if known is None or self.settings.refresh or _has_expired(known):
             self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
             known = self._prove_srpm(fetched.path, source)
-            self.store.write_record(name, known)
+            self.store.write_record(self._proof_name(fetched.sha256, source), known)  # keys are kept by now
         return known
 
     def _prove_srpm(self, path: Path, source: SrpmSource) -> dict[str, Any]:
@@ -322,8 +322,7 @@ class Sources:
         )
 
     def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
-        places = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
-        for place in (*(self.beside_line(file) for file in key.files), *places):
+        for place in self._key_files(key):
             if place.exists():
                 try:
                     yield str(place), read_limited(place, _LARGEST_KEYS)
@@ -334,11 +333,15 @@ class Sources:
             if material := self._downloaded_key(name, url):
                 yield url, material
 
+    def _key_files(self, key: Key) -> list[Path]:
+        """Where it may lie on this host."""
+        mirrored = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
+        return [*map(self.beside_line, key.files), *mirrored]
+
     def _downloaded_key(self, name: str, url: str) -> bytes:
         """The bytes at `url`, empty when they are not to be had: another place may have them."""
         wanted = download.Wanted(f"{name}.asc", (url,), None, None)
-        lock = self.store.object_lock(f"unpinned-{wanted.name}")
-        with self.console.progress() as progress, self.store.using(), lock:
+        with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
             try:
                 fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))
                 material = read_limited(fetched.path, _LARGEST_KEYS)
@@ -480,16 +483,14 @@ def git_identity(place: Path) -> str:
         import git
     except ImportError:  # so GitPython says that there is no git
         raise HostLacks("the program git is not installed", why="a pin names its author", hint="./inv doctor") from None
-
-    values = {
-        name: git.Git(str(place)).config("--get", f"user.{name}", with_exceptions=False) for name in ("name", "email")
-    }
-    if not all(values.values()):
+    config = git.Git(str(place)).config
+    name, email = (config("--get", f"user.{each}", with_exceptions=False) for each in ("name", "email"))
+    if not (name and email):
         raise UsageError(
             "git does not know who you are, and a pin names its author",
             hint='git config --global user.name "Your Name" && git config --global user.email you@example.org',
         )
-    return f"{values['name']} <{values['email']}>"
+    return f"{name} <{email}>"
 
 
 def summary(found: Sequence[Verified]) -> str:

@@ -549,3 +549,29 @@ def test_an_expired_key_needs_a_line_that_accepts_it(inv: Inv, tmp_path: Path) -
     toy.line_file.write_text(text.replace("[keys.toy]\n", "[keys.toy]\nexpired = 2021-12-31\n"))
     said = fetch(inv, toy, "--json", expect=ExitCode.REFUSED).json
     assert said["what"] == "the key toy had expired when the package was signed"
+
+
+def test_a_revocation_that_an_earlier_run_saw_counts_for_what_was_proven_before(inv: Inv, tmp_path: Path) -> None:
+    toy, signer = house(tmp_path)
+    pin(inv, toy)
+    fetch(inv, toy)
+    key, before = toy.line_file.parent / "toy-key.asc", signer.public
+    signer.revoke("compromised", 2023)
+    key.write_bytes(signer.public)
+    fetch(inv, toy, expect=ExitCode.REFUSED)
+    key.write_bytes(before)
+    said = fetch(inv, toy, "--json", expect=ExitCode.REFUSED).json
+    assert said["why"] == "the key was revoked on 2023-01-01: compromised"
+
+
+def test_a_revocation_that_a_mirror_brings_counts_for_what_was_proven_before(inv: Inv, tmp_path: Path) -> None:
+    toy, signer = house(tmp_path)
+    pin(inv, toy)
+    fetch(inv, toy)
+    signer.revoke("compromised", 2023)
+    brought = tmp_path / "brought" / "keys" / f"{signer.fingerprint}.asc"
+    brought.parent.mkdir(parents=True)
+    brought.write_bytes(signer.public)
+    for options in (["--mirror", str(tmp_path / "brought")], []):
+        said = fetch(inv, toy, *options, "--json", expect=ExitCode.REFUSED).json
+        assert said["why"] == "the key was revoked on 2023-01-01: compromised"
