@@ -29,6 +29,7 @@ from pipeline.files import write_atomic
 SEAL = "seal"  # the name of a sealed document's digest of itself
 RECORD = "manifest"  # the name of a directory's record, in the directory
 _ROWS = "rows"  # in a record's head: the digest of its first line, which holds the manifest
+_MOST = 64 << 20  # bytes of a record; a builder image's has 2 MiB
 _Stamp = tuple[int, int, int, int]
 
 
@@ -221,6 +222,15 @@ def regular(path: Path) -> Iterator[BufferedReader]:
         yield stream
 
 
+def text_at(path: Path) -> bytes:
+    """Return what such a file holds, as long as that is no more than a record may be; raises as `regular` does."""
+    with regular(path) as stream:
+        data = stream.read(_MOST + 1)
+    if len(data) > _MOST:
+        raise ValueError(f"expected at most {_MOST} bytes, got more")
+    return data
+
+
 def stamp(status: os.stat_result) -> _Stamp:
     """Return a file's size in bytes, modification and change time in nanoseconds, and inode."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
@@ -234,8 +244,7 @@ def _write_record(root: Path, about: Mapping[str, Any], manifest: Manifest) -> N
 
 def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
     """What the directory is, and the text of its manifest, which is the one that was sealed."""
-    with regular(root / RECORD) as stream:
-        rows, _, head = stream.read().partition(b"\n")
+    rows, _, head = text_at(root / RECORD).partition(b"\n")
     known = unsealed(head)
     if known.pop(_ROWS, None) != hashlib.sha256(rows).hexdigest():
         raise ValueError("its seal is not that of its manifest")

@@ -195,8 +195,7 @@ class Probe:
             return None
 
     def _sealed(self, path: Path) -> dict[str, Any]:
-        with manifest.regular(path) as stream:
-            return manifest.unsealed(stream.read())
+        return manifest.unsealed(manifest.text_at(path))
 
     def problems(self) -> Iterator[tuple[Path, str]]:
         """Read what is kept here, and yield what of it is not as it was: its path and a text."""

@@ -28,8 +28,7 @@ def record(work: Path, what: Mapping[str, Any], found: results.Report) -> None:
 def recorded(place: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """Return what the run in `place` was a run of, and what of its files is not as recorded: name and text."""
     try:
-        with manifest.regular(place / RECORD) as stream:
-            known = manifest.unsealed(stream.read())
+        known = manifest.unsealed(manifest.text_at(place / RECORD))
         what, written, states = dict(known["what"]), dict(known["written"]), dict(known["states"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         return {}, [(RECORD, f"no record of a run that passed: {error}")]

@@ -320,8 +320,7 @@ def answering(host: Host | None = None) -> list[ContainerEngine]:
 def _imported(record: Path, image: Image) -> list[str]:
     """The ids that engines gave the image when it was imported; none where that is not recorded."""
     try:
-        with manifest.regular(record) as stream:
-            document = manifest.unsealed(stream.read())
+        document = manifest.unsealed(manifest.text_at(record))
     except (OSError, ValueError):
         return []
     numbers = document.get("ids")

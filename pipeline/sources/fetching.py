@@ -214,8 +214,8 @@ class Sources:
         if known != json.loads(json.dumps(used)):
             self.store.write_record(f"line-{self.line.name}", used)
         evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
-        text = json.dumps(document, indent=2) + "\n"
-        if not evidence.is_file() or evidence.read_bytes() != text.encode():
+        text = (json.dumps(document, indent=2) + "\n").encode()
+        if not evidence.is_file() or evidence.stat().st_size != len(text) or evidence.read_bytes() != text:
             write_atomic(evidence, text)
 
     def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:

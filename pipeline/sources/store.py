@@ -203,8 +203,7 @@ class Store:
     def _read(self, name: str) -> object:
         """The document, None without one, `_DAMAGED` for one that is not as it was written under this name."""
         try:
-            with manifest.regular(self._record(name)) as stream:
-                document = manifest.unsealed(stream.read())
+            document = manifest.unsealed(manifest.text_at(self._record(name)))
         except FileNotFoundError:
             return None
         except (OSError, ValueError):

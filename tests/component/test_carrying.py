@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -143,6 +145,11 @@ def test_the_printed_command_is_enough_on_a_host_that_has_nothing_else(either: C
     assert without_places(ended.json["sources"]) == without_places(either.sources)
     assert json.loads((either.mirror / f"mirror-{either.name}.json").read_text())["sources"] == either.sources
     assert either.line.name in {path.name for path in (either.mirror / "lines" / either.name).iterdir()}
+
+
+def test_the_command_printed_after_an_import_is_the_next_to_type(either: Carried) -> None:
+    (typed,) = re.findall(r"next, without network: \./inv (.*)", either.import_().out)
+    either.there(*shlex.split(typed))
 
 
 def test_the_lock_file_is_carried_too(el6: Carried) -> None:

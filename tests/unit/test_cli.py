@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -241,6 +243,14 @@ def test_json_is_one_document_and_notes_are_elsewhere() -> None:
     assert {item["line"] for item in document} >= {"el6", "lts61"}
     whole = json.loads(inv("lines", "--show", "el6", "--json").text)
     assert whole["patches"]["lvs"]["leave-out"][0]["file"] == ".config"
+
+
+def test_a_line_file_is_shown_with_the_command_that_shows_all_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "a line.toml"
+    file.write_text('schema = 1\nextends = "el6"\nname = "mine"\n')
+    for words in (["--show", "el6"], ["--line-file", str(file)]):
+        (typed,) = re.findall(r"every value: \./inv (.*)", inv("lines", *words).text)
+        assert json.loads(inv(*shlex.split(typed)).text)["line"] == ("el6" if "el6" in words else "mine")
 
 
 # --- Ways in, pipes, start-up --------------------------------------------------------------------------

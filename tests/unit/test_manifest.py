@@ -135,3 +135,10 @@ def test_a_sealed_document_reads_back_as_it_was() -> None:
 def test_a_sealed_document_cannot_be_changed_unseen(change: Callable[[str], str]) -> None:
     with pytest.raises(ValueError, match=r"."):
         manifest.unsealed(change(manifest.sealed({"state": "done"})))
+
+
+def test_a_record_without_end_is_no_record_and_is_not_read_to_its_end(made: Path) -> None:
+    manifest.record(made, {})
+    os.truncate(made / manifest.RECORD, 1 << 40)
+    (found,) = manifest.check(made, {})
+    assert found.problem.endswith("expected at most 67108864 bytes, got more")
