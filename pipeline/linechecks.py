@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
+from pipeline import neutral, paths
 from pipeline.errors import UsageError
-from pipeline.lines import DebianSource, FileSource, LineData, Model, RoleName, SrpmSource
+from pipeline.lines import DebianSource, FileSource, Line, LineData, Model, RoleName, SrpmSource
 
 T = TypeVar("T")
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
@@ -73,6 +74,13 @@ def _table_in(annotation: Any) -> type[Model] | None:
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _table_in(inner))), None)
+
+
+def option(line: Line, before: str = "") -> str:
+    """What names the line on a command line: its name, after `before`, or the place of a file outside the project."""
+    if line.files[0].parent == paths.lines_dir():
+        return f"{before} {line.name}".lstrip()
+    return neutral.command(["--line-file", line.files[0]])
 
 
 def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -> list[Found]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline import lines, neutral, paths, room
+from pipeline import lines, room
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import read_limited, sha256_of, write_atomic
 from pipeline.lines import Line
@@ -45,13 +45,6 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
         raise room.of_host(error, artifacts) or other from None
-
-
-def option(line: Line, before: str = "") -> str:
-    """What names the line on a command line: its name, after `before`, or the place of a file outside the project."""
-    if line.files[0].parent == paths.lines_dir():
-        return f"{before} {line.name}".lstrip()
-    return neutral.command(["--line-file", line.files[0]])
 
 
 def _read(record: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import linenames
+from pipeline import linechecks
 from pipeline.console import Console
 from pipeline.lines import DebianSource, Line, RoleName
 from pipeline.sources import lockfile
@@ -50,7 +50,7 @@ def show_line(line: Line, console: Console) -> dict[str, Any]:
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
-    console.say(f"every value: ./inv lines --json {linenames.option(line, '--show')}")
+    console.say(f"every value: ./inv lines --json {linechecks.option(line, '--show')}")
     return whole
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline import linenames, neutral, paths
+from pipeline import linechecks, neutral, paths
 from pipeline.console import Console, human_bytes
 from pipeline.errors import HostLacks, UsageError
 from pipeline.files import copied, sha256_of, write_atomic
@@ -67,7 +67,7 @@ def import_(line: Line, settings: Settings, console: Console, directory: str, im
     offline = replace(settings, offline=True, refresh=True, mirror=(directory, *settings.mirror))
     found = Sources(line, offline, console).fetch(image)
     console.say(summary(found))
-    console.say(f"next, without network: ./inv fetch {linenames.option(line)} --offline")
+    console.say(f"next, without network: ./inv fetch {linechecks.option(line)} --offline")
     return {**line.evidence(), "sources": [item.as_dict() for item in found]}
 
 
