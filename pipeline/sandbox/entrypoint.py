@@ -9,6 +9,9 @@ a descriptor of it, which the sandbox's first process holds, keeps it.
 
 For this it has three capabilities in the sandbox's user namespace. It reads nothing that a job could
 have written, and has none when it becomes the next program. It needs nothing of the image.
+
+There it stays as the first process, which the kernel ends when bubblewrap does, and with which all others end. A job
+could write into the memory of a shell in its place, and so outlive us: this one the kernel lets no job look into.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ _AT_FDCWD = -100
 _CLOEXEC, _PATH, _F_SETFD = 0o2000000, 0o10000000, 2  # asm-generic/fcntl.h
 # linux/prctl.h and linux/seccomp.h
 _GET_SECCOMP, _SET_SECCOMP, _FILTER, _CAPBSET_DROP, _GET_NO_NEW_PRIVS, _AMBIENT, _CLEAR_ALL = 21, 22, 2, 24, 39, 47, 4
+_SET_DUMPABLE = 4
 _MOST = 64  # capabilities that the interface has room for
 _CAPSET_HEADER = struct.pack("<II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3 and this process
 
@@ -39,13 +43,18 @@ def for_bubblewrap(itself: int, leash: int, *, terminal: bool) -> bytes:
     With `terminal` its standard input becomes the terminal of its session, which it must lead.
     """
     calls = [*_descriptors(itself, leash), *_out_of_reach(), *_without_capabilities(), *_filtered()]
-    return program([*(_led() if terminal else ()), *calls], execute=True)
+    return program([*(_led() if terminal else ()), *calls, *_closed()], execute=True, stay=True)
 
 
 def for_engine() -> bytes:
     """The program for a container, whose engine has done all but the filter, and must have set one of its own."""
     why = "it has no filter of system calls that is the engine's own"
     return program([Call("prctl", (_GET_SECCOMP,), positive=True, why=why), *_filtered()], execute=True)
+
+
+def _closed() -> Iterator[Call]:
+    """Keeps other processes of the same user from this one: until it becomes another program, which one of it does."""
+    yield Call("prctl", (_SET_DUMPABLE, 0))
 
 
 def _led() -> Iterator[Call]:

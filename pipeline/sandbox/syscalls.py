@@ -46,6 +46,24 @@ _EXECUTE = bytes.fromhex(  # execve(argv[1], argv + 1, environ), as the kernel p
     "488d54cc10"  # lea rdx, [rsp + 8 * rcx + 16]
     "b83b000000"  # mov eax, 59        execve
 )
+# Its parent stays, out of reach of what it has begun: nothing but this machine code, which ends as its child does.
+_BEGIN = bytes.fromhex(
+    "b839000000 0f05"  # mov eax, 57       fork
+    "85c0 74"  # test eax, eax; je behind all this, for the child
+)
+_STAY = bytes.fromhex(
+    "89c3"  # mov ebx, eax
+    "48c7c7ffffffff"  # again: mov rdi, -1
+    "488d7424f0"  # lea rsi, [rsp - 16]
+    "31d2 4531d2"  # xor edx, edx; xor r10d, r10d
+    "b83d000000 0f05"  # mov eax, 61       wait4
+    "39d8 75e4"  # cmp eax, ebx; jne again
+    "8b7c24f0"  # mov edi, [rsp - 16]
+    "89f8 83e07f 7408"  # mov eax, edi; and eax, 127; je exited
+    "8db880000000 eb03"  # lea edi, [rax + 128]; jmp end      by a signal, as a shell tells it
+    "c1ef08"  # exited: shr edi, 8
+    "b8e7000000 0f05"  # end: mov eax, 231  exit_group
+)
 
 
 class Result:
@@ -88,14 +106,19 @@ def require_machine(machine: str = platform.machine()) -> None:
         raise HostLacks(f"sandbox: wrong machine; expected x86_64, got {machine}", why=why)
 
 
-def program(calls: Sequence[Call], *, execute: bool = False) -> bytes:
+def program(calls: Sequence[Call], *, execute: bool = False, stay: bool = False) -> bytes:
     """An executable file that makes `calls` and ends with 0, or with `execute` becomes the program in its arguments.
 
+    With `stay` a child of it does that, and it ends as the child has.
     Where it cannot go on it says so on standard error and ends with `FAILED`. Raises as `require_machine` does.
     """
     require_machine()
     data = _Data()
     code = b"".join(_code(call, data) for call in calls)
+    if stay:
+        failure = _failure("the first program could not be begun", data)
+        begun = b"\x79" + bytes([len(failure)]) + failure + _STAY  # jns behind the failure
+        code += _BEGIN + bytes([len(begun)]) + begun
     if execute:
         code += _EXECUTE + _SYSCALL + _failure("the first program could not be executed", data)
     else:

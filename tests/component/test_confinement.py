@@ -188,7 +188,7 @@ USERS = [pytest.param(0, id="root"), pytest.param(61234, id="plain user")]
 def test_nothing_inside_names_a_directory_of_the_host(user: int) -> None:
     with placed(user) as place:
         said = run_as(user, place, READ_ALL)
-        assert said.endswith("whole\n") and "= /proc/1/mountinfo\n" in said and "/proc/1/ns/mnt -> mnt:" in said
+        assert said.endswith("whole\n") and "= /proc/1/mountinfo\n" in said and "/proc/2/ns/mnt -> mnt:" in said
         assert [row for row in said.splitlines() if place.name in row or "secret-" in row or str(ROOT) in row] == []
 
 
@@ -196,16 +196,16 @@ def test_nothing_inside_names_a_directory_of_the_host(user: int) -> None:
 @pytest.mark.parametrize("what", ["mountinfo", "mounts", "mountstats"])
 def test_no_process_inside_is_told_what_is_mounted(user: int, what: str) -> None:
     with placed(user) as place:
-        assert run_as(user, place, f"cat /proc/self/{what} /proc/1/{what} /proc/$PPID/{what}; echo over") == "over\n"
+        assert run_as(user, place, f"cat /proc/self/{what} /proc/2/{what} /proc/$PPID/{what}; echo over") == "over\n"
 
 
 @pytest.mark.parametrize("user", USERS)
 def test_a_job_has_nothing_open_but_its_input_and_outputs(user: int) -> None:
-    """The first process holds what keeps the sandbox and its leash, neither of which can be opened or entered."""
+    """The second process holds what keeps the sandbox and its leash, neither of which can be opened or entered."""
     script = """ls /proc/self/fd | tr '\\n' ' '
-    for link in /proc/1/fd/*; do readlink $link; done | sed 's/:.*//' | sort | tr '\\n' ' '
-    for link in /proc/1/fd/*; do case $(readlink $link) in socket:*) echo $(echo x 2>&1 > $link) ;; esac; done
-    nsenter --mount=/proc/1/ns/mnt true 2>&1"""
+    for link in /proc/2/fd/*; do readlink $link; done | sed 's/:.*//' | sort | tr '\\n' ' '
+    for link in /proc/2/fd/*; do case $(readlink $link) in socket:*) echo $(echo x 2>&1 > $link) ;; esac; done
+    nsenter --mount=/proc/2/ns/mnt true 2>&1"""
     with placed(user) as place:
         said = run_as(user, place, script)
     assert said.startswith("0 1 2 3 /dev/null mnt pipe pipe socket ")  # 3 is the directory that `ls` reads
@@ -213,11 +213,27 @@ def test_a_job_has_nothing_open_but_its_input_and_outputs(user: int) -> None:
 
 
 def test_the_mounts_are_kept_by_two_so_that_none_is_gone_before_the_job_is() -> None:
-    """The first process lets go of them before the kernel kills the others; what watches it is one of these."""
+    """The first processes let go of them before the kernel kills the others; what watches them is one of these."""
     script = "for link in /proc/[0-9]*/fd/*; do case $(readlink $link) in mnt:*) echo $link; esac; done | cut -d/ -f3"
     with placed(0) as place:
         first, watching = run_as(0, place, f"{script}; cat /proc/$PPID/cmdline").partition("/bin/sh")[0].split()
-    assert (first, int(watching) > 1) == ("1", True)
+    assert (first, int(watching) > 2) == ("2", True)
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_no_job_reaches_into_the_first_process_which_ends_all_others(user: int) -> None:
+    """Who changes its memory or has a hold of what it has open lives on when we want the job to end, and after us."""
+    script = "for name in fd ns/mnt root/ mem maps environ syscall; do head -c 1 /proc/1/$name; done 2>&1"
+    with placed(user) as place:
+        assert run_as(user, place, script).count("ermission denied") == 7
+
+
+@pytest.mark.parametrize(("words", "status"), [("exit 7", 7), ("kill -9 $PPID; sleep 9", -9), ("kill -9 1; exit 3", 3)])
+def test_the_first_process_takes_in_orphans_and_ends_as_its_child_does(words: str, status: int) -> None:
+    orphans = "for n in 1 2 3; do (sleep 0.1 &); done; sleep 0.4; ls -d /proc/[0-9]* | wc -l"
+    with placed(0) as place:
+        ended = Bubblewrap().run(script_of(place, f"{orphans}; {words}"))
+        assert (ended.status, (place / "log").read_text().split()[0]) == (status, "7")
 
 
 @pytest.mark.parametrize("user", USERS)
