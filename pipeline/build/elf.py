@@ -20,7 +20,7 @@ _DYNAMIC_ROW = struct.Struct("<qQ")
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
 _DT_NEEDED, _DT_STRTAB, _DT_RPATH, _DT_RUNPATH = 1, 5, 15, 29
 _WORD_MOST, _WORDS_MOST = 4096, 1000  # bytes of a text, and texts: no program of ours needs more libraries
-_BROKEN = (struct.error, IndexError, ValueError, UnicodeDecodeError)
+_BROKEN = (struct.error, IndexError, OverflowError, ValueError)  # what is no UTF-8 is a ValueError
 
 
 @dataclass(frozen=True)

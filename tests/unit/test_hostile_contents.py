@@ -69,6 +69,15 @@ def test_a_loader_without_end_is_refused() -> None:
         elf.program(program([(3, 4096, 0, 30 * MIB)], b"x" * (30 * MIB)), "x")
 
 
+@pytest.mark.parametrize("at", [1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
+def test_tables_that_begin_beyond_what_any_file_has_are_refused(at: int) -> None:
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0, at, at, 0, 64, 56, 1, 64, 1, 0)
+    with pytest.raises(Refused, match="is no whole program"):
+        elf.program(head, "x")
+    with pytest.raises(Refused, match="is no whole ELF file"):
+        elf.section(head, ".modinfo", "x")
+
+
 def test_sections_whose_titles_are_all_long_are_looked_through() -> None:
     count, titles = 60_000, b"x" * (20 * MIB) + b"\0"
     start = 4096 + len(titles)
