@@ -137,7 +137,7 @@ class Scene:
     def origins(self, root: Path) -> dict[str, str]:
         """Where each object of the store came from."""
         records = (root / "store/records").glob("origin-*.json")
-        return {path.name: json.loads(path.read_text())["address"] for path in records}
+        return {path.name: json.loads(path.read_text())["says"]["address"] for path in records}
 
 
 def remove(place: Path) -> None:
