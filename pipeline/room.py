@@ -100,6 +100,8 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
     if not isinstance(error, OSError) or error.errno is None:
         return None
     place, said = Path(_named(error)), os.strerror(error.errno)
+    if error.errno in FULL and error.filename is None and (free(root) < LEAST or _lacks_inodes(root)):
+        return lacking(root, error)  # a write names no file, and most of what is written lies there
     if error.errno in FULL and error.filename is None:
         what = f"there is no room: {said}; expected some for standard output and for temporary files"
         return HostLacks(what, hint=f"df -h . {neutral.word(tempfile.gettempdir())}")

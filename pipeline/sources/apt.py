@@ -22,6 +22,7 @@ from pipeline import process
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
 from pipeline.files import sha256_of, write_atomic
 from pipeline.lines import DebianSource
+from pipeline.locks import locked
 from pipeline.room import writing
 
 # What apt-get says of an index that was had and is not what it must be.
@@ -105,6 +106,9 @@ def _likeliest(suite: str, entries: Sequence[tuple[str, str]]) -> str:
     return next((address for address, _ in (*both, *by_release, *by_path)), "")
 
 
+_LOCK = "lists.lock"  # shared by those who ask the lists, held alone while they are read anew
+
+
 class AptRoot:
     """A private apt: its directory holds lists, configuration and keyring of its own.
 
@@ -156,8 +160,13 @@ class AptRoot:
 
     def update(self) -> None:
         """Reads the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
-        with self._empty_lists():
+        with locked(self.root / _LOCK), self._empty_lists():
             self._read_indexes()
+
+    def _ask(self, *argv: str) -> str:
+        """What a program of apt says of the lists, which another run may be reading anew."""
+        with locked(self.root / _LOCK, shared=True):
+            return self._run(*argv).text
 
     @contextlib.contextmanager
     def _empty_lists(self) -> Iterator[None]:
@@ -221,7 +230,7 @@ class AptRoot:
     def binary(self, package: str) -> Resolved:
         """The newest amd64 package of this name. Raises `Unreachable` when the index has none."""
         try:
-            listed = self._run("apt-get", "download", "--print-uris", package).text
+            listed = self._ask("apt-get", "download", "--print-uris", package)
         except process.ProgramFailed as error:
             raise Unreachable(f"Debian's index has no package {package}", why=error.what, hint=_HINT) from None
         row = re.search(r"^'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$", listed, re.MULTILINE)
@@ -231,12 +240,12 @@ class AptRoot:
 
     def dependencies(self, package: str) -> list[str]:
         """Names of the packages that `package` depends on."""
-        text = self._run("apt-cache", "depends", "--important", package).text
+        text = self._ask("apt-cache", "depends", "--important", package)
         return re.findall(r"^ +Depends: (\S+)$", text, re.MULTILINE)
 
     def _stanzas(self, package: str) -> Iterator[dict[str, str]]:
         try:
-            text = self._run("apt-cache", "showsrc", "--only-source", package).text
+            text = self._ask("apt-cache", "showsrc", "--only-source", package)
         except process.ProgramFailed:
             return
         for stanza in text.split("\n\n"):
@@ -252,7 +261,7 @@ class AptRoot:
         files = [row.split() for row in stanza.get("Checksums-Sha256", "").splitlines() if row.strip()]
         for digest, size, name in files:
             if re.search(r"\.orig\.tar\.\w+$", name) and "/" not in name:
-                listed = self._run("apt-get", "source", "--print-uris", f"{source.package}={version}").text
+                listed = self._ask("apt-get", "source", "--print-uris", f"{source.package}={version}")
                 url = next((u for u in re.findall(r"'([^']+)'", listed) if unquote(u).endswith("/" + name)), "")
                 return Resolved(source.package, version, name, url, int(size), digest)
         raise Refused(f"the Debian source package {source.package} {version} has no upstream tarball")
@@ -276,15 +285,20 @@ def evidence(found: Sequence[Index]) -> list[tuple[Index, Mapping[str, str]]]:
 
 def indexes(root: Path) -> list[Index]:
     """The signed indexes in the private apt root at `root`."""
-    found = []
+    if not root.is_dir():
+        return []
+    with locked(root / _LOCK, shared=True):
+        return list(_indexes(root))
+
+
+def _indexes(root: Path) -> Iterator[Index]:
     for release in sorted((root / "lists").glob("*_InRelease")):
         text = release.read_text(errors="replace")
         suite = release.name.removesuffix("_InRelease").rpartition("_dists_")[2]
         date = re.search(r"^Date: (.*)$", text, re.MULTILINE)
         prefix = release.name.removesuffix("InRelease")
         for sources in (root / "lists").glob(f"{prefix}main_source_Sources*"):
-            found.append(Index(suite, date[1] if date else "", release, sources))
-    return found
+            yield Index(suite, date[1] if date else "", release, sources)
 
 
 _HINT = "check the network, or take another archive: --debian-mirror URL, or --mirror DIR of an exported one"

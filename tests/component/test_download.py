@@ -704,27 +704,29 @@ def lift_limit() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
-def check_no_room(bench: Bench, make_room: Callable[[], None]) -> None:
+def check_no_room(bench: Bench, make_room: Callable[[], None], said: str) -> HostLacks:
+    """The error of a download that finds no room, and goes on once there is some."""
     url = bench.server.at("/f", good(BODY))
-    with pytest.raises(HostLacks, match=r"no room for 293\.0 KiB") as full:
+    with pytest.raises(HostLacks, match=said) as full:
         bench.fetch(url)
     assert full.value.code is ExitCode.HOST
-    assert full.value.where == str(bench.store.root)
     assert not bench.store.has(DIGEST)
     assert bench.server.count() == 1
     make_room()
     bench.gets_it(url)
     assert bench.server.seen["/f"][1].headers["Range"] is not None
+    return full.value
 
 
 def test_a_full_disk_is_the_hosts_fault_and_room_made_the_run_goes_on(bench: Bench) -> None:
     with full_disk(bench.store) as make_room:
-        check_no_room(bench, make_room)
+        lacks = check_no_room(bench, make_room, r"no room for 293\.0 KiB")
+    assert lacks.where == str(bench.store.root)
 
 
 def test_a_limit_on_file_sizes_is_the_hosts_fault_too(bench: Bench) -> None:
     with no_room(200_000):
-        check_no_room(bench, lift_limit)
+        check_no_room(bench, lift_limit, "the shell's limit `ulimit -f`")
 
 
 # ---- several at once

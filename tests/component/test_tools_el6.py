@@ -253,10 +253,11 @@ def test_a_tarball_without_the_tools_is_refused(tmp_path: Path) -> None:
 
 # --- The image centos6 -------------------------------------------------------------------------------------
 
-DYNAMIC = bytes.fromhex(  # an ELF-64 header for x86-64, and one program header of the kind PT_INTERP behind it
+DYNAMIC = bytes.fromhex(  # an ELF-64 header for x86-64, one program header of the kind PT_INTERP, and the loader's name
     "7f454c4602010100" + "00" * 8 + "02003e0001000000" + "00" * 8 + "40" + "00" * 7 + "00" * 8
-    + "00000000" + "4000" + "3800" + "0100" + "000000000000" + "03000000" + "00" * 52
-)  # fmt: skip
+    + "00000000" + "4000" + "3800" + "0100" + "000000000000" + "0300000000000000" + "78" + "00" * 23
+    + "07" + "00" * 23
+) + b"/lib/x\0"  # fmt: skip
 TEXTS = b"fullnat\0add-laddr\0del-laddr\0get-laddr\0laddr\0synproxy\0FullNat\0ipvsadm v1.26 2008\0"
 CENTOS6 = tools_el6.Parameters(Tool.IPVSADM, Builder.CENTOS6, {}, epoch=1_339_500_000)
 
