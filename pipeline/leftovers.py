@@ -24,7 +24,7 @@ _MADE_IN = {
     "keys": (".making-",),
     "scratch": ("series-", "scratch-"),
 }
-_REMOVED_IN = ("images/*", "lab/*", "lab", "steps/*/*", "ccache", "repo/*/snapshots")  # by renaming to `.old-` first
+_REMOVED_IN = ("images/*", "lab/*", "lab", "ccache", "repo/*/snapshots")  # by renaming to `.old-` first
 
 
 def remove(artifacts: Path) -> None:
@@ -35,7 +35,7 @@ def remove(artifacts: Path) -> None:
                 files.remove_leftovers(place, prefix)
     keys.remove_leftovers(artifacts / "keys")
     for step in artifacts.glob("steps/*/*"):
-        works = [*step.glob(".work-*")]
+        works = [*step.glob(".work-*"), *step.glob(".old-*")]  # whoever works on the step removes them as well
         if works:
             with contextlib.suppress(OSError, PipelineError), locked(step / LOCK, wait=False):
                 for work in works:

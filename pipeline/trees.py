@@ -96,14 +96,26 @@ def _take_bits(entry: Entry) -> None:
 
 
 def remove(top: Path) -> None:
-    """Remove the directory `top` with everything in it. Raises `OSError` for what cannot be removed, and for a link."""
+    """Remove the directory `top` with everything in it, also while another run does.
+
+    Raises `OSError` for what cannot be removed, and for a link.
+    """
     for attempt in range(_ATTEMPTS):
-        for entry in _tour(_unlocked(None, os.fspath(top)), _unlocked):
-            if not entry.is_directory:
-                os.unlink(entry.name, dir_fd=entry.directory)
-            elif entry.after:
-                _remove_empty(entry.name, entry.directory, last=attempt == _ATTEMPTS - 1)
-        if _remove_empty(top, None, last=attempt == _ATTEMPTS - 1):
+        last = attempt == _ATTEMPTS - 1
+        try:
+            for entry in _tour(_unlocked(None, os.fspath(top)), _unlocked):
+                if not entry.is_directory:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(entry.name, dir_fd=entry.directory)
+                elif entry.after:
+                    _remove_empty(entry.name, entry.directory, last=last)
+        except FileNotFoundError:
+            if attempt == 0 and not os.path.lexists(top):
+                raise  # it was not there
+            if last and os.path.lexists(top):
+                raise
+            continue
+        if _remove_empty(top, None, last=last):
             return
 
 
@@ -118,6 +130,8 @@ def _remove_empty(name: str | Path, directory: int | None, *, last: bool) -> boo
     """Whether the directory is gone; False for one that got an entry meanwhile."""
     try:
         os.rmdir(name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
     except OSError as error:
         if last or error.errno != errno.ENOTEMPTY:
             raise

@@ -77,7 +77,8 @@ def wrong(published: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     file.write_text(f'schema = 1\nextends = "lts61"\nname = "wrong"\n[lab.fullnat]\nleft-out = ""\n{parts}')
     repository = published.artifacts / "repo" / "wrong"
     repository.symlink_to("lts61")
-    yield "--line-file", str(file), "--artifacts", str(published.artifacts)
+    signer = json.loads((repository / "latest/snapshot.json").read_text())["key"]["fingerprint"]
+    yield "--line-file", str(file), "--artifacts", str(published.artifacts), "--gpg-key", signer
     repository.unlink()
 
 

@@ -109,3 +109,23 @@ def test_no_special_bit_stays_and_no_other_file_changes(hostile: Path, outside: 
         0o755, 0o711, 0o777, 0o777, 0o755 & ~os.umask(os.umask(0)),
     ]  # fmt: skip
     assert stat.S_IMODE((outside / "key").stat().st_mode) == 0o4600
+
+
+def test_a_tree_whose_entries_another_run_removes_meanwhile_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = tmp_path / "top"
+    for name in ("a/b", "c"):
+        (top / name).mkdir(parents=True)
+        (top / name / "file").write_text("x")
+    real = os.unlink
+
+    def first(name: str, *, dir_fd: int | None = None) -> None:
+        real(name, dir_fd=dir_fd)
+        real(name, dir_fd=dir_fd)  # the other run was there before
+
+    monkeypatch.setattr(os, "unlink", first)
+    trees.remove(top)
+    assert not top.exists()
+    with pytest.raises(FileNotFoundError):
+        trees.remove(top)
