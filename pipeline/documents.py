@@ -19,6 +19,8 @@ def read_text(path: Path, *, hint: str) -> str:
     """The text of a file. Raises `Refused` for what is not there, cannot be read or is no text; `hint` mends it."""
     try:
         return read_limited(path, MOST).decode()
+    except FileNotFoundError:
+        raise Refused(f"{path.name}: missing; expected what was written there", where=str(path), hint=hint) from None
     except OSError as error:
         raise damaged(path, "text", error.strerror or str(error), hint) from None
     except UnicodeDecodeError as error:

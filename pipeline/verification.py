@@ -147,9 +147,9 @@ def _images(artifacts: Path, line: str) -> Found:
 
 
 KINDS = (
-    Kind("steps", _steps, "./inv build-all --verify {line}; ./inv clean old, where a newer result is there"),
+    Kind("steps", _steps, "./inv build-all --verify {line}"),
     Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
-    Kind("store", _store, "./inv store verify, then ./inv fetch LINE"),
+    Kind("store", _store, "./inv store verify"),
     Kind("images", _images, "./inv image --image {name} --fresh"),
     Kind("kernel trees", _trees, "./inv patches el6"),
     Kind("guests of the lab", _guests, "./inv smoke"),

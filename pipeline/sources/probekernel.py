@@ -15,7 +15,7 @@ from pipeline.sources.fetching import Sources
 
 LINE = "lts61"  # whose archive and keys are used
 PACKAGE = "linux-image-cloud-amd64"
-_RECORD = "debian-probe-kernel"
+_RECORD = "probe-kernel"
 
 
 def package(settings: Settings, console: Console) -> Path:

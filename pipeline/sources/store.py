@@ -40,6 +40,7 @@ _SHAPES: Mapping[str, Mapping[str, type]] = {
     "debian-": {"file": str, "url": str, "sha256": str, "size": int, "version": str, "indexes": list, "passed": list},
     "key-": {"armor": str},
     "line-": {"line": str, "sources": list},
+    "probe-kernel": {"file": str, "url": str, "sha256": str, "size": int},
 }
 _STAMP = "stamp-"  # what the names of records of objects' stamps begin with
 _NO_FILE = "no-regular-file"  # instead of the digest of what has none
