@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.console import Console
 from pipeline.settings import load
-from pipeline.sources import probekernel
+from pipeline.sources import download, probekernel
 from pipeline.sources.apt import Resolved
 
 
@@ -21,7 +21,7 @@ def test_debians_index_is_asked_for_the_kernel_once(tmp_path: Path, monkeypatch:
         return Resolved("linux", "6.1", "linux.deb", "http://localhost/linux.deb", 1, "0" * 64)
 
     monkeypatch.setattr(probekernel, "_resolve", resolve)
-    monkeypatch.setattr(probekernel.download, "fetch_all", lambda *_: [SimpleNamespace(path=tmp_path)])
+    monkeypatch.setattr(download, "fetch_all", lambda *_: [SimpleNamespace(path=tmp_path)])
     settings = load({"artifacts": str(tmp_path / "artifacts")})
     for _ in range(2):
         assert probekernel.package(settings, Console(quiet=True)) == tmp_path
