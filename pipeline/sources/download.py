@@ -41,13 +41,15 @@ class Wanted:
     """A file to get. `name` is its file name as the line file pins it: mirrors have it under that name.
 
     `urls` are its own addresses, in order; `size` in bytes; `sha256` None only for a source that
-    is pinned on first use. Raises `UsageError` for a name that is not a plain file name.
+    is pinned on first use. `most` bounds a file whose size is not known: a server may send without end.
+    Raises `UsageError` for a name that is not a plain file name.
     """
 
     name: str
     urls: tuple[str, ...]
     sha256: str | None
     size: int | None
+    most: int = 4 << 30  # bytes; the largest source known here, a kernel's, has 140 MB
 
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or re.search(r"[/\0]", self.name):
@@ -358,12 +360,17 @@ class _Job:
         if wanted is not None and body.total is not None and wanted != body.total:
             what = f"announces {body.total} bytes, wanted {wanted}" + (f"; {body.about}" if body.about else "")
             raise Failed(what, final=True, wrong=Wrong(None, body.total, None))
+        if wanted is None and (body.total or 0) > self.wanted.most:
+            raise Failed(f"announces {body.total} bytes, more than {self.wanted.most}", final=True)
         if not body.start:
             self.part.restart(address.shown, body.validator)
         total = body.total if wanted is None else wanted
         self.meter.start(total, body.start)
         with self.store.writing(total and total - body.start), Intake(self.part.path) as intake:
             size = self._pump(body, intake)
+        if wanted is None and size > self.wanted.most:
+            self.part.forget()  # what has no end is no evidence, and would fill the disk
+            raise Failed(f"sends more than {self.wanted.most} bytes", final=True)
         short = total is not None and size < total
         another = body.total is None and size > 0 and seeming.of(self.part.path)  # such as a page to sign in on
         if short and not another and not (body.whole and body.total is None):
@@ -371,12 +378,12 @@ class _Job:
         return intake.sha256.hexdigest(), size
 
     def _pump(self, body: Body, intake: Intake) -> int:
-        """Moves bytes until the end, or one chunk past the pinned size; returns the file's size in bytes.
+        """Moves bytes until the end, or one chunk past the pinned or largest size; returns the file's size in bytes.
 
         Only time spent waiting for the sender counts against it, not that of our own disk.
         """
         size, waited, moved = body.start, 0.0, 0
-        while self.wanted.size is None or size <= self.wanted.size:
+        while size <= (self.wanted.most if self.wanted.size is None else self.wanted.size):
             before = time.monotonic()
             chunk = body.read()
             waited += time.monotonic() - before

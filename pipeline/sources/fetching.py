@@ -340,7 +340,7 @@ class Sources:
 
     def _downloaded_key(self, name: str, url: str) -> bytes:
         """The bytes at `url`, empty when they are not to be had: another place may have them."""
-        wanted = download.Wanted(f"{name}.asc", (url,), None, None)
+        wanted = download.Wanted(f"{name}.asc", (url,), None, None, _LARGEST_KEYS)
         with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
             try:
                 fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))

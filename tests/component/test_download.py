@@ -671,6 +671,18 @@ def test_an_unpinned_file_of_a_known_size_must_have_it(bench: Bench) -> None:
         fetch_unverified(wanted, bench.store, bench.options, bench.notes)
 
 
+def test_an_unpinned_file_without_end_is_let_go_and_the_next_address_asked(bench: Bench) -> None:
+    urls = (bench.server.at("/f", bad.endless(payload(100_000))), bench.server.at("/g", good(payload(2_000_000))))
+    wanted = Wanted(NAME, (*urls, bench.server.at("/h", good(BODY))), None, None, most=1_000_000)
+    had = fetch_unverified(wanted, bench.store, bench.options, bench.notes)
+    assert had.sha256 == DIGEST
+    assert [attempt.what for attempt in had.attempts] == [
+        "sends more than 1000000 bytes",
+        "announces 2000000 bytes, more than 1000000",
+    ]
+    assert not list((bench.store.root / "bad").glob("*"))
+
+
 def test_an_unpinned_file_does_not_come_from_a_name_in_a_mirror_by_digest(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(BODY)
     wanted = Wanted(NAME, (), None, None)
