@@ -18,8 +18,9 @@ _LARGEST = 1 << 16  # bytes of a record
 
 
 def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
-    """Remember whose the name is. The same file elsewhere, or another content in its place, is the same line.
+    """Remember whose the name is. A copy of the file, or another content in its place, is the same line.
 
+    A copy does not take the name, so that it cannot become another line later; a file that was moved does.
     Raises `UsageError` when another file has it. Without `write` nothing is remembered.
     """
     if line.name in lines.names():
@@ -40,7 +41,8 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
                     f" given up for good, remove {record}",
                     hint=f'change name = "{line.name}" in {file}, or add --artifacts DIR for a place of its own',
                 )
-            if write and theirs != mine:
+            owns = theirs.get("file") == mine["file"] or not Path(theirs.get("file", "")).is_file()
+            if write and theirs != mine and owns:
                 write_atomic(record, json.dumps(mine) + "\n")
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))

@@ -31,12 +31,19 @@ def test_another_file_of_the_same_name_is_refused_with_both_and_what_to_do(tmp_p
     linenames.claim(override(tmp_path / "one/mine.toml"), tmp_path)
 
 
-def test_the_same_file_changed_or_carried_elsewhere_is_the_same_line(tmp_path: Path) -> None:
+def test_the_same_file_changed_copied_or_moved_is_the_same_line_until_a_copy_says_something_else(
+    tmp_path: Path,
+) -> None:
     linenames.claim(override(tmp_path / "one/mine.toml"), tmp_path)
     linenames.claim(override(tmp_path / "one/mine.toml", 'title = "New"\n'), tmp_path)
     linenames.claim(override(tmp_path / "two/mine.toml", 'title = "New"\n'), tmp_path)
+    other = override(tmp_path / "two/mine.toml", 'title = "Another"\n')
     with pytest.raises(UsageError):
-        linenames.claim(override(tmp_path / "one/mine.toml", 'title = "Newer"\n'), tmp_path)
+        linenames.claim(other, tmp_path)
+    linenames.claim(override(tmp_path / "one/mine.toml", 'title = "Another"\n'), tmp_path)
+    (tmp_path / "one/mine.toml").unlink()
+    linenames.claim(other, tmp_path)
+    linenames.claim(override(tmp_path / "two/mine.toml", 'title = "Newer"\n'), tmp_path)
 
 
 def test_another_name_the_projects_own_and_a_damaged_record_hinder_nobody(tmp_path: Path) -> None:
