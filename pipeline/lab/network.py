@@ -150,19 +150,28 @@ class Lab:
         while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.removed)]:
             process.go_on()
             for guest in waiting:
-                self._mind_kvm(guest, life)
-            self.look()
+                if self._failed_by_kvm(guest, life):
+                    self._boot_without_kvm(guest, life)
+            try:
+                self.look()
+            except GuestLost:
+                if not any(self._failed_by_kvm(guest, life) for guest in waiting):
+                    raise
+                continue  # it ended since the check above
             for guest in waiting:
                 _judge(guest, silence, time.monotonic() > deadline, timeout)
             time.sleep(_LOOK)
         self.look()  # one that was ready before the last look at its console may have complained on it
 
-    def _mind_kvm(self, guest: Guest, life: float) -> None:
+    def _failed_by_kvm(self, guest: Guest, life: float) -> bool:
+        """Whether a guest under KVM ended, or is `life` seconds old, without a word on its console."""
         qemu = guest.qemu
+        ended = qemu.ended  # before its last words are read
         qemu.read_console()
-        if qemu.accel != "kvm" or qemu.watcher.spoke is not None or not (qemu.ended or qemu.age > life):
-            return
-        how = "QEMU ended" if qemu.ended else f"nothing was said within {life:g} s"
+        return qemu.accel == "kvm" and qemu.watcher.spoke is None and (ended or qemu.age > life)
+
+    def _boot_without_kvm(self, guest: Guest, life: float) -> None:
+        how = "QEMU ended" if guest.qemu.ended else f"nothing was said within {life:g} s"
         self.accelerator.failed(f"guest {guest.name}: {how}")
         guest.boot_with(self.accelerator.name, self._monitors)
 

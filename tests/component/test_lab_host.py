@@ -18,6 +18,7 @@ from pipeline.host import kvm
 from pipeline.host.kvm import Cause, Probe
 from pipeline.lab import qemu
 from pipeline.lab.failures import GuestLost, NetworkFailed
+from pipeline.lab.guest import Guest
 from pipeline.lab.network import Accelerator, lab
 from pipeline.lab.qemu import CardSpec
 from tests.component.test_lab_guests import MACS, PATIENT, made, tcg, until
@@ -58,6 +59,24 @@ def test_where_kvm_fails_a_guest_is_started_again_without_and_that_is_remembered
     known = probe.remembered()
     assert known is not None and known.cause is Cause.CORRECTED and says in known.detail
     assert accelerator.name == "tcg" and says in accelerator.why
+
+
+def test_a_guest_that_kvm_ends_just_after_it_was_checked_is_started_again_too(
+    made: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path, monkeypatch, "exit 1")
+    with lab(tmp_path / "lab", Accelerator("kvm", "believed", Probe(tmp_path / "artifacts"))) as running:
+        guest = running.machine("victim", made.boot(tmp_path / "initramfs", modules=CHANNEL))
+        checked = running._failed_by_kvm
+
+        def ended_since(guest: Guest, life: float) -> bool:
+            monkeypatch.setattr(running, "_failed_by_kvm", checked)
+            guest.qemu.child.wait()
+            return False
+
+        monkeypatch.setattr(running, "_failed_by_kvm", ended_since)
+        running.ready(PATIENT)
+        assert guest.run("cat", stdin=b"here").out == "here"
 
 
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
