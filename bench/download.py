@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, nothing needs to be installed
 
-from pipeline import process
-from pipeline.files import sha256_of
+from pipeline.core import process
+from pipeline.core.fs import sha256_of
 from pipeline.sources.download import Options, Wanted, fetch
 from pipeline.sources.store import Store
 

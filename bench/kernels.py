@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, nothing needs to be installed
 
-from pipeline import process
+from pipeline.core import process
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ("store", "images", "trees", "apt")
@@ -29,7 +29,7 @@ _INSIDE = re.compile(r"^sandbox ran for ([\d.]+) s$", re.MULTILINE)
 # Run in place of the command line's module: it says how long each job was in its sandbox.
 _TIMED = """
 import sys, time
-from pipeline.cli import main
+from pipeline.cli.app import main
 from pipeline.sandbox.bubblewrap import Bubblewrap
 run = Bubblewrap.run
 def timed(self, job):

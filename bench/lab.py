@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, nothing needs to be installed
 
-from pipeline import process
+from pipeline.core import process
 
 ROOT = Path(__file__).resolve().parents[1]
 

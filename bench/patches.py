@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import lines, process
-from pipeline.patching.patchfile import PatchFile, git_environment, parse
-from pipeline.patching.roles import classify
-from pipeline.patching.scan import scan
+from pipeline.config import line_loader
+from pipeline.core import process
+from pipeline.patching.parser import scan
+from pipeline.patching.patch_file import PatchFile, git_environment, parse
+from pipeline.patching.role_rules import classify
 
 ROUNDS = 7
 AIM = 60.0  # milliseconds for both original patches
@@ -51,7 +52,7 @@ def _once(action: Callable[[], object]) -> float:
 def main(arguments: list[str]) -> None:
     """Measures and prints a table."""
     inputs = {Path(name).name: Path(name).read_bytes() for name in arguments} or {"made": synthetic()}
-    rules = lines.load("el6").data.rules
+    rules = line_loader.load("el6").data.rules
     total = reference = 0.0
     print(f"{'patch':40} {'hunks':>5} {'scan':>7} {'parse':>7} {'role':>7} {'total':>7} {'git':>7}  ms")
     for name, data in inputs.items():

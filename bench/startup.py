@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, nothing needs to be installed
 
-from pipeline import process
+from pipeline.core import process
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIO, LAUNCHER = 1.25, 30.0  # aims: times bare invoke; milliseconds

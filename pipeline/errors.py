@@ -1,7 +1,7 @@
 """Typed errors: whose fault it is, what to do next, and the exit code.
 
 Knows nothing of kernels or commands: every other module raises these, and only
-`pipeline.cli` turns them into text and an exit status.
+`pipeline.cli.app` turns them into text and an exit status.
 """
 
 from __future__ import annotations

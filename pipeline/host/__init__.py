@@ -1,4 +1,1 @@
-"""What the host can do: its programs, its KVM, and the doctor that tells an operator about both.
-
-Knows nothing of lines, sources or builds. Answers are facts about this machine, at this boot.
-"""
+"""What the host can do: its programs, its engines, its KVM, and the doctor that reports all of it."""

@@ -12,14 +12,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline import process
-from pipeline.console import Console
+from pipeline.config.settings import Settings
+from pipeline.core import process
+from pipeline.core.console import Console
+from pipeline.core.disk_space import of_host
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.host import engines, kvm, programs, system
 from pipeline.host.facts import Finding, Host, State
 from pipeline.host.programs import GROUPS, Group, HostProgram
-from pipeline.room import of_host
-from pipeline.settings import Settings
 
 KernelProvider = Callable[[], Path | None]
 Check = Callable[[], Finding]

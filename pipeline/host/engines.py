@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import process
+from pipeline.core import process
 from pipeline.errors import PipelineError
 from pipeline.host import programs
 from pipeline.host.facts import Finding, Host, is_there

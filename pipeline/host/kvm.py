@@ -23,10 +23,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any, cast
 
-from pipeline import files, manifest, neutral, process
+from pipeline.core import fs, manifest, neutral, process
+from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError
-from pipeline.host import cpio, kernels, programs, tinyinit
-from pipeline.locks import locked
+from pipeline.formats import cpio, kernel_image, static_program
+from pipeline.host import programs
 
 MARKER = b"fnat-probe: init runs"
 BUDGET = 5.0  # seconds: this boot takes 2.4 to 3.6 s even under emulation on two cores
@@ -138,7 +139,7 @@ class Probe:
                 return known  # found with a kernel that is gone, which makes it no less true
             what = error.what.splitlines()[0] + (f" ({error.where})" if error.where else "")
             return Verdict(False, Cause.NOT_PROBED, f"not probed: {what}", mend=error.hint)
-        key["kernel"] = files.sha256_of(kernel)
+        key["kernel"] = fs.sha256_of(kernel)
         if known := self._recall(key):
             return known
         verdict = self._boot(kernel)
@@ -167,10 +168,10 @@ class Probe:
     def find_kernel(self) -> Path:
         """A bootable kernel image, of the first place that has one. Raises `HostLacks`."""
         if self.kernel is not None:
-            if not kernels.is_bzimage(self.kernel):
+            if not kernel_image.is_bzimage(self.kernel):
                 raise HostLacks("it is no x86 kernel image that we can read", where=str(self.kernel))
             return self.kernel
-        if found := kernels.kernels_in(self.boot, os.uname().release):
+        if found := kernel_image.kernels_in(self.boot, os.uname().release):
             return found[0]
         if unpacked := self._unpacked():
             return unpacked
@@ -180,9 +181,9 @@ class Probe:
                 f"no kernel to boot: none readable in {self.boot}, and none fetched",
                 hint="sudo chmod a+r /boot/vmlinuz-* where there is one; else: ./inv doctor --kernel IMAGE",
             )
-        image = kernels.kernel_from_deb(package, self.directory)
+        image = kernel_image.kernel_from_deb(package, self.directory)
         made = {"image": image.name, "sha256": manifest.sha256_at(image)[0]}
-        files.write_atomic(self.directory / _UNPACKED, manifest.sealed(made))
+        fs.write_atomic(self.directory / _UNPACKED, manifest.sealed(made))
         return image
 
     def _unpacked(self) -> Path | None:
@@ -238,11 +239,11 @@ class Probe:
 
     def _remember(self, key: dict[str, str], verdict: Verdict) -> None:
         record = {"version": _VERSION, "key": key, "verdict": dataclasses.asdict(verdict)}
-        files.write_atomic(self.memory, manifest.sealed(record))
+        fs.write_atomic(self.memory, manifest.sealed(record))
 
     def _boot(self, kernel: Path) -> Verdict:
         initramfs = self.directory / "probe.cpio"
-        files.write_atomic(initramfs, probe_initramfs())
+        fs.write_atomic(initramfs, probe_initramfs())
         begun = time.monotonic()
         with process.start(qemu_argv(self._program(), self.accel, kernel, initramfs)) as child:
             seen = _watch(child, begun + self.budget)
@@ -302,7 +303,7 @@ def qemu_argv(qemu: str, accel: str, kernel: Path, initramfs: Path) -> list[str]
 
 def probe_initramfs() -> bytes:
     """The initramfs: a console to write to and an /init that writes the marker."""
-    init = tinyinit.elf(b"\n" + MARKER + b"\n")
+    init = static_program.elf(b"\n" + MARKER + b"\n")
     return cpio.archive(
         [cpio.directory("dev"), cpio.device("dev/console", "c", 5, 1), cpio.file("init", init, mode=0o755)]
     )

@@ -14,8 +14,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline import neutral, process
-from pipeline.console import Console
+from pipeline.core import neutral, process
+from pipeline.core.console import Console
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
 Group = Literal["fetch", "debian", "test", "lab", "build"]

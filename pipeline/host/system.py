@@ -10,8 +10,8 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.artifacts import check
-from pipeline.console import human_bytes
+from pipeline.core.artifacts import check
+from pipeline.core.console import human_bytes
 from pipeline.errors import HostLacks
 from pipeline.host.facts import Finding, Host, is_there
 

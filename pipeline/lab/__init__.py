@@ -1,1 +1,1 @@
-"""The lab: boots what was built in QEMU, sends real traffic through it, and reports what was seen."""
+"""Boot what was built in QEMU, send real traffic through it, and report what was seen."""

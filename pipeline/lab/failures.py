@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 
+from pipeline.core.process import reproducer
 from pipeline.errors import TestsFailed
-from pipeline.lab.results import Finding
-from pipeline.process import reproducer
+from pipeline.lab.report.results import Finding
 
 
 class Loss(StrEnum):

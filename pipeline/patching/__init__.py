@@ -1,4 +1,1 @@
-"""Patch files: read strictly, their role proven by content, applied and proven by effect.
-
-Works on bytes and plain trees; knows nothing of where a patch comes from or what is built of it.
-"""
+"""Read patches strictly, prove their role by content, apply them and prove the effect."""

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import neutral, process
+from pipeline.core import neutral, process
 from pipeline.errors import PipelineError, Refused
-from pipeline.patching import names
-from pipeline.patching.patchfile import FileChange, Kind, PatchFile, git_environment, parse
-from pipeline.sources import gittree
-from pipeline.sources.gittree import FILE, SYMLINK, Difference, Entry, Listing
+from pipeline.formats import git_tree
+from pipeline.formats.git_tree import FILE, SYMLINK, Difference, Entry, Listing
+from pipeline.patching import file_names
+from pipeline.patching.patch_file import FileChange, Kind, PatchFile, git_environment, parse
 
 DELETED = "0" * 40
 LISTED = 20  # differences shown in one message
@@ -119,10 +119,10 @@ def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: P
         _check_parents(pristine, patch)
     for side in sides:
         _copy(pristine, touched, side)
-    before = gittree.of_directory(sides[0])
+    before = git_tree.of_directory(sides[0])
     reports = tuple(_apply(patch, *sides) for patch in parsed)
-    after = gittree.of_directory(sides[0])
-    changed = {item.path: item.actual for item in gittree.compare(before, after)}
+    after = git_tree.of_directory(sides[0])
+    changed = {item.path: item.actual for item in git_tree.compare(before, after)}
     return SeriesReport(reports, before, changed)
 
 
@@ -133,7 +133,7 @@ def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) ->
     that is missing, extra or different.
     """
     touched = {path for patch in report.patches for file in patch.files for path in (file.old_path, file.path)}
-    foreign = gittree.compare({path: pristine[path] for path in touched if path in pristine}, report.before)
+    foreign = git_tree.compare({path: pristine[path] for path in touched if path in pristine}, report.before)
     if foreign:
         raise _refuse_paths("the tree is not the pristine one", foreign)
     actual = dict(pristine)
@@ -141,10 +141,10 @@ def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) ->
         actual.pop(path, None)
         if entry is not None:
             actual[path] = entry
-    differences = gittree.compare(_expected(report, pristine, effect), actual)
+    differences = git_tree.compare(_expected(report, pristine, effect), actual)
     if differences:
         raise _refuse_paths("the series leaves another tree than recorded", differences)
-    return Proof(gittree.tree_id(actual), actual, len(report.changed))
+    return Proof(git_tree.tree_id(actual), actual, len(report.changed))
 
 
 def _expected(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> dict[str, Entry]:
@@ -202,7 +202,7 @@ def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
             copy.symlink_to(os.readlink(source))  # noqa: PTH115 - pathlib would tidy the target
         elif source.is_file():
             shutil.copyfile(source, copy)
-            copy.chmod(int(gittree.file_mode(source.stat().st_mode), 8) & 0o777)
+            copy.chmod(int(git_tree.file_mode(source.stat().st_mode), 8) & 0o777)
         elif source.exists():
             raise Refused(f"the patch names {path}, which is no file in the tree", where=path)
 
@@ -210,13 +210,13 @@ def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
 def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
     """Applies one patch on both sides and compares them."""
     _check_parents(side, patch)
-    before = gittree.of_directory(side)
+    before = git_tree.of_directory(side)
     for change in patch.files:
         _check_presence(patch, change, before)
     hunks = _gnu_patch(patch, side)
     _git_apply(patch, other)
-    after = gittree.of_directory(side)
-    _check_results(patch, before, after, gittree.of_directory(other), side)
+    after = git_tree.of_directory(side)
+    _check_results(patch, before, after, git_tree.of_directory(other), side)
     files = tuple(
         FileReport(c.path, c.old_path, c.kind, c.new_mode, reports, before.get(c.old_path), after.get(c.path))
         for c, reports in zip(patch.files, hunks, strict=True)
@@ -299,16 +299,16 @@ def _git_apply(patch: PatchFile, side: Path) -> None:
 def _check_results(patch: PatchFile, before: Listing, after: Listing, other: Listing, side: Path) -> None:
     """Only what the patch names has changed, both programs left the same, and no link leaves the tree."""
     named = {path: change for change in patch.files for path in change.paths}
-    strange = [item for item in gittree.compare(before, after) if item.path not in named]
+    strange = [item for item in git_tree.compare(before, after) if item.path not in named]
     if strange:
         raise _refuse_paths(f"patch {patch.name}: GNU patch changed what the patch does not name", strange)
-    differences = gittree.compare(after, other)
+    differences = git_tree.compare(after, other)
     if differences:
         raise _refuse_paths(f"patch {patch.name}: git (found) and GNU patch (expected) differ", differences)
     for path, change in named.items():
         if path in after and after[path].mode == SYMLINK:
             target = os.fsencode(os.readlink(side / path))  # noqa: PTH115 - as above
-            names.check_link(path, target, lambda what, change=change, **_: _refuse(patch, change, what, ""))
+            file_names.check_link(path, target, lambda what, change=change, **_: _refuse(patch, change, what, ""))
 
 
 def _refuse(patch: PatchFile, change: FileChange, what: str, why: str) -> Refused:

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipeline.lines import RoleName, Rule
-from pipeline.patching.patchfile import FileChange, PatchFile
-from pipeline.patching.roles import Classification, classify
+from pipeline.config.line_model import RoleName, Rule
+from pipeline.patching.patch_file import FileChange, PatchFile
+from pipeline.patching.role_rules import Classification, classify
 
 SHOWN = 40  # differing lines shown per file
 

@@ -23,12 +23,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline import files, neutral, process, temporary, trace
+from pipeline.config.line_model import Key
+from pipeline.core import faults, fs, neutral, process, temporary
+from pipeline.core.disk_space import writing
+from pipeline.core.fs import atomic, read_limited, scratch, write_atomic
+from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, Refused, UsageError
-from pipeline.files import atomic, read_limited, scratch, write_atomic
-from pipeline.lines import Key
-from pipeline.locks import locked
-from pipeline.room import writing
 from pipeline.sources import openpgp
 
 DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"
@@ -210,7 +210,7 @@ def remove_leftovers(directory: Path) -> None:
     """Remove the homes that killed runs left in `directory`, and what their agents left elsewhere."""
     for left in directory.glob(f"{_HOME}*/{_SOCKETS}"):
         _remove_empty(left)
-    files.remove_leftovers(directory, _HOME)
+    fs.remove_leftovers(directory, _HOME)
 
 
 def _remove_empty(note: Path) -> None:
@@ -303,12 +303,12 @@ def _make_development(directory: Path, place: Path) -> None:
         made.mkdir(mode=0o700)
         empty = ("--pinentry-mode", "loopback", "--passphrase", "")
         gnupg(*empty, "--quick-generate-key", DEVELOPMENT, "rsa3072", "sign", "never")
-        trace.point("key.made")
+        faults.point("key.made")
         with atomic(made / "secret.asc", 0o600) as stream:
             stream.write(gnupg(*empty, "--armor", "--export-secret-keys").out)
         write_atomic(made / "public.asc", gnupg("--armor", "--export-options", "export-minimal", "--export").out)
         write_atomic(made / "README", _README)
-        trace.point("key.before-rename")
+        faults.point("key.before-rename")
         try:
             made.rename(place)
         except OSError as error:

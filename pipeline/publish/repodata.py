@@ -14,9 +14,9 @@ import xml.etree.ElementTree as ET
 import zlib
 from pathlib import Path
 
-from pipeline import process
+from pipeline.core import process
+from pipeline.core.fs import sha256_of
 from pipeline.errors import HostLacks, Refused
-from pipeline.files import sha256_of
 
 REPOMD = "repodata/repomd.xml"
 _MOST = 256 << 20  # bytes of a list of packages, unpacked: a line's has some 100 KiB

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pipeline.files import read_limited, write_atomic
+from pipeline.core.fs import read_limited, write_atomic
 
 _MOST = 100  # bytes of a record
 

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import process
+from pipeline.core import process
+from pipeline.core.fs import copy_hashed, read_limited, write_atomic
 from pipeline.errors import Refused
-from pipeline.files import copy_hashed, read_limited, write_atomic
-from pipeline.publish import compat, keys
+from pipeline.formats import rpm_header
+from pipeline.publish import el6_compat, keys
 from pipeline.publish.keys import GnuPG, SigningKey
-from pipeline.sources import openpgp, rpmheader
+from pipeline.sources import openpgp
 
 _MOST_SIGNATURE = 1 << 20  # bytes; one has some hundred
 
@@ -50,7 +51,7 @@ class Signed:
     """A package as it was signed: where, its headers, and the digest of all but the signatures."""
 
     path: Path
-    package: rpmheader.RpmFile
+    package: rpm_header.RpmFile
     body_sha256: str
 
 
@@ -107,19 +108,19 @@ class Signer:
         if isinstance(rpm, Unsigned):
             rpm.check(digest)
         try:
-            package = rpmheader.read(copy)
+            package = rpm_header.read(copy)
         except Refused as error:
             error.where = str(source)
             raise
-        body = rpmheader.body_sha256(copy, package)
+        body = rpm_header.body_sha256(copy, package)
         target = into / package.file_name
         if target.exists():
             raise Refused(f"two packages are called {package.file_name}", where=str(source))
         copy.rename(target)
         self._rpmsign(target, package.build_time)
-        signed = rpmheader.read(target)
+        signed = rpm_header.read(target)
         self._prove(target, signed, check)
-        if rpmheader.body_sha256(target, signed) != body:
+        if rpm_header.body_sha256(target, signed) != body:
             raise Refused("the package changed while it was signed", where=str(source), hint="run the command again")
         os.utime(target, (package.build_time, package.build_time))
         target.chmod(0o444)
@@ -140,8 +141,8 @@ class Signer:
             # By its name, which `rpmheader` let through: rpm expands macros in a path.
             process.run([*base, *defined, target.name], env=env, cwd=target.parent)
 
-    def _prove(self, target: Path, signed: rpmheader.RpmFile, check: Check) -> None:
-        why = "; ".join(compat.signature_problems(signed, self.key.id))
+    def _prove(self, target: Path, signed: rpm_header.RpmFile, check: Check) -> None:
+        why = "; ".join(el6_compat.signature_problems(signed, self.key.id))
         try:
             check(target)
         except Refused as error:

@@ -19,8 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import process, rlimits
-from pipeline.sandbox import attached, entrypoint, images, leash, probe, watch
+from pipeline.core import process, rlimits
+from pipeline.sandbox import entrypoint, images, isolation_check, supervisor, watchdog
+from pipeline.sandbox import terminal as attached
 from pipeline.sandbox.images import HOSTNAME, Image
 from pipeline.sandbox.runtime import (
     OPEN_FILES,
@@ -65,19 +66,19 @@ class Bubblewrap:
                 assert child.stdin is not None and child.stdout is not None
                 pipes = attached.Pipes(child.stdout.fileno(), child.stdin.fileno(), child.stdin.close)
                 attached.converse(pipes, lambda: None, None)
-                return leash.status_of(child.wait())
+                return supervisor.status_of(child.wait())
         with attached.terminal() as (ours, theirs), self._started(job, terminal=theirs) as (child, kill):
             pipes = attached.Pipes(ours, ours, lambda: None)
             attached.converse(pipes, lambda: None, functools.partial(attached.resize, ours))
             kill()  # where the person has gone
-            return leash.status_of(child.wait())
+            return supervisor.status_of(child.wait())
 
     def reap(self) -> list[str]:
         """Ends sandboxes whose owner was killed at the one moment when the kernel does not tell them.
 
         That is between bubblewrap's fork and its asking to be told, some microseconds.
         """
-        return leash.kill(leash.is_dead)
+        return supervisor.kill(supervisor.is_dead)
 
     def prove_on_host(self) -> None:
         """Raises `HostLacks` unless a job of our build user would be isolated here, seen with the host's own tree."""
@@ -92,7 +93,7 @@ class Bubblewrap:
 
     def _prove(self, job: Job) -> None:
         if job.image.key not in self._proven:
-            probe.prove(self._run, job, "bubblewrap", _HINT, hides_mounts=True)
+            isolation_check.prove(self._run, job, "bubblewrap", _HINT, hides_mounts=True)
             self._proven.add(job.image.key)
 
     @contextlib.contextmanager
@@ -103,13 +104,13 @@ class Bubblewrap:
         ticket = uuid.uuid4().hex
 
         def kill() -> object:
-            return leash.kill(lambda label: label.endswith(f":{ticket}"))
+            return supervisor.kill(lambda label: label.endswith(f":{ticket}"))
 
         with contextlib.ExitStack() as held, contextlib.ExitStack() as handed:
             if terminal is not None:
                 handed.callback(os.close, terminal)
                 stdin = terminal
-            # Its leash hears when our end is closed. A pipe could be opened anew from /proc, and held open, by a job.
+            # Its supervisor hears when our end is closed. A pipe could be opened from /proc and held open by a job.
             hearing, telling = (_above(end.detach()) for end in socket.socketpair())
             held.callback(os.close, telling)
             handed.callback(os.close, hearing)
@@ -144,7 +145,7 @@ class Bubblewrap:
         words += [*_tmpfs("/dev/shm", SHARED_MEMORY), "--remount-ro", "/dev"]
         for mount in job.mounts:
             words += _bind(mount)
-        command = [f"/proc/self/fd/{first}", *leash.leashed(job, ticket)]
+        command = [f"/proc/self/fd/{first}", *supervisor.supervised(job, ticket)]
         return [*staged, *_dropped(job), *words, "--chdir", job.cwd, "--", *command]
 
     def _run(self, job: Job) -> Ended:
@@ -152,10 +153,10 @@ class Bubblewrap:
             assert child.stdout is not None
             pipe = child.stdout.fileno()
             os.set_blocking(pipe, False)
-            reason = watch.follow(job, pipe, lambda: _read(pipe))
+            reason = watchdog.follow(job, pipe, lambda: _read(pipe))
             if reason is not End.EXIT:
                 kill()
-            return Ended(reason, leash.status_of(child.wait()))
+            return Ended(reason, supervisor.status_of(child.wait()))
 
 
 def _above(handle: int) -> int:
@@ -227,7 +228,7 @@ def _dropped(job: Job) -> list[str]:
     }
     rlimits.require(given, "a build")
     words = ["prlimit", *(f"--{limit.name}={amount}" for limit, amount in given.items()), "--core=0"]
-    # Killing bubblewrap while it begins would leave what it has begun; the leash ends that.
+    # Killing bubblewrap while it begins would leave what it has begun; the supervisor ends that.
     words += ["--", "setpriv", "--pdeathsig=clear", "--no-new-privs"]
     if os.geteuid() == 0:
         words += [f"--reuid={build_user()}", f"--regid={build_group()}", f"--groups={build_group()}"]

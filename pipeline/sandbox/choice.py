@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pipeline.console import Console
+from pipeline.config.settings import TABLE
+from pipeline.core.console import Console
 from pipeline.errors import HostLacks, UsageError
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.engine import ContainerEngine, answering
+from pipeline.sandbox.container import ContainerEngine, answering
 from pipeline.sandbox.runtime import Runtime
-from pipeline.settings import TABLE
 
 
 def choose(setting: str, console: Console, host: Host | None = None) -> Runtime:

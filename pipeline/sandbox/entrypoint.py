@@ -24,7 +24,7 @@ from pipeline.sandbox import seccomp
 from pipeline.sandbox.syscalls import RESULT, Call, Pointing, program
 
 CAPABILITIES = ("CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_SETPCAP")
-LEASH, KEPT = 3, 4  # descriptors of the next program: what tells it of our death, and the namespace to keep
+SUPERVISOR, KEPT = 3, 4  # descriptors of the next program: what tells it of our death, and the namespace to keep
 FREE = 10  # descriptors given to us are at least this: below it are those of the next program
 _ROOT, _HERE = 5, 6
 _TIOCSCTTY = 0x540E  # asm-generic/ioctls.h
@@ -37,12 +37,12 @@ _MOST = 64  # capabilities that the interface has room for
 _CAPSET_HEADER = struct.pack("<II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3 and this process
 
 
-def for_bubblewrap(itself: int, leash: int, *, terminal: bool) -> bytes:
-    """The program, which is started from the descriptor `itself` and passes `leash` on as `LEASH`.
+def for_bubblewrap(itself: int, supervisor: int, *, terminal: bool) -> bytes:
+    """The program, which is started from the descriptor `itself` and passes `supervisor` on as `SUPERVISOR`.
 
     With `terminal` its standard input becomes the terminal of its session, which it must lead.
     """
-    calls = [*_descriptors(itself, leash), *_out_of_reach(), *_without_capabilities(), *_filtered()]
+    calls = [*_descriptors(itself, supervisor), *_out_of_reach(), *_without_capabilities(), *_filtered()]
     return program([*(_led() if terminal else ()), *calls, *_closed()], execute=True, stay=True)
 
 
@@ -61,10 +61,10 @@ def _led() -> Iterator[Call]:
     yield Call("ioctl", (0, _TIOCSCTTY, 0))
 
 
-def _descriptors(itself: int, leash: int) -> Iterator[Call]:
+def _descriptors(itself: int, supervisor: int) -> Iterator[Call]:
     yield Call("close", (itself,))
-    yield Call("dup2", (leash, LEASH))
-    yield Call("close", (leash,))
+    yield Call("dup2", (supervisor, SUPERVISOR))
+    yield Call("close", (supervisor,))
 
 
 def _out_of_reach() -> Iterator[Call]:

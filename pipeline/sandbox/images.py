@@ -1,7 +1,7 @@
 """Builder images: what is in them, where they lie, and how one is made once and kept.
 
 An image is a directory tree that nothing changes after it was made. Its key is the digest of the
-packages in it, which are recorded with versions and digests; steps depend on that key. Its record (`pipeline.manifest`)
+packages in it, which are recorded with versions and digests; steps depend on that key. Its record (`manifest`)
 ties the tree to the key: what is in it is held against the record before anything runs in it or is taken out of it.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, manifest, process, room, trace
-from pipeline.console import Console
+from pipeline.core import disk_space, faults, fs, manifest, process
+from pipeline.core.console import Console
+from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
-from pipeline.locks import locked
 
 HOSTNAME = "builder"  # inside, so that no output tells where it was made
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
@@ -103,7 +103,7 @@ def debian_image(recipe: DebianRecipe, root: Path, console: Console, *, offline:
 
     def make(made: Path, scratch: Path) -> None:
         console.note(f"making the image {recipe.name} ({len(recipe.packages)} packages and what they need)")
-        room.require(scratch, MAKING_ROOM, f"making the image {recipe.name}")
+        disk_space.require(scratch, MAKING_ROOM, f"making the image {recipe.name}")
         _make(recipe, made, scratch)
 
     return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh, say=console.note)
@@ -140,7 +140,7 @@ def once(
             )
         if damaged:
             say(f"the image {name} in {place / request} is not what was made, and is made anew")
-        with files.scratch(place, ".new-") as scratch:
+        with fs.scratch(place, ".new-") as scratch:
             made = scratch / "image"
             make(made, scratch)
             return _published(name, request, made, place)
@@ -155,16 +155,16 @@ def _published(name: str, request: str, made: Path, place: Path) -> Image:
     target, what = place / key, {"image": name, "key": key}
     if target.is_symlink() or differences(Image(name, key, target / "rootfs", target / "packages.json")):
         manifest.record(made, {**what, _REQUESTS: [request]})
-        trace.point("image.before-rename")
+        faults.point("image.before-rename")
         if os.path.lexists(target):
-            files.remove(target)
+            fs.remove(target)
         made.rename(target)
     elif request not in (served := _served(manifest.about(target))):
         manifest.record(target, {**what, _REQUESTS: sorted({*served, request})})
     link = made.with_name("link")
     link.symlink_to(key)
     if (place / request).is_dir() and not (place / request).is_symlink():
-        files.remove(place / request)
+        fs.remove(place / request)
     link.replace(place / request)
     kept = _kept(name, place / request, request)
     if kept is None:

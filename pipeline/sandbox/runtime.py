@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from pipeline import trees
+from pipeline.core import trees
 from pipeline.sandbox.images import Image
 
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.

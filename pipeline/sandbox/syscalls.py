@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import HostLacks
-from pipeline.host.tinyinit import CONTENT, executable
+from pipeline.formats.static_program import CONTENT, executable
 
 # Names and numbers: arch/x86/entry/syscalls/syscall_64.tbl of Linux 6.18, as far as it is needed here.
 _TABLE = """

@@ -1,1 +1,1 @@
-"""Where upstream's bytes come from, how they are kept, and why they are trusted."""
+"""Fetch upstream's bytes from where they can be had, keep them, and establish why they are trusted."""

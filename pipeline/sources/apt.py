@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from pipeline import process
+from pipeline.config.line_model import DebianSource
+from pipeline.core import process
+from pipeline.core.disk_space import writing
+from pipeline.core.fs import sha256_of, write_atomic
+from pipeline.core.locks import locked
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
-from pipeline.files import sha256_of, write_atomic
-from pipeline.lines import DebianSource
-from pipeline.locks import locked
-from pipeline.room import writing
 
 # What apt-get says of an index that was had and is not what it must be.
 _BAD = re.compile(

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from pipeline import trace
-from pipeline.console import Console, Meter
+from pipeline.config.settings import Settings
+from pipeline.core import faults
+from pipeline.core.console import Console, Meter
 from pipeline.errors import HostLacks, Locked, PipelineError, Refused, Unreachable, UsageError
-from pipeline.settings import Settings
-from pipeline.sources import seeming, transport
-from pipeline.sources.intake import Intake
+from pipeline.formats import file_kind
+from pipeline.sources import transport
+from pipeline.sources.part_file import Intake
 from pipeline.sources.store import Partial, Store
 from pipeline.sources.transport import Address, Body, Failed, Wrong, local_path
 
@@ -280,7 +281,7 @@ class _Job:
         return self._had(actual, size, self.part.origin()[0] or None) if actual == self.wanted.sha256 else None
 
     def _had(self, sha256: str, size: int, url: str | None) -> Fetched:
-        trace.point("verify.done")
+        faults.point("verify.done")
         if url and self.wanted.sha256:  # before the sidecar, which says so too, is gone: a kill must not lose it
             self.store.write_origin(sha256, url)
         return Fetched(self.wanted.name, self.part.settle(), sha256, size, url, tuple(self.attempts))
@@ -315,7 +316,7 @@ class _Job:
         offset, validator = self._resumable(address) if resume else (0, "")
         with transport.opened(address, offset, validator, self.options) as body:
             sha256, size = self._receive(address, body)
-        trace.point("download.done")
+        faults.point("download.done")
         refusal = None
         if self.wanted.sha256 in (None, sha256) and self.wanted.size in (None, size):
             refusal = self._refusal()
@@ -326,7 +327,7 @@ class _Job:
             self.meter.note(f"{address.shown}: what was resumed is not the file wanted; downloading it whole")
             return self._once(address, resume=False)
         self.part.settle()
-        seems = seeming.of(self.part.path)
+        seems = file_kind.of(self.part.path)
         said = [refusal.what if refusal else "", "" if refusal and seems in refusal.what else seems, body.about]
         kept = self.store.keep_bad(self.part.path, self.wanted.name, sha256)
         if refusal:
@@ -372,7 +373,7 @@ class _Job:
             self.part.forget()  # what has no end is no evidence, and would fill the disk
             raise Failed(f"sends more than {self.wanted.most} bytes", final=True)
         short = total is not None and size < total
-        another = body.total is None and size > 0 and seeming.of(self.part.path)  # such as a page to sign in on
+        another = body.total is None and size > 0 and file_kind.of(self.part.path)  # such as a page to sign in on
         if short and not another and not (body.whole and body.total is None):
             raise Failed(f"broke off at {size} of {total} bytes")
         return intake.sha256.hexdigest(), size

@@ -14,12 +14,13 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import IO
 
-from pipeline import process, temporary
+from pipeline.config.line_model import Key
+from pipeline.core import process, temporary
 from pipeline.errors import HostLacks, Refused
-from pipeline.lines import Key
-from pipeline.sources import keystate, rpmheader, rpmlead
-from pipeline.sources.keystate import Block, Part, Verdict
-from pipeline.sources.rpmheader import SignatureTag
+from pipeline.formats import rpm_header, rpm_lead
+from pipeline.formats.rpm_header import SignatureTag
+from pipeline.sources import key_state
+from pipeline.sources.key_state import Block, Part, Verdict
 
 MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
 
@@ -68,7 +69,7 @@ def public_key(name: str, key: Key, *material: bytes) -> PublicKey:
         for one in material:
             process.run([*gpg, "--import"], stdin=one, accept=(0, 2))
         listed = process.run([*gpg, "--with-colons", "--check-sigs"]).text
-        found = {block.fingerprint: block for block in keystate.blocks(listed)}
+        found = {block.fingerprint: block for block in key_state.blocks(listed)}
         block = found.get(key.fingerprint)
         if block is None:
             raise Refused(
@@ -84,7 +85,7 @@ def fingerprints(material: bytes) -> list[str]:
     with private_home() as home:
         argv = [*_gpg(home), "--with-colons", "--show-keys"]
         listed = process.run(argv, stdin=material, accept=(0, 2)).text  # 2: there is no key in it
-        return [block.fingerprint for block in keystate.blocks(listed)]
+        return [block.fingerprint for block in key_state.blocks(listed)]
 
 
 def keyring(keys: Sequence[PublicKey]) -> bytes:
@@ -119,11 +120,11 @@ def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signatur
 def _check(rpm: Path, keys: Sequence[PublicKey], ring: Path, base: Sequence[str], env: Mapping[str, str]) -> Signature:
     # Without this level rpmkeys calls an unsigned package fine.
     check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", "-"]
-    with rpmlead.opened(rpm) as stream:
+    with rpm_lead.opened(rpm) as stream:
         said = process.run(check, env=env, stdin=stream, accept=range(256))
     query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
     asked = ["rpm", *base, "--nosignature", "--nomanifest", "-qp", "--qf", query, "-"]
-    with rpmlead.opened(rpm) as stream:
+    with rpm_lead.opened(rpm) as stream:
         stamp = process.run(asked, env=env, stdin=stream, accept=range(256)).text
     lines = [line.strip() for line in said.text.splitlines()[1:]]
     signed = [line for line in lines if "ignature" in line and line.endswith(": OK")]
@@ -197,7 +198,7 @@ _OVER_ALL = (SignatureTag.PGP, SignatureTag.GPG)
 
 def _signer(rpm: Path, keys: Sequence[PublicKey], ring: Path) -> _By:
     """Who signed the package and when, of the first of its signatures; gpgv judges every one of them."""
-    package = rpmheader.read(rpm)
+    package = rpm_header.read(rpm)
     found = []
     for tag in (*_OVER_HEADER, *_OVER_ALL):
         if signature := package.signature.binary(tag):
@@ -220,7 +221,7 @@ def gpgv(
         file = home / "signature"
         file.write_bytes(signature)
         argv = ["gpgv", "--homedir", str(home), "--keyring", str(ring), "--status-fd", "1", str(file), "-"]
-        return keystate.verdicts(process.run(argv, stdin=signed, accept=range(256)).text, keys)
+        return key_state.verdicts(process.run(argv, stdin=signed, accept=range(256)).text, keys)
 
 
 def check_detached(signature: bytes, signed: bytes | IO[bytes], key: PublicKey, where: Path) -> None:

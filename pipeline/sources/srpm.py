@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.line_model import SrpmSource
+from pipeline.core.fs import scratch
 from pipeline.errors import Refused
-from pipeline.files import scratch
-from pipeline.lines import SrpmSource
-from pipeline.sources import archive, gittree, openpgp, rpmheader
-from pipeline.sources.rpmheader import Tag
+from pipeline.formats import archive, git_tree, rpm_header
+from pipeline.formats.rpm_header import Tag
+from pipeline.sources import openpgp
 
 SHOWN = 40  # differing paths listed in one message
 
@@ -102,7 +103,7 @@ def check_accepted(
 
 
 def _nevra(rpm: Path) -> str:
-    found = rpmheader.read(rpm)
+    found = rpm_header.read(rpm)
     epoch = f"{found.header.number(Tag.EPOCH)}:" if Tag.EPOCH in found.header.tags else ""
     return f"{found.name}-{epoch}{found.header.text(Tag.VERSION)}-{found.header.text(Tag.RELEASE)}"
 
@@ -146,19 +147,19 @@ def _check_members(payload: Path, source: SrpmSource, signature: openpgp.Signatu
 def _check_tree(payload: Path, source: SrpmSource, manifest: Path | None) -> tuple[str, int]:
     with archive.opened(_file(payload, source.tree.archive, source)) as stream:
         actual = archive.listing(stream, source.tree.archive, strip=1)
-    tree = gittree.tree_id(actual)
+    tree = git_tree.tree_id(actual)
     if tree != source.tree.git_tree:
-        raise tree_refusal(source, tree, actual, gittree.read_manifest(manifest) if manifest else None)
+        raise tree_refusal(source, tree, actual, git_tree.read_manifest(manifest) if manifest else None)
     return tree, len(actual)
 
 
-def tree_refusal(source: SrpmSource, tree: str, actual: gittree.Listing, pristine: gittree.Listing | None) -> Refused:
+def tree_refusal(source: SrpmSource, tree: str, actual: git_tree.Listing, pristine: git_tree.Listing | None) -> Refused:
     """The refusal of a tree that differs, with the differing paths judged one by one."""
     what = f"the kernel tree in {source.tree.archive} is not the pinned one"
     why = f"wanted git tree {source.tree.git_tree} ({source.tree.entries} entries), had {tree} ({len(actual)} entries)"
     if pristine is None:
         return Refused(what, why=why, hint="name a manifest of the tree in the line file to see which paths differ")
-    found = gittree.compare(pristine, actual)
+    found = git_tree.compare(pristine, actual)
     count = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra", "changed")}
     judged = ", ".join(f"{number} {kind}" for kind, number in count.items() if number)
     rows = [f"    {difference.kind:8}{difference.path}" for difference in found[:SHOWN]]

@@ -2,7 +2,7 @@
 
 A file gets here by one rename, after its caller verified it; what is not verified yet stays in
 `partial/`, what proved wrong in `bad/`. An object is held against its name whenever it is asked for: by its stamp
-(`pipeline.manifest`), and by its content where the stamp moved. Must not know where files come from or what they are
+(`manifest`), and by its content where the stamp moved. Must not know where files come from or what they are
 for.
 
     sha256/ab/<hex>   objects, mode 0444, named by their own digest
@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from pipeline import manifest, rlimits, room, trace
-from pipeline.console import human_bytes
-from pipeline.documents import MOST
+from pipeline.core import disk_space, faults, manifest, rlimits
+from pipeline.core.console import human_bytes
+from pipeline.core.documents import MOST
+from pipeline.core.fs import read_limited, remove, write_atomic
+from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, Locked, Refused
-from pipeline.files import read_limited, remove, write_atomic
-from pipeline.locks import locked
 
 # What documents of these names must have at least.
 _SHAPES: Mapping[str, Mapping[str, type]] = {
@@ -127,9 +127,9 @@ class Store:
             _to_disk(temporary)
             temporary.chmod(0o444)
             with temporary.open("rb") as adopted:
-                trace.point("publish.before-rename")
+                faults.point("publish.before-rename")
                 temporary.replace(target)
-                trace.point("publish.after-rename")
+                faults.point("publish.after-rename")
                 status = os.fstat(adopted.fileno())  # of the very file, whatever is under its name by now
             for directory in (target.parent, self._objects):
                 _to_disk(directory)
@@ -322,15 +322,15 @@ class Store:
         except OSError as error:
             if limit := rlimits.behind(error):
                 raise limit from error
-            if error.errno in (*room.FULL, errno.EFBIG):
+            if error.errno in (*disk_space.FULL, errno.EFBIG):
                 amount = f"for {human_bytes(needed)} " if needed else ""
-                told = room.lacking(self.root, error)
+                told = disk_space.lacking(self.root, error)
                 goes_on = "make room there, then run the same command again: it goes on where it stopped"
                 raise HostLacks(
                     f"{told.what.replace('no room', f'no room {amount}in the store')}: {error.strerror}",
                     where=str(self.root),
                     why=told.why,
-                    hint=goes_on if told.hint == room.HINT else told.hint,
+                    hint=goes_on if told.hint == disk_space.HINT else told.hint,
                 ) from error
             if error.errno in _FORBIDDEN:
                 raise HostLacks(f"the store cannot be written: {error.strerror}", where=str(self.root)) from error

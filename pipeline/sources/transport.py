@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from pipeline import __version__
+from pipeline.core.fs import CHUNK
 from pipeline.errors import UsageError
-from pipeline.files import CHUNK
 
 if TYPE_CHECKING:
     import requests

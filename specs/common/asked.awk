@@ -1,5 +1,5 @@
 # Compares a finished kernel configuration, the first file, with the symbols asked for, the second:
-# kconfig drops in silence what lacks a dependency. pipeline/build/kconfig.py reads these lines.
+# kconfig drops in silence what lacks a dependency. pipeline/formats/kconfig.py reads these lines.
 { name = "" }
 /^CONFIG_/ { name = substr($0, 1, index($0, "=") - 1); value = substr($0, index($0, "=") + 1) }
 /^# CONFIG_.* is not set$/ { name = $2; value = "n" }

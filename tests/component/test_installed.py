@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import process
+from pipeline.core import process
 from tests.fixtures.commandline import ROOT
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.fixtures.commandline import ROOT
+
 MAKING, INSTALLING = "inv: making ", "inv: installing the locked dependencies"
 NEEDED = ("cmp", "cp", "dirname", "readlink", "flock", "id", "env", "sh")  # all that the launcher may call
 

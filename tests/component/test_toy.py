@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lines import SrpmSource, load
-from pipeline.process import Result, clean_environment, run
+from pipeline.config.line_loader import load
+from pipeline.config.line_model import SrpmSource
+from pipeline.core.process import Result, clean_environment, run
 from tests.fixtures.toy import NVR, SRPM, Toy, make_toy, rpm_options, without_config
 
 CONN = "net/netfilter/ipvs/ip_vs_conn.c"

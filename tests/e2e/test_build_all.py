@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.core.locks import locked
+from pipeline.core.process import run
 from pipeline.errors import ExitCode
-from pipeline.locks import locked
-from pipeline.process import run
 from pipeline.publish import signers
-from pipeline.publish.verifying import verify_snapshot
+from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import ROOT, Inv
 
 CACHE = ROOT / "artifacts" / "test-cache"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.commands.test import REAL_EL6
 from pipeline.publish import signers
-from pipeline.publish.verifying import verify_snapshot
-from pipeline.testing import REAL_EL6
+from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.workshop import ToyShop
 
@@ -30,7 +30,7 @@ ORIGINAL = {
 pytestmark = pytest.mark.timeout(PATIENCE)
 
 
-class Material:
+class BuildInputs:
     """A line to accept: options that name it, options of a build, and whether it is the real one."""
 
     def __init__(self, run: Inv, named: list[str], building: list[str], artifacts: Path, *, real: bool) -> None:
@@ -59,25 +59,25 @@ class Material:
 
 
 @pytest.fixture(scope="module")
-def material(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Material]:
+def material(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BuildInputs]:
     if given := os.environ.get(REAL_EL6):
         named, building = json.loads(given)
         inv = Inv(tmp_path_factory.mktemp("real"), APT_CONFIG=os.environ.get("APT_CONFIG", ""))
         inv.patience = PATIENCE
-        yield Material(inv, named, building, Path(named[named.index("--artifacts") + 1]), real=True)
+        yield BuildInputs(inv, named, building, Path(named[named.index("--artifacts") + 1]), real=True)
         return
     with ToyShop.opened(request.getfixturevalue("images")) as shop:
         named = ["--line-file", str(shop.toy.line_file), "--artifacts", str(shop.inv.artifacts)]
         building = ["--runtime", "bubblewrap", "--image", "debian12"]
-        yield Material(shop.inv, named, building, shop.inv.artifacts, real=False)
+        yield BuildInputs(shop.inv, named, building, shop.inv.artifacts, real=False)
 
 
-def test_every_source_is_proven(material: Material) -> None:
+def test_every_source_is_proven(material: BuildInputs) -> None:
     sources = {item["name"]: item for item in material("fetch")["sources"]}
     assert {"kernel-srpm", "lvs-tarball"} <= sources.keys()
 
 
-def test_each_roles_patch_is_proven_by_content_and_leaves_the_recorded_tree(material: Material) -> None:
+def test_each_roles_patch_is_proven_by_content_and_leaves_the_recorded_tree(material: BuildInputs) -> None:
     said = material("patches")
     for item in said["patches"]:
         assert item["role_found"] == item["role"] and item["option_number"] == [200]
@@ -87,7 +87,7 @@ def test_each_roles_patch_is_proven_by_content_and_leaves_the_recorded_tree(mate
             assert len(said["roles"][item["role"]]["files"]) == ORIGINAL[item["patch"]][1] - (item["patch"] == "lvs")
 
 
-def test_every_package_is_built_and_the_repository_is_good(material: Material) -> None:
+def test_every_package_is_built_and_the_repository_is_good(material: BuildInputs) -> None:
     steps = material.built["steps"]
     wanted = {f"kernel:{role}" for role in BUILDIDS} | {"ipvsadm", "keepalived", "role-packages", "repository"}
     assert wanted <= steps.keys()
@@ -100,7 +100,7 @@ def test_every_package_is_built_and_the_repository_is_good(material: Material) -
 
 
 @pytest.mark.parametrize("role", BUILDIDS)
-def test_a_kernel_is_its_roles_by_content_and_compiled_from_the_proven_tree(material: Material, role: str) -> None:
+def test_a_kernel_is_its_roles_by_content_and_compiled_from_the_proven_tree(material: BuildInputs, role: str) -> None:
     found, proven = material.evidence(f"kernel:{role}"), material("patches")["roles"][role]
     uname = found["parameters"]["uname"]
     assert found["role"]["role"] == role
@@ -112,6 +112,6 @@ def test_a_kernel_is_its_roles_by_content_and_compiled_from_the_proven_tree(mate
         assert found["symbols"]["crcs"]["inet_stream_ops"] == ("0x51888a5d" if role == "realserver" else "0x758e2721")
 
 
-def test_the_tools_are_the_ones_with_fullnat(material: Material) -> None:
+def test_the_tools_are_the_ones_with_fullnat(material: BuildInputs) -> None:
     assert "ipvsadm-1:1.2.1-fnat.0" in material.evidence("ipvsadm")["package"]["nevra"]
     assert "keepalived-1:1.2.2-fnat.0" in material.evidence("keepalived")["package"]["nevra"]

@@ -11,21 +11,24 @@ from typing import Any
 
 import pytest
 
-from pipeline import lines
-from pipeline.build import el6, kernel_el6, overlay, rolecheck, sandboxed
-from pipeline.build.material import Material
-from pipeline.build.plan import Work
-from pipeline.builders import builder
-from pipeline.console import Console
+from pipeline.config import line_loader
+from pipeline.config.context import RunContext
+from pipeline.config.line_model import RoleName
+from pipeline.config.settings import load
+from pipeline.core.console import Console
 from pipeline.errors import BuildFailed, ExitCode, Refused
-from pipeline.lines import RoleName
-from pipeline.patching.report import Proven, Trees, prove_series
+from pipeline.formats import archive
+from pipeline.inspect import kernel_role
+from pipeline.packaging import job
+from pipeline.packaging.graph import Work
+from pipeline.patching.series import Proven, Trees, prove_series
+from pipeline.recipes import spec_overlay
+from pipeline.recipes.base import BuildInputs
+from pipeline.recipes.builder_images import builder
+from pipeline.recipes.el6 import kernel, recipe
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.runtime import Limits
-from pipeline.session import Session
-from pipeline.settings import load
-from pipeline.sources import archive
-from pipeline.sources.fetching import Sources
+from pipeline.sources.resolver import Sources
 from tests.fixtures.toy import SRPM, make_toy
 from tests.fixtures.workshop import ToyShop
 
@@ -69,14 +72,14 @@ def test_swapped_series_are_refused_by_content_before_anything_is_built(images: 
 def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[Proven]], Sequence[Proven]]) -> Path:
     """What the recipe gives for one role when it is told that something else was proven; the packages' directory."""
     options = {"artifacts": str(shop.inv.artifacts), "image": "debian12", "debian_mirror": shop.archive.url}
-    session = Session(load(options, {}), Console(quiet=True))
-    image = builder(session, el6.IMAGES)
-    line = lines.load(line_file=shop.toy.line_file)
-    verified = {item.name: item for item in Sources(line, session.settings, session.console).fetch(image.name)}
+    context = RunContext(load(options, {}), Console(quiet=True))
+    image = builder(context, recipe.IMAGES)
+    line = line_loader.load(line_file=shop.toy.line_file)
+    verified = {item.name: item for item in Sources(line, context.settings, context.console).fetch(image.name)}
     proven = list(misled(prove_series(line, verified)))
-    bench = sandboxed.Bench(Bubblewrap(), image, None, Limits())
-    material = Material(line, verified, proven, bench, Trees(line, proven, verified, session).of)
-    [step] = [step for step in el6.plan(material) if step.name == f"kernel:{role}"]
+    bench = job.Bench(Bubblewrap(), image, None, Limits())
+    material = BuildInputs(line, verified, proven, bench, Trees(line, proven, verified, context).of)
+    [step] = [step for step in recipe.plan(material) if step.name == f"kernel:{role}"]
     work = Work(step, shop.place / "out", shop.place / "scratch", shop.place / "log", {}, 2)
     work.out.mkdir()
     work.scratch.mkdir()
@@ -103,7 +106,7 @@ def test_a_real_server_with_the_lvs_patch_is_refused_by_what_its_packages_hold(i
     assert "must be a realserver's kernel and is a director's by content" in told
     assert "lacks the sign of a realserver: has kernel/net/toa/toa.ko" in told
     assert "has the sign of a director: CONFIG_IP_VS_TAB_BITS is 22" in told
-    assert caught.value.why == rolecheck.GUIDE
+    assert caught.value.why == kernel_role.GUIDE
 
 
 def test_a_real_server_with_the_lvs_patch_loses_the_option_that_only_toa_brings(images: Path) -> None:
@@ -129,13 +132,13 @@ def test_a_director_of_an_unpatched_tree_is_refused_by_what_its_packages_hold(im
 def spec_of(toy_directory: Path) -> str:
     """The toy's spec, out of its source package."""
     toy = make_toy(toy_directory)
-    return archive.read(toy.mirror / SRPM, {kernel_el6.SPEC: 1 << 20})[kernel_el6.SPEC].decode()
+    return archive.read(toy.mirror / SRPM, {kernel.SPEC: 1 << 20})[kernel.SPEC].decode()
 
 
-PARAMETERS = kernel_el6.Parameters(
+PARAMETERS = kernel.Parameters(
     RoleName.DIRECTOR, "2.6.32", "220.23.1.el6", "debian12", "linux", 0, ".fnat", small=True, patches=("lvs.patch",)
 )
-ANCHORS = sorted({edit.anchor for edit in kernel_el6.edits(PARAMETERS)})
+ANCHORS = sorted({edit.anchor for edit in kernel.edits(PARAMETERS)})
 
 
 def test_the_recipe_hangs_on_the_lines_that_upstreams_spec_has() -> None:
@@ -148,11 +151,11 @@ def test_the_recipe_hangs_on_the_lines_that_upstreams_spec_has() -> None:
 def test_a_line_that_moved_is_refused_by_name(tmp_path: Path, anchor: str, times: str) -> None:
     text = spec_of(tmp_path)
     assert text.splitlines().count(anchor) == 1
-    overlay.overlaid(text, kernel_el6.edits(PARAMETERS))
+    spec_overlay.overlaid(text, kernel.edits(PARAMETERS))
     moved = [f"{anchor}-moved"] if times == "nowhere" else [anchor, anchor]
     wrong = [new for line in text.splitlines() for new in (moved if line == anchor else [line])]
     with pytest.raises(Refused) as caught:
-        overlay.overlaid("\n".join(wrong), kernel_el6.edits(PARAMETERS))
+        spec_overlay.overlaid("\n".join(wrong), kernel.edits(PARAMETERS))
     assert f"`{anchor}` {times}" in caught.value.what
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import trace
-from pipeline.files import sha256_of
-from pipeline.process import run
+from pipeline.core import faults
+from pipeline.core.fs import sha256_of
+from pipeline.core.process import run
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.workshop import ToyShop
 
@@ -104,7 +104,7 @@ class Scene:
 
     def killed(self, point: str, number: int) -> int:
         """A run's exit status that kills itself."""
-        environment = self.shop.inv.environment(**self.environment, **{trace.VARIABLE: f"{point}:{number}"})
+        environment = self.shop.inv.environment(**self.environment, **{faults.VARIABLE: f"{point}:{number}"})
         argv = self.shop.inv.argv(*self.shop.words())
         return subprocess.run(argv, env=environment, cwd=self.shop.inv.cwd, capture_output=True, check=False).returncode
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.build.rpmtool import package
-from pipeline.process import run
-from pipeline.publish import compat, signers
-from pipeline.publish.verifying import verify_snapshot
+from pipeline.core.process import run
+from pipeline.packaging.rpmbuild import package
+from pipeline.publish import el6_compat, signers
+from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.toy import make_toy
 from tests.fixtures.workshop import ToyShop
 
@@ -83,7 +83,7 @@ def test_the_repository_is_signed_and_old_rpm_can_read_all_of_it(built: Built) -
     rpms = sorted(built.shop.latest().rglob("*.rpm"))
     assert {rpm.name for rpm in rpms} == set(document["packages"])
     for rpm in rpms:
-        compat.check(rpm, key_id=document["key"]["fingerprint"][-16:])
+        el6_compat.check(rpm, key_id=document["key"]["fingerprint"][-16:])
     assert list(built.shop.latest().glob("*/repodata/*primary.sqlite*")), "yum of that age likes its database"
 
 

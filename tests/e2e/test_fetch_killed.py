@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import trace
-from pipeline.files import sha256_of
+from pipeline.core import faults
+from pipeline.core.fs import sha256_of
 from pipeline.sources.store import Store
-from tests.component.test_store import assert_intact
+from tests.component.sources.test_store import assert_intact
 from tests.fixtures.badserver import BadServer, good, payload
 from tests.fixtures.commandline import ROOT, Ended, Inv
 from tests.fixtures.debianarchive import SECURITY, SUITE, Archive
@@ -159,7 +159,7 @@ def test_there_are_points_to_be_killed_at() -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at(scene: Scene, point: str, number: int) -> None:
     """At the first and at the third pass of the point: while one file is there, others may be on their way."""
-    with scene.started("fetch", **{trace.VARIABLE: f"{point}:{number}"}) as child:
+    with scene.started("fetch", **{faults.VARIABLE: f"{point}:{number}"}) as child:
         _, said = child.communicate(timeout=60)
     assert child.returncode == -9, said.decode()
     assert scene.inv.living() == []

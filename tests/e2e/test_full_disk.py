@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import process
+from pipeline.core import process
 from pipeline.errors import ExitCode
 from tests.fixtures.quickline import PACKAGE
 from tests.fixtures.workshop import Workshop

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import process
+from pipeline.core import process
+from pipeline.core.locks import locked
 from pipeline.errors import ExitCode
-from pipeline.locks import locked
 from tests.e2e.test_build_all import LOCK, PATIENCE, Built, built
 from tests.fixtures.commandline import HEARING, Inv
 

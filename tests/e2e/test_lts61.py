@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import process
-from pipeline.files import sha256_of
-from pipeline.lines import DebianSource, load
-from pipeline.locks import locked
+from pipeline.config.line_loader import load
+from pipeline.config.line_model import DebianSource
+from pipeline.core import process
+from pipeline.core.fs import sha256_of
+from pipeline.core.locks import locked
 from tests.fixtures.commandline import ROOT, Inv
 
 CACHE = ROOT / "artifacts" / "test-cache" / "lts61"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExitCode
-from pipeline.sources import gittree, kerneltree
+from pipeline.formats import git_tree
+from pipeline.sources import kernel_tree
 from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.toy import Toy, make_toy
 
@@ -65,14 +66,14 @@ def test_a_kept_tree_whose_listing_was_changed_with_it_is_read_anew(inv: Inv, tm
     toy = pinned(inv, tmp_path)
     first = proven(inv, toy, "--json").json
     [kept] = (inv.artifacts / "trees").glob("*/files/kernel/kallsyms.c")
-    before = gittree.blob_id(kept.read_bytes())
+    before = git_tree.blob_id(kept.read_bytes())
     kept.write_text("not what it was\n")
     listing = kept.parents[2] / "listing.xz"
     rows = lzma.decompress(listing.read_bytes()).decode()
-    listing.write_bytes(lzma.compress(rows.replace(before, gittree.blob_id(kept.read_bytes())).encode()))
-    assert {path for path, _ in kerneltree.verified(inv.artifacts / "trees")} == {kept, listing}
+    listing.write_bytes(lzma.compress(rows.replace(before, git_tree.blob_id(kept.read_bytes())).encode()))
+    assert {path for path, _ in kernel_tree.verified(inv.artifacts / "trees")} == {kept, listing}
     assert proven(inv, toy, "--json").json == first
-    assert list(kerneltree.verified(inv.artifacts / "trees")) == []
+    assert list(kernel_tree.verified(inv.artifacts / "trees")) == []
 
 
 def test_the_guides_mistake_is_refused_in_both_directions_in_its_own_words(inv: Inv, tmp_path: Path) -> None:

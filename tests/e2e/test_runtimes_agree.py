@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import process
-from pipeline.locks import locked
+from pipeline.core import process
+from pipeline.core.locks import locked
 from tests.fixtures.commandline import ROOT, Inv
 from tests.fixtures.dockerd import Dockerd
 

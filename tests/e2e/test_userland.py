@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.build import elf
+from pipeline.core.process import run
 from pipeline.errors import ExitCode
-from pipeline.process import run
+from pipeline.formats import elf
 from tests.fixtures.workshop import Workshop
 
 

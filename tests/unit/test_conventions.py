@@ -7,16 +7,18 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from invoke.collection import Collection
 
-from pipeline import __version__, reference
-from pipeline.cli import arguments
+from pipeline import __version__
+from pipeline.cli import docs
+from pipeline.cli.app import arguments
+from pipeline.config.settings import ROWS
+from pipeline.core.process import clean_environment, run
 from pipeline.errors import ExitCode
-from pipeline.process import clean_environment, run
-from pipeline.settings import ROWS
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted((ROOT / "pipeline").rglob("*.py"))
@@ -24,26 +26,27 @@ PYTHON = sorted([ROOT / "tasks.py", *MODULES, *(ROOT / "tests").rglob("*.py"), *
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 LONGEST_FUNCTION, LONGEST_FILE = 60, 500  # lines
 
-# From the bottom up: a module imports from layers below its own, and from its own name. A row's names do not
-# know each other. `linechecks` and `lines` are one module in two files.
-LAYERS = (
-    ("neutral",),
-    ("__init__", "errors", "paths", "trace", "trees"),
-    ("safeopen", "rlimits"),
-    ("process", "files", "locks", "console", "tomlpos"),
-    ("temporary", "settings", "documents"),
-    ("session", "lines", "room", "artifacts", "manifest"),
-    ("sources", "host"),
-    ("patching", "sandbox"),
-    ("build",),
-    ("publish", "lab", "audit"),
-    ("builders", "showing", "linenames", "testing", "cli", "summary", "leftovers", "inventory", "progress"),
-    ("mainjob", "status", "verification", "imaging", "cleaning"),
-    ("labjob",),
+# From the bottom up: a module imports from packages of rows above its own, and from its own package.
+ORDER = (
+    ("errors",),
+    ("core",),
+    ("formats",),
+    ("config",),
+    ("host",),
+    ("sources",),
+    ("sandbox", "patching"),
+    ("packaging",),
+    ("inspect",),
+    ("recipes",),
+    ("publish",),
+    ("lab",),
+    ("audit",),
+    ("commands",),
     ("tasks",),
-    ("__main__", "reference"),
+    ("cli",),
+    ("__main__",),
 )
-ONE_MODULE = {"linechecks": "lines"}
+PACKAGES = {name for names in ORDER for name in names} - {"errors", "tasks", "__main__"}
 
 
 def tool(*words: str) -> None:
@@ -75,51 +78,79 @@ def told(file: Path, node: ast.AST, what: str) -> str:
     return f"{file.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {what}"
 
 
-def layer(name: str) -> int:
-    name = ONE_MODULE.get(name, name)
-    return next(number for number, names in enumerate(LAYERS) if name in names)
-
-
-def unit_of(file: Path) -> str:
-    """The name in the table of layers that a file belongs to."""
+def module_of(file: Path) -> str:
+    """The dotted name of a file's module; a package's is its `__init__`'s."""
     parts = file.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[0] == "tasks" else parts[1]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(file: Path) -> Iterator[tuple[ast.AST, str]]:
-    """The names in the table of layers that a file imports, at its top or inside functions."""
-    for node in ast.walk(tree(file)):
+CODE = {module_of(file): file for file in [ROOT / "tasks.py", *MODULES]}
+
+
+def place(module: str) -> str:
+    """The name in `ORDER` that a module belongs to."""
+    return [*module.split("."), ""][1] if module.startswith("pipeline") else module
+
+
+def rank(module: str) -> int:
+    """The row of `ORDER` that a module belongs to; below all of them for the package itself, which imports nothing."""
+    return next((number for number, names in enumerate(ORDER) if place(module) in names), -1)
+
+
+def imported(module: str) -> Iterator[tuple[ast.AST, str]]:
+    """The modules of the project that one imports: at its top, inside functions and for types alone."""
+    for node in ast.walk(tree(CODE[module])):
         if isinstance(node, ast.Import):
-            full = [alias.name for alias in node.names]
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, told(file, node, "a relative import")
-            module = node.module or ""
-            full = [f"{module}.{alias.name}" for alias in node.names] if module == "pipeline" else [module]
+            assert node.level == 0, told(CODE[module], node, "a relative import")
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        for name in full:
-            parts = name.split(".")
-            if parts[0] == "tasks":
-                yield node, "tasks"
-            if parts[0] == "pipeline" and not parts[1].startswith("__version"):
-                yield node, parts[1]
+        for name in names:
+            while name and name not in CODE:
+                name = name.rpartition(".")[0]
+            if name:
+                yield node, name
 
 
-def test_every_module_has_its_layer() -> None:
-    known = {name for names in LAYERS for name in names} | set(ONE_MODULE)
-    assert {unit_of(file) for file in MODULES} <= known
+def test_the_root_of_the_package_holds_three_files_and_the_packages_of_the_order() -> None:
+    found = {path.name for path in (ROOT / "pipeline").iterdir() if path.name not in ("__pycache__", "_data")}
+    assert found == {"__init__.py", "__main__.py", "errors.py"} | PACKAGES
 
 
-def test_imports_point_down_only() -> None:
-    wrong = []
-    for file in [ROOT / "tasks.py", *MODULES]:
-        own = unit_of(file)
-        for node, name in imported(file):
-            same = ONE_MODULE.get(own, own) == ONE_MODULE.get(name, name)
-            # The command line's module begins with the tasks and is what they are made of.
-            if not same and layer(name) >= layer(own) and (own, name) != ("cli", "tasks"):
-                wrong.append(told(file, node, f"{own} must not know {name}"))
+def test_the_map_for_contributors_is_the_packages_in_their_order_with_what_they_say_of_themselves() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text().partition("| package of `pipeline/` |")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", table, re.MULTILINE)
+    own = [name for names in ORDER for name in names if name in PACKAGES | {"errors"}]
+    assert rows == [(name, (ast.get_docstring(tree(CODE[f"pipeline.{name}"])) or "").splitlines()[0]) for name in own]
+
+
+def test_tests_are_laid_out_as_the_packages_are() -> None:
+    for kind in ("unit", "component"):
+        for directory in (ROOT / "tests" / kind).rglob("*/"):
+            inside = directory.relative_to(ROOT / "tests" / kind)
+            if directory.name != "__pycache__":
+                assert (ROOT / "pipeline" / inside).is_dir(), f"tests/{kind}/{inside} has no package in pipeline/"
+
+
+def test_imports_point_up_the_order_only() -> None:
+    wrong = [
+        told(CODE[module], node, f"{module} must not import {name}")
+        for module in CODE
+        for node, name in imported(module)
+        if place(name) != place(module) and rank(name) >= rank(module)
+    ]
     assert wrong == []
+
+
+def test_no_import_leads_back_to_its_module() -> None:
+    """Not even through functions or types: what knows each other is one thing, or a third is missing."""
+    graph = {module: {name for _, name in imported(module)} - {module} for module in CODE}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"a cycle of imports: {' -> '.join(error.args[1])}")
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
@@ -165,20 +196,20 @@ def test_programs_are_run_in_one_place_only() -> None:
 # Who writes to a terminal past the console: a shell is the person's own, and so are its words; the switch's only
 # one is ours; the reference prints pages of our own. `neutral.stream` stands behind the rest.
 TERMINAL_ITSELF = {
-    ("pipeline/console.py", "print"),
-    ("pipeline/console.py", "sys.stdout"),
-    ("pipeline/console.py", "sys.stderr"),
-    ("pipeline/cli.py", "sys.stdout"),
-    ("pipeline/cli.py", "sys.exit"),  # with a number
-    ("pipeline/labjob.py", "sys.stdout"),  # --keep: a shell in a guest
-    ("pipeline/sandbox/attached.py", "os.write(1)"),
-    ("pipeline/lab/switch.py", "os.write(1)"),
-    ("pipeline/lab/switch.py", "sys.exit"),
-    ("pipeline/reference.py", "print"),
-    ("pipeline/reference.py", "sys.stderr"),
-    ("pipeline/reference.py", "sys.exit"),
+    ("pipeline/core/console.py", "print"),
+    ("pipeline/core/console.py", "sys.stdout"),
+    ("pipeline/core/console.py", "sys.stderr"),
+    ("pipeline/cli/app.py", "sys.stdout"),
+    ("pipeline/cli/app.py", "sys.exit"),  # with a number
+    ("pipeline/commands/lab.py", "sys.stdout"),  # --keep: a shell in a guest
+    ("pipeline/sandbox/terminal.py", "os.write(1)"),
+    ("pipeline/lab/vm/switch.py", "os.write(1)"),
+    ("pipeline/lab/vm/switch.py", "sys.exit"),
+    ("pipeline/cli/docs.py", "print"),
+    ("pipeline/cli/docs.py", "sys.stderr"),
+    ("pipeline/cli/docs.py", "sys.exit"),
     ("pipeline/host/programs.py", "sys.exit"),
-    ("pipeline/testing.py", "process.show"),  # pytest
+    ("pipeline/commands/test.py", "process.show"),  # pytest
 }
 WRITERS = re.compile(
     r"print|pprint|breakpoint|sys\.(__)?std(out|err)(__)?|sys\.exit|process\.show|traceback\.print\w*|warnings\.warn"
@@ -213,7 +244,7 @@ def test_such_a_writer_would_be_seen(code: str) -> None:
 
 def test_commands_that_a_person_copies_are_made_neutral() -> None:
     """`shlex` quotes what acts on a terminal as it is; it is for what a shell reads and nobody sees."""
-    allowed = {"pipeline/neutral.py": 1, "pipeline/build/sandboxed.py": 1, "pipeline/host/programs.py": 1}
+    allowed = {"pipeline/core/neutral.py": 1, "pipeline/packaging/job.py": 1, "pipeline/host/programs.py": 1}
     found = {
         str(file.relative_to(ROOT)): count
         for file in [*MODULES, ROOT / "tasks.py"]
@@ -245,31 +276,31 @@ def test_no_test_is_skipped_or_expected_to_fail(mark: str) -> None:
 # --- Documents -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(reference.PAGES))
+@pytest.mark.parametrize("name", list(docs.PAGES))
 def test_a_generated_page_is_what_its_generator_prints(name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text()
-    assert page == reference.PAGES[name](), f"python -m pipeline.reference {name} > docs/{name}.md"
+    assert page == docs.PAGES[name](), f"python -m pipeline.cli.docs {name} > docs/{name}.md"
 
 
 def test_the_generator_prints_a_page_and_knows_no_other() -> None:
     env = clean_environment(PYTHONPATH=str(ROOT))
-    argv = [sys.executable, "-m", "pipeline.reference"]
-    assert run(argv, env=env).text == reference.commands()
-    assert run([*argv, "exit-codes"], env=env).text == reference.exit_codes()
+    argv = [sys.executable, "-m", "pipeline.cli.docs"]
+    assert run(argv, env=env).text == docs.commands()
+    assert run([*argv, "exit-codes"], env=env).text == docs.exit_codes()
     assert run([*argv, "nonsense"], env=env, accept=[2]).out == b""
 
 
 def test_every_verb_option_setting_and_exit_code_is_on_its_page() -> None:
     import tasks
 
-    page = reference.commands()
+    page = docs.commands()
     for name, task in Collection.from_module(tasks).tasks.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         for argument in arguments(task):
             assert f"--{argument.name.replace('_', '-')}" in section, f"{name} {argument.name}"
     for row in ROWS:
         assert all(f"`{text}`" in page for text in (row.option, row.name, row.variable)), row.name
-    listed = re.findall(r"^\| (\d+) \| (\w+) \|", reference.exit_codes(), re.MULTILINE)
+    listed = re.findall(r"^\| (\d+) \| (\w+) \|", docs.exit_codes(), re.MULTILINE)
     assert listed == [(str(code.value), code.name) for code in ExitCode]
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
-from pipeline.lab.stage import Stage
-from pipeline.lines import RoleName
+from pipeline.config.line_model import RoleName
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.topology import GuestPlan, Part, Wire
 
 FULLNAT, TOA = "/proc/sys/net/ipv4/vs/fullnat_lport_min", "/proc/net/toa_stats"
 TABLE = "size=4194304"  # two to the power of 22
@@ -16,28 +17,28 @@ _ERROR = 3  # the kernel's level of errors; smaller ones are worse
 _RAW = re.compile(r"<(\d+)>(.*)")
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays it."""
-    for guest in stage.plan.guests:
-        evidence(stage, guest.name, RoleName(stage.roles[guest.name]))
+    for guest in context.guests:
+        evidence(context, guest.name, RoleName(context.roles[guest.name]))
 
 
-def evidence(stage: Stage, name: str, role: RoleName) -> None:
+def evidence(context: ScenarioContext, name: str, role: RoleName) -> None:
     """Notes whether a guest's kernel is the built one and has what `role` gives, and nothing of another role."""
-    machine = stage[name]
-    stage.check(f"{name}: uname -r", stage.releases[name], machine.run("uname", "-r").out.strip())
+    machine = context[name]
+    context.check(f"{name}: uname -r", context.releases[name], machine.run("uname", "-r").out.strip())
     machine.run("modprobe", "ip_vs")
     fullnat = machine.run("test", "-e", FULLNAT, accept=(0, 1)).status == 0
     hint = "the lvs patch is what gives it: ./inv patches shows which role has which"
-    stage.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
+    context.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
     if role is RoleName.DIRECTOR:
         first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
-        stage.check(f"{name}: IPVS' table", TABLE, first, passed=TABLE in first)
+        context.check(f"{name}: IPVS' table", TABLE, first, passed=TABLE in first)
     loaded = machine.run("modprobe", "toa", accept=tuple(range(256))).status == 0
     counted = machine.run("test", "-e", TOA, accept=(0, 1)).status == 0
     hint = "the toa patch is what gives it: was this kernel built with the director's?"
-    stage.check(f"{name}: toa loads and counts", role is RoleName.REALSERVER, loaded and counted, hint=hint)
-    stage.check(f"{name}: errors in the kernel's log", [], errors(machine.run("dmesg", "-r").out))
+    context.check(f"{name}: toa loads and counts", role is RoleName.REALSERVER, loaded and counted, hint=hint)
+    context.check(f"{name}: errors in the kernel's log", [], errors(machine.run("dmesg", "-r").out))
 
 
 def errors(log: str) -> list[str]:

@@ -2,66 +2,67 @@
 
 from __future__ import annotations
 
-from pipeline.lab import capture
-from pipeline.lab.plans import FIREWALL, GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.formats import pcap
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.stage import Stage
+from pipeline.lab.topology import FIREWALL, GuestPlan, Part, Wire
 
 VIP, CLIENT = "172.16.16.172", "172.16.16.1"
 SERVICE = f"{VIP}:80"
 SERVERS = {"server1": "172.16.16.177", "server2": "172.16.16.178"}
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays it, with the VIP on lo of the servers, then with a redirect instead."""
-    start(stage, "dr", "-g")
-    stage.distribution("wlc, two servers", {"server1": 5, "server2": 5}, stage.ask("client", VIP, count=10))
-    _silent(stage)
-    bypasses(stage)
-    _no_mapping(stage)
-    _redirected(stage)
+    start(context, "dr", "-g")
+    context.distribution("wlc, two servers", {"server1": 5, "server2": 5}, context.ask("client", VIP, count=10))
+    _silent(context)
+    bypasses(context)
+    _no_mapping(context)
+    _redirected(context)
 
 
-def start(stage: Stage, mode: str, forward: str, **server_settings: str) -> None:
+def start(context: ScenarioContext, mode: str, forward: str, **server_settings: str) -> None:
     """Director and servers take their roles; the servers take connections in turn by their number."""
-    director = stage["director"]
+    director = context["director"]
     ipvs.become(director, "director", {"MODES": mode, "VIP": VIP, "VIP_DEVICE": "eth0"})
     for name in SERVERS:
-        ipvs.become(stage[name], "realserver", {"MODES": mode, "VIP": VIP, **server_settings})
-        stage.serve(name)
+        ipvs.become(context[name], "realserver", {"MODES": mode, "VIP": VIP, **server_settings})
+        context.serve(name)
     added = "\n".join(f"-a -t {SERVICE} -r {address} {forward}" for address in SERVERS.values())
     ipvs.rules(director, f"-A -t {SERVICE} -s wlc\n{added}")
 
 
-def _silent(stage: Stage) -> None:
-    stage["client"].run("sh", "-c", f"ip neigh flush dev eth0; arping -c 3 -I eth0 {VIP}", timeout=15, accept=(0, 1))
-    answering = sorted(capture.claimants(stage.packets("front"), VIP))
-    stage.check("only the director answers ARP for the VIP", [stage.mac("director")], answering)
+def _silent(context: ScenarioContext) -> None:
+    context["client"].run("sh", "-c", f"ip neigh flush dev eth0; arping -c 3 -I eth0 {VIP}", timeout=15, accept=(0, 1))
+    answering = sorted(pcap.claimants(context.packets("front"), VIP))
+    context.check("only the director answers ARP for the VIP", [context.mac("director")], answering)
 
 
-def bypasses(stage: Stage) -> None:
+def bypasses(context: ScenarioContext) -> None:
     """Notes that answers from the VIP come from the servers' own cards, and none of them from the director's."""
-    plain = (packet for packet in stage.packets("front") if packet.tcp and not packet.ipip)
+    plain = (packet for packet in context.packets("front") if packet.tcp and not packet.ipip)
     senders = {packet.source_mac for packet in plain if packet.ip and packet.ip.source == VIP}
-    stage.check("answers bypass the director", sorted(map(stage.mac, SERVERS)), sorted(senders))
+    context.check("answers bypass the director", sorted(map(context.mac, SERVERS)), sorted(senders))
 
 
-def _no_mapping(stage: Stage) -> None:
-    director, address = stage["director"], SERVERS["server1"]
+def _no_mapping(context: ScenarioContext) -> None:
+    director, address = context["director"], SERVERS["server1"]
     ipvs.rules(director, f"-A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {address}:8080 -g")
     listed = [row.split()[0].rpartition(":")[2] for row in ipvs.servers(director, f"{VIP}:81")]
-    stage.check("a port cannot be mapped: 81 stays 81", ["81"], listed)
+    context.check("a port cannot be mapped: 81 stays 81", ["81"], listed)
 
 
-def _redirected(stage: Stage) -> None:
+def _redirected(context: ScenarioContext) -> None:
     for name in SERVERS:
-        machine = stage[name]
+        machine = context[name]
         machine.run(ipvs.script("realserver"), "stop")
         settings = {"MODES": "dr", "VIP": VIP, "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"}
         ipvs.become(machine, "realserver", settings)
         held = machine.run("ip", "-4", "address", "show").out
-        stage.check(f"{name} has no VIP of its own with a redirect", False, VIP in held)
-    stage.distribution("redirected by iptables", {"server1": 5, "server2": 5}, stage.ask("client", VIP, count=10))
+        context.check(f"{name} has no VIP of its own with a redirect", False, VIP in held)
+    context.distribution("redirected by iptables", {"server1": 5, "server2": 5}, context.ask("client", VIP, count=10))
 
 
 def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:

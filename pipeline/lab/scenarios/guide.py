@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.lab.plans import Part
+from pipeline.config.line_model import RoleName
+from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import boot, fullnat
-from pipeline.lab.stage import Stage
-from pipeline.lines import RoleName
+from pipeline.lab.topology import Part
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays what `boot` and `fullnat` look at, aside, and notes that each of them found it."""
-    aside = replace(stage, checks=[], distributions=[])
+    aside = replace(context, checks=[], distributions=[])
     boot.evidence(aside, "server1", RoleName.REALSERVER)
-    _caught(stage, aside, "boot", {"server1: FULLNAT in IPVS", "server1: toa loads and counts"})
-    aside = replace(stage, checks=[], distributions=stage.distributions)
+    _caught(context, aside, "boot", {"server1: FULLNAT in IPVS", "server1: toa loads and counts"})
+    aside = replace(context, checks=[], distributions=context.distributions)
     fullnat.prepare(aside)
     fullnat.with_toa(aside)
     missed = "servers see the client's address and port, AF_INET"
-    _caught(stage, aside, "fullnat", {"server1: toa loads", "server2: toa loads", missed, f"{missed}6"})
+    _caught(context, aside, "fullnat", {"server1: toa loads", "server2: toa loads", missed, f"{missed}6"})
 
 
-def _caught(stage: Stage, aside: Stage, name: str, wanted: set[str]) -> None:
+def _caught(context: ScenarioContext, aside: ScenarioContext, name: str, wanted: set[str]) -> None:
     failed = {check.name for check in aside.checks if not check.passed}
-    stage.check(f"{name} catches it by", sorted(wanted), sorted(failed & wanted))
+    context.check(f"{name} catches it by", sorted(wanted), sorted(failed & wanted))
 
 
 PLAN = replace(

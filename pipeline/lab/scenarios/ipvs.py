@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
-from pipeline.lab.machine import Machine, Ran
+from pipeline.lab.vm.machine import Machine, Ran
 
 _SERVICE = re.compile(r"^(TCP|UDP)\s+(\S+)\s+(\w+)(.*)$")
 _SERVER = re.compile(r"^\s*->\s+(\d\S+)\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")

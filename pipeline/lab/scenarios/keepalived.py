@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from pipeline.errors import TestsFailed
-from pipeline.lab.machine import Machine
-from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs, nat
-from pipeline.lab.stage import Stage
+from pipeline.lab.topology import GuestPlan, Part, Wire
+from pipeline.lab.vm.machine import Machine
 
 EXAMPLE = "/usr/share/doc/lvs-fnat-director/examples/keepalived-nat.conf"
 CONF, DOWN = "/etc/keepalived/keepalived.conf", "/etc/keepalived/down"
@@ -28,23 +29,23 @@ _CHANGES = (
 _BACKUP = (("state MASTER", "state BACKUP"), ("priority 101", "priority 100"))
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays it."""
     for name in DIRECTORS:
-        _start(stage, name)
-    running = {name: stage.serve(name) for name in nat.SERVERS}
-    stage.serve("server2", SORRY_PORT)
-    stage.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(stage), BEGUN)
-    _in_table(stage, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
-    stage.distribution("rr, two servers", {"server1": 4, "server2": 4}, stage.ask("client", nat.VIP, count=8))
-    _server_dies(stage, running)
-    _nobody_left(stage, running)
-    _down_file(stage)
-    _failover(stage)
+        _start(context, name)
+    running = {name: context.serve(name) for name in nat.SERVERS}
+    context.serve("server2", SORRY_PORT)
+    context.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(context), BEGUN)
+    _in_table(context, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
+    context.distribution("rr, two servers", {"server1": 4, "server2": 4}, context.ask("client", nat.VIP, count=8))
+    _server_dies(context, running)
+    _nobody_left(context, running)
+    _down_file(context)
+    _failover(context)
 
 
-def _start(stage: Stage, name: str) -> None:
-    machine = stage[name]
+def _start(context: ScenarioContext, name: str) -> None:
+    machine = context[name]
     ipvs.become(machine, "director", {"MODES": "nat"})
     text = machine.get(EXAMPLE).decode()
     for old, new in (*_CHANGES, *(_BACKUP if name == "director2" else ())):
@@ -59,65 +60,65 @@ def _start(stage: Stage, name: str) -> None:
     machine.start("keepalived", "-n", "-l", "-D", "-f", CONF)
 
 
-def _holders(stage: Stage) -> list[str]:
-    return [name for name in DIRECTORS if _has(stage[name], nat.VIP)]
+def _holders(context: ScenarioContext) -> list[str]:
+    return [name for name in DIRECTORS if _has(context[name], nat.VIP)]
 
 
 def _has(machine: Machine, address: str) -> bool:
     return f" {address}/" in machine.run("ip", "-4", "address", "show", "dev", "eth0").out
 
 
-def _in_table(stage: Stage, director: str, name: str, wanted: list[str]) -> None:
+def _in_table(context: ScenarioContext, director: str, name: str, wanted: list[str]) -> None:
     def look() -> list[str]:
-        return [row.split()[0] for row in ipvs.servers(stage[director], nat.SERVICE)]
+        return [row.split()[0] for row in ipvs.servers(context[director], nat.SERVICE)]
 
-    stage.eventually(name, sorted(wanted), look, NOTICED)
-
-
-def _server_dies(stage: Stage, running: dict[str, int]) -> None:
-    stage["server1"].stop(running.pop("server1"))
-    _in_table(stage, "director1", "a dead server leaves the table", [nat.SECOND])
-    stage.distribution("then the other answers all", {"server2": 4}, stage.ask("client", nat.VIP, count=4))
-    running["server1"] = stage.serve("server1")
-    _in_table(stage, "director1", "and returns", [nat.FIRST, nat.SECOND])
+    context.eventually(name, sorted(wanted), look, NOTICED)
 
 
-def _nobody_left(stage: Stage, running: dict[str, int]) -> None:
+def _server_dies(context: ScenarioContext, running: dict[str, int]) -> None:
+    context["server1"].stop(running.pop("server1"))
+    _in_table(context, "director1", "a dead server leaves the table", [nat.SECOND])
+    context.distribution("then the other answers all", {"server2": 4}, context.ask("client", nat.VIP, count=4))
+    running["server1"] = context.serve("server1")
+    _in_table(context, "director1", "and returns", [nat.FIRST, nat.SECOND])
+
+
+def _nobody_left(context: ScenarioContext, running: dict[str, int]) -> None:
     for name, number in running.items():
-        stage[name].stop(number)
-    _in_table(stage, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
-    found = stage.ask("client", nat.VIP, count=2)
-    stage.check("and answers", [SORRY_PORT] * 2, [answer.served[1] for answer in found])
+        context[name].stop(number)
+    _in_table(context, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
+    found = context.ask("client", nat.VIP, count=2)
+    context.check("and answers", [SORRY_PORT] * 2, [answer.served[1] for answer in found])
     for name in nat.SERVERS:
-        running[name] = stage.serve(name)
-    _in_table(stage, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
+        running[name] = context.serve(name)
+    _in_table(context, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
 
 
-def _down_file(stage: Stage) -> None:
-    stage["director1"].put(DOWN, b"")
-    _moves(stage, "the file `down` makes it yield", "director2")
-    stage["director1"].run("rm", DOWN)
-    _moves(stage, "without the file it takes the VIP back", "director1")
+def _down_file(context: ScenarioContext) -> None:
+    context["director1"].put(DOWN, b"")
+    _moves(context, "the file `down` makes it yield", "director2")
+    context["director1"].run("rm", DOWN)
+    _moves(context, "without the file it takes the VIP back", "director1")
 
 
-def _failover(stage: Stage) -> None:
-    first = stage["director1"]
+def _failover(context: ScenarioContext) -> None:
+    first = context["director1"]
 
     def cards(state: str) -> None:
-        stage.shell(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
+        context.shell(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
 
     cards("down")
-    _moves(stage, "a director cut off is replaced", "director2")
+    _moves(context, "a director cut off is replaced", "director2")
     cards("up")
-    _moves(stage, "and takes over again when it is back", "director1")
+    _moves(context, "and takes over again when it is back", "director1")
 
 
-def _moves(stage: Stage, name: str, to: str) -> None:
+def _moves(context: ScenarioContext, name: str, to: str) -> None:
     begun = time.monotonic()
-    stage.eventually(name, True, lambda: _has(stage[to], nat.VIP), MOVED)
-    _in_table(stage, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
+    context.eventually(name, True, lambda: _has(context[to], nat.VIP), MOVED)
+    _in_table(context, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
     left = max(MOVED + NOTICED - (time.monotonic() - begun), 1.0)
-    stage.eventually("traffic goes on", "", lambda: stage.ask("client", nat.VIP)[0].error, left)
+    context.eventually("traffic goes on", "", lambda: context.ask("client", nat.VIP)[0].error, left)
 
 
 def _director(name: str, number: int) -> GuestPlan:

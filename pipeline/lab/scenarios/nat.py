@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from pipeline.lab.plans import GuestPlan, Part, ScenarioPlan, Wire
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import GUEST, ScenarioContext
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.stage import GUEST, Stage
+from pipeline.lab.topology import GuestPlan, Part, Wire
 
 VIP, DIP, CLIENT = "192.168.0.10", "192.168.100.10", "192.168.0.1"
 SERVICE = f"{VIP}:80"
@@ -14,54 +15,54 @@ SERVERS = {"server1": "192.168.100.7", "server2": "192.168.100.9"}
 FIRST, SECOND = (f"{address}:80" for address in SERVERS.values())
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays it."""
-    director = stage["director"]
+    director = context["director"]
     settings = {"MODES": "nat", "VIP": VIP, "VIP_DEVICE": "eth0"}
     ipvs.become(director, "director", settings)
     for name in SERVERS:
-        stage.serve(name)
+        context.serve(name)
     ipvs.rules(director, f"-A -t {SERVICE} -s rr\n-a -t {SERVICE} -r {FIRST} -m\n-a -t {SERVICE} -r {SECOND} -m")
-    _round_robin(stage)
+    _round_robin(context)
     ipvs.rules(director, f"-E -t {SERVICE} -s wrr\n-e -t {SERVICE} -r {FIRST} -m -w 3")
-    stage.distribution("wrr, weights 3 and 1", {"server1": 12, "server2": 4}, stage.ask("client", VIP, count=16))
-    stage.check(
+    context.distribution("wrr, weights 3 and 1", {"server1": 12, "server2": 4}, context.ask("client", VIP, count=16))
+    context.check(
         "ipvsadm -L lists the edited weights", [f"{FIRST} Masq 3", f"{SECOND} Masq 1"], ipvs.servers(director, SERVICE)
     )
-    _saved(stage)
-    _drained(stage)
+    _saved(context)
+    _drained(context)
 
 
-def _round_robin(stage: Stage) -> None:
-    found = stage.ask("client", VIP, count=10)
-    stage.distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
+def _round_robin(context: ScenarioContext) -> None:
+    found = context.ask("client", VIP, count=10)
+    context.distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
     names = [answer.server for answer in found]
-    stage.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
-    stage.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
-    open_ones = stage["client"].start(GUEST, "ask", VIP, "80", "/hold/5", "2", "--together")
-    stage.eventually(
+    context.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
+    context.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
+    open_ones = context["client"].start(GUEST, "ask", VIP, "80", "/hold/5", "2", "--together")
+    context.eventually(
         "the connection table names both servers of two open connections",
         sorted(SERVERS.values()),
-        lambda: ipvs.connections(stage["director"], SERVERS.values()),
+        lambda: ipvs.connections(context["director"], SERVERS.values()),
         3,
     )
-    stage["client"].stop(open_ones)
+    context["client"].stop(open_ones)
 
 
-def _saved(stage: Stage) -> None:
-    director = stage["director"]
+def _saved(context: ScenarioContext) -> None:
+    director = context["director"]
     saved = director.run("ipvsadm", "-Sn").out
     director.run("ipvsadm", "-C")
-    stage.check("nothing is left after -C", "", director.run("ipvsadm", "-Sn").out.strip())
-    stage.check("and nobody answers", True, bool(stage.ask("client", VIP)[0].error))
+    context.check("nothing is left after -C", "", director.run("ipvsadm", "-Sn").out.strip())
+    context.check("and nobody answers", True, bool(context.ask("client", VIP)[0].error))
     director.run("ipvsadm", "-R", stdin=saved.encode())
-    stage.check("-S, -C, -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
-    stage.distribution("after -R", {"server1": 3, "server2": 1}, stage.ask("client", VIP, count=4))
+    context.check("-S, -C, -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
+    context.distribution("after -R", {"server1": 3, "server2": 1}, context.ask("client", VIP, count=4))
 
 
-def _drained(stage: Stage) -> None:
-    ipvs.rules(stage["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
-    stage.distribution("a server with weight 0 gets nothing", {"server2": 6}, stage.ask("client", VIP, count=6))
+def _drained(context: ScenarioContext) -> None:
+    ipvs.rules(context["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
+    context.distribution("a server with weight 0 gets nothing", {"server2": 6}, context.ask("client", VIP, count=6))
 
 
 PLAN = ScenarioPlan(

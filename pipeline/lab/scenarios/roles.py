@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
-from pipeline.lab.machine import Machine
-from pipeline.lab.plans import FIREWALL, GuestPlan, Part, ScenarioPlan, Wire
-from pipeline.lab.stage import Stage
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.topology import FIREWALL, GuestPlan, Part, Wire
+from pipeline.lab.vm.machine import Machine
 
 ALL = tuple(range(256))
 SETTINGS: Mapping[str, Mapping[str, str]] = {
@@ -30,31 +31,31 @@ true
 _KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPost"}
 
 
-def act(stage: Stage) -> None:
+def act(context: ScenarioContext) -> None:
     """Plays it."""
     for role, settings in SETTINGS.items():
-        _role(stage, role, settings)
+        _role(context, role, settings)
 
 
-def _role(stage: Stage, role: str, settings: Mapping[str, str]) -> None:
-    machine = stage[role]
+def _role(context: ScenarioContext, role: str, settings: Mapping[str, str]) -> None:
+    machine = context[role]
     commands = _commands(machine, role)
     seen = machine.run(*commands["start"], accept=ALL).status
-    stage.check(f"{role}: start without configuration", UNCONFIGURED, seen)
-    stage.shell(machine, _OTHERS)
+    context.check(f"{role}: start without configuration", UNCONFIGURED, seen)
+    context.shell(machine, _OTHERS)
     if role == "director":
-        stage.shell(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
+        context.shell(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
     before = _state(machine)
     machine.put(f"/etc/lvs-fnat/{role}.conf", "".join(f"{key}={value}\n" for key, value in settings.items()).encode())
     steps = (("status", STOPPED), ("start", 0), ("start", 0), ("status", RUNNING), ("status", RUNNING))
     for verb, status in steps:
-        stage.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
     missing = [line for line in before if line not in _state(machine)]
-    stage.check(f"{role}: what others set stays while it runs", [], missing)
-    stage.check(f"{role}: something was set", True, _state(machine) != before)
+    context.check(f"{role}: what others set stays while it runs", [], missing)
+    context.check(f"{role}: something was set", True, _state(machine) != before)
     for verb, status in (("stop", 0), ("stop", 0), ("status", STOPPED), ("status", STOPPED)):
-        stage.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
-    stage.check(f"{role}: after stop all is as before", before, _state(machine))
+        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+    context.check(f"{role}: after stop all is as before", before, _state(machine))
 
 
 def _state(machine: Machine) -> list[str]:

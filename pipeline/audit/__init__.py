@@ -1,0 +1,1 @@
+"""Hold what was made and kept against its records."""

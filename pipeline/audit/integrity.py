@@ -1,0 +1,158 @@
+"""Read everything that was made and kept below the artifacts directory whole, and tell what is not as it was made.
+
+Changes nothing. Each kind is verified by the module that makes it; `KINDS` names them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.context import RunContext
+from pipeline.core import neutral
+from pipeline.errors import Refused, UsageError
+from pipeline.packaging import inventory, step_record
+from pipeline.packaging.scheduler import look
+
+Found = Iterator[tuple[Path, str]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of what is kept. `verified` yields the path and the problem of what differs, of one line where one is
+    given and the kind is of lines; `mend` is the command that makes it anew: `{line}` stands for the options that
+    mean the line, `{name}` for the directory below the kind's own.
+    """
+
+    name: str
+    verified: Callable[[Path, str], Found]
+    mend: str
+
+
+def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
+    """Say what differs, of `line` only where one is given, and return it as `--json` prints it.
+
+    Raises `UsageError` for a line of which nothing is there.
+    """
+    artifacts, console = context.settings.artifacts, context.console
+    known = sorted(
+        {path.name for path in inventory.lines(artifacts)}
+        | {path.name for path in inventory.entries(artifacts / "repo")}
+    )
+    if line and line not in known:
+        raise UsageError(f"line {line!r}: nothing of it is here", why=f"lines: {', '.join(known)}", hint="./inv status")
+    found = []
+    for kind in KINDS:
+        console.note(f"reading every file of the {kind.name}")
+        for path, problem in kind.verified(artifacts, line):
+            parts = path.relative_to(artifacts).parts
+            name = parts[1] if len(parts) > 1 else ""
+            following = kind.mend.format(name=neutral.word(name), line=_options(artifacts, name))
+            found.append({"kind": kind.name, "path": str(path), "problem": problem, "next": following})
+    for row in found:
+        console.say(f"{row['path']}: {row['problem']}\n  next: {row['next']}")
+    console.say(f"{len(found)} of what was made differ" if found else "everything that was made is as it was made")
+    return found
+
+
+def _options(artifacts: Path, name: str) -> str:
+    """What means the line to whose directory a name belongs, as its builds were told."""
+    line = name.removesuffix("-small")
+    words: tuple[str, ...] = ("--line", line)
+    for path in (artifacts / "steps" / line).glob(f"*/*/{step_record.FILE}"):
+        with contextlib.suppress(step_record.Damaged):
+            words = step_record.read(path.parent).options or words
+    return neutral.command(words)
+
+
+def _steps(artifacts: Path, line: str) -> Found:
+    """Every result of every step, the damaged ones that are kept aside left out."""
+    for place in inventory.lines(artifacts):
+        for step in inventory.steps(place) if line in ("", place.name) else ():
+            for path in inventory.entries(step):
+                if path.is_dir() and not path.name.startswith(".") and (problem := _problem(path)):
+                    yield path, problem
+
+
+def _problem(path: Path) -> str:
+    try:
+        known = step_record.read(path).step
+    except step_record.Damaged:
+        known = ""
+    line, step = path.parents[1].name, path.parent.name
+    name = known if known.replace(":", "-") == step else step
+    # What a step published is verified by itself: an older one's link to the latest leads to a newer one's by now.
+    found = look(path, line, name, path.name, content=True)
+    return "" if found.elsewhere else found.problem
+
+
+def _snapshots(artifacts: Path, line: str) -> Found:
+    from pipeline.publish import signers
+    from pipeline.publish.verify import verify_snapshot
+
+    for place in inventory.entries(artifacts / "repo"):
+        if not place.is_dir() or line not in ("", place.name, place.name.removesuffix("-small")):
+            continue
+        found = [path for path in inventory.entries(place / "snapshots") if not path.name.startswith(".")]
+        fingerprint = signers.known(artifacts, place.name)
+        for path in found:
+            try:
+                document = verify_snapshot(path, fingerprint or "unknown")
+            except Refused as error:
+                yield path, ": ".join(filter(None, (error.what, error.why)))
+                continue
+            if (document["id"], path.is_symlink()) != (path.name, False):
+                yield path, f"it is the snapshot {document['id']}"
+        latest = place / "latest"
+        if not latest.is_symlink() or latest.resolve() not in [path.resolve() for path in found]:
+            yield latest, "it leads to no snapshot of this directory"
+
+
+def _store(artifacts: Path, line: str) -> Found:
+    from pipeline.sources.store import Store
+
+    return Store(artifacts / "store").problems()
+
+
+def _trees(artifacts: Path, line: str) -> Found:
+    from pipeline.sources import kernel_tree
+
+    return kernel_tree.verified(artifacts / "trees")
+
+
+def _guests(artifacts: Path, line: str) -> Found:
+    from pipeline.core import cache
+
+    return cache.verified(artifacts / "lab")
+
+
+def _passed(artifacts: Path, line: str) -> Found:
+    from pipeline.lab import run_record
+
+    return run_record.verified(artifacts)
+
+
+def _kvm(artifacts: Path, line: str) -> Found:
+    from pipeline.host import kvm
+
+    return kvm.Probe(artifacts).problems()
+
+
+def _images(artifacts: Path, line: str) -> Found:
+    from pipeline.sandbox import images
+
+    return images.verified(artifacts / "images")
+
+
+KINDS = (
+    Kind("steps", _steps, "./inv build-all --verify {line}"),
+    Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
+    Kind("store", _store, "./inv store verify"),
+    Kind("images", _images, "./inv image --image {name} --fresh"),
+    Kind("kernel trees", _trees, "./inv patches el6"),
+    Kind("guests of the lab", _guests, "./inv smoke"),
+    Kind("runs of the lab that passed", _passed, "./inv build-all"),
+    Kind("answer about KVM", _kvm, "./inv doctor"),
+)

@@ -1,0 +1,219 @@
+"""`inv clean`: removes what can be made again, and nothing that anybody uses.
+
+Whatever is removed is locked first, as its makers lock it; what is locked is left and named. Sources, keys, the
+newest snapshots and evidence are never touched: `store gc` looks after the first, and nobody could make the rest again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.context import RunContext
+from pipeline.core import fs, trees
+from pipeline.core.console import Console, human_bytes
+from pipeline.core.locks import locked
+from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
+from pipeline.packaging import inventory
+from pipeline.packaging.inventory import Last, Run
+from pipeline.packaging.scheduler import LOCK, SHELL_LOCK
+from pipeline.publish.snapshot import remove_snapshot
+from pipeline.sandbox import container
+
+ALL = "all"
+WORDS = {
+    "failed": "what failed, what was damaged, and what killed runs left",
+    "old": "results, images and snapshots that a newer one has taken the place of",
+    "ccache": "the compiler's cache: the next kernels take longer",
+    "steps": "every result of every step: the next run builds anew",
+    "images": "every builder image: the next run makes its own anew",
+    "guests": "what the lab's guests boot: its next run makes it anew",
+    ALL: "all of these",
+}
+LOCK_SUFFIX = ".lock"  # of the files that the makers of an image hold
+SNAPSHOTS_KEPT = 2  # of a repository: a reader may be half through the one before the latest
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that may go. `words` are those that remove it, `locks` what must be free; `size` in bytes."""
+
+    path: str
+    words: tuple[str, ...]
+    size: int
+    locks: tuple[Path, ...]
+    remove: Callable[[], None] = field(repr=False)
+
+
+def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[str, Any], ExitCode]:
+    """Removes what `words` name, of `line` only where one is given; without words only says what there is.
+
+    The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other
+    words, and for a line that is not there.
+    """
+    if unknown := [word for word in words if word not in WORDS]:
+        what = f"there is no `clean {' '.join(unknown)}`"
+        raise UsageError(what, why=f"words: {', '.join(WORDS)}", hint="./inv clean says what each would remove")
+    if line and line not in (known := _lines(context.settings.artifacts)):
+        raise UsageError(f"there is no line {line!r} here", why=f"lines: {', '.join(known)}", hint="./inv status")
+    items = list(_items(context, line))
+    if not words:
+        return _told(items, context.console), ExitCode.OK
+    chosen = [item for item in items if ALL in words or set(item.words) & set(words)]
+    removed: list[Item] = []
+    left: list[tuple[Item, PipelineError]] = []
+    for item in chosen:
+        try:
+            with contextlib.ExitStack() as held:
+                for lock in item.locks:
+                    held.enter_context(locked(lock, wait=False))
+                item.remove()
+            removed.append(item)
+        except FileNotFoundError:  # another run was faster
+            continue
+        except OSError as error:
+            left.append((item, HostLacks(f"it could not be removed: {error.strerror}", where=str(error.filename))))
+        except PipelineError as error:
+            left.append((item, error))
+    _say(removed, left, context.console)
+    return {
+        "removed": [{"path": item.path, "bytes": item.size} for item in removed],
+        "bytes": sum(item.size for item in removed),
+        "left": [{"path": item.path, "what": error.what, "why": error.why} for item, error in left],
+    }, _code({error.code for _, error in left})
+
+
+def _lines(artifacts: Path) -> list[str]:
+    """The project's lines, and whichever others were built here."""
+    from pipeline.config import line_loader as lines
+
+    built = [path.name for path in (*inventory.lines(artifacts), *inventory.entries(artifacts / "repo"))]
+    return sorted({*lines.names(), *built})
+
+
+def _code(left: set[ExitCode]) -> ExitCode:
+    """Of a run that left something for these reasons: what waiting does not mend counts first."""
+    return next(iter(left - {ExitCode.LOCKED}), ExitCode.LOCKED) if left else ExitCode.OK
+
+
+def _told(items: Sequence[Item], console: Console) -> dict[str, Any]:
+    told = {}
+    for word in WORDS:
+        of_word = [item for item in items if word == ALL or word in item.words]
+        told[word] = {"items": len(of_word), "bytes": sum(item.size for item in of_word)}
+    rows = [(word, said["items"], human_bytes(said["bytes"]), WORDS[word]) for word, said in told.items()]
+    console.table(("word", "items", "frees", "what it is"), rows, "nothing was removed; ./inv clean WORD... removes:")
+    return {"would": told, "items": [{"path": i.path, "bytes": i.size, "words": list(i.words)} for i in items]}
+
+
+def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], console: Console) -> None:
+    if removed:
+        console.table(("removed", "freed"), [(item.path, human_bytes(item.size)) for item in removed])
+    console.say(f"{len(removed)} removed, {human_bytes(sum(item.size for item in removed))} freed")
+    for item, error in left:
+        said = "in use" if error.code is ExitCode.LOCKED else "not removed"
+        console.say(f"left, {said}: {item.path}: {error.what}" + (f" ({error.why})" if error.why else ""))
+
+
+def _items(context: RunContext, line: str) -> Iterator[Item]:
+    artifacts = context.settings.artifacts
+    lines = [place for place in inventory.lines(artifacts) if line in ("", place.name)]
+    for place in lines:
+        for step in inventory.steps(place):
+            yield from _of_step(step)
+    yield from _second_builds(artifacts, line)
+    # Whoever builds uses an image and a cache, and holds the lock of its line for it.
+    users = tuple(place / LOCK for place in inventory.lines(artifacts))
+    for cache in inventory.caches(artifacts):
+        if line in ("", cache.line):
+            yield _item(cache.path, ("ccache",), users)
+    yield from _snapshots(artifacts, line)
+    if not line:  # a line owns no image
+        for place in (path for path in inventory.entries(artifacts / "lab") if path.is_dir()):
+            yield _item(place, ("guests",), (artifacts / "lab" / LOCK,))
+        yield from _images(artifacts, users)
+        yield from _engine_images(artifacts, users, context.console)
+
+
+def _item(path: Path, words: tuple[str, ...], locks: tuple[Path, ...]) -> Item:
+    return Item(str(path), words, trees.usage(path), locks, partial(fs.remove, path))
+
+
+def _of_step(step: Path) -> Iterator[Item]:
+    own = step / LOCK
+    runs = inventory.runs(step)
+    finished = [run for run in runs if run.state in (Last.DONE, Last.UNREADABLE)]
+    for path in (path for path in inventory.entries(step) if path.name.startswith(".old-")):
+        yield _item(path, ("failed",), (own,))
+    for run in runs:
+        if run not in finished:
+            yield _item(run.path, ("failed",), (own, step / SHELL_LOCK))
+        else:
+            words = ("steps",) if run is _newest(finished) else ("old", "steps")
+            yield _item(run.path, words, (step.parent / LOCK, own))
+
+
+def _newest(finished: Sequence[Run]) -> Run:
+    return max(finished, key=lambda run: (run.state is Last.DONE, run.begun or 0.0))
+
+
+def _second_builds(artifacts: Path, line: str) -> Iterator[Item]:
+    """What a comparison of two builds left because they differed, or was killed in."""
+    for path in inventory.entries(artifacts / "steps"):
+        name = path.name.partition(inventory.SECOND)[0]
+        if path.is_dir() and inventory.SECOND in path.name and line in ("", name):
+            yield _item(path, ("failed",), (path.with_name(f"{path.name}.lock"),))
+
+
+def _snapshots(artifacts: Path, line: str) -> Iterator[Item]:
+    by_directory: dict[str, list[inventory.Snapshot]] = {}
+    for snapshot in inventory.snapshots(artifacts):
+        by_directory.setdefault(snapshot.directory, []).append(snapshot)
+    for directory, found in by_directory.items():
+        if line in ("", directory, directory.removesuffix("-small")):
+            for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.latest):
+                remove = partial(remove_snapshot, old.path, wait=False)
+                yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)
+
+
+def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
+    for place in inventory.entries(artifacts / "images"):
+        makers = tuple(path for path in inventory.entries(place) if path.suffix == LOCK_SUFFIX)
+        for path in inventory.entries(place):
+            if path.is_dir() and path.name.startswith("."):
+                yield _item(path, ("failed",), (*makers, *users))
+    for image in inventory.images(artifacts):
+        makers = tuple(path for path in inventory.entries(image.path.parent) if path.suffix == LOCK_SUFFIX)
+        words = ("images",) if image.current else ("old", "images")
+        size = trees.usage(image.path)
+        yield Item(str(image.path), words, size, (*makers, *users), partial(_remove_image, image.path))
+
+
+def _remove_image(path: Path) -> None:
+    """Its links first: a link that leads nowhere is no image, an image without a link is one that was superseded."""
+    for link in inventory.requests(path.parent):
+        if link.resolve() == path.resolve():
+            link.unlink()
+    path.with_suffix(container.IMPORTS).unlink(missing_ok=True)
+    fs.remove(path)
+
+
+def _engine_images(artifacts: Path, users: tuple[Path, ...], console: Console) -> Iterator[Item]:
+    """What engines that answer keep of our images; one whose directory is not the current one is superseded."""
+    current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.current}
+    for answering in container.answering():
+        for tag, size in _kept(answering, console):
+            words = ("images",) if tag.rpartition("/")[2] in current else ("old", "images")
+            yield Item(f"{tag} in {answering.name}", words, size, users, partial(answering.forget, tag))
+
+
+def _kept(answering: container.ContainerEngine, console: Console) -> list[tuple[str, int]]:
+    try:
+        return answering.kept()
+    except PipelineError as error:
+        console.note(f"{answering.name}: {error.what}")
+        return []

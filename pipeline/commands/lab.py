@@ -1,0 +1,360 @@
+"""`inv boot`, `inv smoke` and `inv lab`: the lab over a line's published repository, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.commands.build import BuildCommand
+from pipeline.config.context import RunContext
+from pipeline.config.line_model import Line
+from pipeline.core import fs, neutral, process
+from pipeline.core.console import write
+from pipeline.core.locks import locked
+from pipeline.errors import Refused, TestsFailed, UsageError
+from pipeline.lab import run_record as passed
+from pipeline.lab.report import page as report
+from pipeline.lab.scenarios import NAMES
+from pipeline.packaging.scheduler import LOCK
+from pipeline.publish.snapshot_contents import directory_of
+from pipeline.recipes import guest_userland
+
+if TYPE_CHECKING:
+    from pipeline.lab import runner
+    from pipeline.lab.report import results
+    from pipeline.lab.repository import Repository
+    from pipeline.lab.scenario_context import ScenarioContext
+    from pipeline.lab.vm.machine import Machine
+    from pipeline.sandbox.images import Image
+
+
+_LATEST = "latest"  # the link to the results of the last run
+_TOGETHER = 2  # scenarios
+_PATIENT = ("keepalived",)  # begun first: most of their time they wait for clocks
+_KEPT = 10  # runs whose results are kept
+
+
+@dataclass(frozen=True)
+class LabCommand:
+    """The lab of one line in one session."""
+
+    line: Line
+    context: RunContext
+
+    @cached_property
+    def job(self) -> BuildCommand:
+        """What makes the userland of guests, and knows the builder image."""
+        return BuildCommand(self.line, self.context)
+
+    @property
+    def latest(self) -> Path:
+        """The link to the line's newest snapshot."""
+        name = directory_of({"line": self.line.name, "small": self.job.small})
+        return self.context.settings.artifacts / "repo" / name / "latest"
+
+    @property
+    def guests(self) -> Path:
+        """Where what guests boot is made, of all lines together."""
+        return self.context.settings.artifacts / "lab"
+
+    @property
+    def reports(self) -> Path:
+        """Where a run's results go."""
+        return self.context.settings.artifacts / "reports" / "lab" / self.latest.parent.name
+
+    def smoke(self, names: Sequence[str], *, keep: bool = False) -> dict[str, Any]:
+        """Plays scenarios, all that the line has where none is named; the report, as `--json` prints it.
+
+        `keep`: a person gets into the guests before a scenario's network goes.
+        Raises `TestsFailed` when one did not do what it must; the report is written all the same.
+        """
+        found, _ = self._smoke(names, keep=keep)
+        return found.model_dump(mode="json")
+
+    def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
+        """The report, and the directory it is in."""
+        from pipeline.lab.report import results, terminal
+
+        chosen = _chosen(names or tuple(self.line.data.lab))
+        with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
+            bench = self._bench(keep=keep)
+            played = self._all(bench, chosen)
+        packages = {p.nevra: p.sha256 for packages in bench.repository.sets.values() for p in packages.values()}
+        found = results.Report(
+            line=self.line.label,
+            snapshot=bench.repository.id,
+            fingerprint=bench.repository.fingerprint,
+            accelerator=bench.accelerator.name,
+            accelerator_why=bench.accelerator.why,
+            packages=packages,
+            scenarios=played,
+        )
+        page = report.write(found, bench.work)
+        self._remember(bench.work)
+        terminal.tell(found, self.context.console, page)
+        if not found.passed:
+            failed = [s.name for s in played if s.state not in (results.State.PASSED, results.State.LEFT_OUT)]
+            raise TestsFailed(
+                f"the lab's scenarios failed: {', '.join(failed)}" if failed else "no scenario applies to this line",
+                where=str(page),
+                hint=f"the page shows each check and console; ./inv lab --scenario {failed[0]} plays it and stays"
+                if failed
+                else "./inv lines --show LINE says why",
+            )
+        return found, bench.work
+
+    def after(self, built: Mapping[str, Any]) -> dict[str, Any]:
+        """Plays everything after a build, unless that was done before with the same snapshot and the same lab.
+
+        `built` is what `MainJob.build_all` returned; nothing is played where it published nothing.
+        """
+        settings, snapshot = self.context.settings, built.get("snapshot")
+        if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
+            return {}
+        what = {
+            "line": self.line.label,
+            "snapshot": snapshot["id"],
+            "guests": built["steps"].get(guest_userland.STEP, {}).get("key", ""),
+            "scenarios": {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
+            "code": _code(),
+        }
+        page = self._passed_before(what)
+        reused = page is not None
+        if reused:
+            self.context.console.say(f"the lab passed with this snapshot before: {page}")
+        else:
+            found, work = self._smoke(())
+            page = self.reports / passed.LINK / report.PAGE
+            passed.record(work, what, found)
+            fs.point(self.reports / passed.LINK, work.name)
+        return {"lab": {"report": str(page), "reused": reused}}
+
+    def _passed_before(self, what: Mapping[str, Any]) -> Path | None:
+        """The page of a run of `what` that passed, if its record and its report are those of that run."""
+        place = self.reports / passed.LINK
+        if not os.path.lexists(place):
+            return None
+        known, problems = passed.recorded(place)
+        if problems:
+            self.context.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
+            return None
+        return place / report.PAGE if {name: known.get(name) for name in what} == what else None
+
+    def _bench(self, *, keep: bool) -> runner.Bench:
+        from pipeline.host import kvm, programs
+        from pipeline.lab import runner
+        from pipeline.lab.vm import network
+
+        context = self.context
+        programs.ensure({"lab"}, context.console)
+        repository = self._repository()
+        programs_of_guests, builder = self._userland()
+        work = self.reports / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+        work.mkdir(parents=True)
+        accelerator = network.Accelerator.found(kvm.Probe(context.settings.artifacts, kernel_provider=self._kernel))
+        context.console.note(f"guests run with {accelerator.name}: {accelerator.why}")
+        return runner.Bench(
+            line=self.line,
+            repository=repository,
+            userland=programs_of_guests,
+            builder=builder,
+            cache=self.guests,
+            work=work,
+            accelerator=accelerator,
+            note=context.console.note,
+            keep=by_hand if keep else None,
+            capture=context.settings.capture,
+        )
+
+    def _repository(self) -> Repository:
+        """The verified snapshot to boot from. Raises as `opened`, and `Refused` for one by another key than ours."""
+        if not self.latest.exists():
+            raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.publishing)
+        path = self.latest.resolve()
+        try:
+            return opened(path, self._signer(path))
+        except Refused as error:
+            error.hint = error.hint or self._anew(path)
+            raise
+
+    def _signer(self, path: Path) -> str:
+        """The key that must have signed the snapshot: what `gpg-key` names, else the one that signed our last.
+
+        Raises `Refused` where the snapshot names another one.
+        """
+        from pipeline.publish import keys, signers, verify
+
+        settings, directory = self.context.settings, self.latest.parent.name
+        record = signers.place(settings.artifacts, directory)
+        known = signers.known(settings.artifacts, directory)
+        wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
+        found = verify.signer(path)
+        trusting = neutral.command(["./inv", "smoke", *self.job.options, "--gpg-key", found])
+        if not wanted:
+            raise Refused(
+                f"the signing key of the line {self.line.name}: expected its fingerprint in a record, got none",
+                where=str(record),
+                why="the key that lies beside a snapshot proves nothing; to verify against it all the same: "
+                + trusting,
+                hint=self.job.publishing,
+            )
+        if wanted != found:
+            by = "--gpg-key" if settings.gpg_key else str(record)
+            raise Refused(
+                f"the snapshot was signed by another key: expected {wanted}, got {found}",
+                where=str(path),
+                why=f"expected by {by}; a snapshot that is meant to come from elsewhere: {trusting}",
+                hint=trusting if found == known else self._anew(path),
+            )
+        return wanted
+
+    def _anew(self, path: Path) -> str:
+        """The command that publishes another snapshot in place of the one at `path`, which is kept."""
+        if not path.is_relative_to(self.latest.parent.resolve()):
+            return self.job.publishing  # only a link of ours leads there
+        place = neutral.word(path)
+        return f"mv -T --backup=numbered {place} {place}.refused && {self.job.publishing}"
+
+    def _kernel(self) -> Path:
+        """Debian's kernel, for the question whether KVM works."""
+        from pipeline.sources import probe_kernel
+
+        return probe_kernel.package(self.context.settings, self.context.console)
+
+    def _userland(self) -> tuple[Path, Image]:
+        """The guests' own programs, made where they are not there yet, and the builder image they need libraries of."""
+        settings = replace(
+            self.context.settings,
+            only=(guest_userland.STEP,),
+            image=guest_userland.IMAGE,
+            dry_run=False,
+            check_reproducible=False,
+        )
+        job = BuildCommand(self.line, replace(self.context, settings=settings))
+        return job.made(guest_userland.STEP), job.image()
+
+    def _all(self, bench: runner.Bench, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
+        """Plays scenarios, two at a time; by hand one after the other."""
+        if bench.keep:
+            return tuple(self._played(bench, name) for name in chosen)
+        order = sorted(chosen, key=_PATIENT.__contains__, reverse=True)
+        with ThreadPoolExecutor(_TOGETHER) as pool:
+            playing = {name: pool.submit(self._played, bench, name) for name in order}
+            try:
+                while wait(playing.values(), timeout=0.2).not_done:  # in short waits, so that Ctrl-C is heard
+                    pass
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                process.stop_all()
+                raise
+        return tuple(playing[name].result() for name in chosen)
+
+    def _played(self, bench: runner.Bench, name: str) -> results.Scenario:
+        from pipeline.lab import runner
+
+        console = self.context.console
+        console.note(f"{name}: starting")
+        played = runner.play(bench, name)
+        passed = sum(check.passed for check in played.checks)
+        said = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
+        console.note(f"{name}: {played.state}, {said}")
+        return played
+
+    def _remember(self, work: Path) -> None:
+        """Lets `latest` point to this run's results, and removes old ones."""
+        fs.point(self.reports / _LATEST, work.name)
+        runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
+        kept = (self.reports / passed.LINK).resolve()
+        for old in runs[:-_KEPT]:
+            if old.resolve() != kept:
+                shutil.rmtree(old)
+
+
+def opened(path: Path, fingerprint: str) -> Repository:
+    """The snapshot at `path`, after every digest in it was looked at, and every signature: by this key.
+
+    Raises `Refused` for a damaged one.
+    """
+    from pipeline.formats import rpm_header
+    from pipeline.lab.repository import Package, Repository
+    from pipeline.publish import verify
+
+    document = verify.verify_snapshot(path, fingerprint)
+    found: dict[str, dict[str, Package]] = {}
+    for name, members in document["sets"].items():
+        headers = {file: rpm_header.read(path / name / file) for file in members}
+        found[name] = {
+            header.name: Package(
+                path / name / file,
+                header.nevra,
+                document["packages"][file]["sha256"],
+                f"{header.header.text(rpm_header.Tag.VERSION)}-{header.header.text(rpm_header.Tag.RELEASE)}",
+            )
+            for file, header in headers.items()
+        }
+    return Repository(path, document, found)
+
+
+def _code() -> str:
+    """The digest of the lab's own code."""
+    modules = sorted(Path(__file__).with_name("lab").rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        what = f"there is no scenario {', '.join(unknown)}"
+        raise UsageError(what, why=f"scenarios: {', '.join(NAMES)}", hint="./inv smoke --scenario boot")
+    return [name for name in NAMES if name in names]
+
+
+def _say(text: str) -> None:
+    write(sys.stdout, text)
+
+
+def by_hand(stage: ScenarioContext, read: Callable[[str], str] = input, say: Callable[[str], None] = _say) -> None:
+    """Lets a person into the guests, one at a time, until they have had enough."""
+    say(f"the network is running; a guest's name opens a shell in it: {', '.join(stage.machines)}")
+    say("exit leaves the shell, and here ends the lab. To try there:")
+    for name, line in _TO_TRY.items():
+        if name in stage.machines:
+            say(f"  {name:10} {line}")
+    while True:
+        try:
+            typed = read("guest> ").strip()
+        except (EOFError, BrokenPipeError):
+            return
+        if typed == "exit":
+            return
+        if typed in stage.machines:
+            _shell(stage[typed])
+        elif typed:
+            say(f"there is no guest {typed}; guests: {', '.join(stage.machines)}; exit ends the lab")
+
+
+_TO_TRY = {
+    "client": "fnat-guest ask VIP 80 / 6",
+    "director": "ipvsadm -Ln; ipvsadm -Lnc",
+    "director1": "ipvsadm -Ln; ip address",
+    "server1": "ip route; cat /proc/net/toa_stats",
+}
+
+
+def _shell(machine: Machine) -> None:
+    """A shell at this terminal, which meanwhile passes every key on."""
+    from pipeline.sandbox.terminal import unechoed
+
+    source = sys.stdin.fileno()
+    with unechoed() if os.isatty(source) else contextlib.nullcontext():
+        machine.shell(source, sys.stdout.fileno(), shutil.get_terminal_size)

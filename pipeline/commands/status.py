@@ -1,0 +1,98 @@
+"""`inv status`: what is there and how the last runs ended, from this disk alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.context import RunContext
+from pipeline.core.console import Console, human_bytes
+from pipeline.core.trees import usage
+from pipeline.packaging import inventory
+from pipeline.packaging.inventory import BuilderImage, Last, Run, Snapshot
+
+PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
+
+
+def tell(context: RunContext) -> dict[str, Any]:
+    """Says it, and returns it as `--json` prints it. Neither a network nor an engine is asked."""
+    artifacts, console = context.settings.artifacts, context.console
+    last = [runs[-1] for line in inventory.lines(artifacts) for runs in _of_line(line) if runs]
+    latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.latest]
+    images = inventory.images(artifacts)
+    sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
+    _say(console, artifacts, last, latest, images, sizes)
+    return {
+        "artifacts": str(artifacts),
+        "steps": [_step(run) for run in last],
+        "latest": {snapshot.directory: _snapshot(snapshot) for snapshot in latest},
+        "images": [_image(image) for image in images],
+        "bytes": sizes,
+    }
+
+
+def _of_line(line: Path) -> list[list[Run]]:
+    return [inventory.runs(step) for step in inventory.steps(line)]
+
+
+def _say(
+    console: Console,
+    artifacts: Path,
+    last: Sequence[Run],
+    latest: Sequence[Snapshot],
+    images: Sequence[BuilderImage],
+    sizes: dict[str, int],
+) -> None:
+    if not sizes:
+        console.say(f"nothing has been made in {artifacts} yet; next: ./inv build-all, or ./inv fetch LINE")
+        return
+    rows = [(run.line, run.step, _state(run), _time(run.begun), _took(run.seconds)) for run in last]
+    if rows:
+        console.table(("line", "step", "last run", "begun", "took"), rows)
+    for run in last:
+        if run.next:
+            console.say(f"{run.line} {run.step} {run.state}: {run.next}")
+    for snapshot in latest:
+        console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {_time(snapshot.published)}")
+    for image in images:
+        said = "current" if image.current else "superseded"
+        console.say(f"image {image.name} {image.key}: {said}, {image.packages} packages")
+    console.table(("directory", "size"), [(str(artifacts / name), human_bytes(size)) for name, size in sizes.items()])
+    console.say("what could be removed: ./inv clean")
+
+
+def _state(run: Run) -> str:
+    return f"{run.state}, pid {run.pid}" if run.state is Last.RUNNING else run.state.value
+
+
+def _took(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
+
+
+def _time(at: float | None) -> str:
+    """A time of this host's clock, for people."""
+    return "-" if at is None else datetime.fromtimestamp(at).isoformat(" ", "seconds")
+
+
+def _step(run: Run) -> dict[str, Any]:
+    return {
+        "line": run.line,
+        "step": run.step,
+        "state": run.state.value,
+        "begun": run.begun,
+        "seconds": run.seconds,
+        "pid": run.pid if run.state is Last.RUNNING else None,
+        "path": str(run.path),
+        "next": run.next,
+    }
+
+
+def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
+    return {"id": snapshot.id, "path": str(snapshot.path), "published": snapshot.published}
+
+
+def _image(image: BuilderImage) -> dict[str, Any]:
+    document = {"name": image.name, "key": image.key, "path": str(image.path), "current": image.current}
+    return {**document, "packages": image.packages}

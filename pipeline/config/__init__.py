@@ -1,0 +1,1 @@
+"""Settings and line files: typed, checked whole, every mistake told at once."""

@@ -1,0 +1,156 @@
+"""What is wrong with a line file, in this project's words: shape by the typed model, then what keys say of each other.
+
+Gives places in the document, not lines of the file: `pipeline.config.line_loader` knows the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_args
+
+from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, RoleName, SrpmSource
+from pipeline.core import neutral, resources
+from pipeline.errors import UsageError
+
+T = TypeVar("T")
+Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
+_KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
+
+
+def required(value: T | None, what: str) -> T:
+    """What a line must have for this to be asked. Raises `UsageError` where it has none."""
+    if value is None:
+        raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
+    return value
+
+
+def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
+    """The longest beginning of `path` that is there; parts that are no key, such as a union's tag, left out."""
+    found: list[str | int] = []
+    here: Any = raw
+    for part in path:
+        keys: Any = here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
+        if part in keys:
+            here = here[part]
+            found.append(part)
+    return tuple(found)
+
+
+def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
+    """Pydantic's error as place, what is wrong and what is allowed, in this project's words."""
+    loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"])
+    kind, context = str(item["type"]), item.get("ctx") or {}
+    if loc[-1:] == ("[key]",) and kind != "extra_forbidden":
+        loc = loc[:-1]  # pydantic's mark of a mistake in a key itself
+    allowed = ", ".join(_keys_at(loc[:-1])) if kind == "extra_forbidden" else ""
+    if loc[:1] == ("sources",) and loc[2:3] and loc[2] in _KINDS:
+        loc = (*loc[:2], *loc[3:])  # the kind, which pydantic puts into the place; `file` is a key too
+    dotted = ".".join(str(part) for part in existing(raw, loc))
+    if kind == "extra_forbidden":
+        return loc, f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}", allowed
+    if kind == "missing":
+        return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return (*loc, "kind"), f"{dotted}: the kind of a source is missing or unknown", ", ".join(_KINDS)
+    allowed = str(context.get("allowed") or context.get("expected") or "")
+    return loc, f"{dotted}: {item['msg']}", allowed
+
+
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    """The keys allowed in the table at `loc`, pydantic's place of it."""
+    here: type[Model] = LineData
+    names = [part for part in loc if isinstance(part, str)]
+    if names[:1] == ["sources"] and names[2:]:
+        here, names = _KINDS.get(names[2], LineData), names[3:]
+    for name in names:
+        field = next((field for field in here.model_fields.values() if field.alias == name), None)
+        here = here if field is None else _table_in(field.annotation) or here  # None: the name of one table of many
+    top = [] if loc else ["extends"]
+    return sorted([*top, *(str(field.alias) for field in here.model_fields.values())])
+
+
+def _table_in(annotation: Any) -> type[Model] | None:
+    """The model inside `tuple[Model, ...]`, `Model | None` or a table of models."""
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _table_in(inner))), None)
+
+
+def option(line: Line, before: str = "") -> str:
+    """What names the line on a command line: its name, after `before`, or the place of a file outside the project."""
+    if line.files[0].parent == resources.lines_dir():
+        return f"{before} {line.name}".lstrip()
+    return neutral.command(["--line-file", line.files[0]])
+
+
+def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -> list[Found]:
+    """The name is the file's in the project, whose `stem` is given, and no one of the project's, `known`, elsewhere."""
+    name = raw.get("name")
+    if stem is None and name in known:
+        what = f"the name {name} is a line's of the project, whose place in repository and steps it would take"
+        return [(("name",), what, f"a name of its own, such as {name}-house")]
+    if stem not in (None, name):
+        return [(("name",), f"the name {name!r} is not the file's", str(stem))]
+    return []
+
+
+def cross_checks(data: LineData) -> Iterator[Found]:
+    """What one key says of another: names that must exist, roles that must be provable."""
+    checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches, _check_lab)
+    for check in checks:
+        yield from check(data)
+
+
+def _check_keys(data: LineData) -> Iterator[Found]:
+    known = ", ".join(data.keys) or "none; add a [keys.NAME] table"
+    named: list[tuple[tuple[str | int, ...], str]] = []
+    for name, source in data.sources.items():
+        where = ("sources", name)
+        if isinstance(source, SrpmSource):
+            named += [((*where, "signers", index), key) for index, key in enumerate(source.signers)]
+            named += [((*where, "spec", "known", key), key) for key in source.spec.known]
+        if isinstance(source, DebianSource) and data.debian is None:
+            yield where, "Debian sources need to know whose index to believe", "a [debian] table"
+        if source.kind != "file" and (source.sha256 is None) != (source.size is None):
+            yield where, "sha256 and size belong together", "both or neither"
+    named += [
+        (("debian", "keyring", index), key) for index, key in enumerate(data.debian.keyring if data.debian else ())
+    ]
+    for path, key in named:
+        if key not in data.keys:
+            yield path, f"no key {key!r}", known
+
+
+def _check_roles(data: LineData) -> Iterator[Found]:
+    if data.kernel_source not in data.sources and (data.kernel_source or data.patches):
+        which = "the key kernel-source names no source" if data.kernel_source else "nothing says which tree is patched"
+        yield ("kernel-source",), which, f"kernel-source = one of {', '.join(data.sources)}"
+    if RoleName.STOCK not in data.roles:
+        yield ("roles",), "the role 'stock' is missing: it is the control of every test of roles", "[roles.stock]"
+    for name, role in data.roles.items():
+        if (name is RoleName.STOCK) != (not role.series):
+            yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
+        for index, patch in enumerate(role.series):
+            if patch not in data.patches:
+                yield ("roles", name.value, "series", index), f"no patch {patch!r}", ", ".join(data.patches) or "none"
+        if role.series and name not in data.rules:
+            yield ("roles", name.value), f"nothing proves the role {name.value}", f"a [rules.{name.value}] table"
+
+
+def _check_patches(data: LineData) -> Iterator[Found]:
+    for name, patch in data.patches.items():
+        where = ("patches", name)
+        if (patch.source is None) != (patch.member is None) or (patch.source is None) == (patch.file is None):
+            yield where, f"patch {name} needs one origin", "source and member, or file"
+        elif patch.source is not None and patch.source not in data.sources:
+            yield (*where, "source"), f"no source {patch.source!r}", ", ".join(data.sources)
+
+
+def _check_lab(data: LineData) -> Iterator[Found]:
+    for name, play in data.lab.items():
+        chosen = {part: role for part in ("director", "server", "client") if (role := getattr(play, part))}
+        if play.left_out and chosen:
+            yield ("lab", name), f"the scenario {name} is left out and has kernels", "left-out, or kernels"
+        for part, role in chosen.items():
+            if role not in data.roles:
+                yield ("lab", name, part), f"no role {role.value!r}", ", ".join(data.roles)

@@ -1,0 +1,181 @@
+"""Read line files, with the series file beside a line of the project and the line that an override extends.
+
+Every mistake is reported at once, with file:line and what is allowed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config import line_checks
+from pipeline.config.line_checks import Found, existing
+from pipeline.config.line_model import Line, LineData, Override
+from pipeline.core import fs, resources
+from pipeline.errors import FileProblems, Problem, UsageError
+
+LARGEST = 4 << 20  # bytes of a line file; the largest has 40 thousand
+
+
+@dataclass(frozen=True)
+class _Document:
+    """A TOML file as read, kept for the line numbers of its keys."""
+
+    path: Path
+    text: str
+    sha256: str
+    raw: dict[str, Any]
+
+    def line(self, path: Sequence[str | int]) -> int:
+        from pipeline.formats import toml_lines
+
+        return toml_lines.line_of(self.text, path)
+
+
+def names() -> list[str]:
+    """The lines that come with the project."""
+    return sorted(p.stem for p in resources.lines_dir().glob("*.toml") if not p.name.endswith(".lock.toml"))
+
+
+def load(name: str | None = None, line_file: Path | None = None) -> Line:
+    """The line called `name`, or the one in `line_file`, which may extend one of the project's.
+
+    Raises `UsageError` when there is no such line and `FileProblems` with every mistake at once.
+    """
+    if line_file is not None:
+        own, ours = line_file.resolve(), resources.lines_dir()  # however a line of the project is named
+        line = _load_file(ours / own.name if own.parent == ours.resolve() else line_file)
+        if name not in (None, line.name):
+            raise UsageError(
+                f"--line-file holds the line {line.name}, not {name}", where=str(line_file), hint="leave --line out"
+            )
+        return line
+    path = resources.lines_dir() / f"{name}.toml"
+    if name not in names():
+        raise UsageError(f"there is no line {name!r}", why=f"known: {', '.join(names())}", hint="./inv lines")
+    return _load_file(path)
+
+
+def _load_file(path: Path) -> Line:
+    own = _read(path)
+    base_name = own.raw.get("extends")
+    documents, override = [own], None
+    if base_name is not None:
+        documents.append(_base_document(own, base_name))
+    series = resources.patches_dir() / documents[-1].path.stem / "series.toml"
+    if series.is_file() and documents[-1].path.parent == resources.lines_dir():
+        documents.append(_read(series))
+    if base_name is not None:
+        base: dict[str, Any] = {}
+        for document in documents[1:]:
+            base |= document.raw
+        changes = tuple(sorted(set(_changes(own.raw, base))))
+        override = Override(str(base_name), str(path), own.sha256, changes)
+    data = _validated(documents, overriding=override is not None)
+    beside = resources.locks_dir() if path.parent == resources.lines_dir() else path.parent
+    lock = beside / f"{path.name.removesuffix('.toml')}.lock.toml"
+    return Line(data, tuple(document.path for document in documents), lock, override)
+
+
+def _base_document(own: _Document, base_name: object) -> _Document:
+    mistakes = []
+    if base_name not in names():
+        mistakes.append(Problem(str(own.path), own.line(["extends"]), f"no line {base_name!r}", ", ".join(names())))
+    elif own.raw.get("name", base_name) == base_name:
+        allowed = f"a name of its own, such as {base_name}-house"
+        mistakes.append(
+            Problem(str(own.path), own.line(["name"]), "an override must not bear the base's name", allowed)
+        )
+    if mistakes:
+        raise FileProblems(f"1 mistake in {own.path}", mistakes)
+    return _read(resources.lines_dir() / f"{base_name}.toml")
+
+
+def _read(path: Path) -> _Document:
+    try:
+        data = fs.read_limited(path, LARGEST)
+        if data.startswith(codecs.BOM_UTF8):
+            raise FileProblems(
+                f"{path} is not TOML", [Problem(str(path), 1, "it begins with a byte order mark", "none")]
+            )
+        text = data.decode()
+        return _Document(path, text, hashlib.sha256(data).hexdigest(), tomllib.loads(text))
+    except FileNotFoundError:
+        raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
+    except (OSError, UnicodeDecodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"the line file cannot be read: {what}", where=str(path), hint="./inv lines") from None
+    except ValueError as error:  # also a number of more digits than Python takes
+        found = re.search(r"at line (\d+)", str(error))
+        number = int(found[1]) if found else 1 if "at end of document" not in str(error) else text.count("\n") + 1
+        raise FileProblems(f"{path} is not TOML", [Problem(str(path), number, str(error))]) from None
+    except RecursionError:
+        raise FileProblems(f"{path} is not TOML", [Problem(str(path), 1, "it is nested too deeply")]) from None
+
+
+def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of what `own` sets, down to the depth where `base` has no table."""
+    for key, value in own.items():
+        if prefix or key not in ("schema", "extends", "name", "title"):
+            if _goes_deeper(key, value, base):
+                yield from _changes(value, base[key], f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+
+def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `own` laid over it: tables key by key, everything else whole."""
+    result = dict(base)
+    for key, value in own.items():
+        result[key] = _merged(value, result[key]) if _goes_deeper(key, value, result) else value
+    return result
+
+
+def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
+    """Whether a table is laid over the base's key by key. What a patch leaves is one statement: whole or not."""
+    return key != "effect" and isinstance(value, dict) and isinstance(base.get(key), dict)
+
+
+def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
+    """The line the documents give together. What is wrong without the override too is its base's mistake."""
+    own = documents[0]
+    stem = own.path.stem if own.path.parent == resources.lines_dir() else None
+    data, found = _judged(documents)
+    if not any(path == ("name",) for path, _, _ in found):
+        found += line_checks.check_name(own.raw, stem, names())
+    if data is not None and not found:
+        return data
+    inherited = set(_judged(documents[1:])[1]) if overriding else set()
+    problems = []
+    for item in dict.fromkeys(found):
+        guilty = documents[1:] if item in inherited else documents[:1] if overriding else documents
+        problems.append(_located(guilty, *item))
+    title = f"{len(problems)} mistake(s) in the line file {documents[0].path}"
+    raise FileProblems(title, problems, hint="docs/lines.md describes every key")
+
+
+def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
+    """The merged documents, the first of them on top, as data; and every mistake in them."""
+    raw: dict[str, Any] = {}
+    for document in reversed(documents):
+        raw = _merged(document.raw, raw)
+    raw.pop("extends", None)
+    try:
+        data = LineData.model_validate(raw)
+    except ValidationError as error:
+        return None, [line_checks.explain(raw, dict(item)) for item in error.errors(include_url=False)]
+    return data, list(line_checks.cross_checks(data))
+
+
+def _located(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
+    """The problem in the document that says most about `path`; the first of equals."""
+    document = max(documents, key=lambda d: len(existing(d.raw, path)))
+    return Problem(str(document.path), document.line(existing(document.raw, path)), what, allowed)

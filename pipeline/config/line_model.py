@@ -1,0 +1,326 @@
+"""Type a line file: sources with their pins, keys, roles, the rules that prove a role, the patches of each series.
+
+Nothing is read here: `line_loader` reads line files, `line_checks` says what is wrong in one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
+
+SCHEMES = ("http", "https", "ftp", "file")
+_RESERVED = ("all", "lab", "latest", "probe-kernel", "reproducible")  # beside lines' directories, or words of commands
+_SHOWN = 60  # characters of a value in a message
+
+
+class RoleName(StrEnum):
+    """What a kernel is for."""
+
+    DIRECTOR = "director"
+    REALSERVER = "realserver"
+    STOCK = "stock"
+
+
+def _mistake(kind: str, said: str, allowed: str) -> PydanticCustomError:
+    # The text goes in as a value: as a template its braces would be read.
+    return PydanticCustomError(kind, "{said}", {"said": said, "allowed": allowed})
+
+
+def _pattern(name: str, pattern: str, allowed: str) -> Any:
+    compiled = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if compiled.fullmatch(value):
+            return value
+        shown = repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
+        raise _mistake(name, f"{shown} is not a {name}", allowed)
+
+    return AfterValidator(check)
+
+
+def _url(value: str) -> str:
+    with contextlib.suppress(ValueError):  # urllib's own refusal: brackets, ports
+        parts = urlsplit(value)
+        addressed = parts.scheme == "file" or (parts.hostname and parts.port != 0)
+        if parts.scheme in SCHEMES and addressed and PurePosixPath(parts.path).name:
+            return value
+    allowed = f"{', '.join(SCHEMES)} URLs that end in a file name"
+    raise _mistake("url", f"{value!r} is not a URL of a file", allowed)
+
+
+def _inside(value: str) -> str:
+    """A relative POSIX path that stays where it is joined."""
+    parts = value.split("/")
+    if value and not value.startswith("/") and ".." not in parts and "\\" not in value and "\0" not in value:
+        return value
+    allowed = "a relative path without '..'"
+    raise _mistake("path", f"{value!r} leaves its directory", allowed)
+
+
+Sha256 = Annotated[str, _pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
+ObjectId = Annotated[str, _pattern("git object id", r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")]
+Fingerprint = Annotated[
+    str, _pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")
+]
+# Directories bear it: beside others, with -small behind it for the small configuration, and in a package's release.
+_LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:-[a-z0-9]+)*"
+_LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
+LineName = Annotated[str, _pattern("name", _LINE, _LINES)]
+Name = Annotated[str, _pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
+FileName = Annotated[
+    str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 at most")
+]
+BuildId = Annotated[str, _pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
+Config = Annotated[str, _pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
+Url = Annotated[str, AfterValidator(_url)]
+Inside = Annotated[str, AfterValidator(_inside)]
+Size = Annotated[int, Field(gt=0, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
+Flag = Annotated[bool, Field(strict=True)]
+Day = Annotated[date, Field(strict=True)]
+
+
+K = TypeVar("K")
+V = TypeVar("V")
+# A table that cannot be changed after it was read.
+Table = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
+
+
+def _empty() -> Mapping[Any, Any]:
+    return MappingProxyType({})
+
+
+class Model(BaseModel):
+    """Frozen, and no key may be misspelt; keys are written with dashes."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: name.replace("_", "-"),
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+
+class Key(Model):
+    """An OpenPGP key, known by its full fingerprint; where the key itself can be had."""
+
+    title: str
+    fingerprint: Fingerprint
+    urls: tuple[Url, ...] = ()
+    files: tuple[str, ...] = ()  # on the host, or beside the line file
+    expired: Day | None = None
+    sha1: bool = False
+
+
+class Member(Model):
+    """A file inside an archive. `signer` limits the pin to archives signed by that key."""
+
+    path: Inside
+    size: Size
+    sha256: Sha256
+    signer: Name | None = None
+
+
+class Tree(Model):
+    """The kernel tree inside an SRPM: its archive and git tree hash; `manifest` lists its blobs."""
+
+    archive: FileName
+    git_tree: ObjectId
+    entries: Size
+    manifest: FileName | None = None
+
+
+class Spec(Model):
+    """The spec file inside an SRPM: lines it must contain, and its digest where the signer's is known."""
+
+    path: FileName
+    contains: tuple[str, ...] = Field(min_length=1)
+    known: Table[Name, Sha256] = Field(default_factory=_empty)
+
+
+class FileSource(Model):
+    """A file with its digest in the line file."""
+
+    kind: Literal["file"]
+    file: FileName
+    urls: tuple[Url, ...] = ()
+    size: Size
+    sha256: Sha256
+    members: tuple[Member, ...] = ()
+
+
+class SrpmSource(Model):
+    """A source RPM. Without a digest here it is pinned on first use, in the line's lock file."""
+
+    kind: Literal["srpm"]
+    file: FileName
+    urls: tuple[Url, ...] = ()
+    size: Size | None = None
+    sha256: Sha256 | None = None
+    nevra: str
+    signers: tuple[Name, ...] = Field(min_length=1)
+    spec: Spec
+    tree: Tree
+    members: tuple[Member, ...] = ()
+
+
+class DebianSource(Model):
+    """The upstream tarball of a Debian source package, by the digest in Debian's signed index.
+
+    `version` is a Debian version, or a prefix that ends in '.': then the newest one is taken, or,
+    with `accept_older`, the newest that the archive really has, which is said: archives list a
+    new version some time before all of them hold its files. With `image`, only what is built in the
+    builder image of that name needs it, and it is fetched for that image alone.
+    """
+
+    kind: Literal["debian"]
+    package: Name
+    version: str = Field(min_length=1)
+    accept_older: Flag = False
+    image: Name | None = None
+    sha256: Sha256 | None = None
+    size: Size | None = None
+
+
+class Debian(Model):
+    """The part of Debian's archive a line reads: its suites, and the keys their index must be signed by."""
+
+    suites: tuple[Name, ...] = Field(min_length=1)
+    keyring: tuple[Name, ...] = Field(min_length=1)
+
+
+Source = Annotated[FileSource | SrpmSource | DebianSource, Field(discriminator="kind")]
+
+
+class Role(Model):
+    """What a kernel is for: its patches in order, what marks its packages, and its kernel options."""
+
+    buildid: BuildId = ""
+    series: tuple[Name, ...] = ()
+    config: Table[Config, str] = Field(default_factory=_empty)
+
+
+class Rule(Model):
+    """What a patch's content must be for its role to be proven. A path ending in '/' is a directory."""
+
+    must_add: tuple[Inside, ...] = ()
+    must_touch: tuple[Inside, ...] = ()
+    must_not_touch: tuple[Inside, ...] = ()
+    must_contain: tuple[str, ...] = ()
+    option_define: str
+    option_number: int = Field(ge=1, le=255, strict=True)
+
+
+class LeaveOut(Model):
+    """A file section of a patch that is left out: why, where its value goes, digests before and after."""
+
+    file: Inside
+    why: str = Field(min_length=10)
+    config: Table[Config, str] = Field(default_factory=_empty)
+    sha256_before: Sha256
+    sha256_after: Sha256
+
+
+class Patch(Model):
+    """One patch of a series: a member of a source, or a file of ours, and the blobs it must leave."""
+
+    role: RoleName
+    source: Name | None = None
+    member: Inside | None = None
+    file: Inside | None = None
+    sha256: Sha256
+    leave_out: tuple[LeaveOut, ...] = ()
+    effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
+
+
+class Play(Model):
+    """A scenario of the lab: the roles whose kernels its parts boot, or why the line leaves it out.
+
+    `known` are defects of the line's own upstream, by what does not work: expected, and shown, not hidden.
+    """
+
+    director: RoleName | None = None
+    server: RoleName | None = None
+    client: RoleName | None = None
+    known: Table[Name, str] = Field(default_factory=_empty)
+    left_out: str = ""
+
+
+class LineData(Model):
+    """The content of a line file together with its series file."""
+
+    schema_: Annotated[Literal[1], BeforeValidator(lambda v: None if isinstance(v, bool) else v)] = Field(
+        alias="schema"
+    )
+    name: LineName
+    title: str
+    kernel: str
+    kernel_source: Name | None = None
+    released: Day | None = None  # upstream's day; everything that is built bears it
+    keys: Table[Name, Key] = Field(default_factory=_empty)
+    debian: Debian | None = None
+    sources: Table[Name, Source]
+    roles: Table[RoleName, Role]
+    rules: Table[RoleName, Rule] = Field(default_factory=_empty)
+    patches: Table[Name, Patch] = Field(default_factory=_empty)
+    lab: Table[Name, Play] = Field(default_factory=_empty)
+
+
+@dataclass(frozen=True)
+class Override:
+    """A line file outside the project: which line it extends, its digest, and the keys it changes."""
+
+    base: str
+    file: str
+    sha256: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line as everything else sees it."""
+
+    data: LineData
+    files: tuple[Path, ...]
+    lock_file: Path
+    override: Override | None = None
+
+    @property
+    def name(self) -> str:
+        """The line's name; an override always has one of its own."""
+        return self.data.name
+
+    @property
+    def label(self) -> str:
+        """The name as every output shows it: an override cannot be taken for what it extends."""
+        return self.name if self.override is None else f"{self.name} (OVERRIDES {self.override.base})"
+
+    @property
+    def release_tag(self) -> str:
+        """What an override's packages bear in RPM's release, for the same reason; empty for the project's own lines."""
+        return "" if self.override is None else f".override_{re.sub(r'[^a-z0-9]+', '_', self.name)}"
+
+    @property
+    def notice(self) -> str:
+        """What an override changes, for the head of every report; empty for the project's own lines."""
+        if self.override is None:
+            return ""
+        changes = ", ".join(self.override.changes)
+        file = f"{self.override.file} (sha256 {self.override.sha256[:16]}…)"
+        return f"not the line {self.override.base}: {file} overrides {changes or 'nothing'}"
+
+    def evidence(self) -> dict[str, Any]:
+        """What every piece of evidence says of the line it is about."""
+        override = None if self.override is None else vars(self.override)
+        return {"line": self.name, "kernel": self.data.kernel, "override": override}

@@ -1,0 +1,58 @@
+"""Keep a line's name to one line file in an artifacts directory, where steps, evidence and repository bear it.
+
+The project's own names are kept by `line_loader`; this is for two files of other people's that have the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.config import line_loader
+from pipeline.config.line_model import Line
+from pipeline.core import disk_space
+from pipeline.core.fs import read_limited, sha256_of, write_atomic
+from pipeline.core.locks import locked
+from pipeline.errors import HostLacks, UsageError
+
+_LARGEST = 1 << 16  # bytes of a record
+
+
+def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
+    """Remember whose the name is. A copy of the file, or another content in its place, is the same line.
+
+    A copy does not take the name, so that it cannot become another line later; a file that was moved does.
+    Raises `UsageError` when another file has it. Without `write` nothing is remembered.
+    """
+    if line.name in line_loader.names():
+        return
+    file = line.files[0].resolve()
+    mine = {"file": str(file), "sha256": sha256_of(file)}
+    record = artifacts / "lines" / f"{line.name}.json"
+    if not write and not record.exists():
+        return
+    try:
+        with locked(record.with_suffix(".lock")):
+            theirs = _read(record)
+            if theirs and not any(theirs.get(key) == value for key, value in mine.items()):
+                raise UsageError(
+                    f"the name {line.name} is another line file's here: expected {theirs.get('file')}, got {file}",
+                    where=str(record),
+                    why="steps, evidence and repository would be one's and then the other's; if the other file is"
+                    f" given up for good, remove {record}",
+                    hint=f'change name = "{line.name}" in {file}, or add --artifacts DIR for a place of its own',
+                )
+            owns = theirs.get("file") == mine["file"] or not Path(theirs.get("file", "")).is_file()
+            if write and theirs != mine and owns:
+                write_atomic(record, json.dumps(mine) + "\n")
+    except OSError as error:
+        other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
+        raise disk_space.of_host(error, artifacts) or other from None
+
+
+def _read(record: Path) -> dict[str, str]:
+    try:
+        said = json.loads(read_limited(record, _LARGEST))
+    except (FileNotFoundError, ValueError):  # or damaged, which is no answer
+        return {}
+    return {key: value for key, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}

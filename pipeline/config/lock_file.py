@@ -1,0 +1,91 @@
+"""Lock files: sources pinned on first use, with who pinned them, when, and on what proof.
+
+Written by `inv pin` beside the line file, committed by people like any other source file.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pipeline.config.line_loader import LARGEST
+from pipeline.config.line_model import Line
+from pipeline.core.fs import read_limited, write_atomic
+from pipeline.errors import FileProblems, HostLacks, Problem, UsageError
+
+_HEAD = "# Written by `inv pin`; commit it. Each table is a source that was proven and pinned on first use.\n"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One pinned source. `size` in bytes; `pinned` an ISO 8601 time; `by` a git identity."""
+
+    sha256: str
+    size: int
+    signer: str
+    fingerprint: str
+    signed: str
+    nevra: str
+    spec: str
+    tree: str
+    url: str
+    pinned: str
+    by: str
+
+
+def read(line: Line) -> dict[str, Pin]:
+    """The pins of a line, by source; none when there is no lock file. Raises `FileProblems`."""
+    path = line.lock_file
+    try:
+        raw = tomllib.loads(read_limited(path, LARGEST).decode())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        what = error.strerror if isinstance(error, OSError) else str(error)
+        raise FileProblems(f"{path} cannot be read", [Problem(str(path), 1, str(what))]) from None
+    pins, problems = {}, []
+    wanted = {field.name: (int if field.name == "size" else str) for field in fields(Pin)}
+    for name, table in raw.items():
+        if isinstance(table, dict) and {k: type(v) for k, v in table.items()} == wanted:
+            pins[name] = Pin(**table)
+        else:
+            problems.append(Problem(str(path), 1, f"the table [{name}] is no pin", ", ".join(wanted)))
+    if problems:
+        raise FileProblems(f"{path} is not as `inv pin` writes it", problems, hint="restore it, or pin again")
+    return pins
+
+
+def write(line: Line, name: str, pin: Pin) -> None:
+    """Adds or replaces the pin of one source; the others stay. Raises `HostLacks`."""
+    pins = {**read(line), name: pin}
+    tables = []
+    for source, values in sorted(pins.items()):
+        # A JSON string is a TOML basic string, as long as nothing but ASCII is escaped.
+        rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in asdict(values).items()]
+        tables.append("\n".join([f"\n[{source}]", *rows, ""]))
+    try:
+        write_atomic(line.lock_file, _HEAD + "".join(tables))
+    except OSError as error:
+        hint = "use a line file of your own, outside the project: --line-file PATH"
+        raise HostLacks(f"the pin cannot be written: {error}", where=str(line.lock_file), hint=hint) from None
+
+
+def git_identity(place: Path) -> str:
+    """The person's git identity, as commits in the directory `place` bear it: the current directory has no say.
+
+    Raises `UsageError` when git has none, `HostLacks` without git.
+    """
+    try:
+        import git
+    except ImportError:  # so GitPython says that there is no git
+        raise HostLacks("the program git is not installed", why="a pin names its author", hint="./inv doctor") from None
+    config = git.Git(str(place)).config
+    name, email = (config("--get", f"user.{each}", with_exceptions=False) for each in ("name", "email"))
+    if not (name and email):
+        raise UsageError(
+            "git does not know who you are, and a pin names its author",
+            hint='git config --global user.name "Your Name" && git config --global user.email you@example.org',
+        )
+    return f"{name} <{email}>"

@@ -1,0 +1,270 @@
+"""Every setting, written once: its option, TOML key, environment name, default, help and docs.
+
+Order of precedence: the option, the environment variable, the settings file (`inv.toml` in the
+working directory, or the file named by FNAT_SETTINGS), the default.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.core.fs import read_limited
+from pipeline.errors import FileProblems, Problem, UsageError
+
+Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
+SETTINGS_FILE = "inv.toml"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. `name` is the option without its dashes and the TOML key."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    least: float = 0  # smallest value allowed for whole numbers and seconds
+    choices: tuple[str, ...] = ()  # the only texts allowed, where not every one is
+
+    @property
+    def option(self) -> str:
+        """As typed on the command line."""
+        return f"--{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable of the same meaning."""
+        return "FNAT_" + self.name.upper().replace("-", "_")
+
+    @property
+    def attribute(self) -> str:
+        """As Python code spells it."""
+        return self.name.replace("-", "_")
+
+
+ROWS = (
+    Setting("artifacts", "path", Path("artifacts"), "directory of everything this tool makes; the store is in it"),
+    Setting("line-file", "path", None, "a line file outside the project that extends a line and overrides parts of it"),
+    Setting("mirror", "list", (), "directory or URL to try before a source's own addresses; may be repeated"),
+    Setting("debian-mirror", "text", "", "Debian archive to read; default: the one the host's apt uses"),
+    Setting("offline", "flag", False, "make no request at all; fail when something is not in the store or a mirror"),
+    Setting("refresh", "flag", False, "ask the signed Debian index again even where an answer is recorded"),
+    Setting("jobs", "whole", 4, "downloads at a time", least=1),
+    Setting("retries", "whole", 4, "attempts per address before the next one is tried", least=1),
+    Setting(
+        "stall", "seconds", 30.0, "seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1
+    ),
+    Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
+    Setting(
+        "runtime",
+        "text",
+        "auto",
+        "what runs builds: auto, bubblewrap or docker",
+        choices=("auto", "bubblewrap", "docker"),
+    ),
+    Setting(
+        "image",
+        "text",
+        "auto",
+        "builder image: centos6 or debian12; auto takes the first that the line has and that runs",
+    ),
+    Setting("centos-base", "text", "", "base of the centos6 image, by digest; default: CentOS 6.10's own"),
+    Setting(
+        "kernel-config",
+        "text",
+        "full",
+        "full, or small: kernels for trying, built in minutes and never published with full ones",
+        choices=("full", "small"),
+    ),
+    Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
+    Setting("build-time", "seconds", 4 * 3600.0, "seconds that a build may take", least=1),
+    Setting("build-silence", "seconds", 1800.0, "seconds in which a build may print nothing", least=1),
+    Setting("build-memory", "whole", 12288, "MiB of memory that a build may have; bubblewrap: each process", least=1),
+    Setting("build-disk", "whole", 65536, "MiB that a build may write, its part of the compiler cache too", least=1),
+    Setting("no-ccache", "flag", False, "compile every file, without what earlier builds left in the compiler cache"),
+    Setting("build-processes", "whole", 4096, "processes that a build may have at a time", least=1),
+    Setting(
+        "gpg-key",
+        "text",
+        "",
+        "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
+        "default: a development key, or the key that signed last",
+    ),
+    Setting("baseurl", "text", "http://repository.example/repo", "address the .repo files name"),
+    Setting("only", "list", (), "build only this step and what it needs; may be repeated"),
+    Setting("force", "list", (), "run this step although nothing changed; may be repeated"),
+    Setting("keep-going", "flag", False, "after a failure, go on with what does not depend on it"),
+    Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
+    Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
+    Setting("verify", "flag", False, "read what was made whole, although no file's times say that it changed"),
+    Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
+    Setting("scenario", "list", (), "scenario of the lab to play; may be repeated; default: all of the line's"),
+    Setting("keep", "flag", False, "leave each scenario's network running at its end, with a shell in each guest"),
+    Setting("capture", "flag", False, "keep the packets of each segment, as pcap files beside the report"),
+    Setting("no-smoke", "flag", False, "do not play the lab's scenarios at the end"),
+    Setting("json", "flag", False, "print one JSON document on standard output"),
+    Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
+)
+TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
+
+_HINT = "docs/commands.md has every setting"
+_LARGEST = 1 << 20  # bytes of a settings file
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_Read = Callable[[Setting, Any], Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of one run."""
+
+    artifacts: Path
+    line_file: Path | None
+    mirror: tuple[str, ...]
+    debian_mirror: str
+    offline: bool
+    refresh: bool
+    jobs: int
+    retries: int
+    stall: float
+    connect: float
+    runtime: str
+    image: str
+    centos_base: str
+    kernel_config: str
+    build_jobs: int
+    build_time: float
+    build_silence: float
+    build_memory: int
+    build_disk: int
+    no_ccache: bool
+    build_processes: int
+    gpg_key: str
+    baseurl: str
+    only: tuple[str, ...]
+    force: tuple[str, ...]
+    keep_going: bool
+    explain: bool
+    dry_run: bool
+    verify: bool
+    check_reproducible: bool
+    scenario: tuple[str, ...]
+    keep: bool
+    capture: bool
+    no_smoke: bool
+    json: bool
+    quiet: bool
+
+    @property
+    def store(self) -> Path:
+        """The content-addressed store's directory."""
+        return self.artifacts / "store"
+
+
+def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from options as given (attribute names; None, False and () mean not given).
+
+    Raises `UsageError` for a value that is not allowed and `FileProblems` for the settings file.
+    """
+    environ = os.environ if environ is None else environ
+    from_file = _read_file(Path(environ.get("FNAT_SETTINGS", SETTINGS_FILE)), "FNAT_SETTINGS" in environ)
+    values = {}
+    for row in ROWS:
+        given = options.get(row.attribute)
+        if given not in (None, False, (), []):
+            values[row.attribute] = _checked(row, given, row.option)
+        elif environ.get(row.variable):
+            values[row.attribute] = _checked(row, environ[row.variable], row.variable)
+        else:
+            values[row.attribute] = from_file.get(row.name, row.default)
+    return Settings(**values)
+
+
+def _read_file(path: Path, required: bool) -> dict[str, Any]:
+    try:
+        text = read_limited(path, _LARGEST).decode()
+        raw = tomllib.loads(text)
+    except FileNotFoundError:
+        if not required:
+            return {}
+        hint = "unset FNAT_SETTINGS or name a file"
+        raise UsageError("the settings file is not there", where=str(path), hint=hint) from None
+    except OSError as error:
+        hint = "unset FNAT_SETTINGS or name a file" if required else f"mv {path} another-name"
+        raise UsageError(f"the settings file cannot be read: {error.strerror}", where=str(path), hint=hint) from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of too many digits
+        raise UsageError(f"the settings file is not TOML: {error}", where=str(path)) from None
+    values, problems = {}, []
+    for key, value in raw.items():
+        if key not in TABLE:
+            problems.append(Problem(str(path), _line_of(text, key), f"unknown setting {key!r}", ", ".join(TABLE)))
+            continue
+        try:
+            values[key] = _checked(TABLE[key], value, key)
+        except UsageError as error:
+            problems.append(Problem(str(path), _line_of(text, key), error.what))
+    if problems:
+        raise FileProblems(f"{len(problems)} mistake(s) in {path}", problems)
+    return values
+
+
+def _line_of(text: str, key: str) -> int:
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.split("=")[0].strip().strip("\"'") == key:
+            return number
+    return 1
+
+
+def _checked(row: Setting, value: Any, said: str) -> Any:
+    """`value` in the row's type, or `UsageError` naming `said`, where it came from."""
+    reader: dict[str, _Read] = {
+        "flag": _flag,
+        "text": _text_allowed,
+        "whole": lambda r, v: _number(r, int(str(v))),
+        "seconds": lambda r, v: _number(r, float(str(v))),
+        "path": lambda _, v: Path(_text(v)).expanduser(),
+        "list": lambda _, v: tuple(v.split()) if isinstance(v, str) else tuple(_text(item) for item in v),
+    }
+    try:
+        return reader[row.kind](row, value)
+    except (ValueError, TypeError, RuntimeError):  # the last of a home that is not known
+        number = f"a number, {row.least:g} or more"
+        texts = f"one of {', '.join(row.choices)}" if row.choices else "text without control characters"
+        wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
+        raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}", hint=_HINT) from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str | Path):
+        raise TypeError(value)
+    if not isinstance(value, Path) and _CONTROL.search(value):  # what a setting is written into has lines of its own
+        raise ValueError(value)
+    return str(value)
+
+
+def _text_allowed(row: Setting, value: Any) -> str:
+    if row.choices and value not in row.choices:
+        raise ValueError(value)
+    return _text(value)
+
+
+def _flag(_: Setting, value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if isinstance(value, bool):
+        return value
+    try:
+        return words[str(value).lower()]
+    except KeyError:
+        raise ValueError(value) from None
+
+
+def _number(row: Setting, value: Any) -> Any:
+    if not row.least <= value < float("inf"):
+        raise ValueError(value)
+    return value

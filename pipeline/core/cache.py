@@ -1,0 +1,63 @@
+"""Directories that are made once and kept: named by a key, recorded, published by one rename.
+
+What is kept is held against its record (`manifest`) whenever it is asked for; what is not as it was made, is
+made anew. Knows nothing of what is in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.core import disk_space, fs, manifest
+from pipeline.core.locks import locked
+
+LOCK = "lock"
+KEY_DIGITS = 20  # of a SHA-256 in hex; directories bear it
+
+
+def key(*inputs: object) -> str:
+    """The name of what is made from `inputs`, which must be all that can change it."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
+
+
+def once(place: Path, fill: Callable[[Path], None], note: Callable[[str], object] = lambda _: None) -> Path:
+    """The directory `place`, as `fill` made it; `fill` fills it where it is not, one at a time of those in its parent.
+
+    `note` is told where what was there is not what was made.
+    """
+    if _differences(place):
+        with locked(place.parent / LOCK):
+            if problems := _differences(place):  # another run may have made it meanwhile
+                if os.path.lexists(place):
+                    note(f"{place} is not as it was made, and is made anew: {problems[0]}")
+                with fs.scratch(place.parent, ".new-") as scratch, disk_space.writing(place.parent):
+                    made = scratch / "made"
+                    made.mkdir()
+                    fill(made)
+                    manifest.record(made, _about(place))
+                    if os.path.lexists(place):
+                        fs.remove(place)
+                    made.rename(place)
+    return place
+
+
+def verified(root: Path) -> Iterator[tuple[Path, str]]:
+    """Read everything that is kept below `root` whole, and yield each problem: its path and a text."""
+    for place in sorted(root.glob("*/[!.]*")):
+        if place.name != LOCK:
+            yield from ((place / problem.path, problem.problem) for problem in _differences(place, content=True))
+
+
+def _differences(place: Path, *, content: bool = False) -> tuple[manifest.Difference, ...]:
+    if place.is_symlink():
+        return (manifest.Difference(".", "a link; expected a directory"),)
+    return manifest.check(place, _about(place), content=content)
+
+
+def _about(place: Path) -> dict[str, str]:
+    """What a record says of its directory, so that it is not taken for another."""
+    return {"kind": place.parent.name, "key": place.name}

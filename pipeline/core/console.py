@@ -1,0 +1,257 @@
+"""What a person sees: progress and notes on standard error, results on standard output.
+
+On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves
+standard output to one JSON document, `--quiet` silences notes and progress, never errors.
+Rich is imported only where something is drawn. Every text is made neutral here: whoever says
+something need not know where it came from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TextIO
+
+from pipeline.core import neutral
+from pipeline.errors import HostLacks, PipelineError
+
+PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Say lines on `stream`, neutral. A pipe that nobody reads any more takes nothing more, and the work goes on.
+
+    Raises `HostLacks` for a file or a disk that takes nothing.
+    """
+    _put(stream, neutral.text(text))
+
+
+def _put(stream: TextIO, text: str) -> None:
+    with taking(stream):
+        print(text, file=stream, flush=True)
+
+
+@contextlib.contextmanager
+def taking(stream: TextIO) -> Iterator[None]:
+    """For whoever writes to `stream`: as `write` is."""
+    try:
+        yield
+    except BrokenPipeError:
+        silence(stream)
+    except OSError as error:
+        silence(stream)
+        name = "standard error" if stream is sys.stderr else "standard output"
+        what = f"{name}: cannot be written; expected room for what is said, got {error.strerror}"
+        raise HostLacks(what, hint="have it lead elsewhere: ./inv ... > FILE") from None
+
+
+def silence(stream: TextIO) -> None:
+    """Let all that is still to be said on `stream` go nowhere."""
+    with contextlib.suppress(OSError, ValueError):  # no file
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+def make_usable() -> None:
+    """Have three neutral standard streams whatever the shell closed, which take every text whatever the locale.
+
+    A closed one would be taken by the next file that is opened, and a child's output written into that.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = neutral.stream(sys.stdout), neutral.stream(sys.stderr)
+
+
+class Meter(Protocol):
+    """Progress of one item; safe to call from any thread."""
+
+    def start(self, total: int | None, done: int = 0) -> None:
+        """Begins, or begins again; sizes in bytes, `total` None when unknown."""
+
+    def advance(self, count: int) -> None:
+        """`count` more bytes are there."""
+
+    def note(self, text: str) -> None:
+        """Says something about the item: a retry, another mirror."""
+
+
+@dataclass
+class Console:
+    """Where everything is said. `json` and `quiet` are the options of the same name."""
+
+    json: bool = False
+    quiet: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def say(self, text: str = "") -> None:
+        """A line of the result, for people; further lines of `text` are indented, so that none passes for ours."""
+        if not self.json:
+            _put(self.out, _lines(text))
+
+    def note(self, text: str) -> None:
+        """A line about what is going on."""
+        if not self.quiet:
+            _put(self.err, _lines(text))
+
+    def warn(self, text: str) -> None:
+        """Something the person should know although the work goes on."""
+        _put(self.err, _lines(f"warning: {text}"))
+
+    def fail(self, error: PipelineError) -> None:
+        """The error that ends the run; as JSON too when asked for."""
+        with contextlib.suppress(HostLacks):  # the error that there was counts
+            if self.json:
+                self.result(error.as_dict())
+        with contextlib.suppress(HostLacks):
+            write(self.err, f"error: {error}")
+
+    def result(self, data: object) -> None:
+        """The whole result as one JSON document, when `--json` asks for it."""
+        if self.json:
+            # DEL is the one character that acts on a terminal which `json` lets through.
+            _put(self.out, json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f"))
+
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+        """A table for people: boxed on a terminal, aligned columns elsewhere."""
+        if self.json:
+            return
+        headings = [neutral.line(heading) for heading in headings]
+        texts = [[neutral.line(str(cell)) for cell in row] for row in rows]
+        if self.out.isatty():
+            self._rich_table(headings, texts, title)
+            return
+        lines = [_lines(title)] if title else []
+        widths = [max(len(row[i]) for row in [headings, *texts]) for i in range(len(headings))]
+        for row in [headings, ["-" * width for width in widths], *texts]:
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _put(self.out, "\n".join(lines))
+
+    def _rich_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+        from rich import box
+        from rich.console import Console as Rich
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Text(neutral.text(title), style="table.title") if title else None
+        table = Table(title=shown, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        Rich(file=neutral.bare(self.out)).print(table)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Progress]:
+        """Progress of several items at once, bars on a terminal and plain lines elsewhere."""
+        if self.err.isatty() and not self.quiet:
+            with _bars(neutral.bare(self.err)) as bars:
+                yield bars
+        else:
+            yield PlainProgress(self)
+
+
+class Progress(Protocol):
+    """Makes one meter per item."""
+
+    def meter(self, name: str) -> Meter:
+        """The meter of the item called `name`."""
+
+
+@dataclass
+class PlainProgress:
+    """Plain lines, no more often than every `PLAIN_INTERVAL` seconds and item."""
+
+    console: Console
+
+    def meter(self, name: str) -> Meter:
+        return _PlainMeter(self.console, name)
+
+
+@dataclass
+class _PlainMeter:
+    console: Console
+    name: str
+    total: int | None = None
+    done: int = 0
+    last: float = 0.0
+
+    def start(self, total: int | None, done: int = 0) -> None:
+        self.total, self.done, self.last = total, done, time.monotonic()
+        of = f" of {human_bytes(total)}" if total else ""
+        self.console.note(f"{self.name}: at {human_bytes(done)}{of}")
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if time.monotonic() - self.last >= PLAIN_INTERVAL:
+            self.last = time.monotonic()
+            percent = f" ({100 * self.done // self.total} %)" if self.total else ""
+            self.console.note(f"{self.name}: {human_bytes(self.done)}{percent}")
+
+    def note(self, text: str) -> None:
+        self.console.note(f"{self.name}: {text}")
+
+
+@contextlib.contextmanager
+def _bars(stream: TextIO) -> Iterator[Progress]:
+    from rich.console import Console as Rich
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as RichProgress
+    from rich.text import Text
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with RichProgress(*columns, TimeRemainingColumn(), console=Rich(file=stream)) as drawn:
+
+        class Bar:
+            def __init__(self, name: str) -> None:
+                self.name = name
+                self.task = drawn.add_task(neutral.line(name), total=None, start=False)
+                self.lock = threading.Lock()
+
+            def start(self, total: int | None, done: int = 0) -> None:
+                drawn.reset(self.task, total=total, completed=done)
+
+            def advance(self, count: int) -> None:
+                with self.lock:
+                    drawn.advance(self.task, count)
+
+            def note(self, text: str) -> None:
+                drawn.console.print(Text(_lines(f"{self.name}: {text}")))
+
+        class Bars:
+            def meter(self, name: str) -> Meter:
+                return Bar(name)
+
+        yield Bars()
+
+
+def _lines(text: str) -> str:
+    return neutral.text(text).replace("\n", "\n  ")
+
+
+def human_bytes(count: int | None) -> str:
+    """Bytes in binary units with one decimal: `1.5 MiB`."""
+    if count is None:
+        return "?"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("unreachable")

@@ -1,0 +1,223 @@
+"""Tells what the host lacks, room first of all, from every other failure, whoever ran into it.
+
+Only what a mistake of this program cannot cause is taken for the host's: an error of the disk or the kernel, and
+anything about a file below the artifacts, which others may remove, replace or fill while a run works with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from pipeline.core import neutral, rlimits, temporary
+from pipeline.core.console import human_bytes
+from pipeline.core.process import ProgramFailed
+from pipeline.errors import HostLacks
+
+LEAST = 1 << 20  # bytes; with less than that left a program that fails did so for want of room
+FULL = (errno.ENOSPC, errno.EDQUOT)
+HINT = "make room there, then run the same command again"
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of the disk or the kernel, wherever the file lies.
+_HOSTS = (
+    *_FORBIDDEN,
+    *(errno.EIO, errno.ENFILE, errno.EMFILE, errno.EFBIG, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ENODEV),
+    *(errno.ENXIO, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENAMETOOLONG, errno.ELOOP, errno.ETXTBSY, errno.EBUSY),
+)
+# Of names: below the artifacts others may have changed them, elsewhere they are what a mistake of ours looks like.
+_CHANGED = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EXDEV, errno.EMLINK),
+    errno.EINVAL,
+)
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Turns "no room", "not allowed" and "gone" below `place` into `HostLacks`, also when a program found out.
+
+    To be entered after whatever cleans up `place`, since what is left there is looked at.
+    """
+    try:
+        yield
+    except (OSError, MemoryError, RuntimeError) as error:
+        if limit := rlimits.behind(error):
+            raise limit from error
+        if not isinstance(error, OSError):
+            raise
+        if error.errno in FULL:
+            raise lacking(place, error) from error
+        if error.errno in _FORBIDDEN:
+            raise HostLacks(f"it cannot be written: {error.strerror}", where=str(place)) from error
+        if not is_there(place):
+            raise gone(place) from error
+        raise
+    except ProgramFailed as error:
+        raise _behind_program(error, place) or error from error
+
+
+def _behind_program(error: ProgramFailed, place: Path) -> HostLacks | None:
+    if limit := _limit_of(error):
+        return limit
+    if _was_full(error, place):
+        return lacking(place, error)
+    return None if is_there(place) else gone(place)
+
+
+def _limit_of(error: ProgramFailed) -> HostLacks | None:
+    if error.result is None:
+        return None
+    return rlimits.behind_program(error.result.status, error.result.text + error.result.error_text, error.what)
+
+
+@contextlib.contextmanager
+def below(root: Path) -> Iterator[None]:
+    """Turns what nobody else has handled into `HostLacks`: no room, and what of the artifacts `root` cannot be used."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        if told := of_host(error, root):
+            raise told from error
+        raise
+    except ProgramFailed as error:
+        raise _limit_of(error) or error from error
+
+
+def of_host(error: BaseException, root: Path) -> HostLacks | None:
+    """What the host lacks, out of an error that escaped; None where that may be a mistake of this program."""
+    if limit := rlimits.behind(error):
+        return limit
+    if isinstance(error, MemoryError):
+        return HostLacks("the host: no memory is left; expected some for this program", hint="free -m")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return HostLacks(f"the host: {error}; expected room for one more", hint="cat /proc/sys/kernel/threads-max")
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    place, said = Path(_named(error)), os.strerror(error.errno)
+    if error.errno in FULL and error.filename is None and (free(root) < LEAST or _lacks_inodes(root)):
+        return lacking(root, error)  # a write names no file, and most of what is written lies there
+    if error.errno in FULL and error.filename is None:
+        what = f"there is no room: {said}; expected some for standard output and for temporary files"
+        return HostLacks(what, hint=f"df -h . {neutral.word(tempfile.gettempdir())}")
+    if error.errno in FULL:
+        return lacking(place, error)
+    own = temporary.directory_of_run()
+    is_ours = error.filename is not None and _is_below(place, (root, own) if own else (root,))
+    if error.filename is not None and _unusable(error.errno, place.absolute(), root.absolute()):
+        what = f"the artifacts directory {root} cannot be used: {said}"
+        hint = "have a directory there that you may write, all of it; or name another one: --artifacts DIR"
+        return HostLacks(what, where=str(place), hint=hint)
+    if error.errno == errno.ENOENT and is_ours:
+        return gone(place)
+    if error.errno in _HOSTS or (error.errno in _CHANGED and is_ours):
+        where = place if error.filename is not None else "the host"
+        hint = f"ls -ld {neutral.word(place)}" if error.filename is not None else "dmesg"
+        return HostLacks(f"{where}: cannot be used; expected one that this user may use, got {said}", hint=hint)
+    return None
+
+
+def gone(place: Path) -> HostLacks:
+    """The error of a run whose files somebody removed."""
+    return HostLacks(
+        f"{place}: not there any more; expected what this run or an earlier one made",
+        where=str(place),
+        why="something removed it while it was in use",
+        hint="run the same command again: what is missing is made anew",
+    )
+
+
+def _named(error: OSError) -> str:
+    name = error.filename2 or error.filename
+    return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else os.sep
+
+
+def _is_below(place: Path, roots: Iterable[Path]) -> bool:
+    return any(place.absolute().is_relative_to(root.absolute()) for root in roots)
+
+
+def _unusable(number: int | None, place: Path, root: Path) -> bool:
+    """Whether a person must see to it: `root` itself cannot be had, or something in it is not as we make it."""
+    above, inside = root.is_relative_to(place), place.is_relative_to(root)
+    if number in (*_FORBIDDEN, errno.ENOTDIR):
+        return above or inside
+    return (above and not _is_directory(root)) or (inside and _is_link(place) and not is_there(place))
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything is at `path`; whatever keeps us from looking counts as nothing, which `Path.exists` raises."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError:
+        return False
+
+
+def require(place: Path, amount: int, what: str) -> None:
+    """Raises `HostLacks` unless `amount` bytes are free at `place` for `what`."""
+    if free(place) < amount:
+        why = f"{what} needs {human_bytes(amount)}, {human_bytes(free(place))} are free"
+        raise HostLacks("there is no room", where=str(place.resolve()), why=why, hint=HINT)
+
+
+def free(place: Path) -> int:
+    """Bytes that may still be written where `place` is, or will be."""
+    left = os.statvfs(_there(place))
+    return left.f_bavail * left.f_frsize
+
+
+def lacking(place: Path, found: BaseException | str) -> HostLacks:
+    """The error that says so; `found` is what somebody ran into, or said."""
+    number = found.errno if isinstance(found, OSError) else None
+    why = os.strerror(number) if number else found if isinstance(found, str) else getattr(found, "what", str(found))
+    if number == errno.EDQUOT:
+        hint = "remove what is not needed, ./inv clean says what could go; or have this user's quota raised"
+        return HostLacks("there is no room", where=str(place.resolve()), why=f"{why}: this user's quota", hint=hint)
+    if _lacks_inodes(place):
+        return HostLacks(
+            "there is no room: no inodes are left, however many bytes are",
+            where=str(place.resolve()),
+            why=f"{why}; {human_bytes(free(place))} and 0 inodes are free",
+            hint=f"df -i {neutral.word(_there(place))}",
+        )
+    told = f"{why}; {human_bytes(free(place))} are free"
+    return HostLacks("there is no room", where=str(place.resolve()), why=told, hint=HINT)
+
+
+def _lacks_inodes(place: Path) -> bool:
+    left = os.statvfs(_there(place))
+    return left.f_files > 0 and left.f_favail == 0
+
+
+def _there(place: Path) -> Path:
+    """The place itself, or what is above it and there."""
+    return next(path for path in (place, *place.resolve().parents) if is_there(path))
+
+
+def _was_full(error: ProgramFailed, place: Path) -> bool:
+    if error.result is None:
+        return False
+    with contextlib.suppress(OSError):  # createrepo_c, for one, only says "file operation error"
+        if free(place) < LEAST or _lacks_inodes(place):
+            return True
+    said = error.result.text + error.result.error_text
+    return any(os.strerror(number) in said for number in FULL)

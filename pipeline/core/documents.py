@@ -1,0 +1,46 @@
+"""Read back documents that this program wrote, and say of a damaged one which it is, what is wrong, and what to do.
+
+Whoever can go on without a document reads it for themselves; this is for those who cannot.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.fs import read_limited
+from pipeline.errors import Refused
+
+MOST = 64 << 20  # bytes of a document; the largest, the record of an image, has 2 MiB
+
+
+def read_text(path: Path, *, hint: str) -> str:
+    """The text of a file. Raises `Refused` for what is not there, cannot be read or is no text; `hint` mends it."""
+    try:
+        return read_limited(path, MOST).decode()
+    except FileNotFoundError:
+        raise Refused(f"{path.name}: missing; expected what was written there", where=str(path), hint=hint) from None
+    except OSError as error:
+        raise damaged(path, "text", error.strerror or str(error), hint) from None
+    except UnicodeDecodeError as error:
+        raise damaged(path, "text in UTF-8", f"byte {error.object[error.start]:#04x} at {error.start}", hint) from None
+
+
+def read_json(path: Path, *names: str, hint: str) -> dict[str, Any]:
+    """The JSON object of a file, in which each of `names` is. Raises `Refused` as `read_text` does."""
+    text = read_text(path, hint=hint)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, "a JSON object", f"{len(text)} characters: {error}", hint) from None
+    if not isinstance(document, dict):
+        raise damaged(path, "a JSON object", f"one of {type(document).__name__}", hint)
+    if missing := [name for name in names if name not in document]:
+        raise damaged(path, f"`{'`, `'.join(names)}` in it", f"none of `{'`, `'.join(missing)}`", hint)
+    return document
+
+
+def damaged(path: Path, expected: str, got: str, hint: str) -> Refused:
+    """The error of a document that says something else than it must."""
+    return Refused(f"{path.name}: damaged; expected {expected}, got {got}", where=str(path), hint=hint)

@@ -1,0 +1,205 @@
+"""The one way to write a file whole, and to hash one. Knows nothing of what is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import glob
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from pipeline.core import safe_open, trees
+from pipeline.errors import HostLacks, Refused
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in lower-case hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_limited(path: Path, most: int) -> bytes:
+    """Read a regular file of at most `most` bytes, for files that a person or a stranger named.
+
+    Raises `OSError`, whose `strerror` says what was expected, for anything else: a device or a FIFO would be waited
+    for, and what has no end would fill the memory.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, f"expected a regular file, got {_KINDS[stat.S_IFMT(mode)]}", str(path))
+        data, left = bytearray(), most + 1  # a size that is told need not be true, as below /proc
+        while left and (piece := os.read(handle, min(left, CHUNK))):
+            data += piece
+            left -= len(piece)
+    finally:
+        os.close(handle)
+    if not left:
+        raise OSError(errno.EFBIG, f"expected at most {most} bytes, got more", str(path))
+    return bytes(data)
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def copy_hashed(source: Path, target: Path) -> str:
+    """Copy a file's bytes to the new file `target`; the SHA-256 of exactly those, whatever becomes of `source`."""
+    digest = hashlib.sha256()
+    with source.open("rb") as stream, target.open("xb") as copy:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+            copy.write(piece)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """A stream whose bytes appear at `path` all at once, or never; what killed runs left of it is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name}."
+    for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
+        with contextlib.suppress(OSError, HostLacks):  # in use, or not ours
+            handle = safe_open.file(left, os.O_RDONLY)
+            with _locked(left, handle, fcntl.LOCK_NB):
+                left.unlink()
+    handle, temporary = _held_temporary(path.parent, prefix)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+            temporary.chmod(mode)
+            temporary.replace(path)  # still held: nobody takes it for a leftover
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
+    """A new file, open and held with flock(2)."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=directory, prefix=prefix)
+        safe_open.flock(Path(name), handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another run took it for a leftover before it was held
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
+    """A fresh directory below `parent`, gone afterwards; what killed runs left there is removed first."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with fresh(parent, prefix) as path:
+        yield path
+
+
+@contextlib.contextmanager
+def fresh(parent: Path, prefix: str) -> Iterator[Path]:
+    """The same below a `parent` that is there.
+
+    Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner. No other user can open it, and
+    so none can hold that lock; `parent` is not locked, since others may be able to open that.
+    """
+    remove_leftovers(parent, prefix)
+    path, handle = _held_directory(parent, prefix)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            trees.remove(path)
+        os.close(handle)
+
+
+def _held_directory(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new directory, open and held with flock(2)."""
+    while True:
+        path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            handle = safe_open.directory(path)
+        except FileNotFoundError:  # another run took it for a leftover before it was held
+            continue
+        safe_open.flock(path, handle, fcntl.LOCK_EX)
+        if safe_open.is_at(path, handle):
+            return path, handle
+        os.close(handle)
+
+
+def remove_leftovers(parent: Path, prefix: str) -> None:
+    """Removes what killed runs left of `fresh` below `parent`; what is in use, or another user's, stays."""
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        with contextlib.suppress(OSError, HostLacks):
+            handle = safe_open.directory(left)
+            with _locked(left, handle, fcntl.LOCK_NB):
+                trees.remove(left)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, handle: int, how: int) -> Iterator[None]:
+    """Holds what is open at `path`, and closes it."""
+    try:
+        safe_open.flock(path, handle, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link, or a tree at once for those who look: under another name first, `.old-` before its own.
+
+    Directories that may not be written are opened: an image's and a snapshot's are like that.
+    """
+    gone = path if path.name.startswith(".old-") else path.with_name(f".old-{path.name.lstrip('.')}")
+    if gone != path:
+        if gone.is_dir() and not gone.is_symlink():
+            remove(gone)
+        path.rename(gone)
+    if gone.is_symlink() or not gone.is_dir():
+        gone.unlink()
+    else:
+        trees.remove(gone)
+
+
+def copied(source: Path, target: Path, sha256: str) -> Path:
+    """Copy a file whose bytes must have this digest, and return `target`, which is there only when they have it.
+
+    Raises `Refused`: the file is not the one that was verified, whatever was looked at before.
+    """
+    digest = hashlib.sha256()
+    handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream, atomic(target) as out:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+            out.write(piece)
+        if digest.hexdigest() != sha256:
+            what = f"{source.name}: SHA-256 {digest.hexdigest()}; expected {sha256}"
+            why = "it changed since it was verified, and nothing of it is used"
+            raise Refused(what, where=str(source), why=why, hint="the same command again, which looks at it first")
+    return target
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replaces the content of `path` in one rename."""
+    with atomic(path) as stream:
+        # A path or an argument may hold bytes that are no UTF-8: they stay what they are.
+        stream.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
+
+
+def point(link: Path, target: str) -> None:
+    """Lets `link` be a symbolic link to `target`, by one rename; for one writer at a time."""
+    temporary = link.with_name(f".{link.name}-new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)

@@ -1,0 +1,274 @@
+"""The one way to run a program.
+
+Argument vectors only, an explicit environment, the whole process group killed when we stop
+waiting, and an error whose text differs by cause: not found, killed by a signal, timed out,
+or a non-zero exit status. Knows nothing of what it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.core import neutral
+from pipeline.errors import ExitCode, HostLacks, PipelineError
+
+_SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the launcher says the same
+_KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "SSL_CERT_FILE")
+# In front of every program: it is killed when the thread that started it dies, and does not begin when that was
+# before it could be said. In programs of their own, since a copy of this process for it takes ten times as long.
+_GUARD = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", 'unset PWD; [ "$PPID" = "$0" ] && exec "$@"')
+# Bytes of one output that are kept in memory. The longest meant are what git says of a whole tree and diffoscope of two
+# packages, a few MiB each; what has no end goes to a file, by `start`.
+OUTPUT_MOST = 64 << 20
+_running: set[subprocess.Popen[bytes]] = set()
+_told_to_stop = threading.Event()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished program left: its status and both outputs, as bytes."""
+
+    argv: tuple[str, ...]
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text; undecodable bytes are kept visible."""
+        return self.out.decode(errors="backslashreplace")
+
+    @property
+    def error_text(self) -> str:
+        """Standard error as text."""
+        return self.err.decode(errors="backslashreplace")
+
+
+class ProgramFailed(PipelineError):
+    """A program ended badly. `result` is None when it never started or was stopped by us."""
+
+    code = ExitCode.BUG
+
+    def __init__(self, what: str, argv: Sequence[str], result: Result | None = None, cwd: Path | None = None) -> None:
+        tail = "" if result is None else "\n".join((result.error_text or result.text).strip().splitlines()[-12:])
+        super().__init__(what + (f"\n{tail}" if tail else ""), hint=reproducer(argv, cwd))
+        self.argv, self.result = tuple(argv), result
+
+
+class Stopped(BaseException):
+    """The run was told to stop: no failure, so nothing that handles failures gets it. It ends its thread."""
+
+
+class ProgramMissing(HostLacks):
+    """The program is not on the path."""
+
+
+def absolute(search: str) -> str:
+    """The absolute elements of a search path, or the system's default.
+
+    An empty or relative one would have programs taken from whatever directory a command is typed in.
+    """
+    return os.pathsep.join(part for part in search.split(os.pathsep) if part.startswith("/")) or _SYSTEM
+
+
+def clean_environment(**extra: str) -> dict[str, str]:
+    """The environment every program gets: a few inherited names, the C.UTF-8 locale, and `extra`."""
+    names = [*_KEPT, *(name.upper() for name in _KEPT)]
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {**kept, "LC_ALL": "C.UTF-8", "TZ": "UTC", **extra}
+
+
+def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
+    """The command line to copy and paste."""
+    command = neutral.command(argv)
+    return f"(cd {neutral.word(cwd)} && {command})" if cwd else command
+
+
+def stop_all() -> None:
+    """For a run that was told to stop: ends every program, lets none begin, and so unwinds whatever waits for one."""
+    _told_to_stop.set()
+    for child in list(_running):
+        _kill_group(child)
+
+
+def go_on() -> None:
+    """Raises `Stopped` once the run was told to stop; for whatever waits for anything but a program."""
+    if _told_to_stop.is_set():
+        raise Stopped
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | IO[bytes] | None = None,
+    timeout: float | None = None,
+    accept: Iterable[int] = (0,),
+    most: int = OUTPUT_MOST,
+) -> Result:
+    """Runs `argv` to its end and returns its outputs.
+
+    `timeout` in seconds; `accept` are the exit statuses that are no error; a program that prints more than `most`
+    bytes is ended. Raises `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
+    """
+    with start(argv, env=env, cwd=cwd, stdin=stdin if not isinstance(stdin, bytes) else subprocess.PIPE) as child:
+        words = tuple(str(word) for word in argv)
+        try:
+            out, err = _outputs(child, stdin if isinstance(stdin, bytes) else b"", timeout, most)
+        except _TooMuch:
+            what = f"{words[0]} printed more than {most} bytes and was ended"
+            raise ProgramFailed(what, words, None, cwd) from None
+        except subprocess.TimeoutExpired:
+            raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
+    go_on()  # else what was killed would be taken for what failed
+    result = Result(words, child.returncode, out, err)
+    if result.status < 0:
+        raise ProgramFailed(f"{words[0]} was killed by {signal_name(-result.status)}", words, result, cwd)
+    if result.status not in set(accept):
+        raise ProgramFailed(f"{words[0]} failed with exit status {result.status}", words, result, cwd)
+    return result
+
+
+class _TooMuch(Exception):
+    """A program that prints without end."""
+
+
+def _outputs(child: subprocess.Popen[bytes], stdin: bytes, timeout: float | None, most: int) -> tuple[bytes, bytes]:
+    """Both outputs of a program that has ended, `stdin` written meanwhile; as `communicate`, but with a limit.
+
+    Raises `_TooMuch`, and `subprocess.TimeoutExpired`.
+    """
+    assert child.stdout is not None and child.stderr is not None
+    deadline = None if timeout is None else time.monotonic() + timeout
+    outputs = {child.stdout: bytearray(), child.stderr: bytearray()}
+    with selectors.DefaultSelector() as selector:
+        for pipe in outputs:
+            selector.register(pipe, selectors.EVENT_READ)
+        if child.stdin is not None:
+            os.set_blocking(child.stdin.fileno(), False)
+            selector.register(child.stdin, selectors.EVENT_WRITE)
+        left = memoryview(stdin)
+        while selector.get_map():
+            ready = selector.select(_left(child, deadline))
+            for key, _ in ready:
+                if key.fileobj is child.stdin:
+                    left = _fed(key.fd, left)
+                    if not left:
+                        selector.unregister(child.stdin)
+                        child.stdin.close()
+                    continue
+                output = outputs[key.fileobj]  # type: ignore[index]
+                if not (piece := os.read(key.fd, 1 << 16)):
+                    selector.unregister(key.fileobj)
+                output += piece
+                if len(output) > most:
+                    raise _TooMuch
+    child.wait(_left(child, deadline))
+    return bytes(outputs[child.stdout]), bytes(outputs[child.stderr])
+
+
+def _left(child: subprocess.Popen[bytes], deadline: float | None) -> float | None:
+    if deadline is None:
+        return None
+    if (left := deadline - time.monotonic()) <= 0:
+        raise subprocess.TimeoutExpired(child.args, 0)
+    return left
+
+
+def _fed(descriptor: int, data: memoryview) -> memoryview:
+    """What of a program's input is still to be written; nothing once it reads no more."""
+    try:
+        return data[os.write(descriptor, data) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return memoryview(b"")
+
+
+def show(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Runs `argv` with our own standard output and error; returns its exit status."""
+    with start(argv, env=env, cwd=cwd, stdout=None, stderr=None) as child:
+        return child.wait()
+
+
+@contextlib.contextmanager
+def start(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: IO[bytes] | int | None = None,
+    stdout: IO[bytes] | int | None = subprocess.PIPE,
+    stderr: IO[bytes] | int | None = subprocess.PIPE,
+    pass_fds: Sequence[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program in a session of its own; leaving the block kills what is left of its group.
+
+    That session has no terminal. The child also dies when the thread that started it dies, so that SIGKILL leaves
+    nothing.
+    """
+    go_on()
+    words = [str(word) for word in argv]
+    environment = dict(env if env is not None else clean_environment())
+    _require(words[0], cwd, environment.get("PATH", os.defpath))
+    try:
+        child = subprocess.Popen(
+            [*_GUARD, str(os.getpid()), *words],
+            env=environment,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=pass_fds,
+        )
+    except FileNotFoundError:
+        raise ProgramMissing(f"the program {_GUARD[0]} is not installed", hint="install util-linux") from None
+    _running.add(child)
+    try:
+        go_on()  # it may have been told between the two
+        yield child
+    finally:
+        _kill_group(child)
+        _running.discard(child)
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _require(program: str, cwd: Path | None, path: str) -> None:
+    """Raises unless the program and its working directory, which is then not blamed on it, are there."""
+    if cwd is not None and not cwd.is_dir():
+        what = "a program's working directory: not there any more; something removed it while it was in use"
+        raise HostLacks(what, where=str(cwd), hint="run the same command again: what is missing is made anew")
+    if shutil.which(program, path=path) is None:
+        there = shutil.which(program, os.F_OK, path) is not None
+        lack = "may not be executed" if there else "is not installed"
+        raise ProgramMissing(f"the program {program} {lack}", hint="./inv doctor")
+
+
+def signal_name(number: int) -> str:
+    """Such as SIGKILL for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,315 @@
+"""What an RPM file says of itself: its two headers, read without rpm and without running anything.
+
+The layout is that of RPM's docs/manual/format_v4.md (lead, signature header padded to 8 bytes,
+header, payload) and format_header.md (16 bytes of intro, 16 per entry, data); tag numbers are those
+of include/rpm/rpmtag.h. A package may be a
+stranger's: what is read is bounded, and a file of a package cannot be mistaken for two. Proves nothing: digests and
+signatures are `pipeline.sources.openpgp`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO
+
+from pipeline.core.fs import CHUNK
+from pipeline.errors import Refused
+from pipeline.formats import rpm_lead
+
+_HEADER_MAGIC = b"\x8e\xad\xe8\x01"
+_MOST_ENTRIES, _MOST_DATA = 0xFFFF, 64 << 20  # rpm itself takes 256 MiB, rpm 4.8 16 MiB: lib/header_internal.hh
+_MOST_VALUES = 2_000_000  # in one header; that of kernel-devel has 300,000
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^-]{0,250}")  # also the one argument that rpmsign is given
+_SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the order in which rpm writes them
+
+
+class SignatureTag(IntEnum):
+    """Tags of the signature header that are read here."""
+
+    DSA_HEADER = 267  # RPMSIGTAG_DSA: over the header alone; any key but an RSA one
+    RSA_HEADER = 268  # RPMSIGTAG_RSA: the same by an RSA key
+    LONG_SIZE = 270  # RPMSIGTAG_LONGSIZE: as SIZE, where that is too small
+    SIZE = 1000  # RPMSIGTAG_SIZE: bytes of header and payload
+    PGP = 1002  # RPMSIGTAG_PGP: over header and payload, rpm's v3 signature
+    GPG = 1005  # RPMSIGTAG_GPG: the same by any key but an RSA one
+
+
+class Tag(IntEnum):
+    """Tags of the header that are read here."""
+
+    NAME = 1000
+    VERSION = 1001
+    RELEASE = 1002
+    EPOCH = 1003
+    BUILD_TIME = 1006
+    ARCH = 1022
+    OLD_FILE_NAMES = 1027
+    FILE_MODES = 1030
+    FILE_DIGESTS = 1035
+    FILE_LINK_TARGETS = 1036
+    FILE_FLAGS = 1037
+    PROVIDE_NAME = 1047
+    REQUIRE_FLAGS = 1048
+    REQUIRE_NAME = 1049
+    REQUIRE_VERSION = 1050
+    CONFLICT_NAME = 1054
+    CONFLICT_VERSION = 1055
+    OBSOLETE_NAME = 1090
+    SOURCE_PACKAGE = 1106
+    PROVIDE_FLAGS = 1112
+    PROVIDE_VERSION = 1113
+    OBSOLETE_VERSION = 1115
+    DIRECTORY_INDEXES = 1116
+    BASE_NAMES = 1117
+    DIRECTORY_NAMES = 1118
+    PAYLOAD_FORMAT = 1124
+    PAYLOAD_COMPRESSOR = 1125
+    LONG_FILE_SIZES = 5008
+    FILE_DIGEST_ALGORITHM = 5011
+    FILE_TRIGGER_SCRIPTS = 5066
+    TRANSACTION_FILE_TRIGGER_SCRIPTS = 5076
+    RPM_FORMAT = 5114
+
+
+Value = bytes | tuple[int, ...] | tuple[str, ...]
+# Entry types of format_header.md: whole numbers by width, then texts; 7 is binary.
+_NUMBERS = {1: "B", 2: "B", 3: "H", 4: "I", 5: "Q"}
+_TEXTS, _BINARY = (6, 8, 9), 7
+
+
+@dataclass(frozen=True)
+class Header:
+    """One header: its tags, the number of its entries and the bytes of its data."""
+
+    tags: Mapping[int, Value]
+    entries: int
+    data_size: int
+
+    def texts(self, tag: int) -> tuple[str, ...]:
+        """The texts of a tag, none when it is absent."""
+        value = self.tags.get(tag, ())
+        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, tuple) else ()
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """The numbers of a tag, none when it is absent."""
+        value = self.tags.get(tag, ())
+        return tuple(item for item in value if isinstance(item, int)) if isinstance(value, tuple) else ()
+
+    def text(self, tag: int, default: str = "") -> str:
+        """The one text of a tag."""
+        return next(iter(self.texts(tag)), default)
+
+    def number(self, tag: int, default: int = 0) -> int:
+        """The one number of a tag."""
+        return next(iter(self.numbers(tag)), default)
+
+    def binary(self, tag: int) -> bytes:
+        """The bytes of a tag, none when it is absent."""
+        value = self.tags.get(tag, b"")
+        return value if isinstance(value, bytes) else b""
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file as a header lists it; `content` is a link's target, otherwise the digest in hex, empty for a directory."""
+
+    path: str
+    flags: int
+    mode: int
+    content: str
+
+    @property
+    def is_config(self) -> bool:
+        """Whether people are meant to edit it: RPMFILE_CONFIG."""
+        return bool(self.flags & 1)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether an update leaves it alone once edited: RPMFILE_NOREPLACE."""
+        return bool(self.flags & 1 << 4)
+
+    @property
+    def is_ghost(self) -> bool:
+        """Whether the package has no content for it: RPMFILE_GHOST."""
+        return bool(self.flags & 1 << 6)
+
+
+@dataclass(frozen=True)
+class RpmFile:
+    """The headers of one RPM file, where what is signed begins, and the payload's first bytes."""
+
+    signature: Header
+    header: Header
+    body_offset: int
+    payload_magic: bytes
+
+    @property
+    def header_size(self) -> int:
+        """Bytes of the header that begins at `body_offset`."""
+        return 16 + 16 * self.header.entries + self.header.data_size
+
+    @property
+    def name(self) -> str:
+        """The package's name."""
+        return self.header.text(Tag.NAME)
+
+    @property
+    def arch(self) -> str:
+        """The architecture; `src` for a source package, which bears that of its builder."""
+        return "src" if Tag.SOURCE_PACKAGE in self.header.tags else self.header.text(Tag.ARCH)
+
+    @property
+    def nvra(self) -> str:
+        """name-version-release.arch, which is what the file is called."""
+        version, release = self.header.text(Tag.VERSION), self.header.text(Tag.RELEASE)
+        return f"{self.name}-{version}-{release}.{self.arch}"
+
+    @property
+    def nevra(self) -> str:
+        """The same with the epoch, 0 when it has none."""
+        version, release = self.header.text(Tag.VERSION), self.header.text(Tag.RELEASE)
+        return f"{self.name}-{self.header.number(Tag.EPOCH)}:{version}-{release}.{self.arch}"
+
+    @property
+    def file_name(self) -> str:
+        """What the file is called in a repository, whatever it was called where it came from."""
+        return f"{self.nvra}.rpm"
+
+    def files(self) -> list[PackagedFile]:
+        """Every file that the header lists, in its order. Raises `Refused` where it contradicts itself."""
+        header = self.header
+        names, directories = header.texts(Tag.BASE_NAMES), header.texts(Tag.DIRECTORY_NAMES)
+        places = header.numbers(Tag.DIRECTORY_INDEXES)
+        try:
+            paths = [directories[place] + name for place, name in zip(places, names, strict=True)]
+            columns = (header.numbers(Tag.FILE_FLAGS), header.numbers(Tag.FILE_MODES))
+            texts = (header.texts(Tag.FILE_LINK_TARGETS), header.texts(Tag.FILE_DIGESTS))
+            rows = list(zip(paths or header.texts(Tag.OLD_FILE_NAMES), *columns, *texts, strict=True))
+        except (ValueError, IndexError):
+            raise Refused(f"{self.nvra}: its header lists its files in lists of different lengths") from None
+        self._check_plain("a path", [text for path, _, _, target, _ in rows for text in (path, target)])
+        return [PackagedFile(path, flags, mode, target or digest) for path, flags, mode, target, digest in rows]
+
+    def dependencies(self, kind: str) -> list[str]:
+        """What it provides or requires as rpm writes it, `name = 1:2-3`; `kind` is PROVIDE or REQUIRE."""
+        names, versions = (self.header.texts(Tag[f"{kind}_{part}"]) for part in ("NAME", "VERSION"))
+        flags = self.header.numbers(Tag[f"{kind}_FLAGS"])
+        try:
+            found = [_dependency(*row) for row in zip(names, flags, versions, strict=True)]
+        except ValueError:
+            raise Refused(f"{self.nvra}: its header lists what it needs in lists of different lengths") from None
+        self._check_plain("a dependency", found)
+        return found
+
+    def _check_plain(self, what: str, texts: Sequence[str]) -> None:
+        """Raises `Refused` for texts that no terminal and no list of lines could show as they are."""
+        if odd := next((text for text in texts if not text.isprintable()), None):
+            raise Refused(f"{self.nvra}: {what} with characters that cannot be printed; expected none: {odd[:80]!a}")
+
+    @property
+    def whole_size(self) -> int | None:
+        """Bytes of the whole file by its signature header; None where that says nothing."""
+        body = self.signature.number(SignatureTag.LONG_SIZE) or self.signature.number(SignatureTag.SIZE)
+        return self.body_offset + body if body else None
+
+    @property
+    def build_time(self) -> int:
+        """Seconds since 1970."""
+        return self.header.number(Tag.BUILD_TIME)
+
+
+def read(path: Path) -> RpmFile:
+    """The headers of the RPM at `path`. Raises `Refused` when it is none."""
+    with rpm_lead.opened(path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
+        try:
+            stream.seek(rpm_lead.SIZE)
+            signature = _header(stream)
+            stream.read(-stream.tell() % 8)
+            body_offset = stream.tell()
+            header = _header(stream)
+            found = RpmFile(signature, header, body_offset, stream.read(8))
+            if not _is_name(found.file_name) or not all(
+                header.text(tag) for tag in (Tag.NAME, Tag.VERSION, Tag.RELEASE, Tag.ARCH)
+            ):
+                raise ValueError(f"its name is not one a file can have: {found.nvra!a}")
+        except (ValueError, struct.error) as error:
+            raise Refused(f"not an RPM package: {error}", where=str(path)) from None
+    return found
+
+
+def _dependency(name: str, flags: int, version: str) -> str:
+    senses = "".join(sign for sense, sign in _SENSES.items() if flags & sense)
+    return " ".join(word for word in (name, senses, version) if word)
+
+
+def body_sha256(path: Path, package: RpmFile) -> str:
+    """SHA-256 of header and payload: all but the signatures, which signing must not change."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        stream.seek(package.body_offset)
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _is_name(name: str) -> bool:
+    return _FILE_NAME.fullmatch(name) is not None
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) != size:
+        raise ValueError("it ends too early")
+    return data
+
+
+def _header(stream: BinaryIO) -> Header:
+    """The header that begins here."""
+    magic, _, entries, size = struct.unpack(">4s4sII", _exactly(stream, 16))
+    if magic != _HEADER_MAGIC or entries > _MOST_ENTRIES or size > _MOST_DATA:
+        raise ValueError("one of its headers does not begin as such")
+    index, data = _exactly(stream, 16 * entries), _exactly(stream, size)
+    tags: dict[int, Value] = {}
+    values = used = 0
+    for tag, kind, offset, count in struct.iter_unpack(">IIII", index):
+        if tag in tags:
+            raise ValueError(f"its tag {tag} is there twice")
+        values += 1 if kind == _BINARY else count
+        if values > _MOST_VALUES:
+            raise ValueError(f"a header of more than {_MOST_VALUES} values")
+        tags[tag], length = _value(data, kind, offset, count)
+        used += length
+        if used > size:
+            raise ValueError("the entries of a header overlap")
+    return Header(MappingProxyType(tags), entries, size)
+
+
+def _value(data: bytes, kind: int, offset: int, count: int) -> tuple[Value, int]:
+    """The value of an entry, and the bytes that it takes."""
+    if offset > len(data) or count > len(data):
+        raise ValueError("an entry lies behind its header's end")
+    if kind in _NUMBERS:
+        layout = f">{count}{_NUMBERS[kind]}"
+        return struct.unpack_from(layout, data, offset), struct.calcsize(layout)
+    if kind == _BINARY:
+        return data[offset : offset + count], count
+    if kind in _TEXTS:
+        return _strings(data, offset, count)
+    raise ValueError(f"an entry of the unknown type {kind}")
+
+
+def _strings(data: bytes, offset: int, count: int) -> tuple[tuple[str, ...], int]:
+    found, begun = [], offset
+    for _ in range(count):
+        end = data.index(b"\0", offset)  # ValueError when it is not ended
+        found.append(data[offset:end].decode(errors="backslashreplace"))
+        offset = end + 1
+    return tuple(found), offset - begun

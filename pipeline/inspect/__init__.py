@@ -1,0 +1,1 @@
+"""Read what is inside a built package or kernel."""

@@ -1,0 +1,78 @@
+"""What the files of a kernel package say of themselves: the boot image's banner, a module's version, exported symbols.
+
+Recipes hold these against what they meant. Must not know any recipe.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Collection
+
+from pipeline.errors import Refused
+from pipeline.formats import archive
+from pipeline.inspect import package_contents
+from pipeline.packaging.rpmbuild import Package
+
+MOST = 64 << 20  # bytes read of one file; the largest is the boot image
+_TEXT_MOST = 8 << 20  # bytes of one that is taken apart line by line; a whole kernel's Module.symvers has 1 MiB
+_BINARY = re.compile(r"/vmlinuz[^/]*$|\.ko$")
+# x86 boot protocol, Documentation/x86/boot.rst: offsets into the image and what must stand there.
+_BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
+
+
+def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
+    """The content of files of a package by their paths. Raises `Refused` when one is missing."""
+    package_contents.has_files(package, wanted)
+    found = archive.read(
+        package.path, {path.lstrip("/"): MOST if _BINARY.search(path) else _TEXT_MOST for path in wanted}
+    )
+    content = {path: found[path.lstrip("/")] for path in wanted if path.lstrip("/") in found}
+    if len(content) != len(set(wanted)):
+        raise Refused(f"the payload of {package.path.name} lacks files that its header lists", where=str(package.path))
+    return content
+
+
+def banner(image: bytes, package: Package, path: str, uname: str) -> str:
+    """The version text of a boot image, whose header is checked. It begins with what `uname -r` says."""
+    if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
+        raise Refused(f"{path} in {package.path.name} is no x86 boot image", where=str(package.path))
+    pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
+    text = image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
+    if text.split(" ")[0] != uname:
+        why = f"it calls itself {text!r}, wanted {uname}"
+        raise Refused(f"{path} in {package.path.name} is another kernel", where=str(package.path), why=why)
+    return text
+
+
+def check_module(module: bytes, package: Package, path: str, uname: str) -> None:
+    """A module's own statement of the kernel it is for; another kernel's would not load."""
+    stated = re.search(rb"\0vermagic=([^\0]*)\0", module)
+    words = stated[1].decode("ascii", "replace").split() if stated else []
+    if not module.startswith(b"\x7fELF") or words[:1] != [uname]:
+        why = f"it is for {words[0][:100]!a}, wanted {uname}" if words else f"it is for no kernel, wanted {uname}"
+        raise Refused(f"{path} in {package.path.name} is no module of this kernel", where=str(package.path), why=why)
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What a gzip file holds. Raises `zlib.error`, and `ValueError` for one that is cut off or too big."""
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    text = unpacker.decompress(data, _TEXT_MOST)
+    if not unpacker.eof:
+        raise ValueError(f"it is cut off, or more than {_TEXT_MOST} bytes")
+    return text
+
+
+def symbols(symvers: bytes, name: str) -> dict[str, str]:
+    """Exported symbols with their CRCs (`0x` and eight digits) out of a Module.symvers, plain or gzip.
+
+    Raises `Refused` when it is none.
+    """
+    try:
+        text = (_unpacked(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
+    except (zlib.error, ValueError) as error:
+        raise Refused(f"{name} cannot be read as a list of exported symbols: {error}", where=name) from None
+    rows = [line.split("\t") for line in text.splitlines() if line]
+    if any(len(row) < 3 or not re.fullmatch(r"0x[0-9a-f]{8}", row[0]) for row in rows):
+        raise Refused(f"{name} is no list of exported symbols", where=name)
+    return {row[1]: row[0] for row in rows}

@@ -1,0 +1,228 @@
+"""A kernel package taken apart once: its boot image, its configuration, its modules and what they say of themselves.
+
+Which modules a guest gets, and in which order they are loaded, is decided here too: by the modules' own words,
+as depmod(8) does, so that no program of the host is needed. Must not know what guests are for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.core import cache, documents, fs
+from pipeline.errors import Refused
+from pipeline.formats import archive, elf, kconfig
+from pipeline.inspect import kernel_files
+from pipeline.packaging import rpmbuild
+from pipeline.packaging.graph import code_digest
+
+CODE = ("pipeline.inspect.kernel_package", "pipeline.formats.elf", "pipeline.formats.archive")
+IMAGE, INDEX, MODULES = "vmlinuz", "index.json", "modules"  # in the directory of a kernel
+_BUILTIN = "modules.builtin"
+_IMAGE_PREFIX = "boot/vmlinuz-"
+_MODULE = re.compile(r"lib/modules/([^/]+)/(.+)\.ko")
+_COMPRESSED = re.compile(r"lib/modules/[^/]+/.+\.ko\.\w+")
+# Options of modules that are not named after them, for kernels that do not list what is built in.
+_OPTIONS = {
+    "8021q": "CONFIG_VLAN_8021Q",
+    "af_packet": "CONFIG_PACKET",
+    "ip_tables": "CONFIG_IP_NF_IPTABLES",
+    "ipip": "CONFIG_NET_IPIP",
+    "iptable_nat": "CONFIG_NF_NAT",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module: its path below the kernel's directory, the names of those it needs, its aliases as patterns."""
+
+    path: str
+    depends: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel package, taken apart in `place`. `modules` by name, `builtin` the names of those in the image.
+
+    Names are written with underscores, whatever the file's name is.
+    """
+
+    place: Path
+    uname: str
+    config: Mapping[str, str]
+    modules: Mapping[str, Module]
+    builtin: frozenset[str]
+
+    @property
+    def image(self) -> Path:
+        """The boot image."""
+        return self.place / IMAGE
+
+    @cached_property
+    def by_alias(self) -> Mapping[str, str]:
+        """Names of modules by their aliases."""
+        return {alias: name for name in sorted(self.modules) for alias in self.modules[name].aliases}
+
+    def directory(self) -> str:
+        """Where the kernel looks for its modules, relative to the root."""
+        return f"lib/modules/{self.uname}"
+
+    def content(self, name: str) -> bytes:
+        """The bytes of a module's file."""
+        return (self.place / MODULES / self.modules[name].path).read_bytes()
+
+    def has(self, name: str) -> bool:
+        """Whether the kernel can do what the module of this name does, or of this alias."""
+        return self._found(name) is not None or self.is_built_in(name)
+
+    def is_built_in(self, name: str) -> bool:
+        """Whether what the module of this name does is in the boot image."""
+        option = _OPTIONS.get(name, f"CONFIG_{normal(name).upper()}")
+        return normal(name) in self.builtin or self.config.get(option) == "y"
+
+    def closure(self, names: Iterable[str]) -> list[str]:
+        """The modules called `names` with all that they need, in an order in which each can be loaded.
+
+        What is built in is left out. Raises `Refused` for what this kernel does not have at all.
+        """
+        ordered: dict[str, None] = {}
+        for name in names:
+            found = self._found(name)
+            if found is not None:
+                self._add(found, ordered, ())
+            elif not self.is_built_in(name):
+                why = "it is no module of the package, no alias of one, and not built in"
+                what = f"the kernel {self.uname} has no {name}"
+                raise Refused(what, where=str(self.place), why=why, hint="ask for it in the kernel's configuration")
+        return list(ordered)
+
+    def _found(self, name: str) -> str | None:
+        return normal(name) if normal(name) in self.modules else self.by_alias.get(name)
+
+    def _add(self, name: str, ordered: dict[str, None], above: tuple[str, ...]) -> None:
+        if name in above:
+            raise Refused(f"modules of {self.uname} need each other: {', '.join((*above, name))}")
+        if name in ordered:
+            return
+        for need in self.modules[name].depends:
+            if need in self.modules:
+                self._add(need, ordered, (*above, name))
+            elif need not in self.builtin:
+                raise Refused(f"the module {name} of {self.uname} needs {need}, which the package does not have")
+        ordered[name] = None
+
+
+def normal(name: str) -> str:
+    """A module's name as the kernel writes it: a file may have dashes in its own."""
+    return name.replace("-", "_")
+
+
+def dependencies(kernel: Kernel, names: Iterable[str]) -> str:
+    """modules.dep(5): each module with all that it needs, what must be loaded first last."""
+    rows = []
+    for name in sorted(names):
+        needs = reversed(kernel.closure([name])[:-1])
+        rows.append(" ".join([f"{kernel.modules[name].path}:", *(kernel.modules[need].path for need in needs)]))
+    return "".join(f"{row}\n" for row in rows)
+
+
+def aliases(kernel: Kernel, names: Iterable[str]) -> str:
+    """modules.alias: what the kernel asks for, and which of `names` it then gets."""
+    rows = [f"alias {alias} {name}" for name in sorted(names) for alias in kernel.modules[name].aliases]
+    return "".join(f"{row}\n" for row in rows)
+
+
+def unpacked(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
+    """The kernel of the RPM that has this digest, taken apart below `place` where that has not been done yet.
+
+    Raises `Refused`, also for a package that has another digest.
+    """
+    name = cache.key(sha256, code_digest(CODE))
+
+    def fill(made: Path) -> None:
+        copy = made.parent / package.name  # whose digest is that of the bytes that are read
+        _unpack(fs.copied(package, copy, sha256), made)
+
+    return _read(cache.once(place / name, fill, note))
+
+
+@dataclass
+class _Found:
+    """What has been seen of a kernel package so far."""
+
+    unames: set[str] = field(default_factory=set)
+    modules: dict[str, Module] = field(default_factory=dict)
+    compressed: list[str] = field(default_factory=list)
+    image: bytes = b""
+    config: str = ""
+    builtin: str = ""
+
+    def take(self, path: str, data: bytes, into: Path) -> None:
+        """Looks at one file of the package; modules are written below `into`."""
+        if match := _MODULE.fullmatch(path):
+            self.unames.add(match[1])
+            self.modules[normal(Path(match[2]).name)] = _module(f"{match[2]}.ko", data)
+            target = into / f"{match[2]}.ko"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        elif _COMPRESSED.fullmatch(path):
+            self.compressed.append(path)
+        elif path.startswith(_IMAGE_PREFIX):
+            self.image = data
+            self.unames.add(path.removeprefix(_IMAGE_PREFIX))
+        elif path.startswith("boot/config-"):
+            self.config = data.decode()
+        elif path.endswith(f"/{_BUILTIN}"):
+            self.builtin = data.decode()
+
+    def uname(self, package: Path) -> str:
+        """The one kernel of the package. Raises `Refused` for what no guest could boot."""
+        wrong = f"kernels: {', '.join(sorted(self.unames)) or 'none'}" if len(self.unames) != 1 else ""
+        wrong = wrong or ("no boot image" if not self.image else "no configuration" if not self.config else "")
+        if self.compressed:
+            wrong = f"modules that are compressed: {self.compressed[0]}"
+        if wrong:
+            raise Refused(f"{package.name} is no kernel package that a guest can boot", where=str(package), why=wrong)
+        (uname,) = self.unames
+        return uname
+
+
+def _unpack(package: Path, into: Path) -> None:
+    found = _Found()
+    for item, data in archive.members(package):
+        if item.kind == "file":
+            found.take(item.path, data, into / MODULES)
+    uname = found.uname(package)
+    kernel_files.banner(found.image, rpmbuild.package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
+    (into / IMAGE).write_bytes(found.image)
+    index = {
+        "uname": uname,
+        "config": kconfig.values(found.config),
+        "modules": {name: asdict(found.modules[name]) for name in sorted(found.modules)},
+        "builtin": sorted({normal(Path(row).stem) for row in found.builtin.split()}),
+    }
+    (into / INDEX).write_text(json.dumps(index) + "\n")
+
+
+def _module(path: str, data: bytes) -> Module:
+    said = [row.decode(errors="replace") for row in elf.section(data, ".modinfo", path).split(b"\0")]
+    pairs = [row.partition("=") for row in said if "=" in row]
+    depends = [need for name, _, value in pairs if name == "depends" for need in value.split(",") if need]
+    named = [value for name, _, value in pairs if name == "alias"]
+    return Module(path, tuple(map(normal, depends)), tuple(named))
+
+
+def _read(place: Path) -> Kernel:
+    hint = "./inv clean guests, then run the same command again: it makes them anew"
+    index = documents.read_json(place / INDEX, "uname", "config", "modules", "builtin", hint=hint)
+    try:
+        rows = index["modules"].items()
+        modules = {name: Module(row["path"], tuple(row["depends"]), tuple(row["aliases"])) for name, row in rows}
+        return Kernel(place, index["uname"], index["config"], modules, frozenset(index["builtin"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise documents.damaged(place / INDEX, "modules by name", repr(error), hint) from None

@@ -1,0 +1,133 @@
+"""Which role a built el6 kernel has, by what is in its packages; and whether it keeps the kernel ABI.
+
+A name and a buildid are claims; these are the proofs. The rules are domain facts of the two patches:
+what only the patched tree exports, configures or brings along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.line_model import RoleName
+from pipeline.errors import Refused
+from pipeline.formats import kconfig
+from pipeline.inspect import kernel_files
+from pipeline.packaging.rpmbuild import Package
+
+FULLNAT_WORD = b"IP_VS_CONN_F_FULLNAT"  # of the director's linux/ip_vs.h
+# CRCs of a standard x86_64 configuration without debugging. The first two stand in the kABI list.
+DIRECTOR_CRCS = {"register_ip_vs_scheduler": "0x5180a05d", "unregister_ip_vs_scheduler": "0xccc83dea"}
+REALSERVER_CRCS = {"inet_stream_ops": "0x51888a5d", "ipv4_specific": "0xbad7603a"}
+STOCK_CRCS = {
+    "register_ip_vs_scheduler": "0x4660b4b4",
+    "unregister_ip_vs_scheduler": "0x4d4894bd",
+    "inet_stream_ops": "0x758e2721",
+    "ipv4_specific": "0xd5ad92fc",
+}
+GUIDE = "the LVS patch on a real server applies, builds and boots, and the client's address is lost in silence"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was found in a kernel's packages. `symbols` map to their CRCs."""
+
+    config: Mapping[str, str]
+    symbols: Mapping[str, str]
+    toa: tuple[str, ...]
+    fullnat_header: bool
+
+    @property
+    def signs(self) -> dict[RoleName, dict[str, bool]]:
+        """For each role the signs that speak for it."""
+        return {
+            RoleName.DIRECTOR: {
+                "CONFIG_IP_VS_TAB_BITS is 22": self.config.get("CONFIG_IP_VS_TAB_BITS") == "22",
+                "exports ip_vs_synproxy_cookie_v4_init_sequence": "ip_vs_synproxy_cookie_v4_init_sequence"
+                in self.symbols,
+                f"linux/ip_vs.h has {FULLNAT_WORD.decode()}": self.fullnat_header,
+            },
+            RoleName.REALSERVER: {
+                "has kernel/net/toa/toa.ko": bool(self.toa),
+                "CONFIG_TOA is m": self.config.get("CONFIG_TOA") == "m",
+                "exports kallsyms_lookup_name": "kallsyms_lookup_name" in self.symbols,
+            },
+        }
+
+    @property
+    def role(self) -> RoleName | None:
+        """The role that all of its signs and none of the other role's speak for; stock for no sign at all."""
+        full = [role for role, signs in self.signs.items() if all(signs.values())]
+        some = [role for role, signs in self.signs.items() if any(signs.values())]
+        if not some:
+            return RoleName.STOCK
+        return full[0] if len(full) == 1 and some == full else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As evidence keeps it."""
+        return {"role": self.role, "signs": {str(role): signs for role, signs in self.signs.items()}}
+
+
+def look(kernel: Package, headers: Package, uname: str) -> Seen:
+    """Reads the signs out of a kernel package and its headers."""
+    config, symvers = f"/boot/config-{uname}", f"/boot/symvers-{uname}.gz"
+    header = "/usr/include/linux/ip_vs.h"
+    content = kernel_files.read(kernel, [config, symvers])
+    return Seen(
+        config=kconfig.values(content[config].decode(errors="replace")),
+        symbols=kernel_files.symbols(content[symvers], f"{kernel.path.name}:{symvers}"),
+        toa=tuple(path for path in kernel.files if path.endswith("/net/toa/toa.ko")),
+        fullnat_header=FULLNAT_WORD in kernel_files.read(headers, [header])[header],
+    )
+
+
+def check_role(seen: Seen, wanted: RoleName, name: str) -> None:
+    """Raises `Refused` unless the content is that of the role, with every sign that is wrong."""
+    if seen.role is wanted:
+        return
+    rows = [
+        f"  {'lacks' if role is wanted else 'has'} the sign of a {role}: {sign}"
+        for role, signs in seen.signs.items()
+        for sign, there in signs.items()
+        if there != (role is wanted)
+    ]
+    is_what = f"a {seen.role}'s" if seen.role else "no role's"
+    why = "its name says one thing and its content another"
+    if wanted is RoleName.REALSERVER and seen.role is RoleName.DIRECTOR:
+        why = GUIDE
+    raise Refused(
+        "\n".join([f"{name} must be a {wanted}'s kernel and is {is_what} by content", *rows]),
+        where=name,
+        why=why,
+        hint="./inv patches shows which patch each role gets, and how that was proven",
+    )
+
+
+def check_crcs(seen: Seen, role: RoleName, name: str) -> dict[str, str]:
+    """The CRCs that tell the roles apart, as they must be with the distribution's configuration."""
+    own = {RoleName.DIRECTOR: DIRECTOR_CRCS, RoleName.REALSERVER: REALSERVER_CRCS}.get(role, {})
+    wanted = {**STOCK_CRCS, **own}
+    _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
+    return wanted
+
+
+def check_kabi(seen: Seen, reference: Mapping[str, str], role: RoleName, name: str) -> int:
+    """Holds exported symbols against the distribution's list; returns how many symbols that has.
+
+    A director's two known changes are allowed, with exactly their new CRCs.
+    """
+    wanted = {**reference, **(DIRECTOR_CRCS if role is RoleName.DIRECTOR else {})}
+    _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
+    return len(reference)
+
+
+def _refuse(differing: Mapping[str, tuple[str, str]], name: str) -> None:
+    if differing:
+        rows = [f"  {symbol}: wanted {wanted}, has {has}" for symbol, (wanted, has) in list(differing.items())[:20]]
+        more = [f"  and {len(differing) - len(rows)} more"] if len(differing) > len(rows) else []
+        raise Refused(
+            "\n".join([f"{len(differing)} exported symbol(s) of {name} are not what they must be", *rows, *more]),
+            where=name,
+            why="modules of others that were built for this kernel line would not load, or load and go wrong",
+        )

@@ -1,0 +1,82 @@
+"""What a built package promises besides its files: what it requires, and which files are configuration.
+
+Recipes hold these against what they meant. Must not know any recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import fs
+from pipeline.errors import Refused
+from pipeline.formats import rpm_header
+from pipeline.packaging import rpmbuild
+
+
+@dataclass(frozen=True)
+class Promises:
+    """`kept` are configuration files that an update leaves alone, `replaced` those that it would not.
+
+    `requires` leaves out what rpm itself provides.
+    """
+
+    requires: tuple[str, ...]
+    kept: tuple[str, ...]
+    replaced: tuple[str, ...]
+    modes: dict[str, int]
+
+
+def promises(rpm: Path) -> Promises:
+    """Reads them from an RPM's header. Raises `Refused` when it is none."""
+    package = rpm_header.read(rpm)
+    rows = package.files()
+    config = [row for row in rows if row.is_config]
+    return Promises(
+        requires=tuple(sorted({row for row in package.dependencies("REQUIRE") if not row.startswith("rpmlib(")})),
+        kept=tuple(row.path for row in config if row.is_kept),
+        replaced=tuple(row.path for row in config if not row.is_kept),
+        modes={row.path: row.mode & 0o7777 for row in rows},
+    )
+
+
+def exactly(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
+    """The packages below `rpms` by name; source packages do not count.
+
+    Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
+    """
+    found = [rpmbuild.package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
+    expected, actual = set(nevras), {package.nevra for package in found}
+    if len(found) != len(actual) or expected != actual:
+        rows = (("missing", expected - actual), ("not expected", actual - expected))
+        why = "; ".join(f"{title}: {', '.join(sorted(names))}" for title, names in rows if names)
+        raise Refused("the build made other packages than it must", where=str(rpms), why=why or "one of them twice")
+    return {package.name: package for package in found}
+
+
+def has_files(package: rpmbuild.Package, wanted: Collection[str]) -> None:
+    """Raises `Refused` for files that are missing from a package."""
+    if missing := sorted(set(wanted) - set(package.files)):
+        raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
+
+
+def keeps(package: rpmbuild.Package, found: Promises, wanted: Collection[str]) -> None:
+    """Raises `Refused` unless `wanted` are exactly the configuration files, and an update leaves them alone."""
+    if set(found.kept) != set(wanted) or found.replaced:
+        why = f"kept: {', '.join(found.kept) or 'none'}; replaced: {', '.join(found.replaced) or 'none'}"
+        hint = f"%config(noreplace) for {', '.join(sorted(wanted))} and for nothing else"
+        raise Refused(f"an update of {package.name} would not keep what people configured", why=why, hint=hint)
+
+
+def evidence(package: rpmbuild.Package, found: Promises) -> dict[str, Any]:
+    """A package, ready for JSON."""
+    return {
+        "file": package.path.name,
+        "nevra": package.nevra,
+        "sha256": fs.sha256_of(package.path),
+        "size": package.path.stat().st_size,
+        "payload": package.payload,
+        "requires": list(found.requires),
+    }

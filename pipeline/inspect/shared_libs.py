@@ -1,0 +1,81 @@
+"""The libraries that programs need, followed to the last one, out of a root file system such as a builder image's.
+
+Runs neither the programs nor their loader. Must not know what the programs are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
+
+from pipeline.errors import Refused
+from pipeline.formats import elf
+
+# Where Debian's loader looks without a cache, in its order. `ld.so --help` prints them.
+PLACES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
+_LINKS = 40  # symbolic links followed to one file, as the kernel's MAXSYMLINKS
+
+
+def needed(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
+    """The loaders and libraries that the programs among the `given` files (path: content) need, by path.
+
+    Paths are relative to the root; what comes lies where a loader without a cache finds it. What is given need
+    not come. Raises `Refused` for a library that is nowhere, and for dynamic programs without a `rootfs`.
+    """
+    found: dict[str, bytes] = {}
+    own = {PurePosixPath(path).name for path in given}  # a loader that is there already serves as library too
+    todo = [(path, data) for path, data in sorted(given.items()) if elf.is_elf(data)]
+    while todo:
+        path, data = todo.pop(0)
+        said = elf.program(data, path)
+        wanted = [said.loader.lstrip("/")] if said.loader else []
+        own |= {PurePosixPath(path).name for path in wanted}
+        wanted += [_library(name, path, said.paths, rootfs) for name in said.needed if name not in own]
+        for file in wanted:
+            if file not in found:
+                found[file] = _content(file, path, rootfs)
+                todo.append((file, found[file]))
+    return found
+
+
+def inside(rootfs: Path, path: str) -> Path:
+    """The file that `path` leads to inside a root file system, whose links are its own: `/lib` is not the host's.
+
+    Raises `Refused` for a ring of links.
+    """
+    here, parts, links = rootfs, [part for part in path.split("/") if part], 0
+    while parts:
+        part = parts.pop(0)
+        if part == "..":
+            here = here if here == rootfs else here.parent
+        elif part != "." and (here / part).is_symlink():
+            links += 1
+            if links > _LINKS:
+                raise Refused(f"{path} leads nowhere: too many links", where=str(rootfs))
+            target = str((here / part).readlink())
+            here = rootfs if target.startswith("/") else here
+            parts = [*(word for word in target.split("/") if word), *parts]
+        elif part != ".":
+            here = here / part
+    return here
+
+
+def _library(name: str, program: str, paths: Iterable[str], rootfs: Path | None) -> str:
+    """Where a library lies: the first of the program's own places and the loader's that has it."""
+    if "/" in name:
+        return name.lstrip("/")
+    origin = f"/{PurePosixPath(program).parent}"
+    own = [normpath(path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)).lstrip("/") for path in paths]
+    for place in (*own, *PLACES):
+        if rootfs is not None and inside(rootfs, f"{place}/{name}").is_file():
+            return f"{place}/{name}"
+    return f"{PLACES[0]}/{name}"
+
+
+def _content(file: str, program: str, rootfs: Path | None) -> bytes:
+    if rootfs is None or not inside(rootfs, file).is_file():
+        where = "no root file system was given to take it from" if rootfs is None else "it has none"
+        what = f"/{program} needs /{file}"
+        raise Refused(what, where=str(rootfs or ""), why=where, hint="install its package in the builder image")
+    return inside(rootfs, file).read_bytes()

@@ -1,0 +1,317 @@
+"""Draws what the page shows as shapes on a narrow sheet: networks, distributions, boots, a packet's way.
+
+Geometry only: the template turns shapes into SVG, the style sheet gives them colours. Every sheet is made for the
+width of a phone, so that its text stays readable there; texts never overlap, which is why each one's width is
+reckoned here and then enforced (`textLength`), whatever font there is.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise, zip_longest
+from typing import Literal
+
+from pipeline.lab.report.results import Distribution, Guest, Packet
+
+WIDTH = 320.0  # units, one pixel each on a phone
+NARROW = 300.0  # what does not scale must be narrower than a phone's card
+SIZE = 12.0  # of a font, in units
+ADVANCE = 0.6  # of a monospaced character, in sizes: DejaVu Sans Mono, Menlo and Roboto Mono have 0.60
+LINE = 16.0  # from one line of text to the next
+NO_BREAK = "\u00a0"  # SVG draws several spaces as one
+PARTS = ("client", "router", "director", "server")  # from who asks to who answers
+
+
+@dataclass(frozen=True)
+class Line:
+    """From one point to another."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    kind: str
+    shape: Literal["line"] = "line"
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle; `kind` is its class in the style sheet."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    kind: str
+    shape: Literal["box"] = "box"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A small circle."""
+
+    x: float
+    y: float
+    kind: str
+    radius: float = 4.0
+    shape: Literal["dot"] = "dot"
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text whose base line begins at a point; `width` as it will be drawn."""
+
+    x: float
+    y: float
+    text: str
+    kind: str = ""
+    shape: Literal["text"] = "text"
+
+    @property
+    def width(self) -> float:
+        """In units."""
+        return width_of(self.text)
+
+
+Shape = Line | Box | Dot | Text
+
+
+@dataclass
+class Sheet:
+    """Shapes with their extent; `label` says in words what is drawn, for who cannot see it."""
+
+    label: str
+    width: float = WIDTH
+    scales: bool = True  # to the room there is; else it stays beside what is measured in pixels
+    height: float = 0.0
+    shapes: list[Shape] = field(default_factory=list)
+
+    def put(self, *shapes: Shape) -> None:
+        """Draws, later shapes above earlier ones."""
+        self.shapes += shapes
+
+
+def width_of(text: str) -> float:
+    """Units that a text takes; East Asian wide characters take two."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return (len(text) + wide) * ADVANCE * SIZE
+
+
+def folded(text: str, width: float) -> list[str]:
+    """A text cut into lines of at most `width` units, at spaces where there are some."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if width_of(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += [word] if lines[-1] else []
+        lines[-1] = lines[-1] or word
+        while width_of(lines[-1]) > width and len(lines[-1]) > 1:
+            fits = next(n for n in range(len(lines[-1]) - 1, 0, -1) if n == 1 or width_of(lines[-1][:n]) <= width)
+            lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
+    return lines
+
+
+# --- Networks --------------------------------------------------------------------------------------------
+
+_COLUMN, _LEFT = 26.0, 10.0  # between segments' bars, and before the first
+
+
+def topology(guests: Sequence[Guest]) -> Sheet:
+    """Segments as bars from top to bottom, guests as boxes beside them, each card's line to its segment.
+
+    Names stand like stairs above the bars, so that none is in the way of another however long it is.
+    """
+    ordered = sorted(guests, key=lambda guest: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS))
+    segments = list(dict.fromkeys(card.segment for guest in ordered for card in guest.cards))
+    places = {name: _LEFT + _COLUMN * number for number, name in enumerate(segments)}
+    left = _LEFT + _COLUMN * len(segments)
+    sheet = Sheet(_network_in_words(ordered), width=max(WIDTH, left + 250.0))
+    names = {name: folded(name, sheet.width - places[name] - 8) for name in segments}
+    starts: dict[str, float] = {}
+    top = 0.0
+    for name, lines in names.items():
+        starts[name] = top + LINE * len(lines) + 3
+        for number, line in enumerate(lines):
+            sheet.put(Text(places[name] - 3, top + LINE * number + 13, line, "segment"))
+        top = starts[name]
+    boxes = Sheet("")
+    bottom = top + 6
+    for guest in ordered:
+        bottom = _guest(boxes, guest, places, left, sheet.width, bottom) + 8
+    sheet.put(*(Line(places[name], starts[name], places[name], bottom - 4, "segment") for name in segments))
+    sheet.put(*boxes.shapes)
+    sheet.height = bottom
+    return sheet
+
+
+def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float, right: float, top: float) -> float:
+    """A guest's box and the lines of its cards; where it ends."""
+    room = right - left - 18
+    title = folded(guest.name, room)
+    under = folded(f"{guest.part}, {guest.role} kernel", room)
+    texts: list[Shape] = []
+    joints: list[Shape] = []
+    y = top + 16
+    for line in title:
+        texts.append(Text(left + 10, y, line, "name"))
+        y += LINE
+    for line in under:
+        texts.append(Text(left + 10, y, line, "quiet"))
+        y += LINE
+    for card in guest.cards:
+        x = places[card.segment]
+        joints += [Line(x, y - 4, left, y - 4, "card"), Dot(x, y - 4, "card")]
+        for line in _of_card(card.device, card.addresses, room):
+            texts.append(Text(left + 10, y, line))
+            y += LINE
+    kind = guest.part if guest.part in PARTS else "other"
+    sheet.put(*joints, Box(left, top, right - left - 1, y - 8 - top, f"guest {kind}"), *texts)
+    return y - 8
+
+
+def _of_card(device: str, addresses: Sequence[str], room: float) -> list[str]:
+    """The card's name once, its addresses below each other beside it."""
+    name = folded(device, room / 2)
+    beside = room - max(map(width_of, name)) - width_of(NO_BREAK)
+    lines = [line for address in addresses or ("no address",) for line in folded(address, beside)]
+    length = max(map(len, name))
+    pairs = zip_longest(name, lines, fillvalue="")
+    return [f"{left.ljust(length, NO_BREAK)}{NO_BREAK}{right}" for left, right in pairs]
+
+
+def _network_in_words(guests: Iterable[Guest]) -> str:
+    cards = [
+        f"{guest.name} ({guest.part}) "
+        + " and ".join(f"on {card.segment} with {', '.join(card.addresses) or 'no address'}" for card in guest.cards)
+        for guest in guests
+    ]
+    return "Network: " + "; ".join(cards)
+
+
+# --- Requests --------------------------------------------------------------------------------------------
+
+
+def distribution(of: Distribution) -> Sheet:
+    """Two bars a server: how many requests it should have answered, and how many it did."""
+    names = list(dict.fromkeys([*of.expected, *of.seen]))
+    counts = {name: (of.expected.get(name, 0), of.seen.get(name, 0)) for name in names}
+    words = "; ".join(f"{name}: expected {expected}, seen {seen}" for name, (expected, seen) in counts.items())
+    sheet = Sheet(f"{of.title}. {words}")
+    most = max((count for pair in counts.values() for count in pair), default=0)
+    room = WIDTH - width_of(f"expected {most}") - 12
+    y = 0.0
+    for name, pair in counts.items():
+        for line in folded(name, WIDTH - 4):
+            sheet.put(Text(2, y + 13, line, "name"))
+            y += LINE
+        for what, count in zip(("expected", "seen"), pair, strict=True):
+            length = room * count / most if most else 0.0
+            kind = what if what == "expected" or pair[0] == pair[1] else "seen other"
+            sheet.put(Box(2, y + 3, max(length, 1.0), 12, kind), Text(length + 8, y + 13, f"{what} {count}"))
+            y += LINE
+        y += 6
+    sheet.height = y
+    return sheet
+
+
+# --- Boots -----------------------------------------------------------------------------------------------
+
+
+def boots(guests: Sequence[Guest]) -> Sheet:
+    """A row for each guest: a bar from QEMU's start to its last mark, on one scale, with every mark named below."""
+    last = max((at for guest in guests for at in guest.marks.values()), default=0.0)
+    labels = [_mark(*mark) for guest in guests for mark in guest.marks.items()]
+    reserved = min(max(map(width_of, labels), default=0.0) + 8, WIDTH * 0.6)
+    sheet = Sheet(_boots_in_words(guests))
+    y = 0.0
+    for guest in guests:
+        for line in folded(guest.name, WIDTH - 4):
+            sheet.put(Text(2, y + 13, line, "name"))
+            y += LINE
+        y = _boot(sheet, guest.marks, last, reserved, y) + 8
+    sheet.height = y
+    return sheet
+
+
+def _boot(sheet: Sheet, marks: Mapping[str, float], last: float, room: float, top: float) -> float:
+    """One guest's bar and its marks; where it ends. The last mark of all is `room` before the right edge.
+
+    From right to left: a name that would reach the next mark's line goes below all that are there, and its own
+    line passes left of them.
+    """
+    if not marks:
+        sheet.put(Text(2, top + 13, "no sign of life", "quiet"))
+        return top + LINE
+    ordered = sorted(marks.items(), key=lambda mark: mark[1])
+    ends = [2 + (WIDTH - room) * (at / last if last else 0.0) for _, at in ordered]
+    for number, (start, end) in enumerate(pairwise([2.0, *ends])):
+        sheet.put(Box(start, top + 3, max(end - start, 0.5), 10, "boot" if number % 2 else "boot other"))
+    bottom, border = top + 16, WIDTH * 2
+    for (name, at), x in zip(reversed(ordered), reversed(ends), strict=True):
+        lines = folded(_mark(name, at), max(room - 6, WIDTH - x - 6))
+        widest = max(map(width_of, lines))
+        y = bottom if x + 6 + widest > border else top + 16
+        sheet.put(Line(x, top + 3, x, y + 12, "mark"))
+        for number, line in enumerate(lines):
+            sheet.put(Text(x + 4, y + 12 + LINE * number, line))
+        bottom = max(bottom, y + LINE * len(lines))
+        border = x
+    return bottom
+
+
+def _mark(name: str, at: float) -> str:
+    return f"{name} {at:.1f} s"
+
+
+def _boots_in_words(guests: Iterable[Guest]) -> str:
+    rows = [f"{g.name}: {', '.join(_mark(*mark) for mark in g.marks.items()) or 'no sign of life'}" for g in guests]
+    return "Boots, in seconds since QEMU was started. " + "; ".join(rows)
+
+
+# --- Packets ---------------------------------------------------------------------------------------------
+
+_RUNG = 24.0  # between two guests' lines
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One packet's arrow between the lines of `places`; `start` and `end` are x, in units."""
+
+    packet: Packet
+    milliseconds: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class SequenceDiagram:
+    """The packets of a connection; `head` names the guests above their lines, which are at `places`."""
+
+    head: Sheet
+    places: tuple[float, ...]
+    width: float
+    rungs: tuple[Rung, ...]
+
+
+def ladder(packets: Sequence[Packet], guests: Sequence[Guest]) -> SequenceDiagram:
+    """A line for each guest that sent or got a packet, and an arrow for each packet."""
+    parts = {guest.name: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS) for guest in guests}
+    met = dict.fromkeys(name for packet in packets for name in (packet.source, packet.target))
+    names = sorted(met, key=lambda name: parts.get(name, len(PARTS)))
+    places = {name: 10 + _RUNG * number for number, name in enumerate(names)}
+    head = Sheet("Lines, from left to right: " + ", ".join(names), scales=False)
+    starts: dict[str, float] = {}
+    for name, x in places.items():
+        for line in folded(name, max(NARROW - x, 80.0)):
+            head.put(Text(x - 3, head.height + 13, line, "name"))
+            head.height += LINE
+        starts[name] = head.height + 2
+    head.height += 6
+    head.put(*(Line(x, starts[name], x, head.height, "life") for name, x in places.items()))
+    head.width = max([NARROW, *(x + 90 for x in places.values())])
+    rungs = [Rung(p, f"{1000 * p.at:.1f}", places[p.source], places[p.target]) for p in packets]
+    return SequenceDiagram(head, tuple(places.values()), 20 + _RUNG * max(len(places) - 1, 0), tuple(rungs))

@@ -1,0 +1,89 @@
+"""A run as JUnit XML, for what shows tests: a suite for each scenario, a case for each check and each finding."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State
+
+if TYPE_CHECKING:
+    from junitparser import TestCase, TestSuite
+
+
+def document(report: Report) -> bytes:
+    """The XML. The texts of `report` must be neutral: XML allows no control characters."""
+    from junitparser import JUnitXml
+
+    xml = JUnitXml(f"lab {report.line}")
+    for scenario in report.scenarios:
+        xml.add_testsuite(_suite(report.line, scenario))
+    stream = io.BytesIO()
+    xml.write(stream)
+    return stream.getvalue()
+
+
+def _suite(line: str, scenario: Scenario) -> TestSuite:
+    from datetime import UTC, datetime
+
+    from junitparser import TestSuite
+
+    suite = TestSuite(scenario.name)
+    if scenario.started:
+        suite.timestamp = datetime.fromtimestamp(scenario.started, UTC).isoformat(timespec="seconds")
+    cases = [*_checks(scenario), *_findings(scenario), *_ending(scenario)]
+    for case in cases:
+        case.classname = f"lab.{line}.{scenario.name}"
+    if cases:
+        cases[0].time = scenario.seconds  # checks share one network, so that one of them has the time of all
+    suite.add_testcases(cases)
+    return suite
+
+
+def _checks(scenario: Scenario) -> list[TestCase]:
+    return [_check(check) for check in scenario.checks]
+
+
+def _check(check: Check) -> TestCase:
+    from junitparser import Failure, TestCase
+
+    case = TestCase(check.name)
+    text = f"expected: {check.expected}\nseen: {check.seen}"
+    if check.passed:
+        case.system_out = text
+        return case
+    failure = Failure(f"expected {check.expected}, seen {check.seen}", "check")
+    failure.text = f"{text}\n{check.hint}" if check.hint else text
+    case.result = [failure]
+    return case
+
+
+def _findings(scenario: Scenario) -> list[TestCase]:
+    return [_finding(guest, finding) for guest in scenario.guests for finding in guest.findings]
+
+
+def _finding(guest: Guest, finding: Finding) -> TestCase:
+    from junitparser import Failure, TestCase
+
+    case = TestCase(f"console of {guest.name}: {finding.kind} in line {finding.line}")
+    failure = Failure(f"{finding.kind}: {finding.meaning}", "console")
+    failure.text = f"{finding.look}\n\n{finding.trace}"
+    case.result = [failure]
+    return case
+
+
+def _ending(scenario: Scenario) -> list[TestCase]:
+    """A case that says how the scenario ended, where no check and no finding does."""
+    from junitparser import Error, Failure, Skipped, TestCase
+
+    case = TestCase(scenario.title or scenario.name)
+    told = any(not check.passed for check in scenario.checks) or any(guest.findings for guest in scenario.guests)
+    if scenario.state is State.LEFT_OUT:
+        case.result = [Skipped(scenario.why)]
+    elif scenario.state is State.BROKEN:
+        case.result = [Error(scenario.why, "scenario")]
+    elif scenario.state is State.FAILED and not told:
+        case.result = [Failure(scenario.why, "scenario")]
+    elif scenario.checks or told:
+        return []
+    return [case]

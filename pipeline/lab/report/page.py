@@ -1,0 +1,129 @@
+"""Writes what the lab saw: `report.json`, `junit.xml`, and one page that needs nothing but itself.
+
+Decides what stands where on the page; `drawing` makes its pictures, the template its words. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+from pipeline.core import templates
+from pipeline.core.fs import write_atomic
+from pipeline.lab.report import drawing, junit
+from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State, shown
+
+PAGE = "report.html"
+TEMPLATE = "specs/report/page.html.j2"
+CHUNK = 400  # lines of a console that a browser lays out together: of a long one it lays out only what is in sight
+SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT_OUT: "–"}  # state is never colour alone
+
+
+def write(report: Report, directory: Path) -> Path:
+    """Writes the three views of a run into `directory`, each whole or not at all; the page's path."""
+    told = shown(report)
+    write_atomic(directory / "report.json", json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
+    write_atomic(directory / "junit.xml", junit.document(told))
+    write_atomic(directory / PAGE, page(told))
+    return directory / PAGE
+
+
+def page(report: Report) -> str:
+    """The page. The texts of `report` must be neutral; what HTML gives a meaning to is escaped here."""
+    sections = [_section(number, scenario) for number, scenario in enumerate(report.scenarios, 1)]
+    return templates.render(TEMPLATE, report=report, verdict=verdict(report), sections=sections, signs=SIGNS)
+
+
+def verdict(report: Report) -> str:
+    """How the run ended, counted: `7 of 8 scenarios passed, 1 failed, 2 left out`."""
+    states = [scenario.state for scenario in report.scenarios]
+    ran = len(states) - states.count(State.LEFT_OUT)
+    if not ran:
+        return "no scenario was run, so nothing is proven"
+    others = (State.FAILED, State.BROKEN, State.LEFT_OUT)
+    counted = [f"{states.count(state)} {state}" for state in others if state in states]
+    return ", ".join([f"{states.count(State.PASSED)} of {ran} scenario{'s' * (ran != 1)} passed", *counted])
+
+
+# --- What the template gets ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Lines of a console: `text` as it came, or what a finding is about, with the finding's anchor."""
+
+    text: str
+    finding: Finding | None = None
+    anchor: str = ""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A guest's console. `found`: each finding with the anchor of its place in `pieces`."""
+
+    guest: Guest
+    lines: int
+    pieces: tuple[Piece, ...]
+    found: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A scenario as the page tells it."""
+
+    scenario: Scenario
+    anchor: str
+    started: str
+    checks: tuple[Check, ...]  # those that did not pass first
+    passed: int
+    topology: drawing.Sheet
+    distributions: tuple[tuple[str, drawing.Sheet], ...]
+    boots: drawing.Sheet
+    ladder: drawing.SequenceDiagram
+    screens: tuple[Screen, ...]
+
+
+def _section(number: int, scenario: Scenario) -> Section:
+    anchor = f"{number}-{re.sub(r'[^a-z0-9]+', '-', scenario.name.lower()).strip('-')}"
+    guests = scenario.guests
+    started = datetime.fromtimestamp(scenario.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return Section(
+        scenario=scenario,
+        anchor=anchor,
+        started=started if scenario.started else "",
+        checks=tuple(sorted(scenario.checks, key=lambda check: check.passed)),
+        passed=sum(check.passed for check in scenario.checks),
+        topology=drawing.topology(guests),
+        distributions=tuple((each.title, drawing.distribution(each)) for each in scenario.distributions),
+        boots=drawing.boots(guests),
+        ladder=drawing.ladder(scenario.ladder, guests),
+        screens=tuple(_screen(f"{anchor}-{place}", guest) for place, guest in enumerate(guests, 1)),
+    )
+
+
+def _screen(anchor: str, guest: Guest) -> Screen:
+    lines = guest.console.removesuffix("\n").split("\n") if guest.console else []
+    pieces: list[Piece] = []
+    found: list[Piece] = []
+    reached = 0  # lines that are in `pieces`
+    ordered = sorted(guest.findings, key=lambda finding: finding.line)
+    for number, finding in enumerate(ordered, 1):
+        start = min(max(finding.line - 1, reached), len(lines))
+        end = min(max(finding.line - 1 + len(finding.trace.rstrip("\n").split("\n")), start), len(lines))
+        pieces += _chunks(lines[reached:start])
+        piece = Piece("\n".join(lines[start:end]), finding, f"{anchor}-{number}")
+        pieces.append(piece)
+        found.append(piece)
+        reached = end
+    pieces += _chunks(lines[reached:])
+    return Screen(guest, len(lines), tuple(pieces), tuple(found))
+
+
+def _chunks(lines: Sequence[str]) -> list[Piece]:
+    rest = iter(lines)
+    return [Piece("\n".join(some)) for some in iter(lambda: list(islice(rest, CHUNK)), [])]

@@ -1,0 +1,131 @@
+"""What the lab saw, as one document: JSON, JUnit and the page are views of it. Runs nothing, draws nothing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.core import neutral
+
+SCHEMA = 1
+
+
+class Model(BaseModel):
+    """A part of the document: frozen, and nothing in it that is not named here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+M = TypeVar("M", bound=Model)
+
+
+def shown(model: M) -> M:
+    """The document with every text in it made neutral: what page, JUnit file and terminal tell."""
+    return type(model).model_validate(neutral.document(model.model_dump()))
+
+
+class State(StrEnum):
+    """How a scenario ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"  # a check saw something else, or the watcher found something
+    BROKEN = "broken"  # it could not be run to its end: a guest died, a command did not answer
+    LEFT_OUT = "left out"  # the line says why
+
+
+class Check(Model):
+    """One statement that was held against the running network."""
+
+    name: str
+    expected: str
+    seen: str
+    passed: bool
+    hint: str = ""  # what to look at when it did not pass
+
+
+class Finding(Model):
+    """What the watcher found on a console: `line` counts from 1, `trace` is cut out of the console whole."""
+
+    guest: str
+    kind: str  # panic, oops, ...
+    line: int
+    trace: str
+    meaning: str
+    look: str
+
+
+class Card(Model):
+    """A network card: which segment it is on, as which device, and its addresses with their prefix."""
+
+    segment: str
+    device: str
+    mac: str
+    addresses: tuple[str, ...] = ()
+
+
+class Guest(Model):
+    """One machine of a scenario. `marks` are moments of its boot in seconds since QEMU was started."""
+
+    name: str
+    part: str  # director, server, client, router
+    role: str  # of the kernel: director, realserver, stock
+    kernel: str  # what `uname -r` said; empty when it never got there
+    cards: tuple[Card, ...] = ()
+    marks: dict[str, float] = {}
+    console: str = ""
+    findings: tuple[Finding, ...] = ()
+
+
+class Distribution(Model):
+    """How many of the requests each server answered, and how many it should have."""
+
+    title: str
+    expected: dict[str, int]
+    seen: dict[str, int]
+
+
+class Packet(Model):
+    """One packet of a capture. `at` in seconds since the first; `source` and `target` are guests where known."""
+
+    at: float
+    segment: str
+    source: str
+    target: str
+    text: str  # such as "SYN 192.168.1.1:5001 > 192.168.1.10:8080 [TOA 192.168.192.1:40112]"
+
+
+class Scenario(Model):
+    """One scenario's whole story. `started` in seconds since 1970, `seconds` of wall time."""
+
+    name: str
+    title: str
+    state: State
+    why: str = ""  # of a state other than passed
+    started: float = 0.0
+    seconds: float = 0.0
+    guests: tuple[Guest, ...] = ()
+    checks: tuple[Check, ...] = ()
+    distributions: tuple[Distribution, ...] = ()
+    ladder: tuple[Packet, ...] = ()
+    captures: dict[str, str] = {}  # segment to file, where one was kept
+
+
+class Report(Model):
+    """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from."""
+
+    schema_version: int = SCHEMA
+    line: str
+    snapshot: str
+    fingerprint: str  # of the key that signed it
+    accelerator: str
+    accelerator_why: str
+    packages: dict[str, str] = {}
+    scenarios: tuple[Scenario, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every scenario that applies did what it must. An empty run proves nothing."""
+        ran = [scenario for scenario in self.scenarios if scenario.state is not State.LEFT_OUT]
+        return bool(ran) and all(scenario.state is State.PASSED for scenario in ran)

@@ -1,0 +1,196 @@
+"""Plays scenarios: makes the guests' images, starts them, lets the scenario act, and collects what was seen.
+
+What the pages and tables show of it is not known here, nor where the repository came from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config.line_model import Line, Play
+from pipeline.errors import TestsFailed, UsageError
+from pipeline.inspect import kernel_package
+from pipeline.lab import scenarios
+from pipeline.lab.failures import CommandFailed, GuestLost
+from pipeline.lab.report import results, sequence_diagram
+from pipeline.lab.repository import Package, Repository
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.topology import GuestPlan
+from pipeline.lab.vm import initramfs, network
+from pipeline.lab.vm.machine import Machine
+from pipeline.lab.vm.network import Accelerator, Boot, CardSpec, Lab
+from pipeline.sandbox.images import Image
+
+READY = 120.0  # seconds until every guest answers; under emulation on two busy cores six guests take 30
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every scenario of a run needs. `work` is where consoles and captures go, `note` says what goes on."""
+
+    line: Line
+    repository: Repository
+    userland: Path
+    builder: Image
+    cache: Path
+    work: Path
+    accelerator: Accelerator
+    note: Callable[[str], None]
+    keep: Callable[[ScenarioContext], None] | None = None  # called before the guests end
+    capture: bool = False  # whether the packets of each segment are kept
+
+
+def play(bench: Bench, name: str) -> results.Scenario:
+    """Plays a scenario to its end; never raises for what it finds, but for what a host lacks."""
+    row = bench.line.data.lab.get(name, Play.model_validate({"left-out": "the line file has no table for it"}))
+    plan = scenarios.named(name, bench.repository.roles)
+    if row.left_out:
+        return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
+    sets = {guest.name: _role(row, guest, name) for guest in plan.guests}
+    return _Run(bench, plan, sets, row.known).played()
+
+
+def _role(row: Play, guest: GuestPlan, name: str) -> str:
+    """The role in whose set the guest's packages are."""
+    role = getattr(row, guest.part.value) or guest.role
+    if not role:
+        raise UsageError(f"the line names no kernel for {guest.part}s", hint=f"[lab.{name}] in the line file")
+    return str(role)
+
+
+class _Run:
+    """One scenario while it is played."""
+
+    def __init__(self, bench: Bench, plan: ScenarioPlan, sets: Mapping[str, str], known: Mapping[str, str]) -> None:
+        self.bench, self.plan, self.sets, self.known = bench, plan, sets, known
+        self.roles = {guest.name: guest.role or sets[guest.name] for guest in plan.guests}
+        self.directory = bench.work / plan.name
+        self.macs = {guest.name: _macs(plan, guest) for guest in plan.guests}
+        self.kernels = {name: bench.repository.package(role, "kernel") for name, role in self.roles.items()}
+        self.context: ScenarioContext | None = None
+
+    def played(self) -> results.Scenario:
+        """The whole story."""
+        begun, clock = time.time(), time.monotonic()
+        captures = {segment: self.directory / f"{segment}.pcap" for segment in self.plan.segments}
+        state, why = results.State.PASSED, ""
+        self.directory.mkdir(parents=True)
+        with network.lab(self.directory, self.bench.accelerator) as lab:
+            for segment, file in captures.items():
+                lab.segment(segment, capture=file)
+            try:
+                self._act(lab, captures)
+            except GuestLost as lost:
+                state, why = results.State.FAILED if lost.finding else results.State.BROKEN, str(lost)
+            except TestsFailed as error:
+                state, why = results.State.BROKEN, str(error)
+            seen = [self._seen(lab, guest) for guest in self.plan.guests]
+        story = self._scenario(state, why, seen, captures, begun, time.monotonic() - clock)
+        for path in [] if self.bench.capture else list(captures.values()):
+            path.unlink(missing_ok=True)
+        return story
+
+    def _act(self, lab: Lab, captures: Mapping[str, Path]) -> None:
+        machines = {guest.name: self._started(lab, guest) for guest in self.plan.guests}
+        lab.ready(READY)
+        releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
+        self.context = ScenarioContext(
+            self.plan.guests, machines, captures, self.macs, releases, self.roles, self.known
+        )
+        self.context.configure()
+        for name in machines:
+            guest = lab.guests[name]
+            self.bench.note(f"{self.plan.name}: {name} is ready after {guest.marks['ready']:.1f} s: {guest.release}")
+        try:
+            self.plan.act(self.context)
+        except CommandFailed as error:
+            self._keep(str(error))
+            raise
+        self._keep("")
+
+    def _keep(self, failed: str) -> None:
+        if self.context and self.bench.keep:
+            if failed:
+                self.bench.note(f"{self.plan.name}: {failed}")
+            self.bench.keep(self.context)
+
+    def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
+        packages = [self.bench.repository.package(self.sets[guest.name], name) for name in guest.packages]
+        image = initramfs.made(self._contents(guest, packages), self.bench.cache, self.bench.note)
+        boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
+        cards = [CardSpec(wire.segment, mac) for wire, mac in zip(guest.wires, self.macs[guest.name], strict=True)]
+        return lab.machine(guest.name, boot, cards)
+
+    def _contents(self, guest: GuestPlan, packages: Sequence[Package]) -> initramfs.Contents:
+        own = self.kernels[guest.name]
+        kernel = kernel_package.unpacked(own.path, own.sha256, self.bench.cache / "kernels", self.bench.note)
+        return initramfs.Contents(
+            userland=self.bench.userland,
+            kernel=own.path,
+            modules=guest.modules,
+            spare=tuple(name for name in guest.spare if kernel.has(name)),
+            packages=tuple(package.path for package in packages),
+            builder=self.bench.builder,
+            digests={package.path: package.sha256 for package in (own, *packages)},
+        )
+
+    def _seen(self, lab: Lab, guest: GuestPlan) -> results.Guest:
+        told = lab.guests.get(guest.name)
+        cards = tuple(
+            results.Card(segment=wire.segment, device=f"eth{number}", mac=mac, addresses=wire.addresses)
+            for number, (wire, mac) in enumerate(zip(guest.wires, self.macs[guest.name], strict=True))
+        )
+        return results.Guest(
+            name=guest.name,
+            part=guest.part.value,
+            role=self.roles[guest.name],
+            kernel=told.release if told else "",
+            cards=cards,
+            marks=told.marks if told else {},
+            console=told.files.console.read_text(errors="replace") if told else "",
+            findings=told.qemu.watcher.findings() if told else (),
+        )
+
+    def _scenario(
+        self,
+        state: results.State,
+        why: str,
+        guests: list[results.Guest],
+        captures: Mapping[str, Path],
+        begun: float,
+        seconds: float,
+    ) -> results.Scenario:
+        checks = self.context.checks if self.context else []
+        try:
+            rungs = sequence_diagram.conversation(captures, 80, guests)
+        except TestsFailed as flood:
+            rungs, state, why = (), results.State.BROKEN, why or str(flood)
+        findings = [finding for guest in guests for finding in guest.findings]
+        failed = sum(not check.passed for check in checks)
+        if state is results.State.PASSED and (failed or findings or not checks):
+            state = results.State.FAILED
+            why = f"{failed} of {len(checks)} checks did not hold" if failed else "nothing was checked"
+            why = f"{findings[0].guest}: {findings[0].meaning}" if findings and not failed else why
+        return results.Scenario(
+            name=self.plan.name,
+            title=self.plan.title,
+            state=state,
+            why=why,
+            started=begun,
+            seconds=seconds,
+            guests=tuple(guests),
+            checks=tuple(checks),
+            distributions=tuple(self.context.distributions if self.context else ()),
+            ladder=rungs,
+            captures={segment: str(path) for segment, path in captures.items() if self.bench.capture},
+        )
+
+
+def _macs(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
+    """Locally administered, one for each card: `52:54:00:NN:00:CC`, guest and card counted from 1 and 0."""
+    number = plan.guests.index(guest) + 1
+    return tuple(f"52:54:00:{number:02x}:00:{card:02x}" for card in range(len(guest.wires)))

@@ -1,0 +1,51 @@
+"""Describe the guests of a scenario and the segments that their cards are on, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64: domain.md, section 3
+
+
+class Part(StrEnum):
+    """What a guest does in a scenario."""
+
+    DIRECTOR = "director"
+    SERVER = "server"
+    CLIENT = "client"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """A card of a guest: the segment it is on and its addresses with their prefix. The first card is eth0."""
+
+    segment: str
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class GuestPlan:
+    """A guest: `packages` by name, from the set of its kernel's role; `routes` as `ip route add` takes them.
+
+    `modules` are loaded when it boots, and its kernel must have them. Of `spare` it gets those that its kernel
+    has: they are loaded by whoever asks for them, and that one is missing may be what a scenario looks for.
+    """
+
+    name: str
+    part: Part
+    wires: tuple[Wire, ...]
+    packages: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    role: str = ""  # of its kernel, where it is not the one that the line gives to its part
+
+    @property
+    def memory(self) -> int:
+        """In MiB."""
+        return DIRECTOR_MEMORY if self.part is Part.DIRECTOR else MEMORY
+
+
+# For iptables; kernels differ in which of them they have, and in the names.
+FIREWALL = ("iptable_filter", "iptable_nat", "ipt_REDIRECT", "xt_REDIRECT", "xt_tcpudp")

@@ -1,0 +1,365 @@
+"""The host's end of a guest's channel: runs commands in the guest, several at once. Knows no QEMU.
+
+The protocol is told in specs/guest/channel.c. One thread reads; whoever asks waits for the frames
+of its own command, and meanwhile lets `look` say that the guest is lost, by raising.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import queue
+import select
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from pipeline.core.process import go_on
+
+GREETING = b"fnat-guest 1 "
+HEADER = struct.Struct("<IIc")  # number, length of the content, kind
+FRAME_MOST = 65536  # bytes of content, as the guest's
+OUTPUT_MOST = 64 << 20  # bytes of one output of a command: scenarios ask for tables of some KiB
+BACKLOG_MOST = 2 * OUTPUT_MOST  # bytes of a command that came and were not taken; only what floods gets there
+_FRAME_COST = 256  # bytes of memory that a frame takes besides its content
+RELEASE_MOST = 256  # bytes of a kernel's release, which has 64 at most: utsname(2)
+PORT_WINDOW = 256 << 10  # bytes of input on their way by virtio-serial, which holds back by itself
+LINE_WINDOW = 16 << 10  # by the serial line: n_tty holds 4 KiB, the buffers before it 64 KiB
+_PIECE = 32 << 10  # bytes of input in one frame
+_TYPED = 0.02  # seconds between looks at what a person typed
+_LOOK = 0.05  # seconds between looks at whether the guest is still there
+_SEND = 10.0  # seconds for the guest's end to take a frame: it reads all the time
+_GRACE = 2.0  # seconds for a command to end after SIGTERM, and again after SIGKILL
+
+
+class Kind(Enum):
+    """What a frame is; guest.h has the same letters."""
+
+    RUN = b"R"
+    START = b"S"
+    INPUT = b"I"
+    STOP = b"K"
+    OFF = b"Q"
+    HELLO = b"H"
+    OUT = b"o"
+    ERR = b"e"
+    TAKEN = b"t"
+    STARTED = b"s"
+    REFUSED = b"f"
+    ENDED = b"x"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame: the number of the command it belongs to, its kind, its content."""
+
+    number: int
+    kind: Kind
+    content: bytes = b""
+
+    def encoded(self) -> bytes:
+        """The bytes on the channel. Raises `ValueError` for more content than a frame holds."""
+        if len(self.content) > FRAME_MOST:
+            raise ValueError(f"a frame of {len(self.content)} bytes")
+        return HEADER.pack(self.number, len(self.content), self.kind.value) + self.content
+
+
+class ChannelBroken(Exception):
+    """What came is none of the protocol, or nothing comes any more."""
+
+
+@dataclass
+class Decoder:
+    """Makes frames of bytes, however they are cut. What comes before the guest's greeting is dropped."""
+
+    greeted: bool = False
+    held: bytearray = field(default_factory=bytearray)
+
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames that `data` completes. Raises `ChannelBroken`."""
+        self.held += data
+        if not self.greeted:
+            self._find_greeting()
+        while self.greeted and len(self.held) >= HEADER.size:
+            number, length, kind = HEADER.unpack_from(self.held)
+            if length > FRAME_MOST:
+                raise ChannelBroken(f"a frame of {length} bytes")
+            if len(self.held) < HEADER.size + length:
+                return
+            content = bytes(self.held[HEADER.size : HEADER.size + length])
+            del self.held[: HEADER.size + length]
+            try:
+                yield Frame(number, Kind(kind), content)
+            except ValueError:
+                raise ChannelBroken(f"a frame of the unknown kind {kind!r}") from None
+
+    def _find_greeting(self) -> None:
+        at = self.held.find(GREETING)
+        self.greeted = at >= HEADER.size
+        keep = at - HEADER.size if self.greeted else len(self.held) - HEADER.size - len(GREETING)
+        del self.held[: max(0, keep)]
+
+
+@dataclass
+class _Input:
+    """A command's standard input: what is not sent yet, and whether that is all; how much is on its way."""
+
+    left: memoryview
+    whole: bool
+    under_way: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command in the guest ended. `status` is None when it was ended by us, its time being over.
+
+    `refused` is why it never began; `flooded`: it was ended because it printed more than `OUTPUT_MOST`.
+    """
+
+    status: int | None
+    out: bytes = b""
+    err: bytes = b""
+    refused: str = ""
+    flooded: bool = False
+
+
+class _Inbox:
+    """What came for one command and was not taken yet: one thread puts, one takes, and each counts for itself."""
+
+    def __init__(self) -> None:
+        self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
+        self._put = self._taken = 0
+
+    def put(self, frame: Frame) -> None:
+        """Raises `ChannelBroken` when too much waits."""
+        self._put += len(frame.content) + _FRAME_COST
+        if self._put - self._taken > BACKLOG_MOST:
+            raise ChannelBroken(f"more than {BACKLOG_MOST} bytes of one command wait to be taken")
+        self._frames.put(frame)
+
+    def get(self, timeout: float) -> Frame:
+        """Raises `queue.Empty`."""
+        frame = self._frames.get(timeout=timeout)
+        self._taken += len(frame.content) + _FRAME_COST
+        return frame
+
+
+def _told(frame: Frame, given: _Input) -> Ended | None:
+    """What a frame that is no output says of its command: how it ended, None while it goes on."""
+    if frame.kind is Kind.TAKEN:
+        given.under_way -= _number(frame)
+    elif frame.kind is Kind.REFUSED:
+        return Ended(127, refused=frame.content.decode(errors="backslashreplace"))
+    elif frame.kind is Kind.ENDED:
+        return Ended(_number(frame))
+    return None
+
+
+def _number(frame: Frame) -> int:
+    """What a frame of four bytes says. Raises `ChannelBroken` for another one."""
+    if len(frame.content) != 4:
+        raise ChannelBroken(f"a number of {len(frame.content)} bytes")
+    return int.from_bytes(frame.content, "little")
+
+
+def _reason(error: Exception) -> str:
+    """Why the channel is broken; an end that is gone is seen by whoever comes first, reader or sender."""
+    if isinstance(error, (BrokenPipeError, ConnectionResetError)):
+        return "the channel was closed by the other end"
+    return f"the channel fails: {error}" if isinstance(error, OSError) else str(error)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it to a descriptor that may take it in parts."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class Channel:
+    """The host's end. `look` is called again and again while waiting, and raises when there is nothing to wait for."""
+
+    def __init__(self, listener: socket.socket, window: int, look: Callable[[], None]) -> None:
+        """`listener` listens already: the guest's machine is the one that connects. It is ours from now on."""
+        self.release = ""  # of the guest's kernel, known once it greeted
+        self.broken = ""  # why nothing comes any more
+        self._listener, self._window, self._look = listener, window, look
+        self._socket: socket.socket | None = None
+        self._sending = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, _Inbox] = {}
+        self._greeted, self._closed = threading.Event(), threading.Event()
+        self._reader = threading.Thread(target=self._read, name="lab-channel", daemon=True)
+        self._reader.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the guest has greeted."""
+        return self._greeted.is_set()
+
+    def run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> Ended:
+        """Runs a command to its end, `timeout` in seconds; then it is stopped."""
+        deadline = time.monotonic() + timeout
+        outputs = {Kind.OUT: bytearray(), Kind.ERR: bytearray()}
+        with self._command(Kind.RUN, argv) as (number, frames):
+            given = _Input(memoryview(stdin), whole=True)
+            ended = None
+            while ended is None:
+                self._send_input(number, given)
+                frame = self._next(frames, deadline)
+                if frame is None:
+                    self._end(number, frames)
+                    ended = Ended(None)
+                elif frame.kind in outputs:
+                    outputs[frame.kind] += frame.content
+                    if len(outputs[frame.kind]) > OUTPUT_MOST:
+                        self._end(number, frames)
+                        ended = Ended(None, flooded=True)
+                else:
+                    ended = _told(frame, given)
+        return replace(ended, out=bytes(outputs[Kind.OUT]), err=bytes(outputs[Kind.ERR]))
+
+    def converse(self, argv: Sequence[str], source: int, sink: int, meanwhile: Callable[[], None]) -> Ended:
+        """Runs a command whose input comes from one descriptor and whose outputs go to another as they come.
+
+        Without a time limit: a person is at the other end of both. Ends when the command does; `meanwhile` is
+        called again and again until then, and may give commands itself.
+        """
+        with self._command(Kind.RUN, argv) as (number, frames):
+            given = _Input(memoryview(b""), whole=False)
+            ended = None
+            while ended is None:
+                meanwhile()
+                if not given.left and not given.whole and select.select([source], [], [], 0)[0]:
+                    given.left = memoryview(os.read(source, _PIECE))
+                    given.whole = not given.left
+                self._send_input(number, given)
+                frame = self._next(frames, time.monotonic() + _TYPED)
+                if frame is not None and frame.kind in (Kind.OUT, Kind.ERR):
+                    _write_all(sink, frame.content)
+                elif frame is not None:
+                    ended = _told(frame, given)
+        return ended
+
+    def start(self, argv: Sequence[str], timeout: float) -> tuple[int, str]:
+        """Starts a command that goes on: its number, and why it was refused, which is empty when it runs."""
+        number = next(self._numbers)
+        frames = self._begin(number, Kind.START, argv)
+        frame = self._next(frames, time.monotonic() + timeout)
+        if frame is None:
+            raise ChannelBroken(f"no answer to a command within {timeout:g} s")
+        if frame.kind is Kind.STARTED:
+            return number, ""
+        del self._waiting[number]
+        return number, frame.content.decode(errors="backslashreplace")
+
+    def stop(self, number: int) -> None:
+        """Ends what `start` started, and waits for it. Raises `KeyError` for a number that is none."""
+        self._end(number, self._waiting[number])
+        del self._waiting[number]
+
+    def off(self) -> None:
+        """Asks the guest to go off, which nothing answers."""
+        self._send(Frame(0, Kind.OFF))
+
+    def close(self) -> None:
+        """Ends the reader and the connection."""
+        self._closed.set()
+        for end in (self._socket, self._listener):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+        self._reader.join()
+        for end in (self._socket, self._listener):
+            if end is not None:
+                end.close()
+
+    # --- Waiting ---------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _command(self, kind: Kind, argv: Sequence[str]) -> Iterator[tuple[int, _Inbox]]:
+        number = next(self._numbers)
+        try:
+            yield number, self._begin(number, kind, argv)
+        finally:
+            self._waiting.pop(number, None)
+
+    def _begin(self, number: int, kind: Kind, argv: Sequence[str]) -> _Inbox:
+        frames = self._waiting[number] = _Inbox()
+        self._send(Frame(number, kind, b"".join(word.encode() + b"\0" for word in argv)))
+        return frames
+
+    def _next(self, frames: _Inbox, deadline: float) -> Frame | None:
+        """The command's next frame; None when `deadline` (monotonic seconds) is over."""
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(queue.Empty):
+                return frames.get(timeout=min(_LOOK, left))
+            go_on()
+            self._look()
+            if self.broken:
+                raise ChannelBroken(self.broken)
+        return None
+
+    def _end(self, number: int, frames: _Inbox) -> None:
+        """Until the command has ended, by SIGTERM or else by SIGKILL."""
+        for sent in (signal.SIGTERM, signal.SIGKILL):
+            self._send(Frame(number, Kind.STOP, bytes([sent])))
+            deadline = time.monotonic() + _GRACE
+            while (frame := self._next(frames, deadline)) is not None:
+                if frame.kind in (Kind.ENDED, Kind.REFUSED):
+                    return
+        raise ChannelBroken("a command was killed, and the guest does not say that it ended")
+
+    # --- Bytes -----------------------------------------------------------------------------------------
+
+    def _send_input(self, number: int, given: _Input) -> None:
+        """Sends what the window lets through, and an empty frame after the last piece."""
+        while given.left and given.under_way < self._window:
+            piece = given.left[: min(_PIECE, self._window - given.under_way)]
+            self._send(Frame(number, Kind.INPUT, bytes(piece)))
+            given.left = given.left[len(piece) :]
+            given.under_way += len(piece)
+        if given.whole and not given.left and not given.ended:
+            self._send(Frame(number, Kind.INPUT))
+            given.ended = True
+
+    def _send(self, frame: Frame) -> None:
+        if self._socket is None or self.broken:
+            raise ChannelBroken(self.broken or "the guest has not greeted yet")
+        try:
+            with self._sending:
+                self._socket.sendall(frame.encoded())
+        except OSError as error:
+            self.broken = self.broken or _reason(error)
+            raise ChannelBroken(self.broken) from error
+
+    def _read(self) -> None:
+        """The reader's thread: until the other end is gone, or we close."""
+        try:
+            self._listener.settimeout(None)
+            connection, _ = self._listener.accept()
+            connection.settimeout(_SEND)
+            self._socket = connection
+            decoder = Decoder()
+            while not self._closed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    data = connection.recv(1 << 18)
+                    if not data:
+                        raise ConnectionResetError
+                    for frame in decoder.feed(data):
+                        self._dispatch(frame)
+        except (OSError, ChannelBroken) as error:
+            self.broken = _reason(error)
+
+    def _dispatch(self, frame: Frame) -> None:
+        if frame.kind is Kind.HELLO:
+            self.release = frame.content.removeprefix(GREETING)[:RELEASE_MOST].decode(errors="backslashreplace")
+            self._greeted.set()
+        elif (frames := self._waiting.get(frame.number)) is not None:
+            frames.put(frame)

@@ -1,0 +1,147 @@
+"""Watches a guest's console while it grows: what is wrong on it, how far the boot got, whether it goes on.
+
+Fed with bytes, asks nobody, waits for nothing. What it looks for is the table of `patterns`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+from pipeline.core import neutral
+from pipeline.lab.report.results import Finding
+from pipeline.lab.vm.console_patterns import STAMP, TASK_END, TOLD_ONLY, Kind, Pattern, match
+
+CUT_HERE = "------------[ cut here ]------------"  # stands before the line that says what it is about
+TRACE_MOST = 120  # lines of a trace that has no end marker
+LINE_MOST = 1000  # characters kept of a line
+RAW_MOST = 4 * LINE_MOST  # bytes kept of a line: no letter has more in UTF-8
+FINDINGS_MOST = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
+MARKS_MOST = 20  # moments of a boot
+LAST_MOST = 12  # lines told as a guest's last words
+LOOP = 400  # lines without anything new among them: no boot says so much and nothing new
+LOOP_TEXTS = 12  # different texts at most among them, whatever their numbers
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]+")
+_BANNER = re.compile(r"Linux version (\S+)")
+
+
+@dataclass
+class _Open:
+    """A finding whose trace still grows."""
+
+    row: Pattern
+    line: int
+    trace: list[str]
+
+
+@dataclass
+class Watcher:
+    """One guest's console. `marks` are seconds since its start, in the order in which they happened."""
+
+    guest: str
+    marks: dict[str, float] = field(default_factory=dict)
+    lines: int = 0
+    spoke: float | None = None  # when it last said anything, in seconds since its start
+    _closed: list[Finding] = field(default_factory=list)
+    _open: _Open | None = None
+    _rest: bytes = b""
+    _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LOOP))
+
+    def feed(self, data: bytes, at: float) -> None:
+        """Takes what was added to the console until `at`, in seconds since the guest's start."""
+        if not data:
+            return
+        self.spoke = at
+        self.marks.setdefault("first byte", at)
+        *whole, rest = data.split(b"\n")
+        for line in whole:
+            self._take(printable((self._rest + line[:RAW_MOST])[:RAW_MOST]), at)
+            self._rest = b""
+        self._rest = (self._rest + rest[:RAW_MOST])[:RAW_MOST]
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Everything found so far; a trace that still grows is given as far as it goes."""
+        return (*self._closed, *([self._finding(self._open)] if self._open else []))
+
+    def fatal(self) -> Finding | None:
+        """The first finding that ends a scenario: what comes after it is mostly its consequence."""
+        return next((found for found in self.findings() if Kind(found.kind) not in TOLD_ONLY), None)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the trace of the first fatal finding is whole. The kernel's very last line stays without an end."""
+        if self._open is None or any(Kind(found.kind) not in TOLD_ONLY for found in self._closed):
+            return True
+        end = self._open.row.end
+        return end is not None and end.match(_unstamped(printable(self._rest))) is not None
+
+    @property
+    def looping(self) -> bool:
+        """Whether the last lines say the same again and again, but for their numbers."""
+        if len(self._recent) < LOOP:
+            return False
+        return len({_NUMBER.sub("#", _unstamped(line)) for line in self._recent}) <= LOOP_TEXTS
+
+    def last_words(self) -> tuple[str, ...]:
+        """The console's last lines that say something, the unfinished one too."""
+        lines = [*self._recent, printable(self._rest)]
+        return tuple(line for line in lines if line.strip())[-LAST_MOST:]
+
+    def _take(self, line: str, at: float) -> None:
+        before = self._recent[-1] if self._recent else ""
+        self.lines += 1
+        self._recent.append(line)
+        self._mark(line, at)
+        row = match(line)
+        another = row is not None and "Kernel panic" not in line  # which is how many traces end
+        if self._open is not None and not (another and self._open.row.end is TASK_END):
+            self._grow(self._open, line, row)
+        elif row is not None:
+            self._close()
+            cut = _unstamped(before) == CUT_HERE
+            self._open = _Open(row, self.lines - cut, [before, line] if cut else [line])
+            if row.end is None:
+                self._close()
+
+    def _grow(self, found: _Open, line: str, row: Pattern | None) -> None:
+        """One more line of a trace. A panic in it is how it ended, and takes the trace to its own end."""
+        found.trace.append(line)
+        if row is not None and "Kernel panic" in line:
+            found.row = dataclasses.replace(found.row, end=row.end)
+        if (found.row.end and found.row.end.match(_unstamped(line))) or len(found.trace) >= TRACE_MOST:
+            self._close()
+
+    def _close(self) -> None:
+        if self._open is not None and len(self._closed) < FINDINGS_MOST:
+            self._closed.append(self._finding(self._open))
+        self._open = None
+
+    def _finding(self, found: _Open) -> Finding:
+        trace = "\n".join(found.trace).rstrip()
+        row = found.row
+        return Finding(
+            guest=self.guest, kind=row.kind, line=found.line, trace=trace, meaning=row.meaning, look=row.look
+        )
+
+    def _mark(self, line: str, at: float) -> None:
+        text = _unstamped(line)
+        if len(self.marks) >= MARKS_MOST:
+            return
+        if banner := _BANNER.match(text):
+            self.marks.setdefault(f"kernel {banner[1]}", at)
+        elif text == "fnat: init runs":
+            self.marks.setdefault("init", at)
+        elif text == "fnat: guest ready":
+            self.marks.setdefault("ready", at)
+
+
+def printable(line: bytes) -> str:
+    """A console's line as text that can talk no terminal into anything."""
+    return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:LINE_MOST].expandtabs())
+
+
+def _unstamped(line: str) -> str:
+    stamp = STAMP.match(line)
+    return line[stamp.end() :] if stamp else line

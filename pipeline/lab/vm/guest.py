@@ -1,0 +1,211 @@
+"""A guest as scenarios use it: implements `pipeline.lab.vm.machine.Machine` over its channel."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from os import terminal_size
+from pathlib import Path
+
+from pipeline.lab.failures import CommandFailed, GuestLost, Loss
+from pipeline.lab.report.results import Finding
+from pipeline.lab.vm.channel import LINE_WINDOW, OUTPUT_MOST, PORT_WINDOW, Channel, ChannelBroken, Ended
+from pipeline.lab.vm.machine import Ran
+from pipeline.lab.vm.qemu import Boot, CardSpec, Files, Qemu, load, started
+from pipeline.lab.vm.qmp import Monitors
+
+PROGRAM = "/bin/fnat-guest"
+START = 10.0  # seconds for a command to begin
+READING = 600.0  # seconds for a file of unknown size
+WRITING, RATE = 30.0, 10_000  # seconds for a file, and bytes a second more: a serial line took 25,000 on a busy host
+_OFF = 5.0  # seconds for a guest to go off when asked to
+_WAKE = 1.0  # seconds for QEMU to be gone after its channel broke
+
+
+class Guest:
+    """One guest. Its commands may be given from several threads; it is started and ended by one."""
+
+    def __init__(
+        self, files: Files, boot: Boot, cards: Sequence[CardSpec], switches: Sequence[Path], look: Callable[[], None]
+    ) -> None:
+        """`switches` are the sockets of the cards' segments; `look` raises when any guest of the lab is lost."""
+        self.name, self.files, self.boot = files.name, files, boot
+        self.cards = tuple(cards)
+        self.removed = False
+        self._links = [(switch, card.mac) for switch, card in zip(switches, cards, strict=True)]
+        self._look_at_all = look
+        self._running: contextlib.ExitStack = contextlib.ExitStack()
+        self._qemu: Qemu | None = None
+        self._channel: Channel | None = None
+
+    # --- Life ------------------------------------------------------------------------------------------
+
+    @property
+    def qemu(self) -> Qemu:
+        """Its QEMU; there is one from `boot_with` on, even after its end."""
+        if self._qemu is None:
+            raise self._gone("it was not started yet")
+        return self._qemu
+
+    @property
+    def pid(self) -> int:
+        """The process number of its QEMU."""
+        return self.qemu.child.pid
+
+    @property
+    def ready(self) -> bool:
+        """Whether its agent answers."""
+        return self._channel is not None and self._channel.ready
+
+    @property
+    def release(self) -> str:
+        """What `uname -r` says in it; empty before it is ready."""
+        return self._channel.release if self._channel else ""
+
+    @property
+    def marks(self) -> dict[str, float]:
+        """Moments of its boot: first byte, "kernel RELEASE", init, ready; in seconds since its start."""
+        return dict(self.qemu.watcher.marks)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the watcher found on its console so far, warnings too."""
+        self.qemu.read_console()
+        return self.qemu.watcher.findings()
+
+    def boot_with(self, accel: str, monitors: Monitors) -> None:
+        """Starts it, anew if it runs. It dies with the thread that calls this."""
+        self.end()
+        for path in (self.files.control, self.files.monitor):
+            path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.files.control))
+        listener.listen(1)
+        window = PORT_WINDOW if self.boot.virtio else LINE_WINDOW
+        self._channel = Channel(listener, window, self._look_at_all)
+        self._running.callback(self._channel.close)
+        self._qemu = self._running.enter_context(started(monitors, accel, self.boot, self._links, self.files))
+
+    def end(self) -> None:
+        """Ends it at once, as by pulling its plug. What it said stays readable."""
+        if self._qemu is not None and not self._qemu.closed:
+            self._qemu.read_console()
+        self._running.close()
+
+    def kill(self) -> None:
+        """As a scenario's deed: the others of the lab go on, and nobody takes it for a loss."""
+        self.removed = True
+        self.end()
+
+    def off(self) -> None:
+        """Powers it off, in good order as far as its kernel can; it counts as removed."""
+        channel, self.removed = self._open_channel(), True
+        with contextlib.suppress(ChannelBroken):
+            channel.off()
+        deadline = time.monotonic() + _OFF
+        while not self.qemu.ended and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.end()
+
+    def look(self) -> None:
+        """Raises `GuestLost` unless all is well with it, or it was removed."""
+        if not self.removed:
+            self.qemu.look()
+
+    # --- Machine ---------------------------------------------------------------------------------------
+
+    def run(self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> Ran:
+        """Runs a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted.
+
+        One whose program is not there has status 127. One that does not end in time is ended, and never accepted.
+        """
+        ended = self._run(argv, stdin, timeout, accept)
+        assert ended.status is not None
+        return Ran(tuple(argv), ended.status, _text(ended.out), ended.refused or _text(ended.err))
+
+    def start(self, *argv: str) -> int:
+        """Starts a command that goes on; its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
+        with self._whole():
+            number, refused = self._open_channel().start(argv, START)
+        if refused:
+            raise CommandFailed(self.name, argv, 127, "", "", f"could not be started: {refused}")
+        return number
+
+    def stop(self, number: int) -> None:
+        """Ends what `start` started, and waits for it."""
+        with self._whole():
+            self._open_channel().stop(number)
+
+    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Writes a file in the guest, and the directories above it."""
+        self._run((PROGRAM, "write", f"{mode:o}", path), data, WRITING + len(data) / RATE)
+
+    def get(self, path: str) -> bytes:
+        """Reads a file of the guest."""
+        return self._run((PROGRAM, "read", path), b"", READING).out
+
+    def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
+        """A shell, or `argv`, at a terminal in the guest for a person; its exit status.
+
+        What is typed is read from the descriptor `source`, what is shown is written to `sink`. A terminal
+        of the host's must be in raw mode meanwhile: tty.setraw. The guest's follows `size`, asked again and again.
+        """
+        shown = size()
+
+        def follow() -> None:
+            nonlocal shown
+            if (now := size()) != shown:
+                shown = now
+                self.run(PROGRAM, "resize", str(now.lines), str(now.columns), accept=(0, 1))
+
+        words = (PROGRAM, "terminal", str(shown.lines), str(shown.columns), *(argv or ("/bin/sh", "-l")))
+        with self._whole():
+            ended = self._open_channel().converse(words, source, sink, follow)
+        if ended.refused or ended.status is None:
+            raise CommandFailed(self.name, words, ended.status, "", "", f"could not be started: {ended.refused}")
+        return ended.status
+
+    # --- Errors ----------------------------------------------------------------------------------------
+
+    def _run(self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)) -> Ended:
+        with self._whole():
+            ended = self._open_channel().run(argv, stdin, timeout)
+        if ended.flooded:
+            what = f"printed more than {OUTPUT_MOST} bytes, and was ended"
+        elif ended.status is None:
+            what = f"did not end within {timeout:g} s ({load()})"
+        elif ended.refused:
+            what = f"could not be started: {ended.refused}"
+        else:
+            what = f"ended with exit status {ended.status}"
+        if ended.status is None or ended.status not in accept:
+            raise CommandFailed(self.name, argv, ended.status, _text(ended.out), _text(ended.err), what)
+        return ended
+
+    def _open_channel(self) -> Channel:
+        if self.removed or self._channel is None:
+            raise self._gone("the scenario ended it")
+        return self._channel
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Turns a channel that broke into the reason for it."""
+        try:
+            yield
+        except ChannelBroken as error:
+            if self.removed:
+                raise self._gone("the scenario ended it") from error
+            deadline = time.monotonic() + _WAKE
+            while not self.qemu.ended and self._channel and self._channel.broken and time.monotonic() < deadline:
+                time.sleep(0.02)
+            self.qemu.look()
+            raise self.qemu.silent(f"it does not answer ({error}; {load()}); {self.qemu.last_words()}") from error
+
+    def _gone(self, what: str) -> GuestLost:
+        return GuestLost(self.name, Loss.REMOVED, what, console=self.files.console)
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")

@@ -1,0 +1,206 @@
+"""What a guest boots: the kernel out of a built package, and an initramfs of ours, made once and kept.
+
+Static programs of the userland step; of the kernel package the modules asked for and what they need, with what
+modprobe reads; the files of further built packages, with the libraries of the builder image that they need. The
+same inputs give the same bytes. What is done in a guest is not known here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from pipeline.core import cache
+from pipeline.core import fs as files
+from pipeline.errors import Refused
+from pipeline.formats import archive, cpio
+from pipeline.inspect import kernel_package, shared_libs
+from pipeline.inspect.kernel_package import Kernel
+from pipeline.packaging.graph import code_digest
+from pipeline.recipes import guest_userland as userland
+from pipeline.sandbox import images
+
+CODE = ("pipeline.lab.vm.initramfs", "pipeline.inspect.shared_libs", *kernel_package.CODE, "pipeline.formats.cpio")
+MODULES = "etc/fnat/modules"  # what init loads, in order: absolute paths, one a line
+VIRTIO = ("virtio_pci", "virtio_net", "virtio_console")
+_WITHOUT_VIRTIO = ("e1000",)
+_ALWAYS = ("af_packet",)
+_INITRAMFS, _ABOUT = "initramfs.gz", "about.json"  # in the directory of a guest's files
+_LEFT_OUT = ("usr/share/man/",)  # of packages: guests have nobody to read it
+_EMPTY = ("dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/run", "var/lib", "var/log", "var/lock/subsys")
+_IPTABLES = ("iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
+_TEXTS = {
+    "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    "etc/group": "root:x:0:\nnogroup:x:65534:\n",
+    "etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\nservices: files\nprotocols: files\n",
+    "etc/protocols": "ip 0 IP\nicmp 1 ICMP\nipencap 4 IP-ENCAP\ntcp 6 TCP\nudp 17 UDP\nvrrp 112 VRRP\n",
+}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a guest. `userland` is the output of that step, `kernel` a kernel's RPM.
+
+    `modules` are loaded at the start, with those that every guest needs; `spare` ones only lie there for
+    modprobe. Each is a module's name or alias. `packages` are RPMs, whose libraries come from `builder`. `files`
+    are laid over all else: path to content and permissions. `digests` are the SHA-256 that the kernel and the
+    packages must have, by their paths; those without one are taken for what they are.
+    """
+
+    userland: Path
+    kernel: Path
+    modules: tuple[str, ...] = ()
+    spare: tuple[str, ...] = ()
+    packages: tuple[Path, ...] = ()
+    builder: images.Image | None = None
+    files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
+    digests: Mapping[Path, str] = field(default_factory=dict)
+
+    def digest(self, package: Path) -> str:
+        """The SHA-256 that a package must have."""
+        return self.digests.get(package) or files.sha256_of(package)
+
+
+@dataclass(frozen=True)
+class Image:
+    """What QEMU is given. `virtio`: the kernel has virtio's card and port; otherwise an e1000 and a serial port serve.
+
+    `config` is the kernel's configuration, its options by name.
+    """
+
+    kernel: Path
+    initramfs: Path
+    uname: str
+    virtio: bool
+    config: Mapping[str, str]
+
+
+def made(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
+    """The guest's image, made below `place` when it is not there yet, or not as it was made, which `note` is told.
+
+    Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
+    """
+    kernel = kernel_package.unpacked(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
+    name = cache.key(kernel.place.name, _inputs(contents), code_digest(CODE))
+    found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
+    return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
+
+
+def _inputs(contents: Contents) -> Mapping[str, object]:
+    """All that decides the bytes besides the kernel package and our own code."""
+    programs = sorted(path for path in contents.userland.rglob("*") if path.is_file())
+    return {
+        "userland": {str(p.relative_to(contents.userland)): files.sha256_of(p) for p in programs},
+        "modules": contents.modules,
+        "spare": contents.spare,
+        "packages": [contents.digest(path) for path in contents.packages],
+        "builder": contents.builder.key if contents.builder else "",
+        "files": {path: [_digest(data), mode] for path, (data, mode) in contents.files.items()},
+    }
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
+    asked = [*(VIRTIO if _has_virtio(kernel) else _WITHOUT_VIRTIO), *_ALWAYS, *contents.modules]
+    loaded = kernel.closure(asked)
+    there = kernel.closure([*loaded, *contents.spare])
+    builtin = {name for name in (*asked, *contents.spare) if kernel.is_built_in(name)}
+    if contents.builder:
+        images.check(contents.builder)
+    # Each one copied just before it is read: what is read has the digest.
+    installed = _installed(
+        files.copied(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
+    )
+    needed = shared_libs.needed(
+        {path: entry.data for path, entry in installed.items()}, contents.builder.rootfs if contents.builder else None
+    )
+    parts = (
+        _userland(contents.userland),
+        _of_kernel(kernel, loaded, there, builtin),
+        [cpio.file(path, data, 0o755) for path, data in needed.items()],
+        installed.values(),
+        [cpio.file(path.lstrip("/"), data, mode) for path, (data, mode) in contents.files.items()],
+    )
+    whole = {entry.path: entry for part in parts for entry in part}  # a later part's wins
+    packed = cpio.archive([*whole.values(), *_directories(whole)])
+    (into / _INITRAMFS).write_bytes(gzip.compress(packed, compresslevel=6, mtime=0))
+    about: dict[str, object] = {"uname": kernel.uname, "loaded": loaded, "modules": there, "libraries": sorted(needed)}
+    about |= {"size": len(packed), "sha256": _digest(packed)}
+    (into / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def _has_virtio(kernel: Kernel) -> bool:
+    return all(kernel.has(name) for name in VIRTIO)
+
+
+def _userland(output: Path) -> list[cpio.Entry]:
+    """The static programs, under every name they answer to, and what little else a system needs."""
+    programs = output / userland.BIN
+    links = (output / userland.LINKS).read_text().split()
+    return [
+        *(cpio.symlink(path.lstrip("/"), "/bin/busybox") for path in links),
+        *(cpio.symlink(f"sbin/{name}", "iptables") for name in _IPTABLES),
+        cpio.file("bin/busybox", (programs / "busybox").read_bytes(), 0o755),
+        cpio.file("sbin/iptables", (programs / "iptables").read_bytes(), 0o755),
+        cpio.file("bin/fnat-guest", (programs / "fnat-guest").read_bytes(), 0o755),
+        cpio.symlink("init", "bin/fnat-guest"),
+        # The kernel gives init its console before anything can be mounted on /dev.
+        cpio.device("dev/console", "c", 5, 1),
+        cpio.device("dev/null", "c", 1, 3, 0o666),
+        *(cpio.file(path, text.encode()) for path, text in _TEXTS.items()),
+        *(cpio.directory(path) for path in _EMPTY),
+    ]
+
+
+def _of_kernel(kernel: Kernel, loaded: list[str], there: list[str], asked: set[str]) -> list[cpio.Entry]:
+    """The modules, the order in which init loads its own, and what modprobe reads."""
+    base = kernel.directory()
+    builtin = sorted({*kernel.builtin, *map(kernel_package.normal, asked)})
+    order = "".join(f"/{base}/{kernel.modules[name].path}\n" for name in loaded)
+    return [
+        *(cpio.file(f"{base}/{kernel.modules[name].path}", kernel.content(name)) for name in there),
+        cpio.file(f"{base}/modules.dep", kernel_package.dependencies(kernel, there).encode()),
+        cpio.file(f"{base}/modules.alias", kernel_package.aliases(kernel, there).encode()),
+        cpio.file(f"{base}/modules.builtin", "".join(f"kernel/{name}.ko\n" for name in builtin).encode()),
+        cpio.file(MODULES, order.encode()),
+    ]
+
+
+def _installed(packages: Iterable[Path]) -> dict[str, cpio.Entry]:
+    """The files of RPMs by their paths. Raises `Refused` when two packages have another file of one path."""
+    found: dict[str, cpio.Entry] = {}
+    for package in packages:
+        for entry in _files(package):
+            if found.setdefault(entry.path, entry) != entry:
+                raise Refused(f"{package.name} and a package before it both have /{entry.path}", where=str(package))
+    return found
+
+
+def _files(package: Path) -> Iterable[cpio.Entry]:
+    own: dict[str, cpio.Entry] = {}
+    for item, data in archive.members(package):
+        if item.path.startswith(_LEFT_OUT):
+            continue
+        if item.kind == "directory":
+            own[item.path] = cpio.directory(item.path, item.mode)
+        elif item.kind == "symlink":
+            own[item.path] = cpio.symlink(item.path, item.target)
+        elif item.kind == "hardlink":
+            own[item.path] = cpio.file(item.path, own[item.target].data, item.mode)
+        else:
+            own[item.path] = cpio.file(item.path, data, item.mode)
+    return own.values()
+
+
+def _directories(entries: Mapping[str, cpio.Entry]) -> list[cpio.Entry]:
+    """The directories above all entries that are not among them."""
+    above = {str(parent) for path in entries for parent in PurePosixPath(path).parents} - {"."}
+    return [cpio.directory(path) for path in sorted(above - entries.keys())]

@@ -1,0 +1,210 @@
+"""A lab: segments and guests between them, made by one thread and gone with it.
+
+QEMU and the switches are children that die with the thread that starts them (`pipeline.core.process`): the
+thread that enters `lab` must be the one that adds machines and waits for them, and outlive the block.
+Commands to guests may come from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import disk_space, neutral, process, rlimits, temporary
+from pipeline.core.locks import locked
+from pipeline.host.kvm import Probe
+from pipeline.lab.failures import GuestLost, Loss, NetworkFailed
+from pipeline.lab.vm import switch
+from pipeline.lab.vm.guest import Guest
+from pipeline.lab.vm.qemu import Boot, CardSpec, Files, load
+from pipeline.lab.vm.qmp import Monitors
+
+READY = 180.0  # seconds for all guests: four take 3 to 9 under emulation on two idle cores, ten times that on busy ones
+SILENCE = 45.0  # seconds without a word while booting; unpacking an initramfs, the longest, takes 1 on an idle host
+LIFE = 10.0  # seconds under KVM for the first word, which comes within one
+_LONGEST_NAME = 32  # characters of a guest's or a segment's name, with what Files adds
+_SWITCH = 10.0  # seconds for a switch to listen: it takes 30 ms
+_LOOK = 0.02  # seconds between looks while guests boot
+
+
+@dataclass
+class Accelerator:
+    """What guests run with, and why. `probe` is asked, and corrected when KVM fails after all."""
+
+    name: str  # kvm or tcg
+    why: str
+    probe: Probe | None = None
+
+    @classmethod
+    def found(cls, probe: Probe) -> Accelerator:
+        """KVM only when a guest really booted with it."""
+        verdict = probe.probe()
+        return cls("kvm" if verdict.usable else "tcg", verdict.detail, probe)
+
+    def failed(self, reason: str) -> None:
+        """From now on without KVM, in later runs too until the host is booted anew."""
+        if self.probe is not None:
+            self.probe.correct(reason)
+        self.name, self.why = "tcg", f"KVM failed: {reason}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment's switch. `look` says when it is no more."""
+
+    name: str
+    socket: Path
+    capture: Path | None
+    child: subprocess.Popen[bytes]
+
+    def look(self) -> None:
+        """Raises when the switch has ended, which it only does when it cannot go on."""
+        if self.child.poll() is None:
+            return
+        said = self.child.stderr.read().decode(errors="replace").strip() if self.child.stderr else ""
+        raise self._failed(said)
+
+    def _failed(self, said: str) -> Exception:
+        if limit := rlimits.behind_program(self.child.returncode, said, f"the capture of segment {self.name}"):
+            return limit
+        if self.capture and any(said == f"{self.capture}: {os.strerror(number)}" for number in disk_space.FULL):
+            return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {said}")
+        if self.capture and said == f"{self.capture}: {os.strerror(errno.EEXIST)}":
+            return NetworkFailed(
+                f"segment {self.name}: its capture file is there already",
+                where=str(self.capture),
+                why="another run may be writing it; a capture is evidence and is never overwritten",
+                hint=f"{neutral.command(['mv', self.capture, f'{self.capture}.old'])}, or give another directory",
+            )
+        return NetworkFailed(
+            f"segment {self.name}: its switch ended: {said or 'without a word'}", where=str(self.socket)
+        )
+
+
+class Lab:
+    """Segments and guests. Made by `lab`."""
+
+    def __init__(self, directory: Path, sockets: Path, accelerator: Accelerator, running: contextlib.ExitStack) -> None:
+        self.directory, self.accelerator = directory, accelerator
+        self.guests: dict[str, Guest] = {}
+        self._sockets, self._running = sockets, running
+        self.segments: dict[str, Segment] = {}
+        self._monitors = Monitors()
+        running.callback(self._monitors.close)
+
+    def segment(self, name: str, capture: Path | None = None) -> None:
+        """Makes a segment; every frame on it goes to `capture`, a pcap file that must not exist yet.
+
+        Raises `NetworkFailed`, or `HostLacks` when there is no room for the capture.
+        """
+        if name in self.segments:
+            raise NetworkFailed(f"segment {name}: there is one of that name already", where=str(self.directory))
+        path = self._sockets / f"{name}.switch"
+        words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
+        child = self._running.enter_context(process.start(words))
+        segment = self.segments[name] = Segment(name, path, capture, child)
+        assert child.stdout is not None
+        if not select.select([child.stdout], [], [], _SWITCH)[0]:
+            raise NetworkFailed(f"segment {name}: its switch did not begin within {_SWITCH:g} s ({load()})")
+        if child.stdout.readline() != b"ready\n":
+            child.wait()
+            segment.look()
+
+    def machine(self, name: str, boot: Boot, cards: Sequence[CardSpec] = ()) -> Guest:
+        """Starts a guest, and does not wait for it. Raises `KeyError` for a segment that is none, `ValueError`
+        for a name that is taken.
+        """
+        if name in self.guests:
+            raise ValueError(f"there is a guest {name} already")
+        switches = [self.segments[card.segment].socket for card in cards]
+        guest = Guest(Files(self._sockets, self.directory, name), boot, cards, switches, self.look)
+        self.guests[name] = guest
+        self._running.callback(guest.end)
+        guest.boot_with(self.accelerator.name, self._monitors)
+        return guest
+
+    def look(self) -> None:
+        """Raises `GuestLost` for a guest that nobody removed, `NetworkFailed` for a switch, `HostLacks` for room."""
+        disk_space.require(
+            self.directory, disk_space.LEAST, "a lab, for its consoles and captures,"
+        )  # QEMU would not say
+        for segment in self.segments.values():
+            segment.look()
+        for guest in self.guests.values():
+            guest.look()
+
+    def ready(self, timeout: float = READY, silence: float = SILENCE, life: float = LIFE) -> None:
+        """Waits until every guest's agent answers, all of them within `timeout` seconds.
+
+        Raises `GuestLost` as soon as one is lost: by what its console shows, by saying nothing for
+        `silence` seconds, by saying the same again and again, or by being too slow. One that shows no
+        sign of life within `life` seconds under KVM is started again without.
+        """
+        deadline = time.monotonic() + timeout
+        while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.removed)]:
+            process.go_on()
+            for guest in waiting:
+                if self._failed_by_kvm(guest, life):
+                    self._boot_without_kvm(guest, life)
+            try:
+                self.look()
+            except GuestLost:
+                if not any(self._failed_by_kvm(guest, life) for guest in waiting):
+                    raise
+                continue  # it ended since the check above
+            for guest in waiting:
+                _judge(guest, silence, time.monotonic() > deadline, timeout)
+            time.sleep(_LOOK)
+        self.look()  # one that was ready before the last look at its console may have complained on it
+
+    def _failed_by_kvm(self, guest: Guest, life: float) -> bool:
+        """Whether a guest under KVM ended, or is `life` seconds old, without a word on its console."""
+        qemu = guest.qemu
+        ended = qemu.ended  # before its last words are read
+        qemu.read_console()
+        return qemu.accel == "kvm" and qemu.watcher.spoke is None and (ended or qemu.age > life)
+
+    def _boot_without_kvm(self, guest: Guest, life: float) -> None:
+        how = "QEMU ended" if guest.qemu.ended else f"nothing was said within {life:g} s"
+        self.accelerator.failed(f"guest {guest.name}: {how}")
+        guest.boot_with(self.accelerator.name, self._monitors)
+
+
+def _judge(guest: Guest, silence: float, late: bool, timeout: float) -> None:
+    """Raises when a guest that is not ready will not be: tells the silent, the looping and the slow apart."""
+    qemu = guest.qemu
+    if guest.ready:
+        return
+    quiet = qemu.age - (qemu.watcher.spoke or 0.0)
+    got = ", ".join(f"{mark} at {at:.1f} s" for mark, at in qemu.watcher.marks.items()) or "nowhere"
+    if qemu.watcher.looping:
+        what = f"it says the same again and again and is not ready; {qemu.last_words()}"
+        raise qemu.lost(Loss.LOOPING, what, f"what repeats in {guest.files.console}")
+    if quiet > silence:
+        raise qemu.silent(f"silent for {quiet:.0f} s while booting; {qemu.last_words()}; it got to: {got}")
+    if late:
+        what = f"slow: not ready within {timeout:g} s, but it still says something new; it got to: {got}"
+        raise qemu.lost(Loss.SLOW, what, f"give it more time, or the host less to do: {load()}")
+
+
+@contextlib.contextmanager
+def lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
+    """An empty lab; nothing of it runs after the block. Consoles and QEMU's own words are kept in `directory`.
+
+    Raises `Locked` when another lab is in that directory.
+    """
+    with locked(directory / "lab.lock", wait=False), contextlib.ExitStack() as running:
+        # Whoever connects to a guest is root in it, to a monitor this user: in a directory that others cannot reach.
+        sockets = running.enter_context(temporary.sockets("lab-", _LONGEST_NAME))
+        yield Lab(directory.resolve(), sockets, accelerator, running)
+
+
+__all__ = ["Accelerator", "Boot", "CardSpec", "Guest", "GuestLost", "Lab", "lab"]

@@ -1,0 +1,137 @@
+"""The plan: steps, what each depends on, and the key that says whether it has been done.
+
+A step's key is the digest of everything that can change its output: its named inputs, the keys
+of the steps it needs, and the code of the modules that make it. Must not know what is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.cache import KEY_DIGITS
+from pipeline.errors import UsageError
+from pipeline.packaging.step_record import Record
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a step's action gets: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
+
+    `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
+    action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
+    not of its output. `options` are what a person must add to a verb to mean the same line.
+    """
+
+    step: Step
+    out: Path
+    scratch: Path
+    log: Path
+    needs: Mapping[str, Path]
+    jobs: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    records: Mapping[str, Record] = field(default_factory=dict)
+    elsewhere: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of the plan. `inputs` are named values or digests, `code` the modules that make the output.
+
+    `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
+    cannot have the same bytes, empty where they must.
+    """
+
+    name: str
+    action: Callable[[Work], None] = field(repr=False)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    code: tuple[str, ...] = ()
+    weight: int = 1
+    differs: str = ""
+
+    @property
+    def directory(self) -> str:
+        """The step's name as a file name."""
+        return self.name.replace("/", "-").replace(":", "-")
+
+
+class Plan:
+    """Steps by name, in an order in which each comes behind what it needs.
+
+    Raises `UsageError` for a need that is not there and for a ring.
+    """
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        by_name = {step.name: step for step in steps}
+        self.steps = {step.name: step for step in _in_order(by_name)}
+        self.keys: dict[str, str] = {}
+        self.parts: dict[str, dict[str, str]] = {}
+        for step in self.steps.values():
+            self.parts[step.name] = self._parts(step)
+            self.keys[step.name] = _digest(self.parts[step.name])[:KEY_DIGITS]
+
+    def _parts(self, step: Step) -> dict[str, str]:
+        """Every input of the key under the name that `--explain` uses."""
+        return {
+            **{
+                name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+                for name, value in step.inputs.items()
+            },
+            **{f"step {name}": self.keys[name] for name in step.needs},
+            "code": code_digest(step.code),
+        }
+
+    def only(self, names: Sequence[str]) -> Plan:
+        """The part of the plan that ends in the steps whose names begin with one of `names`.
+
+        Raises `UsageError` for names that no step has.
+        """
+        found = {name: [step for step in self.steps if step == name or step.startswith(f"{name}:")] for name in names}
+        if unknown := [name for name, steps in found.items() if not steps]:
+            raise UsageError(f"no step is called {', '.join(unknown)}", why=f"steps: {', '.join(self.steps)}")
+        ends = [step for steps in found.values() for step in steps]
+        wanted: set[str] = set()
+        todo = list(ends)
+        while todo:
+            name = todo.pop()
+            wanted.add(name)
+            todo += [need for need in self.steps[name].needs if need not in wanted]
+        return Plan(step for name, step in self.steps.items() if name in wanted)
+
+
+def _in_order(steps: Mapping[str, Step]) -> Iterator[Step]:
+    done: set[str] = set()
+    pending = dict(steps)
+    while pending:
+        ready = [step for step in pending.values() if done.issuperset(step.needs)]
+        if not ready:
+            unknown = sorted({need for step in pending.values() for need in step.needs} - steps.keys())
+            why = f"unknown: {', '.join(unknown)}" if unknown else f"a ring: {', '.join(pending)}"
+            raise UsageError("the plan cannot be put in order", why=why)
+        for step in ready:
+            yield step
+            done.add(step.name)
+            del pending[step.name]
+
+
+@cache
+def code_digest(modules: tuple[str, ...]) -> str:
+    """The digest of the modules' source: a changed recipe is a changed step."""
+    sources = []
+    for module in sorted(set(modules)):
+        spec = find_spec(module)
+        assert spec is not None and spec.origin is not None, f"no module {module}"
+        sources.append(hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest())
+    return _digest(sources)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,207 @@
+"""What lies below the artifacts directory, out of the metadata on this disk alone: steps, images, snapshots.
+
+Reads whatever is there, whole or not: what is missing, damaged or half removed is told, never an error. Asks no
+network, no engine, and changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.core import neutral
+from pipeline.core.documents import MOST
+from pipeline.core.fs import read_limited
+from pipeline.core.locks import is_held
+from pipeline.packaging import ccache, step_record
+from pipeline.packaging.scheduler import DAMAGED, LOCK
+from pipeline.packaging.step_record import Damaged, Phase, Record
+
+_OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
+SECOND = "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.commands.build.AGAIN`)
+
+
+class Last(StrEnum):
+    """What became of the newest run of a step."""
+
+    DONE = "done"
+    FAILED = "failed"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    UNREADABLE = "unreadable"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a step: where it lies and what its metadata say. Times in seconds, None where they are not told."""
+
+    line: str
+    step: str
+    state: Last
+    path: Path
+    begun: float | None
+    seconds: float | None
+    pid: int | None
+    next: str
+
+    @property
+    def key(self) -> str:
+        """Of its inputs; what failed lies under another name."""
+        return self.path.name.removeprefix(".work-").removeprefix(DAMAGED)
+
+
+@dataclass(frozen=True)
+class BuilderImage:
+    """A builder image below `images/NAME`. `current`: the one that the newest link of this name leads to."""
+
+    name: str
+    key: str
+    path: Path
+    current: bool
+    packages: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A published snapshot of one repository directory. `latest`: the link leads to it."""
+
+    directory: str
+    id: str
+    path: Path
+    latest: bool
+    published: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The compiler caches of one line file; `line` is its name, empty for a link that stands for all."""
+
+    line: str
+    path: Path
+
+
+def entries(path: Path) -> list[Path]:
+    """What is in a directory, by name; nothing where it cannot be read."""
+    try:
+        return sorted(path.iterdir())
+    except OSError:
+        return []
+
+
+def lines(artifacts: Path) -> list[Path]:
+    """The directory of each line that was ever built."""
+    return [path for path in entries(artifacts / "steps") if path.is_dir() and SECOND not in path.name]
+
+
+def steps(line: Path) -> list[Path]:
+    """The directory of each step of a line."""
+    return [path for path in entries(line) if path.is_dir() and not path.name.startswith(".")]
+
+
+def runs(step: Path) -> list[Run]:
+    """Every run of a step that left something, the newest last; what was not finished is newer than what was.
+
+    What was damaged comes first: another run has taken its place, or will.
+    """
+    found = [_run(path) for path in entries(step) if path.is_dir() and not path.name.startswith(".old-")]
+    order = {Last.DAMAGED: 0, Last.RUNNING: 2, Last.INTERRUPTED: 2}
+    return sorted(found, key=lambda run: (order.get(run.state, 1), run.begun or 0.0))
+
+
+def _run(path: Path) -> Run:
+    line, name = path.parent.parent.name, path.parent.name
+    known = None
+    with contextlib.suppress(Damaged):
+        known = step_record.read(path)
+    if known and (known.line, known.step.replace(":", "-")) != (line, name):
+        known = None  # that of another run
+    options = neutral.command(known.options if known else ()) or neutral.command(("--line", line))
+    step = known.step if known else name
+    state, following = _state(path, known), ""
+    if state is Last.FAILED and known:
+        following = str(known.error.get("next") or "")
+    if state not in (Last.DONE, Last.RUNNING):
+        following = following or f"./inv build-all --only {neutral.word(step)} {options}"
+    return Run(
+        line=line,
+        step=step,
+        state=state,
+        path=path,
+        begun=known.begun if known else _changed(path / step_record.FILE),
+        seconds=known.seconds if known else None,
+        pid=known.pid if known else None,
+        next=following,
+    )
+
+
+def _state(path: Path, known: Record | None) -> Last:
+    if path.name.startswith(".work-"):
+        lives = known is not None and Path(f"/proc/{known.pid}").is_dir() and is_held(path.parent / LOCK)
+        return Last.RUNNING if lives else Last.INTERRUPTED
+    if path.name == ".failed":
+        return Last.FAILED
+    if path.name.startswith(DAMAGED):
+        return Last.DAMAGED
+    return Last.DONE if known and known.state is Phase.DONE and known.key == path.name else Last.UNREADABLE
+
+
+def _changed(path: Path) -> float | None:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_mtime
+    return None
+
+
+def images(artifacts: Path) -> list[BuilderImage]:
+    """Every builder image, those of one name together."""
+    return [image for place in entries(artifacts / "images") if place.is_dir() for image in _images(place)]
+
+
+def _images(place: Path) -> Iterator[BuilderImage]:
+    there = [path for path in entries(place) if path.is_dir() and not path.is_symlink() and path.name[0] != "."]
+    links = sorted(requests(place), key=lambda path: path.lstat().st_mtime)
+    led_to = [link.readlink().name for link in links]
+    known = [path.name for path in there]
+    current = next((name for name in reversed(led_to) if name in known), "")
+    if not current and there:
+        current = max(there, key=lambda path: path.lstat().st_mtime).name
+    for path in there:
+        yield BuilderImage(place.name, path.name, path, path.name == current, package_count(path / "packages.json"))
+
+
+def requests(place: Path) -> list[Path]:
+    """The links of an image's directory: what was asked for leads to what was made."""
+    return [path for path in entries(place) if path.is_symlink()]
+
+
+def package_count(listed: Path) -> int:
+    """How many packages an image's list names; 0 when it cannot be read."""
+    try:
+        return len(json.loads(read_limited(listed, MOST))["packages"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+
+
+def caches(artifacts: Path) -> list[Cache]:
+    """The compiler caches of each line file, and what earlier versions left: one for each line and image."""
+    place = artifacts / "ccache"
+    if place.is_symlink():
+        return [Cache("", place)]
+    return [Cache(_OLD_CACHE.sub("", path.name.partition(ccache.MARK)[0]), path) for path in entries(place)]
+
+
+def snapshots(artifacts: Path) -> list[Snapshot]:
+    """Every published snapshot, those of one directory together, the newest last."""
+    found = []
+    for place in entries(artifacts / "repo"):
+        latest = (place / "latest").resolve()
+        for path in entries(place / "snapshots"):
+            if path.is_dir():
+                published = _changed(path) or 0.0
+                found.append(Snapshot(place.name, path.name, path, path.resolve() == latest, published))
+    return sorted(found, key=lambda snapshot: (snapshot.directory, snapshot.published))

@@ -1,0 +1,173 @@
+"""One step's build in a sandbox: its directories, its log, what failed first, and the way back in.
+
+Must not know what is built: a recipe fills the directories and explains its own failures.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import disk_space as room
+from pipeline.core import documents, manifest, neutral
+from pipeline.errors import Refused, UsageError
+from pipeline.packaging import ccache as compilercache
+from pipeline.packaging import diagnostics, outputs
+from pipeline.packaging import rpmbuild as rpmtool
+from pipeline.packaging.graph import Work
+from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, give
+
+JOB = "job.json"  # beside a step's scratch: what to enter again
+CODE = (
+    *(f"pipeline.packaging.{name}" for name in ("job", "outputs", "rpmbuild")),
+    *(f"pipeline.formats.{name}" for name in ("rpm_header", "rpm_lead")),
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where builds happen: the runtime, the image, the directory of the compiler caches, the limits of a job.
+
+    Without caches every file is compiled.
+    """
+
+    runtime: Runtime
+    image: Image
+    ccache: Path | None
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step adds to a build: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
+
+    `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
+    build writes, in bytes. `environment` is laid over what every build has. `cache` is the kind of step whose
+    compiler cache the build uses: empty for one that compiles nothing, or nothing through it.
+    """
+
+    spec: str
+    epoch: int
+    fill: Callable[[Path, Path], None]
+    explain: Callable[[Path, Path], None]
+    macros: rpmtool.Macros
+    room: int = 64 << 20
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cache: str = ""
+
+
+def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
+    """Builds the recipe's packages and returns the directory in `work.out` that they are in.
+
+    Raises what `compiled` does.
+    """
+    argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
+    top = compiled(work, bench, recipe, argv)
+    rpms = work.out / "rpms"
+    left(work, top).packages(rpms)
+    return rpms
+
+
+def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> Path:
+    """Runs the command of a recipe in the sandbox and returns the directory of the host that was its top.
+
+    Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
+    there is no room or the engine went away.
+    """
+    top = work.scratch / "build"
+    room.require(work.scratch, recipe.room + bench.limits.free, f"building {work.step.name}")
+    rpmtool.make_tree(top)
+    recipe.fill(top / "SOURCES", top / "SPECS")
+    give(top)
+    mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
+    cached = bench.ccache is not None and recipe.cache != ""
+    if bench.ccache is not None and cached:
+        mounts.append(Mount(compilercache.prepared(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
+    job = Job(
+        image=bench.image,
+        argv=tuple(argv),
+        log=work.log,
+        mounts=tuple(mounts),
+        environment={
+            **rpmtool.environment(recipe.epoch, jobs=work.jobs, ccache=rpmtool.CCACHE if cached else ""),
+            **recipe.environment,
+        },
+        cwd=rpmtool.TOPDIR,
+        limits=bench.limits,
+    )
+    _remember(work, job)
+    again = neutral.command(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
+    head = f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
+    work.log.write_text(head, errors="surrogateescape")
+    ended = bench.runtime.run(job)
+    if counted := compilercache.counted(top, rpmtool.CCACHE_LOG):
+        work.facts["ccache"] = counted.as_dict()
+    if not ended.good:
+        # Else a build that lost its compiler would be told as one that failed.
+        for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
+            if not room.is_there(place):
+                raise room.gone(place)
+        if ended.reason is End.EXIT:
+            recipe.explain(work.log, top)
+        raise diagnostics.failure(work, ended, diagnostics.Place(top, bench.limits, bench.runtime.name))
+    return top
+
+
+def left(work: Work, top: Path) -> outputs.Left:
+    """What the build of this work left in its top directory."""
+    return outputs.Left(work.step.name, top, neutral.command(["./inv", "shell", work.step.name, *work.options]))
+
+
+def _remember(work: Work, job: Job) -> None:
+    mounts = [{**asdict(mount), "source": str(mount.source)} for mount in job.mounts]
+    image = {**asdict(job.image), "rootfs": str(job.image.rootfs), "packages": str(job.image.packages)}
+    document = {"image": image, "argv": list(job.argv), "mounts": mounts, "environment": dict(job.environment)}
+    (work.scratch / JOB).write_text(manifest.sealed(document))
+
+
+def remembered(failed: Path) -> Job:
+    """The job of a failed step in `failed`, with a shell in place of its command. Raises `UsageError`."""
+    top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
+    hint = "./inv status"
+    try:
+        known = documents.read_json(failed / "scratch" / JOB, "image", "argv", "mounts", "environment", hint=hint)
+        top.stat()
+    except (OSError, Refused) as error:
+        why = error.what if isinstance(error, Refused) else ""
+        raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
+    try:
+        manifest.unsealed(json.dumps(known))
+        return _remembered(known, top, failed / "shell.log")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise documents.damaged(failed / "scratch" / JOB, "the job that failed", str(error), hint) from None
+
+
+def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:
+    image = known["image"]
+    mounts = [
+        Mount(top if mount["target"] == rpmtool.TOPDIR else _again(mount), mount["target"], mount["writable"])
+        for mount in known["mounts"]
+    ]
+    return Job(
+        image=Image(image["name"], image["key"], Path(image["rootfs"]), Path(image["packages"])),
+        argv=("/bin/bash",),
+        log=log,
+        mounts=tuple(mounts),
+        environment={**known["environment"], "TERM": "xterm", "AGAIN": shlex.join(known["argv"])},
+    )
+
+
+def _again(mount: Mapping[str, Any]) -> Path:
+    """The place of a mount of a job that was kept; a cache may have been cleaned away meanwhile, or replaced."""
+    source = Path(mount["source"])
+    return compilercache.prepared(source) if mount["target"] == rpmtool.CCACHE else source
+
+
+def collected(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
+    """The packages that the named steps left, in order."""
+    return [path for name in names for path in sorted((needs[name] / "rpms").glob("*.rpm"))]

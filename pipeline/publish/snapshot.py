@@ -1,0 +1,221 @@
+"""Signed repository snapshots: made beside their place, proven, and published by one rename.
+
+    <root>/<line>/snapshots/<id>/<set>/{*.rpm,repodata/}
+                                 RPM-GPG-KEY-<name>, <line>-<set>.repo, README, snapshot.json, SHA256SUMS{,.asc}
+    <root>/<line>/latest -> snapshots/<id>
+
+A snapshot never changes once it is there. `latest` does: who reads through it resolves it once, since files
+of two snapshots do not belong together. Whatever kills a run, `latest` stays what it was; the next run
+removes what is left over and goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import faults, neutral
+from pipeline.core.disk_space import FULL, writing
+from pipeline.core.fs import scratch, sha256_of, write_atomic
+from pipeline.core.locks import locked
+from pipeline.errors import Refused, UsageError
+from pipeline.publish import el6_compat, repodata, snapshot_contents
+from pipeline.publish.signing import Signed, Signer
+from pipeline.publish.snapshot_contents import Contents, Member
+from pipeline.publish.verify import SUMS, verify_snapshot
+
+_WORK = ".making-"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A published snapshot. `reused` says that it was there already."""
+
+    id: str
+    path: Path
+    latest: Path
+    label: str
+    notice: str
+    fingerprint: str
+    development: bool
+    sets: tuple[str, ...]
+    reused: bool
+
+
+def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
+    """Publishes `wanted` below `root`, <artifacts>/repo, and lets `latest` point to it.
+
+    The same content by the same key is found again, verified and reused. Raises `UsageError` and `Refused`
+    for what must not be published, `Refused` for a damaged snapshot, `HostLacks` when there is no room.
+    """
+    members = snapshot_contents.members(wanted)
+    document = snapshot_contents.document(wanted, members, signer.key)
+    place = root / wanted.directory
+    path = place / "snapshots" / document["id"]
+    with writing(place), locked(place / ".lock"):
+        _tidy(place)
+        reused = path.exists()
+        if reused:
+            _check_again(path, document)
+        else:
+            _make(place, path, document, members, signer)
+        _seal(path)
+        _point(place / "latest", path)
+    key = signer.key
+    sets = tuple(document["sets"])
+    return Snapshot(
+        document["id"],
+        path,
+        place / "latest",
+        wanted.label,
+        wanted.notice,
+        key.fingerprint,
+        key.development,
+        sets,
+        reused,
+    )
+
+
+def remove_snapshot(path: Path, *, wait: bool = True) -> None:
+    """Removes a snapshot, all at once for those who look. Raises `UsageError` for the one `latest` points to.
+
+    `wait=False` raises `Locked` while another run publishes.
+    """
+    place = path.parent.parent
+    with writing(place), locked(place / ".lock", wait=wait):
+        _tidy(place)
+        if path.resolve() == (place / "latest").resolve():
+            raise UsageError("the latest snapshot cannot be removed", where=str(path), hint="publish another one first")
+        with scratch(place, _WORK) as work:
+            _open(path)
+            path.rename(work / path.name)
+
+
+def _check_again(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuse a snapshot that is damaged, or another than the one that would be made now."""
+    name = neutral.word(path)
+    hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
+    try:
+        found = verify_snapshot(path, document["key"]["fingerprint"])
+    except Refused as error:
+        why = ": ".join(filter(None, (error.where, error.why)))
+        raise Refused(f"the snapshot is damaged: {error.what}", where=str(path), why=why, hint=hint) from error
+    if found["id"] != document["id"]:
+        why = f"expected snapshot {document['id']}, got {found['id']}"
+        raise Refused("another snapshot lies in this one's place", where=str(path), why=why, hint=hint)
+
+
+def _make(place: Path, path: Path, document: Mapping[str, Any], members: Mapping[str, Member], signer: Signer) -> None:
+    with scratch(place, _WORK) as work, writing(place):
+        stage = work / path.name
+        stage.mkdir()
+        signed = signer.sign([member.unsigned for member in members.values()], work / "signed")
+        faults.point("snapshot.signed")
+        for name, files in document["sets"].items():
+            _fill(stage / name, [work / "signed" / file for file in files])
+            made = repodata.make(stage / name, document["timestamp"], databases=bool(document["readers"]))
+            signer.detach(made, document["timestamp"])
+        faults.point("snapshot.repodata")
+        _write_texts(stage, _completed(document, signed), signer)
+        for file in stage.rglob("*"):
+            _settle(file)
+        _check_compatible(document, signed, signer)
+        verify_snapshot(stage, signer.key.fingerprint)
+        path.parent.mkdir(exist_ok=True)
+        faults.point("snapshot.before-rename")
+        stage.rename(path)
+        _to_disk(path.parent)
+        faults.point("snapshot.after-rename")
+
+
+def _fill(directory: Path, files: list[Path]) -> None:
+    """A set's packages: links to the signed files, or copies where there are no hard links."""
+    directory.mkdir()
+    for file in files:
+        try:
+            (directory / file.name).hardlink_to(file)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            shutil.copy2(file, directory / file.name)
+
+
+def _check_compatible(document: Mapping[str, Any], signed: list[Signed], signer: Signer) -> None:
+    if document["readers"]:
+        for package in signed:
+            el6_compat.check(package.path, key_id=signer.key.id)
+
+
+def _completed(document: Mapping[str, Any], signed: list[Signed]) -> dict[str, Any]:
+    """snapshot.json with what is known of the signed files."""
+    packages = {name: dict(row) for name, row in document["packages"].items()}
+    for package in signed:
+        packages[package.path.name] |= {"size": package.path.stat().st_size, "sha256": sha256_of(package.path)}
+    return {**document, "packages": packages}
+
+
+def _write_texts(stage: Path, document: Mapping[str, Any], signer: Signer) -> None:
+    directory = snapshot_contents.directory_of(document)
+    texts: dict[str, str | bytes] = {
+        f"{directory}-{name}.repo": snapshot_contents.repo_file(document, name) for name in document["sets"]
+    }
+    texts |= {
+        snapshot_contents.key_file(document): signer.key.armor,
+        "README": snapshot_contents.readme(document),
+        "snapshot.json": snapshot_contents.to_json(document),
+    }
+    for name, text in texts.items():
+        write_atomic(stage / name, text)
+    files = sorted(str(file.relative_to(stage)) for file in stage.rglob("*") if file.is_file())
+    write_atomic(stage / SUMS, "".join(f"{sha256_of(stage / file)}  {file}\n" for file in files))
+    signer.detach(stage / SUMS, document["timestamp"])
+
+
+def _settle(path: Path) -> None:
+    """To the disk before it is published; directories stay writable until then, so that a leftover can go."""
+    if path.is_file():
+        path.chmod(0o444)
+    _to_disk(path)
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _seal(path: Path) -> None:
+    """No entry of the snapshot can be added or removed by mistake any more."""
+    for directory in [*(entry for entry in path.rglob("*") if entry.is_dir()), path]:
+        directory.chmod(0o555)
+
+
+def _open(path: Path) -> None:
+    for directory in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
+        directory.chmod(0o755)
+
+
+def _point(link: Path, path: Path) -> None:
+    """Lets `link` point to `path` by one rename."""
+    target = path.relative_to(link.parent)
+    if link.is_symlink() and link.readlink() == target:
+        return
+    temporary = link.with_name(f".{link.name}-new")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    faults.point("latest.before-rename")
+    temporary.replace(link)
+    _to_disk(link.parent)
+
+
+def _tidy(place: Path) -> None:
+    """Removes what killed runs left, for the holder of the lock."""
+    (place / ".latest-new").unlink(missing_ok=True)
+    with scratch(place, _WORK):
+        pass  # it removes the others

@@ -1,0 +1,272 @@
+"""What goes into a snapshot, and the texts that say so: snapshot.json, the .repo files, the README.
+
+A snapshot's id is the digest of everything here: the packages' headers and payloads, the key, the texts'
+own code. So the same content is the same snapshot, known before anything is signed, and anybody can
+work the id out again from snapshot.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.core import neutral
+from pipeline.core.fs import sha256_of
+from pipeline.errors import Refused, UsageError
+from pipeline.formats import rpm_header
+from pipeline.packaging.graph import code_digest
+from pipeline.publish import el6_compat, repodata
+from pipeline.publish.keys import WARNING, SigningKey
+from pipeline.publish.signing import Unsigned
+
+FORMAT = 1
+ID_DIGITS = 32
+BASEURL = "http://repository.example/repo"  # what an administrator replaces
+OLD_READERS = "rpm 4.8 and yum 3.2"
+_MAKERS = (
+    *(f"pipeline.publish.{name}" for name in ("compat", "contents", "keys", "repodata", "repository", "signing")),
+    "pipeline.formats.rpm_header",
+)
+# Not in the id: what follows from the content and the key, and how the same content came about.
+_DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A package a step built. `small` says that its kernel has the small configuration, for the lab only.
+
+    `sha256` is the digest that the step's record has of the file, `key` that step's key, `again` the command that
+    builds it anew; empty where there is no record.
+    """
+
+    path: Path
+    step: str
+    small: bool = False
+    sha256: str = ""
+    key: str = ""
+    again: str = ""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a snapshot shall hold: per role set its packages, one that several sets need in each of them.
+
+    `label` and `notice` are the line's; `old_readers` means that rpm 4.8 and yum 3.2 must be able to
+    install from it; `small` makes a snapshot for the lab, apart from the line's own.
+    """
+
+    line: str
+    label: str
+    sets: Mapping[str, Sequence[Built]]
+    notice: str = ""
+    old_readers: bool = False
+    small: bool = False
+    baseurl: str = BASEURL
+
+    @property
+    def directory(self) -> str:
+        """The line's directory in the repository; a small snapshot never becomes a line's latest."""
+        return f"{self.line}-small" if self.small else self.line
+
+
+@dataclass(frozen=True)
+class Member:
+    """One package of a snapshot: the file it comes from, what was read in it, and the steps with their keys."""
+
+    unsigned: Unsigned
+    package: rpm_header.RpmFile
+    body_sha256: str
+    steps: Mapping[str, str]
+
+
+def members(contents: Contents) -> dict[str, Member]:
+    """Every package once, by the name of its file. Raises `UsageError` and `Refused` for what must not be."""
+    _check(contents)
+    found: dict[str, Member] = {}
+    for name, packages in contents.sets.items():
+        in_set = set[Path]()
+        for built in packages:
+            if built.path not in in_set:
+                in_set.add(built.path)
+                _add(found, built, name)
+    if contents.old_readers:
+        for member in found.values():
+            el6_compat.check(member.unsigned.path)
+    return found
+
+
+def _add(found: dict[str, Member], built: Built, name: str) -> None:
+    sha256 = sha256_of(built.path)
+    unsigned = Unsigned(built.path, built.sha256 or sha256, built.again)
+    unsigned.check(sha256)
+    package = rpm_header.read(built.path)
+    digest = rpm_header.body_sha256(built.path, package)
+    before = found.get(package.file_name)
+    if before is not None and before.body_sha256 != digest:
+        raise Refused(
+            f"two different packages are called {package.nvra}",
+            where=f"{before.unsigned.path} and {built.path}, set {name}",
+            why="who installs one could not tell which it is",
+            hint="give each role a buildid of its own in the line file",
+        )
+    steps = {**(before.steps if before else {}), built.step: built.key}
+    found[package.file_name] = Member(unsigned, package, digest, steps)
+
+
+def _check(contents: Contents) -> None:
+    for name in (contents.line, *contents.sets):
+        if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
+            raise UsageError(f"no directory can be called {name!r}", why="allowed: a-z, 0-9 and . _ - within")
+    if not contents.sets or not all(contents.sets.values()):
+        empty = ", ".join(name for name, packages in contents.sets.items() if not packages)
+        raise UsageError("there is nothing to publish" + (f" in the set {empty}" if empty else ""))
+    if not re.fullmatch(r"[a-z]+://?[!-~]+", contents.baseurl):
+        raise UsageError(f"the base URL is {contents.baseurl!r}; it must be a URL, such as {BASEURL}")
+    small = sorted({str(b.path) for packages in contents.sets.values() for b in packages if b.small})
+    if small and not contents.small:
+        raise Refused(
+            "packages of the small configuration must not be published",
+            where=", ".join(small),
+            why="they boot in the lab and lack what real machines need",
+            hint="build without --small, or publish them as a small snapshot",
+        )
+
+
+def document(contents: Contents, found: Mapping[str, Member], key: SigningKey) -> dict[str, Any]:
+    """snapshot.json before anything is signed, its id included."""
+    by_path = {b.path: rpm_header.read(b.path).file_name for packages in contents.sets.values() for b in packages}
+    made_by = {
+        "pipeline": __version__,
+        "createrepo_c": repodata.version(),
+        "code": code_digest(_MAKERS),
+    }
+    content = {
+        "format": FORMAT,
+        "line": contents.line,
+        "label": contents.label,
+        "notice": contents.notice,
+        "small": contents.small,
+        "readers": OLD_READERS if contents.old_readers else "",
+        "baseurl": contents.baseurl.rstrip("/"),
+        "key": {
+            "name": key.name,
+            "identity": key.identity,
+            "fingerprint": key.fingerprint,
+            "development": key.development,
+        },
+        "timestamp": max(key.made, *(member.package.build_time for member in found.values())),
+        "made_by": made_by,
+        "sets": {name: sorted({by_path[b.path] for b in contents.sets[name]}) for name in sorted(contents.sets)},
+        "packages": {
+            name: {
+                "nevra": m.package.nevra,
+                "body_sha256": m.body_sha256,
+                "steps": sorted(m.steps),
+                "keys": [m.steps[step] for step in sorted(m.steps)],
+                "unsigned_sha256": m.unsigned.sha256,
+            }
+            for name, m in sorted(found.items())
+        },
+    }
+    return content | {"id": identity(content)}
+
+
+def identity(document: Mapping[str, Any]) -> str:
+    """The id that belongs to a snapshot.json, whether or not it has one already."""
+    content = {name: value for name, value in document.items() if name != "id"}
+    content["packages"] = {
+        name: {key: value for key, value in row.items() if key not in _DERIVED}
+        for name, row in document["packages"].items()
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """As snapshot.json holds it."""
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+
+
+def directory_of(document: Mapping[str, Any]) -> str:
+    """The line's directory, as `Contents.directory`."""
+    return f"{document['line']}-small" if document["small"] else str(document["line"])
+
+
+def key_file(document: Mapping[str, Any]) -> str:
+    """The name of the public key's file."""
+    return f"RPM-GPG-KEY-{document['key']['name']}"
+
+
+def repo_file(document: Mapping[str, Any], name: str) -> str:
+    """The .repo file of one set, for yum and dnf."""
+    directory = directory_of(document)
+    base = f"{document['baseurl']}/{directory}/latest"
+    development = document["key"]["development"]
+    lines = [f"# {text}" for text in _about(document)]
+    lines += [f"# {text}" for text in (_guards(document, name) if document["readers"] else ())]
+    values = {
+        "name": f"{document['label']}: {name}" + (f" ({WARNING})" if development else ""),
+        "baseurl": f"{base}/{name}",
+        "enabled": 1,
+        "gpgcheck": 1,
+        "repo_gpgcheck": 1,
+        "gpgkey": f"{base}/{key_file(document)}",
+        "skip_if_unavailable": 0,  # a repository that is not what it must be is an error, not less to choose from
+        "priority": 1,
+    }
+    section = f"[{directory}-{name}{'-development' if development else ''}]"
+    return "\n".join([*lines, section, *(f"{key}={neutral.line(str(value))}" for key, value in values.items()), ""])
+
+
+def _about(document: Mapping[str, Any]) -> list[str]:
+    """What every text begins with; one line each, whatever a label or notice holds."""
+    texts = [f"Line {document['label']}, snapshot {document['id']}."]
+    if document["notice"]:
+        texts.append(f"NOTICE: {document['notice']}.")
+    if document["small"]:
+        texts.append("SMALL CONFIGURATION: for the lab, not for real machines.")
+    if document["key"]["development"]:
+        texts.append(f"{WARNING}: anybody who can read its directory could have signed this.")
+    return [neutral.line(" ".join(text.split())) for text in texts]
+
+
+def _guards(document: Mapping[str, Any], name: str) -> list[str]:
+    """How to keep stock packages, whose versions sort higher, from replacing ours (domain.md section 4)."""
+    files = document["sets"][name]
+    names = sorted({document["packages"][file]["nevra"].rsplit("-", 2)[0] for file in files})
+    return [
+        "Stock packages of the same names sort higher and would replace these on `yum update`. Two guards:",
+        "1. yum-plugin-priorities, which reads `priority` below;",
+        "2. in the section of every other repository:",
+        f"   exclude={' '.join(names)}",
+    ]
+
+
+def readme(document: Mapping[str, Any]) -> str:
+    """The snapshot's README."""
+    key = document["key"]
+    sets = [
+        f"  {name}/  {len(files)} packages, {directory_of(document)}-{name}.repo"
+        for name, files in document["sets"].items()
+    ]
+    return "\n".join(
+        [
+            *_about(document),
+            "",
+            "Every package, every repodata/repomd.xml and SHA256SUMS is signed by",
+            f"  {neutral.line(key['identity'])}",
+            f"  {key['fingerprint']}, in {key_file(document)}",
+            "Compare the fingerprint with the one you were given by another way before you trust it.",
+            "",
+            "Sets, one repository each:",
+            *sets,
+            "",
+            "snapshot.json lists every package with the step that built it. This directory never changes.",
+            "",
+        ]
+    )

@@ -1,0 +1,31 @@
+"""What a line's recipe gets to plan with: proven sources and patches, and where to build. Knows no recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config.line_model import Line, RoleName
+from pipeline.packaging.job import Bench
+from pipeline.sources.resolver import Verified
+
+if TYPE_CHECKING:
+    from pipeline.patching.apply import Proof
+    from pipeline.patching.series import Proven
+
+
+@dataclass(frozen=True)
+class BuildInputs:
+    """One line, ready to be built.
+
+    `tree` applies a role's series to the real tree and proves what it leaves: called when a step
+    runs, not to plan it. `small`: kernels get the small configuration.
+    """
+
+    line: Line
+    verified: Mapping[str, Verified]
+    proven: Sequence[Proven]
+    bench: Bench
+    tree: Callable[[RoleName], Proof]
+    small: bool = False

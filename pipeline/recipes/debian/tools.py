@@ -1,0 +1,176 @@
+"""The recipe of ipvsadm and keepalived for the line lts61, from the upstream tarballs that Debian ships.
+
+It writes the spec files and what they install besides, says whether keepalived's configure found IPVS,
+and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import templates
+from pipeline.errors import Refused, UsageError
+from pipeline.inspect import package_contents
+from pipeline.packaging import rpmbuild
+from pipeline.recipes import lvs_tools
+from pipeline.recipes.lvs_tools import Content, Tool
+
+DIST = ".lts61"
+# The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
+CODE = ("pipeline.recipes.debian.tools", *lvs_tools.CODE)
+UNITS = "/usr/lib/systemd/system"
+# The C library of the oldest systems the packages are for (Red Hat 9 and its like). Built with a newer one.
+NEWEST_GLIBC = (2, 34)
+# What keepalived's configure must say at its end: its label, its word.
+SUMMARY = (
+    ("Use IPVS Framework", "Yes"),
+    ("IPVS use libnl", "Yes"),
+    ("IPVS 64 bit stats", "Yes"),
+    ("HTTP_GET regex support", "No"),
+    ("Use VRRP Framework", "Yes"),
+    ("SNMP vrrp support", "No"),
+    ("DBUS support", "No"),
+    ("Use iptables", "No"),
+    ("Use nftables", "No"),
+    ("systemd notify", "No"),
+)
+# Everything that could be found on one builder and not on another is said.
+OPTIONS = (
+    *("--enable-lvs", "--disable-dynamic-linking"),
+    *("--disable-iptables", "--disable-nftables"),
+    *("--disable-snmp", "--disable-dbus", "--disable-systemd"),
+)
+_CFLAGS = "-O2 -g0 -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ffile-prefix-map=/build=."
+_LDFLAGS = "-Wl,-z,relro -Wl,-z,now -Wl,--build-id=sha1"
+
+_CONTENT = {
+    Tool.IPVSADM: Content(
+        files=(
+            *("/usr/sbin/ipvsadm-save", "/usr/sbin/ipvsadm-restore"),
+            *(f"{UNITS}/ipvsadm.service", f"{UNITS}/ipvsadm-save.service", "/usr/share/man/man8/ipvsadm.8.gz"),
+        ),
+        config=("/etc/sysconfig/ipvsadm",),
+        sources=("ipvsadm.service", "ipvsadm-save.service", "ipvsadm.sysconfig"),
+        # The name of the kernel's netlink family is in it only when it was built with libnl.
+        texts={"/usr/sbin/ipvsadm": (b"IPVS\0", b"virtual-service", b"masquerading", b"nl_send_auto")},
+        libraries=("libc.so.6", "libnl-3.so.200", "libnl-genl-3.so.200", "libpopt.so.0"),
+    ),
+    Tool.KEEPALIVED: Content(
+        files=(f"{UNITS}/keepalived.service", "/usr/bin/genhash", "/usr/share/man/man5/keepalived.conf.5.gz"),
+        config=("/etc/keepalived/keepalived.conf", "/etc/sysconfig/keepalived"),
+        sources=("keepalived.service", "keepalived.sysconfig", "keepalived.conf"),
+        texts={
+            "/usr/sbin/keepalived": (b"IPVS\0", b"virtual_server", b"lb_kind", b"HTTP_GET", b"vrrp_instance"),
+        },
+        libraries=(
+            *("libc.so.6", "libcrypto.so.3", "libm.so.6", "libssl.so.3"),
+            *("libnl-3.so.200", "libnl-genl-3.so.200"),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what a tool's package is.
+
+    `tarball` is a file name in SOURCES, `tree` the directory in it. `guard` is RPM's Epoch, 0 for none;
+    `tag` is empty for the project's own line and otherwise part of the release. `epoch` is
+    SOURCE_DATE_EPOCH in seconds. `options` go to keepalived's configure after all others.
+    """
+
+    tool: Tool
+    version: str
+    tarball: str
+    tree: str
+    epoch: int
+    number: int = 1
+    guard: int = 0
+    tag: str = ""
+    options: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        lvs_tools.plain((self.tarball, self.tree, *(option.lstrip("-") for option in self.options)))
+        lvs_tools.version_and_tag(self.version, self.tag, f"{self.version}-{self.release}")
+        if self.number < 1 or self.guard < 0:
+            raise UsageError("a release counts from 1, an Epoch from 0", why=f"{self.number}, {self.guard}")
+
+    @property
+    def release(self) -> str:
+        """RPM's release. Letters are older than digits: see the comment in the spec files."""
+        return f"fnat.{self.number}{self.tag}{DIST}"
+
+    @property
+    def nevra(self) -> str:
+        """The package."""
+        return lvs_tools.nevra(self.tool, self.guard, self.version, self.release)
+
+    @property
+    def spec(self) -> str:
+        """The spec file's name in SPECS."""
+        return f"{self.tool}.spec"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As keys of steps and evidence have it."""
+        return {**asdict(self), "tool": str(self.tool), "release": self.release}
+
+
+def rendered(parameters: Parameters) -> dict[str, str]:
+    """The texts of the spec file and of what it installs besides the build's products, by file name."""
+    content = _CONTENT[parameters.tool]
+    spec = templates.render(
+        f"specs/lts61/{parameters.spec}.j2",
+        version=parameters.version,
+        release=parameters.release,
+        guard=parameters.guard,
+        tarball=parameters.tarball,
+        tree=parameters.tree,
+        sources=content.sources,
+        cflags=_CFLAGS,
+        ldflags=_LDFLAGS,
+        options=(*OPTIONS, *parameters.options),
+        summary=SUMMARY,
+        changelog_date=rpmbuild.changelog_date(parameters.epoch),
+    )
+    return {parameters.spec: spec, **lvs_tools.installed("lts61", content.sources)}
+
+
+def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
+    """Writes the spec file into `specs` and what it installs into `sources`; the paths written.
+
+    The tarball is the caller's to put into `sources`.
+    """
+    return lvs_tools.write(rendered(parameters), parameters.spec, sources, specs)
+
+
+def explain(log: Path, parameters: Parameters) -> None:
+    """Raises `BuildFailed` when a build's log tells that configure left out what must be there; else returns."""
+    if parameters.tool is Tool.KEEPALIVED:
+        hint = "see 'checking for' in the log; the builder image needs the kernel's headers and libnl"
+        lvs_tools.explain_summary(log, SUMMARY, hint)
+
+
+def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
+    """Proves the package below `rpms` by its content; the evidence, ready for JSON.
+
+    Raises `Refused` for what is missing, for a library that is not meant to be needed, and for a C
+    library newer than that of the systems the package is for.
+    """
+    content = _CONTENT[parameters.tool]
+    package = package_contents.exactly(rpms, [parameters.nevra])[parameters.tool]
+    found = package_contents.promises(package.path)
+    package_contents.has_files(package, (*content.files, *content.config, *content.texts))
+    package_contents.keeps(package, found, content.config)
+    lvs_tools.programs(package, content.texts, parameters.version.encode())
+    libraries = lvs_tools.libraries(package, found, content.libraries)
+    if "libc.so.6" not in libraries:
+        raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
+    glibc = lvs_tools.glibc(package, found, NEWEST_GLIBC)
+    return {
+        "parameters": parameters.as_dict(),
+        "package": package_contents.evidence(package, found),
+        "libraries": libraries,
+        "glibc": glibc,
+    }

@@ -1,0 +1,397 @@
+"""The recipe of the line el6: a RHEL 6 kernel from its source package, driven by its own spec file.
+
+The spec is overlaid by anchors, our patches and configuration values are put beside it, and the tree
+that is compiled is held against the pinned one inside the builder. On the image debian12 a toolchain
+wrapper of ours stands before the compiler. Who runs the build, and where, is not known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.line_checks import required
+from pipeline.config.line_model import Line, RoleName, SrpmSource
+from pipeline.core import resources, templates, trees
+from pipeline.errors import HostLacks, Refused
+from pipeline.formats import archive, git_tree, kconfig
+from pipeline.inspect import kernel_files, kernel_role, package_contents
+from pipeline.packaging import log_errors, rpmbuild
+from pipeline.patching.series import Proven
+from pipeline.recipes import spec_overlay
+
+ARCH = "x86_64"
+SPEC = "kernel.spec"
+TOOLCHAIN = "toolchain"  # beside SOURCES
+VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
+ASKED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
+BUILDER_WITH_SIGNING = "centos6"
+CODE = tuple(
+    f"pipeline.{name}"
+    for name in (
+        "inspect.package_contents",
+        "recipes.el6.kernel",
+        "inspect.kernel_files",
+        "formats.kconfig",
+        "recipes.spec_overlay",
+        "inspect.kernel_role",
+        "packaging.rpmbuild",
+        "core.templates",
+    )
+)
+_DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
+# Where values go, for every variant: the spec merges the second over the first.
+_CONFIG_FILES = ("config-generic", "config-generic-rhel")
+_GENERIC = ("kernel", "kernel-devel", "kernel-headers", "kernel-firmware")
+_PERF = ("perf", "python-perf")
+# debian12 has no Python 2, which perf's binding, kabitool and check-kabi are written for, and no hmaccalc.
+# The symbols' provides come from our find-provides, the kABI is checked after the build.
+_LEFT_OUT_THERE = ("perf", "kabichk", "fips")
+_SIGNING_OFF = {"CONFIG_MODULE_SIG": "n", "CONFIG_CRYPTO_SIGNATURE": "n", "CONFIG_CRYPTO_SIGNATURE_DSA": "n"}
+# Drivers whose source a current gcc refuses. pmcraid.h names a member of a struct twice.
+_REFUSED_BY_GCC = {"CONFIG_SCSI_PMCRAID": "n"}
+IMAGE_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"  # where debian12 has its programs
+# What the spec's BuildRequires stand for there. Those of signing, Python, documents and its own packaging are not
+# called in this build.
+PROGRAMS = (
+    *("depmod", "modinfo", "patch", "bash", "expr", "tar", "bzip2", "find", "xargs", "gzip", "m4", "perl", "make"),
+    *("diff", "cmp", "gawk", "gcc", "as", "ld", "nm", "objcopy", "strip", "hostname", "rpmbuild"),
+)
+_LACKING_TOLD = re.compile(r"^error: the image lacks (.{1,500})")
+_TREE_TOLD = re.compile(r"^error: tree: (.{1,500})")
+_TREE_MOST = 50  # rows; the spec's own check says no more
+_SIGNING_RACE = re.compile("multiple definition of .no symbol.")  # in whichever quotation marks: domain.md, section 2
+_FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what one kernel of this line is.
+
+    `version` and `base` make the release of upstream's package, `2.6.32` and `220.23.1.el6`.
+    `patches` are file names in SOURCES in order, `options` what is laid over config-generic,
+    `tree` the directory in the kernel archive, `epoch` SOURCE_DATE_EPOCH in seconds.
+    """
+
+    role: RoleName
+    version: str
+    base: str
+    image: str
+    tree: str
+    epoch: int
+    buildid: str = ""
+    small: bool = False
+    patches: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def release(self) -> str:
+        """RPM's release. A small configuration says so in it, since such a kernel is for trying."""
+        return f"{self.base}{self.buildid}{'.small' if self.small else ''}"
+
+    @property
+    def uname(self) -> str:
+        """What `uname -r` says."""
+        return f"{self.version}-{self.release}.{ARCH}"
+
+    @property
+    def signs_modules(self) -> bool:
+        """Whether modules are signed, with a key that the build makes and forgets."""
+        return self.image == BUILDER_WITH_SIGNING and not self.small
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The names of the packages it makes."""
+        return _GENERIC if self.image != BUILDER_WITH_SIGNING else (*_GENERIC, *_PERF)
+
+    @property
+    def nevras(self) -> dict[str, str]:
+        """The packages by name."""
+        return {name: f"{name}-{self.uname}" for name in self.packages}
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """rpmbuild's: the base kernel and its firmware, which it requires; kABI where the role keeps it."""
+        without = {"debuginfo"}
+        if self.role is RoleName.DIRECTOR or self.small:
+            without.add("kabichk")  # LVS changes two symbols of the list: domain.md, section 2
+        if self.image != BUILDER_WITH_SIGNING:
+            without |= set(_LEFT_OUT_THERE)
+        pairs = [("--with", "baseonly"), ("--with", "firmware"), *(("--without", name) for name in sorted(without))]
+        return (*(word for pair in pairs for word in pair), f"--target={ARCH}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As keys of steps and evidence have it."""
+        given = {**vars(self), "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
+        return {**given, "uname": self.uname, "switches": list(self.switches), "signed modules": self.signs_modules}
+
+
+def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, small: bool, epoch: int) -> Parameters:
+    """The parameters of one role of a line. What a patch leaves out of the tree comes in as an option."""
+    data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
+    source = required(source if isinstance(source, SrpmSource) else None, "source package as its kernel-source")
+    version, _, base = line.data.kernel.partition("-")
+    moved = {name: value for item in series for rule in item.model.leave_out for name, value in rule.config.items()}
+    return Parameters(
+        role=role,
+        version=version,
+        base=base,
+        image=image,
+        tree=source.tree.archive.partition(".tar")[0],
+        epoch=epoch,
+        buildid=f"{data.buildid}{line.release_tag}",
+        small=small,
+        patches=tuple(f"{item.name}.patch" for item in series),
+        options={**moved, **data.config},
+    )
+
+
+def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
+    """The symbols that are laid over config-generic, for a small kernel too.
+
+    The spec completes the distribution's configurations before ours is made, and that fails for an
+    option of a patch that has no value.
+    """
+    signing = {} if parameters.signs_modules else _SIGNING_OFF
+    refused = _REFUSED_BY_GCC if parameters.image != BUILDER_WITH_SIGNING else {}
+    return kconfig.merged(
+        kconfig.options(signing, "modules are not signed in this build"),
+        kconfig.options(refused, "a current gcc refuses its source"),
+        kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
+    )
+
+
+def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
+    """The symbols that the finished configuration must have."""
+    if not parameters.small:
+        return laid_over(parameters)
+    small = kconfig.fragment(resources.specs_dir() / "el6" / "config" / "small.config")
+    return kconfig.merged(small, laid_over(parameters))
+
+
+def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
+    """What is changed in the spec, each change by the line it hangs on."""
+    found = spec_overlay.spec_edits(parameters.patches, sign_modules=parameters.signs_modules)
+    ours = (VERIFIER, LISTING, ASKED, COMPARER)
+    declared = tuple(f"Source{spec_overlay.FIRST_NUMBER + index}: {name}" for index, name in enumerate(ours))
+    check = f"perl %{{_sourcedir}}/{VERIFIER}"
+    own = " ".join(f"'{pattern}'" for pattern in _FOUND_IN_TOP)
+    config = "configs/kernel-%{version}-%{_target_cpu}.config"
+    exact = f"{check} exact %{{_sourcedir}}/{LISTING} . {own} $(cd %{{_sourcedir}} && ls) || exit 1"
+    last = [
+        "cd linux-%{KVERREL}",
+        f"{check} content %{{_sourcedir}}/{LISTING} . || exit 1",
+        *(_small(config) if parameters.small else ()),
+        f"gawk -f %{{_sourcedir}}/{COMPARER} {config} %{{_sourcedir}}/{ASKED} || exit 1",
+        "cd ..",
+        "",
+    ]
+    why = "the tree that is compiled is held against the pinned one"
+    found += [
+        spec_overlay.Edit(
+            spec_overlay.DECLARED, "before", declared, "an undeclared file is absent from the source package"
+        ),
+        spec_overlay.Edit(spec_overlay.APPLIED, "behind", (exact,), why),
+        spec_overlay.Edit("%build", "before", tuple(last), why),
+    ]
+    return found if parameters.image == BUILDER_WITH_SIGNING else [*found, *_edits_for_debian()]
+
+
+def _small(config: str) -> tuple[str, ...]:
+    return (
+        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{ASKED} allnoconfig > /dev/null",
+        f"(echo '# %{{_target_cpu}}'; cat .config) > {config}",
+    )
+
+
+def _edits_for_debian() -> list[spec_overlay.Edit]:
+    no_debugging = "there are no debugging symbols whose paths debugedit could rewrite"
+    why = "the builder lacks the Python 2 and the Red Hat scripts that the spec names"
+    find = {
+        "provides": "%define __find_provides %_sourcedir/find-provides %{_tmppath}",
+        "requires": "%define __find_requires /usr/lib/rpm/redhat/find-requires kernel",
+    }
+    return [
+        spec_overlay.Edit(
+            "%prep", "behind", _required(), "rpm cannot look for what the spec requires: its database is empty"
+        ),
+        spec_overlay.Edit("%define fancy_debuginfo 1", "instead", ("%define fancy_debuginfo 0",), no_debugging),
+        *(
+            spec_overlay.Edit(line, "instead", (f"%define __find_{name} %{{_topdir}}/{TOOLCHAIN}/find-{name}",), why)
+            for name, line in find.items()
+        ),
+    ]
+
+
+def _required() -> tuple[str, ...]:
+    """Looks for the programs beside our wrapper, which has some of their names."""
+    return (
+        "lacking=",
+        f"for program in {' '.join(PROGRAMS)}; do",
+        f'  PATH={IMAGE_PATH} command -v $program > /dev/null || lacking="$lacking $program"',
+        "done",
+        '[ -z "$lacking" ] || { echo "error: the image lacks$lacking"; exit 1; }',
+    )
+
+
+def texts(parameters: Parameters) -> dict[str, str]:
+    """Our own files of the build by their names in SOURCES or below the toolchain: what a key must cover."""
+    found = {
+        VERIFIER: templates.source("specs/el6/tree.pl"),
+        COMPARER: templates.source("specs/common/asked.awk"),
+        ASKED: kconfig.text(asked(parameters)),
+    }
+    if parameters.image != BUILDER_WITH_SIGNING:
+        directory = resources.specs_dir() / "el6" / TOOLCHAIN
+        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
+            found[f"{TOOLCHAIN}/{path.relative_to(directory)}"] = path.read_text()
+    return found
+
+
+def key_inputs(parameters: Parameters) -> dict[str, Any]:
+    """What a step's key must cover besides the sources: parameters, edits, and the digests of our files."""
+    digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts(parameters).items()}
+    return {"parameters": parameters.as_dict(), "edits": [vars(edit) for edit in edits(parameters)], "texts": digests}
+
+
+def prepare(
+    srpm: Path, sources: Path, specs: Path, parameters: Parameters, patches: Mapping[str, bytes], tree: git_tree.Listing
+) -> None:
+    """Fills SOURCES and SPECS from the source package, without root, and lays our changes over them.
+
+    `tree` is what the kernel tree must be after the series. Raises `Refused` for a spec or a
+    configuration that our changes do not fit.
+    """
+    archive.unpack(srpm, sources, srpm.name)
+    spec = sources / SPEC
+    text = spec.read_text(errors="surrogateescape")
+    spec.unlink()
+    overlaid = spec_overlay.overlaid(text, edits(parameters), SPEC)
+    (specs / SPEC).write_text(overlaid, errors="surrogateescape")
+    _configure(sources, {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()})
+    for name, data in patches.items():
+        (sources / name).write_bytes(data)
+    for name, text in texts(parameters).items():
+        place = sources.parent / name if name.startswith(TOOLCHAIN) else sources / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text)
+        if text.startswith("#!"):
+            place.chmod(0o755)
+    rows = (f"{entry.mode} {entry.blob} {path}\n" for path, entry in sorted(tree.items()))
+    (sources / LISTING).write_text("".join(rows), errors="surrogateescape")
+
+
+def _configure(sources: Path, values: Mapping[str, str]) -> None:
+    """Writes values where the merging of the spec finds them last: in the file that has the symbol already."""
+    texts = {name: (sources / name).read_text() for name in _CONFIG_FILES if (sources / name).is_file()}
+    where = {symbol: name for name, text in texts.items() for symbol in values if symbol in kconfig.values(text)}
+    for name, text in texts.items():
+        own = {symbol: value for symbol, value in values.items() if where.get(symbol, _CONFIG_FILES[0]) == name}
+        (sources / name).write_text(spec_overlay.configured(text, own, name))
+
+
+def environment(parameters: Parameters) -> dict[str, str]:
+    """What the build needs in its environment: on debian12 the wrapper before the image's programs."""
+    if parameters.image == BUILDER_WITH_SIGNING:
+        return {}
+    return {
+        "PATH": f"{rpmbuild.TOPDIR}/{TOOLCHAIN}/bin:{IMAGE_PATH}",
+        "FNAT_CCACHE": "ccache",
+    }
+
+
+def macros(parameters: Parameters) -> dict[str, str]:
+    """rpmbuild's macros beyond the usual: the release, and what Red Hat's own rpm would define."""
+    buildid = parameters.release.removeprefix(parameters.base)
+    return {"buildid": buildid, "dist": ".el6", "kernel_arches": ARCH, "__python": "/usr/bin/python"}
+
+
+def explain(log: Path, parameters: Parameters) -> None:
+    """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
+    for lacking in log_errors.found(log, _LACKING_TOLD, 1):
+        raise HostLacks(
+            f"the image {parameters.image} lacks programs that the kernel's spec file requires: {lacking[1]}",
+            where=str(log),
+            why="nothing was compiled yet; later the lack of one could show as another kernel",
+            hint="`./inv clean images`, and the next run makes it anew from containers/debian12/packages.j2",
+        )
+    if told := log_errors.found(log, _TREE_TOLD, _TREE_MOST):
+        rows = [row[1] for row in told]
+        raise Refused(
+            "\n".join(["the tree in the builder is not the pinned one with the series applied", *rows]),
+            where=str(log),
+            why="what is compiled must be what was proven",
+            hint="./inv patches shows what the series does; a spec that applies more is another source",
+        )
+    if found := kconfig.told(log_errors.lines(log), asked(parameters)):
+        raise kconfig.failure(found, str(log))
+
+
+def is_signing_race(log: Path) -> bool:
+    """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
+    return bool(log_errors.found(log, _SIGNING_RACE, 1))
+
+
+def remove_build(top: Path) -> None:
+    """Removes what a failed try left, so that the next one starts anew: a build may have put links into all of it."""
+    trees.remove(top)
+
+
+def reference_kabi(srpm: Path) -> dict[str, str]:
+    """The distribution's list of symbols that third parties may rely on, with their CRCs."""
+    name = f"Module.kabi_{ARCH}"
+    found = archive.read(srpm, {name: kernel_files.MOST}).get(name)
+    if found is None:
+        raise Refused(f"the source package has no {name}", where=str(srpm))
+    return kernel_files.symbols(found, name)
+
+
+def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[str, Any]:
+    """Proves the packages below `rpms` by their content; the evidence, ready for JSON.
+
+    `kabi` is the distribution's list. Raises `Refused` for a package, file or symbol that is not what
+    it must be, and `BuildFailed` for a configuration that is not the one asked for.
+    """
+    packages = package_contents.exactly(rpms, parameters.nevras.values())
+    kernel, uname = packages["kernel"], parameters.uname
+    image, config = f"/boot/vmlinuz-{uname}", f"/boot/config-{uname}"
+    ip_vs = f"/lib/modules/{uname}/kernel/net/netfilter/ipvs/ip_vs.ko"
+    package_contents.has_files(kernel, [f"/boot/System.map-{uname}"])
+    content = kernel_files.read(kernel, [image, config, ip_vs])
+    wanted = asked(parameters)
+    kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
+    banner = kernel_files.banner(content[image], kernel, image, uname)
+    kernel_files.check_module(content[ip_vs], kernel, ip_vs, uname)
+    devel = f"/usr/src/kernels/{uname}"
+    package_contents.has_files(packages["kernel-devel"], [f"{devel}/{name}" for name in _DEVEL])
+    seen = kernel_role.look(kernel, packages["kernel-headers"], uname)
+    kernel_role.check_role(seen, parameters.role, kernel.path.name)
+    return {
+        "parameters": parameters.as_dict(),
+        "packages": {
+            name: package_contents.evidence(p, package_contents.promises(p.path)) for name, p in packages.items()
+        },
+        "banner": banner,
+        "config": {"asked": len(wanted), "sha256": kernel.files[config]},
+        "role": seen.as_dict(),
+        "modules": sum(path.endswith(".ko") for path in kernel.files),
+        "symbols": _check_symbols(seen, parameters, kabi, kernel.path.name),
+    }
+
+
+def _check_symbols(
+    seen: kernel_role.Seen, parameters: Parameters, kabi: Mapping[str, str], name: str
+) -> dict[str, Any]:
+    """CRCs depend on the configuration, so that a small kernel has none to hold against the distribution's."""
+    if parameters.small:
+        return {"exported": len(seen.symbols), "kabi": "not comparable: small configuration"}
+    crcs = kernel_role.check_crcs(seen, parameters.role, name)
+    return {
+        "exported": len(seen.symbols),
+        "crcs": crcs,
+        "kabi": kernel_role.check_kabi(seen, kabi, parameters.role, name),
+    }

@@ -1,0 +1,144 @@
+"""The steps of the line el6: one kernel per role out of the source package, the tools, the role packages."""
+
+from __future__ import annotations
+
+import hashlib
+from calendar import timegm
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.line_checks import required
+from pipeline.config.line_model import Line, RoleName, SrpmSource
+from pipeline.errors import BuildFailed, Refused
+from pipeline.packaging import job, rpmbuild
+from pipeline.packaging.graph import Step, Work
+from pipeline.patching import series as report
+from pipeline.recipes import guest_userland, steps
+from pipeline.recipes.base import BuildInputs
+from pipeline.recipes.el6 import kernel as kernel_el6
+from pipeline.recipes.el6 import tools as tools_el6
+from pipeline.recipes.lvs_tools import Tool
+
+IMAGES = ("centos6", "debian12")
+_DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
+_TOOL_ROOM = 1 << 30  # bytes: most of it is OpenSSL's
+_KERNEL_ROOM, _SMALL_ROOM = 12 << 30, 3 << 30  # bytes
+
+
+def plan(material: BuildInputs) -> list[Step]:
+    """Every step that ends in packages, and the one that makes the lab's programs."""
+    epoch = _epoch(material.line)
+    tools_el6.check_sources(material.line, material.bench.image.name)
+    roles = material.line.data.roles
+    kernels = [_kernel(material, role, epoch) for role in roles]
+    tools = [_tool(material, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
+    return [*kernels, *tools, steps.role_packages(material, epoch), *guest_userland.steps(material)]
+
+
+def _epoch(line: Line) -> int:
+    """The line's day at noon, UTC, in seconds since 1970."""
+    return timegm(required(line.data.released, "released").timetuple()) + 12 * 3600
+
+
+def _kernel(material: BuildInputs, role: RoleName, epoch: int) -> Step:
+    source = material.verified[str(material.line.data.kernel_source)]
+    series = report.of_role(material.proven, role)
+    image = material.bench.image.name
+    parameters = kernel_el6.of_line(material.line, role, series, image, small=material.small, epoch=epoch)
+    patches = dict(zip(parameters.patches, (item.data for item in series), strict=True))
+
+    def fill(sources: Path, specs: Path) -> None:
+        kernel_el6.prepare(source.path, sources, specs, parameters, patches, material.tree(role).listing)
+
+    def check(rpms: Path) -> Mapping[str, Any]:
+        proof = material.tree(role)
+        found = kernel_el6.check(rpms, parameters, kernel_el6.reference_kabi(source.path))
+        return {**found, "tree": proof.tree, "paths changed": proof.changed}
+
+    recipe = job.Recipe(
+        spec=kernel_el6.SPEC,
+        epoch=epoch,
+        fill=fill,
+        explain=lambda log, _: kernel_el6.explain(log, parameters),
+        macros=rpmbuild.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
+        room=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
+        environment=(environment := kernel_el6.environment(parameters)),
+        cache="kernel" if environment else "",  # centos6 has none
+    )
+    inputs = {
+        "source": source.sha256,
+        **kernel_el6.key_inputs(parameters),
+        "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
+    }
+    code = (*kernel_el6.CODE, "pipeline.recipes.el6.recipe")
+    differs = "its modules are signed with a key that each build makes and forgets" if parameters.signs_modules else ""
+    return steps.packages(
+        f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=build_kernel, differs=differs
+    )
+
+
+def _tool(material: BuildInputs, tool: Tool) -> Step:
+    image, tag = material.bench.image.name, material.line.release_tag
+    parameters = tools_el6.of_line(tool, image, material.verified, tag)
+    needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
+
+    def build(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
+        kernel = job.collected(work.needs, needs)
+
+        def fill(sources: Path, specs: Path) -> None:
+            tools_el6.prepare(sources, specs, parameters, material.verified, kernel)
+
+        return job.rpmbuild(work, bench, replace(recipe, fill=fill))
+
+    recipe = job.Recipe(
+        spec=parameters.spec,
+        epoch=parameters.epoch,
+        fill=_nothing,
+        explain=lambda log, _: tools_el6.explain(log, parameters),
+        macros=rpmbuild.Macros(dist=tools_el6.DIST, ccache=parameters.static),  # centos6 has none
+        room=_TOOL_ROOM,
+        cache=tool.value if parameters.static else "",
+    )
+    inputs = {
+        "sources": tools_el6.sources(parameters, material.verified),
+        "parameters": parameters.as_dict(),
+        "texts": tools_el6.rendered(parameters),
+    }
+    code = (*tools_el6.CODE, "pipeline.recipes.el6.recipe")
+    return steps.packages(
+        tool.value,
+        material,
+        recipe,
+        lambda rpms: tools_el6.check(rpms, parameters),
+        inputs,
+        code,
+        needs=needs,
+        weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
+        build=build,
+    )
+
+
+def _nothing(_: Path, __: Path) -> None:
+    """What a tool's build starts from depends on its needs, which are known when it runs."""
+
+
+def build_kernel(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
+    """Builds; once more with one job when two modules were signed at the same time and spoilt each other."""
+    try:
+        return job.rpmbuild(work, bench, recipe)
+    except BuildFailed:
+        if not kernel_el6.is_signing_race(work.log):
+            raise
+    work.log.rename(work.log.with_name("log.signing-race"))
+    kernel_el6.remove_build(work.scratch / "build")
+    return job.rpmbuild(replace(work, jobs=1), bench, recipe)
+
+
+def check_sources(line: Line) -> None:
+    """Refuses a line that this recipe cannot build: its kernel must come as a source package."""
+    if not isinstance(line.data.sources.get(str(line.data.kernel_source)), SrpmSource):
+        raise Refused(f"the line {line.name} has no kernel source package to build from")
+    if line.data.released is None:
+        raise Refused(f"the line {line.name} does not say when its kernel was released", hint="released = YYYY-MM-DD")

@@ -1,0 +1,357 @@
+"""The recipe of ipvsadm and keepalived for the line el6, from the tools in the FULLNAT patches' own tarball.
+
+Two builder images make them. centos6 gives the ordinary dynamic programs of that distribution. debian12,
+whose C library is too new for this kernel, gives static ones, with libraries made from Debian's sources in
+the same build. It writes the spec files and all they start from, says whether keepalived's configure found
+IPVS, and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.line_model import DebianSource, FileSource, Line
+from pipeline.core import fs, templates
+from pipeline.errors import Refused, UsageError
+from pipeline.formats import archive, elf
+from pipeline.inspect import package_contents
+from pipeline.packaging import rpmbuild
+from pipeline.recipes import lvs_tools
+from pipeline.recipes.lvs_tools import Content, Tool
+from pipeline.sources.resolver import Verified
+
+DIST = ".el6"
+# The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
+CODE = ("pipeline.recipes.el6.tools", "pipeline.formats.elf", *lvs_tools.CODE)
+TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
+MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
+HEADERS = "director-headers.tar"
+NEWEST_GLIBC = (2, 12)  # the C library of el6
+# The guides' names of the packages: ipvsadm's is of the IPVS interface, keepalived's its own. domain.md, section 4.
+VERSIONS = {Tool.IPVSADM: "1.2.1", Tool.KEEPALIVED: "1.2.2"}
+# What keepalived's configure must say at its end: its label, its word.
+SUMMARY = (
+    ("Use IPVS Framework", "Yes"),
+    ("IPVS sync daemon support", "Yes"),
+    ("IPVS use libnl", "No"),
+    ("Use VRRP Framework", "Yes"),
+    ("Use Debug flags", "No"),
+)
+# What a health check by TLS, and MD5, never use.
+OPENSSL_OPTIONS = (
+    *("no-shared", "no-dso", "no-module", "no-engine", "no-tests", "no-threads", "no-async", "no-secure-memory"),
+    *("no-autoload-config", "no-legacy", "no-comp", "no-cms", "no-cmp", "no-ct", "no-dtls", "no-gost", "no-srp"),
+    *("no-srtp", "no-ts", "no-aria", "no-bf", "no-blake2", "no-camellia", "no-cast", "no-dsa", "no-idea", "no-md4"),
+    *("no-mdc2", "no-ocb", "no-rc2", "no-rc4", "no-rmd160", "no-seed", "no-siphash", "no-siv", "no-sm2", "no-sm3"),
+    *("no-sm4", "no-whirlpool"),
+)
+_COMMON_CFLAGS = "-O2 -g0 -fno-strict-aliasing"  # the programs break C's rules of aliasing
+_LDFLAGS = "-Wl,-z,relro -Wl,--build-id=sha1"
+_MEMBER_MOST, _HEADER_MOST = 64 << 20, 1 << 20  # bytes
+_PROOF = b"IP_VS_CONN_F_FULLNAT"
+_FOR_PROGRAMS = re.compile(r"/usr/(include/(?:linux|asm|asm-generic)/.+\.h)")
+_OF_MODULES = re.compile(r"/usr/src/kernels/[^/]+/(include/net/ip_vs\.h)")
+_KINDS = {True: "is dynamic", False: "is static"}
+
+
+class Builder(StrEnum):
+    """The builder images that this line's tools are made in."""
+
+    CENTOS6 = "centos6"
+    DEBIAN12 = "debian12"
+
+
+_CFLAGS = {
+    Builder.CENTOS6: _COMMON_CFLAGS,
+    # -fcommon: keepalived's headers define variables, which newer compilers take for as many variables as files.
+    Builder.DEBIAN12: f"{_COMMON_CFLAGS} -fcommon -fstack-protector-strong -ffile-prefix-map=/build=.",
+}
+# Made in the same build, in this order, where programs are static.
+LIBRARIES = {Tool.IPVSADM: ("popt",), Tool.KEEPALIVED: ("popt", "openssl")}
+
+_CONTENT = {
+    Tool.IPVSADM: Content(
+        files=(
+            *("/sbin/ipvsadm-save", "/sbin/ipvsadm-restore", "/etc/rc.d/init.d/ipvsadm"),
+            "/usr/share/man/man8/ipvsadm.8.gz",
+        ),
+        config=("/etc/sysconfig/ipvsadm",),
+        sources=("ipvsadm.sysconfig",),
+        # Every option that FULLNAT added, and what -Ln prints. A stock ipvsadm takes -b for Masq, and ends with 0.
+        texts={
+            "/sbin/ipvsadm": (
+                *(b"fullnat\0", b"add-laddr\0", b"del-laddr\0", b"get-laddr\0", b"laddr\0", b"synproxy\0"),
+                *(b"FullNat", b"ipvsadm v1.26 "),
+            )
+        },
+        libraries=("libc.so.6", "libpopt.so.0"),
+    ),
+    Tool.KEEPALIVED: Content(
+        files=(
+            *("/etc/rc.d/init.d/keepalived", "/usr/share/man/man1/genhash.1.gz"),
+            *("/usr/share/man/man5/keepalived.conf.5.gz", "/usr/share/man/man8/keepalived.8.gz"),
+        ),
+        config=("/etc/keepalived/keepalived.conf", "/etc/sysconfig/keepalived"),
+        sources=("keepalived.sysconfig", "keepalived.conf"),
+        texts={
+            "/usr/sbin/keepalived": (
+                *(b"local_address_group\0", b"laddr_group_name\0", b"lb_kind\0", b"FNAT\0", b"syn_proxy\0"),
+                *(b"quorum\0", b"alpha\0", b"omega\0", b"hysteresis\0", b"virtual_server\0", b"vrrp_instance\0"),
+                *(b"HTTP_GET\0", b"SSL_GET\0", b"lvs_sync_daemon_interface\0", b"Keepalived v1.2.2 "),
+            ),
+            "/usr/bin/genhash": (b"MD5SUM = ",),
+        },
+        libraries=("libc.so.6", "libcrypto.so.10", "libdl.so.2", "libpopt.so.0", "libssl.so.10"),
+    ),
+}
+_OTHERS = ("chkconfig", "initscripts")
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library made from source: its tarball's name in SOURCES, and the directory in it."""
+
+    file: str
+    tree: str
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what a tool's package is.
+
+    `libraries` are what a static program is made with, by name: empty in the image centos6. `guard` is
+    RPM's Epoch, 0 for none; `tag` is empty for the project's own line and otherwise part of the release.
+    `epoch` is SOURCE_DATE_EPOCH in seconds.
+    """
+
+    tool: Tool
+    image: Builder
+    libraries: Mapping[str, Library]
+    epoch: int
+    number: int = 0
+    guard: int = 1
+    tag: str = ""
+
+    def __post_init__(self) -> None:
+        lvs_tools.plain([name for library in self.libraries.values() for name in (library.file, library.tree)])
+        lvs_tools.version_and_tag(self.version, self.tag, f"{self.version}-{self.release}")
+        if self.number < 0 or self.guard < 0:
+            raise UsageError("a release and an Epoch count from 0", why=f"{self.number}, {self.guard}")
+        if tuple(self.libraries) != (LIBRARIES[self.tool] if self.static else ()):
+            why = f"given: {', '.join(self.libraries) or 'none'}"
+            raise UsageError(f"{self.tool} in the image {self.image} is made with other libraries", why=why)
+
+    @property
+    def static(self) -> bool:
+        """Whether the programs need no library of the system they run on."""
+        return self.image is Builder.DEBIAN12
+
+    @property
+    def version(self) -> str:
+        """RPM's version."""
+        return VERSIONS[self.tool]
+
+    @property
+    def release(self) -> str:
+        """RPM's release."""
+        return f"fnat.{self.number}{self.tag}{DIST}"
+
+    @property
+    def nevra(self) -> str:
+        """The package."""
+        return lvs_tools.nevra(self.tool, self.guard, self.version, self.release)
+
+    @property
+    def spec(self) -> str:
+        """The spec file's name in SPECS."""
+        return f"{self.tool}.spec"
+
+    def as_dict(self) -> dict[str, Any]:
+        """As keys of steps and evidence have it."""
+        given = {"tool": str(self.tool), "image": str(self.image), "version": self.version, "release": self.release}
+        return {**asdict(self), **given}
+
+
+def check_sources(line: Line, image: str) -> None:
+    """Refuses a line that has not what the tools are made from, or an image that this recipe does not know."""
+    if image not in list(Builder):
+        raise UsageError(
+            f"the tools of {line.name} are not built in the image {image!r}", why=f"in {', '.join(Builder)}"
+        )
+    source = line.data.sources.get(TARBALL_SOURCE)
+    members = [member.path for member in source.members] if isinstance(source, FileSource) else []
+    if MEMBER not in members:
+        why = f'the tools are the member {MEMBER} of a source of kind "file", and must be pinned'
+        raise Refused(f"the line {line.name} lacks the source {TARBALL_SOURCE}", where=str(line.files[0]), why=why)
+    names = sorted({name for libraries in LIBRARIES.values() for name in libraries})
+    missing = [name for name in names if not isinstance(line.data.sources.get(name), DebianSource)]
+    if image == Builder.DEBIAN12 and missing:
+        why = "in this image programs are static, and their libraries are made from Debian's sources"
+        what = f"the line {line.name} lacks Debian sources to build tools from: {', '.join(missing)}"
+        raise Refused(what, where=str(line.files[0]), why=why, hint="add them, or build with the image centos6")
+
+
+def of_line(tool: Tool, image: str, verified: Mapping[str, Verified], tag: str = "") -> Parameters:
+    """The parameters of one tool of a line whose sources are `verified`, as `check_sources` let it through."""
+    builder = Builder(image)
+    names = LIBRARIES[tool] if builder is Builder.DEBIAN12 else ()
+    libraries = {name: Library(verified[name].file, archive.beginning(verified[name].path)[0]) for name in names}
+    _, epoch = archive.beginning(verified[TARBALL_SOURCE].path)
+    return Parameters(tool=tool, image=builder, libraries=libraries, epoch=epoch, tag=tag)
+
+
+def sources(parameters: Parameters, verified: Mapping[str, Verified]) -> dict[str, str]:
+    """The digests of the sources a tool is made from, by name, for the key of its step."""
+    return {name: verified[name].sha256 for name in (TARBALL_SOURCE, *parameters.libraries)}
+
+
+def rendered(parameters: Parameters) -> dict[str, str]:
+    """The texts of the spec file and of what it installs besides the build's products, by file name."""
+    content = _CONTENT[parameters.tool]
+    at = time.gmtime(parameters.epoch)
+    spec = templates.render(
+        f"specs/el6/{parameters.spec}.j2",
+        version=parameters.version,
+        release=parameters.release,
+        guard=parameters.guard,
+        tarball=Path(MEMBER).name,
+        sources=content.sources,
+        libraries=parameters.libraries,
+        static=parameters.static,
+        headers=HEADERS,
+        cflags=_CFLAGS[parameters.image],
+        ldflags=_LDFLAGS,
+        openssl_options=OPENSSL_OPTIONS,
+        summary=SUMMARY,
+        day=f"{at.tm_mon:02}/{at.tm_mday:02},{at.tm_year}",
+        changelog_date=rpmbuild.changelog_date(parameters.epoch),
+    )
+    return {parameters.spec: spec, **lvs_tools.installed("el6", content.sources)}
+
+
+def prepare(
+    sources: Path,
+    specs: Path,
+    parameters: Parameters,
+    verified: Mapping[str, Verified],
+    kernel_rpms: Sequence[Path] = (),
+) -> list[Path]:
+    """Writes the spec file into `specs` and everything the build reads into `sources`; the paths written.
+
+    `kernel_rpms` are the director's packages, which keepalived is built for. Raises `Refused`.
+    """
+    written = lvs_tools.write(rendered(parameters), parameters.spec, sources, specs)
+    tarball = verified[TARBALL_SOURCE]
+    found = archive.read(tarball.path, {MEMBER: _MEMBER_MOST})
+    if MEMBER not in found:
+        raise Refused(f"{tarball.file} has no {MEMBER}", where=str(tarball.path))
+    fs.write_atomic(sources / Path(MEMBER).name, found[MEMBER])
+    for name, library in parameters.libraries.items():
+        fs.copied(verified[name].path, sources / library.file, verified[name].sha256)
+    names = [Path(MEMBER).name, *(library.file for library in parameters.libraries.values())]
+    if parameters.tool is Tool.KEEPALIVED:
+        fs.write_atomic(sources / HEADERS, _packed(_headers(kernel_rpms), parameters.epoch))
+        names.append(HEADERS)
+    return [*written, *(sources / name for name in names)]
+
+
+def headers(kernel_rpms: Sequence[Path], destination: Path) -> list[Path]:
+    """Extracts the director's headers below `destination`, which becomes keepalived's `--with-kernel-dir`.
+
+    Raises `Refused` when they are not of one build, or not of a kernel with FULLNAT.
+    """
+    written = []
+    for name, data in _headers(kernel_rpms).items():
+        path = destination / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fs.write_atomic(path, data)
+        written.append(path)
+    return written
+
+
+def _headers(kernel_rpms: Sequence[Path]) -> dict[str, bytes]:
+    """The director's headers by path: the kernel's own for programs, and with them the one that configure asks for."""
+    packages = {package.name: package for package in map(rpmbuild.package, kernel_rpms)}
+    where = ", ".join(str(path) for path in kernel_rpms) or "no package"
+    if missing := [name for name in ("kernel-devel", "kernel-headers") if name not in packages]:
+        raise Refused(f"keepalived is built for the director's kernel, whose {missing[0]} is missing", where=where)
+    devel, programs = packages["kernel-devel"], packages["kernel-headers"]
+    if devel.nevra.removeprefix(devel.name) != programs.nevra.removeprefix(programs.name):
+        raise Refused("the director's packages are not of one build", why=f"{devel.nevra}, {programs.nevra}")
+    found = {**_matching(programs, _FOR_PROGRAMS), **_matching(devel, _OF_MODULES)}
+    if missing := [name for name in ("include/net/ip_vs.h", "include/linux/ip_vs.h") if name not in found]:
+        why = "without it keepalived's configure leaves IPVS out, and ends with success"
+        raise Refused(f"the director's packages lack {missing[0]}", where=where, why=why)
+    if _PROOF not in found["include/linux/ip_vs.h"]:
+        what = f"{programs.path.name} is not of a director's kernel: its linux/ip_vs.h lacks {_PROOF.decode()}"
+        raise Refused(what, where=str(programs.path), why="keepalived would be built for a kernel without FULLNAT")
+    return found
+
+
+def _matching(package: rpmbuild.Package, pattern: re.Pattern[str]) -> dict[str, bytes]:
+    """The files of a package whose whole paths match, by the pattern's first group."""
+    named = {path: match[1] for path in package.files if (match := pattern.fullmatch(path))}
+    read = archive.read(package.path, {path.lstrip("/"): _HEADER_MOST for path in named})
+    return {name: read[path.lstrip("/")] for path, name in named.items() if path.lstrip("/") in read}
+
+
+def _packed(found: Mapping[str, bytes], epoch: int) -> bytes:
+    """A tar of headers below `kernel/`, which is the same for the same headers."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as packed:
+        for name in sorted(found):
+            entry = tarfile.TarInfo(f"kernel/{name}")
+            entry.size, entry.mtime, entry.mode = len(found[name]), epoch, 0o644
+            packed.addfile(entry, io.BytesIO(found[name]))
+    return stream.getvalue()
+
+
+def explain(log: Path, parameters: Parameters) -> None:
+    """Raises `BuildFailed` when a build's log tells that configure left out what must be there; else returns."""
+    if parameters.tool is Tool.KEEPALIVED:
+        hint = f"see 'checking for' in the log; the kernel's headers are those of {HEADERS}"
+        lvs_tools.explain_summary(log, SUMMARY, hint)
+
+
+def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
+    """Proves the package below `rpms` by its content; the evidence, ready for JSON.
+
+    Raises `Refused` for what is missing, for programs without FULLNAT, and for programs that need what
+    the systems they are for have not.
+    """
+    content = _CONTENT[parameters.tool]
+    package = package_contents.exactly(rpms, [parameters.nevra])[parameters.tool]
+    found = package_contents.promises(package.path)
+    package_contents.has_files(package, (*content.files, *content.config, *content.texts))
+    package_contents.keeps(package, found, content.config)
+    for path, program in lvs_tools.programs(package, content.texts).items():
+        _check_program(package, path, program, parameters)
+    allowed = () if parameters.static else content.libraries
+    libraries = lvs_tools.libraries(package, found, allowed, _OTHERS)
+    return {
+        "parameters": parameters.as_dict(),
+        "package": package_contents.evidence(package, found),
+        "libraries": libraries,
+        "glibc": lvs_tools.glibc(package, found, NEWEST_GLIBC),
+        "static": parameters.static,
+    }
+
+
+def _check_program(package: rpmbuild.Package, path: str, program: bytes, parameters: Parameters) -> None:
+    """A program's kind by its own headers: for x86-64, and with a loader exactly when it is not static."""
+    try:
+        said = elf.program(program, path)
+        what = "is no program for x86-64" if said.machine != elf.X86_64 else _KINDS[said.dynamic]
+    except Refused:
+        what = "is no program for x86-64"
+    if what != _KINDS[not parameters.static]:
+        why = f"the image {parameters.image} makes {'static' if parameters.static else 'dynamic'} programs"
+        raise Refused(f"{path} in {package.path.name} {what}", where=str(package.path), why=why)

@@ -1,0 +1,161 @@
+"""The recipe of what runs in a guest of the lab: busybox, iptables and the project's own program, static with musl.
+
+One step for every line: its programs run on 2.6.32 as on 6.1. They end in no package and in no repository.
+It writes the script that compiles them, and proves by their headers that they need no library. Who runs the
+script, and what guests do with the programs, is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.line_model import DebianSource, Line
+from pipeline.core import fs, resources, templates
+from pipeline.errors import Refused
+from pipeline.formats import archive, elf, kconfig
+from pipeline.packaging import job, outputs, rpmbuild
+from pipeline.packaging.graph import Step, Work
+from pipeline.recipes import lvs_tools
+from pipeline.recipes.base import BuildInputs
+from pipeline.sources.resolver import Verified
+
+STEP = "userland"
+IMAGE = "debian12"
+SOURCES = ("busybox", "iptables")  # as line files name them
+BIN, LINKS = "bin", "busybox.links"  # of the step's output: the programs; every path busybox answers to
+SCRIPT, CONFIG, COMPARER = "userland.sh", "busybox.config", "asked.awk"
+CODE = tuple(
+    f"pipeline.{name}" for name in ("recipes.guest_userland", "formats.elf", "formats.kconfig", "core.templates")
+)
+_ROOM = 256 << 20  # bytes; measured: 90 MiB
+_PROGRAMS, _LIST = outputs.Most(32 << 20, 64 << 20, 8), outputs.Most(1 << 20, 1 << 20, 1)
+# What must be there, so that a part left out is seen before a guest misses it.
+_APPLETS = ("/bin/sh", "/bin/ping", "/sbin/ip", "/sbin/modprobe", "/usr/bin/timeout", "/usr/sbin/arping")
+_TEXTS = {
+    "busybox": (b"BusyBox v", b"modules.dep", b"modules.alias"),
+    "iptables": (b"iptables-save\0", b"iptables-restore\0", b"REDIRECT", b"MASQUERADE", b"/run/xtables.lock"),
+    "fnat-guest": (b"guest ready",),
+}
+
+
+@dataclass(frozen=True)
+class Tarball:
+    """A source: its name in SOURCES, and the directory in it."""
+
+    file: str
+    tree: str
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what the programs are. `epoch` is SOURCE_DATE_EPOCH in seconds."""
+
+    tarballs: Mapping[str, Tarball]
+    epoch: int
+
+    def __post_init__(self) -> None:
+        lvs_tools.plain([name for tarball in self.tarballs.values() for name in (tarball.file, tarball.tree)])
+
+    def as_dict(self) -> dict[str, Any]:
+        """As keys of steps and evidence have it."""
+        return asdict(self)
+
+
+def steps(material: BuildInputs) -> list[Step]:
+    """The step, where this line names the sources and builds in the image that can make static programs."""
+    return [_step(material)] if material.bench.image.name == IMAGE and has_sources(material.line) else []
+
+
+def has_sources(line: Line) -> bool:
+    """Whether the line names all that the programs are made from."""
+    return all(isinstance(line.data.sources.get(name), DebianSource) for name in SOURCES)
+
+
+def of_line(verified: Mapping[str, Verified]) -> Parameters:
+    """The parameters for a line whose sources are `verified`."""
+    found = {name: archive.beginning(verified[name].path) for name in SOURCES}
+    tarballs = {name: Tarball(verified[name].file, tree) for name, (tree, _) in found.items()}
+    return Parameters(tarballs, max(epoch for _, epoch in found.values()))
+
+
+def rendered(parameters: Parameters) -> dict[str, str]:
+    """The texts of the script and of all it reads beside the tarballs, by file name."""
+    guest = resources.specs_dir() / "guest"
+    script = templates.render(
+        f"specs/guest/{SCRIPT}.j2",
+        topdir=rpmbuild.TOPDIR,
+        tarballs=parameters.tarballs,
+        config=CONFIG,
+        comparer=COMPARER,
+        links=LINKS,
+    )
+    own = {path.name: path.read_text() for path in sorted(guest.glob("*.[ch]"))}
+    return {
+        SCRIPT: script,
+        CONFIG: kconfig.text(kconfig.fragment(guest / CONFIG)),
+        COMPARER: templates.source(f"specs/common/{COMPARER}"),
+        **own,
+    }
+
+
+def prepare(sources: Path, specs: Path, parameters: Parameters, verified: Mapping[str, Verified]) -> None:
+    """Writes the script into `specs` and everything it reads into `sources`."""
+    lvs_tools.write(rendered(parameters), SCRIPT, sources, specs)
+    for name, tarball in parameters.tarballs.items():
+        fs.copied(verified[name].path, sources / tarball.file, verified[name].sha256)
+
+
+def check(output: Path) -> dict[str, Any]:
+    """Proves the programs in the step's output by their content; the evidence, ready for JSON.
+
+    Raises `Refused` for one that is missing, was built without a part, or needs a library or a loader.
+    """
+    evidence = {}
+    for name, texts in _TEXTS.items():
+        path = output / BIN / name
+        data = path.read_bytes() if path.is_file() else b""
+        said = elf.program(data, str(path))
+        if said.machine != elf.X86_64 or said.dynamic:
+            why = f"its loader: {said.loader or 'none'}; libraries: {', '.join(said.needed) or 'none'}"
+            raise Refused(f"{name} is no static program for x86-64", where=str(path), why=why)
+        if missing := [text.strip(b"\0").decode() for text in texts if text not in data]:
+            raise Refused(f"{name} was built without a part", where=str(path), why=f"not in it: {', '.join(missing)}")
+        evidence[name] = {"sha256": fs.sha256_of(path), "size": len(data), "static": True}
+    applets = (output / LINKS).read_text(errors="replace").split()
+    if missing := [path for path in _APPLETS if path not in applets]:
+        raise Refused(f"busybox lacks {', '.join(missing)}", where=str(output / LINKS))
+    return {"programs": evidence, "applets": len(applets)}
+
+
+def _step(material: BuildInputs) -> Step:
+    parameters = of_line(material.verified)
+    recipe = job.Recipe(
+        spec=SCRIPT,
+        epoch=parameters.epoch,
+        fill=lambda sources, specs: prepare(sources, specs, parameters, material.verified),
+        explain=lambda log, top: None,
+        macros=rpmbuild.Macros(),
+        room=_ROOM,
+        cache=STEP,
+    )
+
+    def action(work: Work) -> None:
+        argv = ("/bin/bash", f"{rpmbuild.TOPDIR}/SPECS/{SCRIPT}", str(work.jobs))
+        top = job.compiled(work, material.bench, recipe, argv)
+        left = job.left(work, top)
+        left.files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
+        left.files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
+        evidence = {"parameters": parameters.as_dict(), **check(work.out)}
+        (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
+
+    inputs = {
+        "sources": {name: material.verified[name].sha256 for name in SOURCES},
+        "parameters": parameters.as_dict(),
+        "texts": rendered(parameters),
+        "image": material.bench.image.key,
+    }
+    return Step(STEP, action, inputs, code=(*CODE, *job.CODE))

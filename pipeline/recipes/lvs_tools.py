@@ -1,0 +1,164 @@
+"""What the recipes of ipvsadm and keepalived share, whichever line they are for.
+
+Names that may stand in a spec file, what keepalived's configure says, and what a package's programs say
+of themselves. Must not know any line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.core import fs as files
+from pipeline.core import resources
+from pipeline.errors import BuildFailed, Refused, UsageError
+from pipeline.formats import archive
+from pipeline.inspect import package_contents
+from pipeline.packaging import log_errors, rpmbuild
+
+ARCH = "x86_64"
+# The modules whose source makes the output of every recipe of tools, for the key of a step.
+CODE = tuple(
+    f"pipeline.{name}"
+    for name in ("recipes.lvs_tools", "inspect.package_contents", "packaging.rpmbuild", "core.templates")
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+_TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
+_SUMMARY_TITLE = ("Keepalived configuration", "------------------------")
+_SUMMARY_ROW = re.compile(r"([A-Za-z0-9][^:]{2,30}?) +: (.*)")
+_SUMMARY_MOST = 200  # rows; keepalived's has 60
+_GLIBC = re.compile(r"\(GLIBC_(\d+)\.(\d+)(?:\.\d+)?\)")
+_PROGRAM_MOST = 32 << 20  # bytes
+_OTHER_REQUIREMENTS = r"/bin/sh|rtld\(GNU_HASH\)|config\({name}\) = .*"
+
+Summary = Sequence[tuple[str, str]]  # of keepalived's configure: its label, its word
+
+
+class Tool(StrEnum):
+    """What a director is administered with."""
+
+    IPVSADM = "ipvsadm"
+    KEEPALIVED = "keepalived"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a tool's package must hold: files, those that people edit, programs with texts in them, libraries.
+
+    `sources` are what it installs besides the build's products, by their names in SOURCES.
+    """
+
+    files: tuple[str, ...]
+    config: tuple[str, ...]
+    sources: tuple[str, ...]
+    texts: Mapping[str, tuple[bytes, ...]]
+    libraries: tuple[str, ...]
+
+
+def plain(names: Collection[str]) -> None:
+    """Raises `UsageError` for what cannot stand in a spec file and in a shell's line as it is."""
+    for name in names:
+        if not _PLAIN_NAME.fullmatch(name):
+            raise UsageError(f"{name!r} cannot be named in a spec file", why="letters, digits and ._+~- only")
+
+
+def version_and_tag(version: str, tag: str, shown: str) -> None:
+    """Raises `UsageError` for a version or a mark in the release that rpm would not take; `shown` is the whole."""
+    if not _VERSION.fullmatch(version) or not _TAG.fullmatch(tag):
+        raise UsageError(f"{shown} cannot be a package's version")
+
+
+def nevra(tool: Tool, guard: int, version: str, release: str) -> str:
+    """A tool's package; `guard` is RPM's Epoch, 0 for none."""
+    return f"{tool}-{f'{guard}:' if guard else ''}{version}-{release}.{ARCH}"
+
+
+def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> list[Path]:
+    """Writes the text called `spec` into `specs` and the others into `sources`; the paths written."""
+    written = []
+    for name, text in texts.items():
+        path = (specs if name == spec else sources) / name
+        files.write_atomic(path, text)
+        written.append(path)
+    return written
+
+
+def summary(lines: Iterable[str]) -> dict[str, str]:
+    """The table that keepalived's configure ends with, by label; empty when the lines have none."""
+    found: dict[str, str] = {}
+    above, inside = "", False
+    for line in lines:
+        if (above, line) == _SUMMARY_TITLE:
+            found, inside = {}, True
+        elif inside and len(found) < _SUMMARY_MOST and (row := _SUMMARY_ROW.match(line)):
+            found[row[1]] = row[2].strip()
+        above = line
+    return found
+
+
+def explain_summary(log: Path, wanted: Summary, hint: str) -> None:
+    """Raises `BuildFailed` when a build's log tells that keepalived's configure found less than it must."""
+    said = summary(log_errors.lines(log))
+    wrong = [(label, word) for label, word in wanted if said and said.get(label) != word]
+    if wrong:
+        rows = (f"  {label}: {said.get(label, 'not said')}, must be {word}" for label, word in wrong)
+        raise BuildFailed(
+            "\n".join(["keepalived's configure did not find what it must", *rows]),
+            where=str(log),
+            why="configure ends with success all the same: the program would do nothing with virtual servers",
+            hint=hint,
+        )
+
+
+def programs(package: rpmbuild.Package, texts: Mapping[str, tuple[bytes, ...]], *more: bytes) -> dict[str, bytes]:
+    """The programs named in `texts`, read out of the package; each has its texts and `more` in it.
+
+    A program's own texts say what was compiled into it, without running it. Raises `Refused`.
+    """
+    found = archive.read(package.path, {path.lstrip("/"): _PROGRAM_MOST for path in texts})
+    for path, wanted in texts.items():
+        program = found.get(path.lstrip("/"), b"")
+        if not program.startswith(b"\x7fELF"):
+            raise Refused(f"{path} in {package.path.name} is no program", where=str(package.path))
+        if missing := [text.strip(b"\0").decode() for text in (*wanted, *more) if text not in program]:
+            why = f"not in it: {', '.join(missing)}"
+            raise Refused(f"{path} in {package.path.name} was built without a part", where=str(package.path), why=why)
+    return {path: found[path.lstrip("/")] for path in texts}
+
+
+def libraries(
+    package: rpmbuild.Package, found: package_contents.Promises, allowed: Collection[str], others: Collection[str] = ()
+) -> list[str]:
+    """The libraries that a package requires, none but `allowed`, and besides them nothing but `others`.
+
+    Raises `Refused`. Every package may require `/bin/sh`, and its own configuration.
+    """
+    needed = sorted({name.partition("(")[0] for name in found.requires if ".so." in name})
+    rest = [name for name in found.requires if ".so." not in name and name not in others]
+    surplus = [name for name in needed if name not in allowed]
+    surplus += [name for name in rest if not re.fullmatch(_OTHER_REQUIREMENTS.format(name=package.name), name)]
+    if surplus:
+        why = "who installs the package would need that too"
+        raise Refused(f"{package.path.name} requires {', '.join(surplus)}", where=str(package.path), why=why)
+    return needed
+
+
+def glibc(package: rpmbuild.Package, found: package_contents.Promises, newest: tuple[int, int]) -> str:
+    """The version of the C library that a package needs, which is not above `newest`. Raises `Refused`."""
+    versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
+    needed = max(versions, default=(0, 0))
+    if needed > newest:
+        why = f"the systems it is for have {'.'.join(map(str, newest))}"
+        what = f"{package.path.name} needs version {'.'.join(map(str, needed))} of the C library"
+        raise Refused(what, where=str(package.path), why=why)
+    return ".".join(map(str, needed))
+
+
+def installed(line: str, names: Collection[str]) -> dict[str, str]:
+    """The texts of what a tool installs besides the build's products: the line's own, or those of all lines."""
+    places = [resources.specs_dir() / part / "tools" for part in (line, "common")]
+    return {name: next(place / name for place in places if (place / name).is_file()).read_text() for name in names}

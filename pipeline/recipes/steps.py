@@ -1,0 +1,65 @@
+"""What the steps of every line have in common: build in the sandbox, prove what came out, keep the evidence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.packaging import job, rpmbuild
+from pipeline.packaging.graph import Step, Work
+from pipeline.recipes import role_packages as roles
+from pipeline.recipes.base import BuildInputs
+
+Check = Callable[[Path], Mapping[str, Any]]
+Build = Callable[[Work, job.Bench, job.Recipe], Path]
+
+
+def packages(
+    name: str,
+    material: BuildInputs,
+    recipe: job.Recipe,
+    check: Check,
+    inputs: Mapping[str, Any],
+    code: tuple[str, ...],
+    *,
+    needs: tuple[str, ...] = (),
+    weight: int = 1,
+    build: Build = job.rpmbuild,
+    differs: str = "",
+) -> Step:
+    """A step that ends in packages. `check` proves those in a directory and returns the evidence.
+
+    `differs` is why two builds of it cannot be the same, where they cannot.
+    """
+
+    def action(work: Work) -> None:
+        evidence = check(build(work, material.bench, recipe))
+        (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1, default=str) + "\n")
+
+    keyed = {
+        **inputs,
+        "image": material.bench.image.key,
+        "macros": recipe.macros.defines(),
+        "switches": list(recipe.macros.switches),
+        "environment": dict(recipe.environment),
+    }
+    return Step(name, action, keyed, needs, (*code, *job.CODE, "pipeline.recipes.steps"), weight, differs)
+
+
+def role_packages(material: BuildInputs, epoch: int) -> Step:
+    """The packages that set up directors and real servers."""
+    line = material.line
+    base = line.override.base if line.override else line.name
+    parameters = replace(roles.of_line(base, epoch=epoch), tag=line.release_tag)
+
+    def fill(sources: Path, specs: Path) -> None:
+        roles.prepare(sources, specs, parameters)
+
+    recipe = job.Recipe(
+        spec=roles.SPEC, epoch=epoch, fill=fill, explain=lambda log, top: None, macros=rpmbuild.Macros()
+    )
+    inputs = {"parameters": parameters.as_dict(), "texts": roles.rendered(parameters)}
+    return packages("role-packages", material, recipe, lambda rpms: roles.check(rpms, parameters), inputs, roles.CODE)

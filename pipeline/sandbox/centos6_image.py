@@ -1,0 +1,205 @@
+"""The CentOS 6 builder image: checked before it is built, built by a container engine, kept like every image.
+
+Only an engine can run CentOS 6's own installer; what it gives is exported, so that jobs run in it
+under any runtime. The Dockerfile and its files come rendered: containers/centos6/*.j2.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import shlex
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.core import process
+from pipeline.core.console import Console
+from pipeline.errors import FileProblems, HostLacks, PipelineError, Problem, Refused, Unreachable
+from pipeline.sandbox import supervisor
+from pipeline.sandbox.container import ContainerEngine
+from pipeline.sandbox.images import MOUNT_POINTS, Image, once, unpack, write_packages
+from pipeline.sandbox.runtime import BUILD_UID
+
+NAME = "centos6"
+BASE = "docker.io/library/centos:6@sha256:a93df2e96e07f56ea48f215425c6f1673ab922927894595bb5c0ee4c5a955133"
+# The same system with a C library that does not call into the vsyscall page; give it with its digest as `base`.
+FALLBACK = "quay.io/pypa/manylinux2010_x86_64"
+VAULT = "http://vault.centos.org"
+_PACKAGES = "packages.txt"  # in the image: name, version and digest of each package
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class CentosRecipe:
+    """The rendered files by name, among them `Dockerfile` and `vault.repo`; what must be in the image; the base."""
+
+    base: str
+    files: Mapping[str, str]
+    requires: Sequence[str]
+
+    @property
+    def request(self) -> str:
+        """The digest of what was asked for."""
+        return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()[:16]
+
+
+def variables(requires: Sequence[str], base: str = BASE, vault: str = VAULT) -> dict[str, Any]:
+    """What the templates want to know."""
+    points = " ".join(f"/{point}" for point in MOUNT_POINTS)
+    return {"base": base, "vault": vault, "requires": list(requires), "uid": BUILD_UID, "points": points}
+
+
+def check(recipe: CentosRecipe) -> None:
+    """Raises `FileProblems` with every way in which something unproven would get into the image."""
+    problems = [*_dockerfile(recipe), *_repositories(recipe.files["vault.repo"])]
+    if problems:
+        raise FileProblems("the CentOS 6 builder image is not built:", problems)
+
+
+def check_vsyscall(base: str, maps: Path = Path("/proc/self/maps")) -> None:
+    """Raises `HostLacks` where CentOS 6's programs die with exit status 139 (domain facts, section 5)."""
+    if base.startswith(FALLBACK) or "[vsyscall]" in maps.read_text():
+        return
+    raise HostLacks(
+        "programs of CentOS 6 cannot run on this host's kernel",
+        where=f"no [vsyscall] in {maps}: the kernel was booted with vsyscall=none",
+        why="its C library calls into that page, and each of its programs would die with exit status 139",
+        hint=f"boot the host with vsyscall=xonly (or emulate); or use a base made from {FALLBACK}, by digest",
+    )
+
+
+def centos6_image(
+    recipe: CentosRecipe, engine: ContainerEngine, root: Path, console: Console, *, offline: bool, fresh: bool = False
+) -> Image:
+    """The image of `recipe` below `root`, built when there is none yet; the log of it lies beside.
+
+    Raises `FileProblems`, `HostLacks`, `Unreachable` or `Refused`.
+    """
+    check(recipe)
+    check_vsyscall(recipe.base)
+    log = root / NAME / f"{recipe.request}.log"
+
+    def make(made: Path, scratch: Path) -> None:
+        console.note(f"building the image {NAME} with {engine.name}; log: {log}")
+        tag = _built(recipe, engine, log)
+        _exported(engine, tag, scratch / "rootfs.tar")
+        unpack(scratch / "rootfs.tar", made / "rootfs")
+        listed = (made / "rootfs" / _PACKAGES).read_text()
+        rows = [dict(zip(("name", "version", "digest"), row.split(), strict=True)) for row in listed.splitlines()]
+        write_packages(made, NAME, {"base": recipe.base}, rows)
+
+    return once(root, NAME, recipe.request, make, offline=offline, fresh=fresh)
+
+
+def _dockerfile(recipe: CentosRecipe) -> Iterator[Problem]:
+    """A base by digest, nothing fetched but by yum, every requirement asked for and asked after."""
+    lines = recipe.files["Dockerfile"].splitlines()
+    bases = [(number, line) for number, line in enumerate(lines, 1) if re.match(r"\s*FROM\b", line, re.IGNORECASE)]
+    for number, line in bases or [(1, "no FROM")]:
+        if not re.fullmatch(r"FROM \S+@sha256:[0-9a-f]{64}", line):
+            yield Problem("Dockerfile", number, f"{line}: the base is not pinned by digest", "FROM NAME@sha256:...")
+    for number, line in enumerate(lines, 1):
+        if not line.startswith("#") and (found := re.search(r"https?://|\bADD\b|\b(curl|wget)\b|nogpgcheck", line)):
+            yield Problem("Dockerfile", number, f"{found[0]} brings in what nobody has signed", "yum with gpgcheck")
+    for command in ("yum", "rpm --query --whatprovides"):
+        number, words = _words(lines, command)
+        for name in recipe.requires:
+            if name not in words:
+                yield Problem("Dockerfile", number, f"{name} is not among the words of {command}")
+
+
+def _words(lines: Sequence[str], command: str) -> tuple[int, list[str]]:
+    """Number and words of the line that runs `command`."""
+    for number, line in enumerate(lines, 1):
+        if line.startswith(f"RUN {command} "):
+            return number, shlex.split(line)
+    return 1, []
+
+
+def _repositories(text: str) -> Iterator[Problem]:
+    """Signatures checked, against a key that is in the image already."""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        yield Problem("vault.repo", getattr(error, "lineno", 1), str(error).splitlines()[0])
+        return
+    numbers = {line.strip(): number for number, line in reversed([*enumerate(text.splitlines(), 1)])}
+    for name in parser.sections():
+        part, number = parser[name], numbers.get(f"[{name}]", 1)
+        if part.get("gpgcheck") != "1":
+            yield Problem("vault.repo", number, f"[{name}] does not check signatures", "gpgcheck=1")
+        if not part.get("gpgkey", "").startswith("file:///"):
+            yield Problem("vault.repo", number, f"[{name}] takes its key from elsewhere", "gpgkey=file:///...")
+        if not part.get("baseurl"):
+            yield Problem("vault.repo", number, f"[{name}] has no baseurl: the mirror list is dead", "baseurl=...")
+    if not parser.sections():
+        yield Problem("vault.repo", 1, "no repository")
+
+
+def _built(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
+    """Has the engine build it, and gives its name there. The engine gives up when our connection closes."""
+    tag = f"localhost/lvs-fullnat/{NAME}-build:{recipe.request}"
+    proxies = {name: os.environ[name] for name in (*_PROXIES, *map(str.upper, _PROXIES)) if name in os.environ}
+    with log.open("wb") as out, engine.asking("did not build the image"):
+        answers = engine.api.build(
+            fileobj=_context(recipe.files),
+            custom_context=True,
+            tag=tag,
+            network_mode="host",  # an engine may have no network of its own
+            labels={supervisor.LABEL: supervisor.owner()},
+            buildargs=proxies,
+            use_config_proxy=False,
+            rm=True,
+            forcerm=True,
+            decode=True,
+        )
+        for answer in answers:
+            out.write(str(answer.get("stream") or answer.get("status", "")).encode())
+            out.flush()
+            if "error" in answer:
+                raise _failure(recipe, log, str(answer["error"]))
+    return tag
+
+
+def _context(files: Mapping[str, str]) -> IO[bytes]:
+    """The files as the engine wants them."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for name, text in sorted(files.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text.encode())
+            tar.addfile(entry, io.BytesIO(text.encode()))
+    packed.seek(0)
+    return packed
+
+
+def _exported(engine: ContainerEngine, tag: str, tarball: Path) -> None:
+    """Writes the whole tree of the image to `tarball`."""
+    with engine.asking("did not give the image"), contextlib.ExitStack() as stack:
+        labels = {supervisor.LABEL: supervisor.owner()}
+        container = engine.api.create_container(tag, ["/bin/true"], labels=labels, use_config_proxy=False)["Id"]
+        stack.callback(engine.api.remove_container, container, force=True, v=True)
+        with tarball.open("wb") as out:
+            for data in engine.api.export(container):
+                out.write(data)
+
+
+def _failure(recipe: CentosRecipe, log: Path, error: str) -> PipelineError:
+    """Whose fault it is, out of what the engine and yum said."""
+    text = f"{log.read_text(errors='backslashreplace')[-4000:]}\n{error}"
+    what, why = "the image centos6 could not be built", error.strip()
+    if re.search(r"is not signed|GPG key|Public key for .* is not installed|manifest verification|digest", text):
+        return Refused(f"{what}: a signature or a digest is wrong", where=str(log), why=why)
+    unreachable = r"no such host|dial tcp|manifest.* unknown|not found: manifest|Couldn't resolve host|Cannot retrieve"
+    if re.search(rf"{unreachable}|Cannot find a valid baseurl|couldn't connect|pull access denied", text):
+        return Unreachable(f"{what}: {recipe.base} or the vault was not reached", where=str(log), why=why)
+    return HostLacks(what, where=str(log), why=why, hint=process.reproducer(["less", str(log)]))

@@ -1,0 +1,483 @@
+"""Has every source of a line in the store, verified, and says how each was established.
+
+What was proven once of bytes that cannot change is recorded in the store under the digest of
+those bytes and of the pins, so that a second run proves nothing again and makes no request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import lock_file
+from pipeline.config.line_checks import required
+from pipeline.config.line_model import Debian, DebianSource, FileSource, Key, Line, SrpmSource
+from pipeline.config.settings import Settings
+from pipeline.core import neutral
+from pipeline.core.console import Console, human_bytes
+from pipeline.core.fs import read_limited, write_atomic
+from pipeline.errors import Refused, Unreachable, UsageError
+from pipeline.formats import file_kind
+from pipeline.sources import download, preflight
+from pipeline.sources.store import Store
+
+if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
+    from pipeline.sources.apt import AptRoot, Index, Resolved
+    from pipeline.sources.openpgp import PublicKey
+
+_RULES = 2  # of what a proof says: an older one was made without a look at the state of its key
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A source in the store. `how` is the sentence that says what its trust rests on; `size` in bytes.
+
+    `new` when this run fetched it.
+    """
+
+    name: str
+    file: str
+    path: Path
+    sha256: str
+    size: int
+    origin: str
+    version: str
+    how: str
+    new: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """As evidence keeps it: what is true of the source, whichever run looks."""
+        return {key: value for key, value in asdict(self).items() if key not in ("path", "new")}
+
+
+@dataclass(frozen=True)
+class _Pinned:
+    """A source whose digest is known, before its bytes are looked at."""
+
+    name: str
+    wanted: download.Wanted
+    version: str
+    how: str
+
+
+_LARGEST_KEYS = 16 << 20  # bytes of a file of keys; Debian's whole keyring has 60 thousand
+_ANOTHER = "look at the file that was kept; --mirror DIR uses a good copy from DIR"
+
+
+class Sources:
+    """The sources of one line, as one run sees them."""
+
+    def __init__(self, line: Line, settings: Settings, console: Console) -> None:
+        self.line, self.settings, self.console = line, settings, console
+        self.store = Store(settings.store, console.warn)
+        self.options = download.Options.from_settings(settings)
+        self.lock = lock_file.read(line)
+        self._apt: AptRoot | None = None
+        self._fetched: set[str] = set()  # while asking an index, before the fetch of all
+
+    def fetch(self, image: str = "") -> list[Verified]:
+        """Fetches and verifies everything; a source that is not pinned yet is refused at the end.
+
+        Sources that only one builder image needs are fetched only when it is `image`: a host that
+        builds in another one, or not at all, may have no apt to find them with.
+        """
+        wanted = {name: source for name, source in self._sources() if _needed(source, image)}
+        unpinned = [name for name, source in wanted.items() if not self._known(name, source)]
+        pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in unpinned]
+        had = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
+        with self.store.using():
+            found = [self._verify(item, fetched) for item, fetched in zip(pinned, had, strict=True)]
+        self._record(found)
+        if unpinned:
+            raise self._not_pinned(unpinned)
+        return found
+
+    def has_own(self, image: str) -> bool:
+        """Whether there are sources that only building in `image` needs."""
+        return any(_needed(source, image) and not _needed(source, "") for _, source in self._sources())
+
+    def silent(self) -> list[preflight.Silent]:
+        """The sources that are not here and that no address begins to give, found out in seconds.
+
+        A Debian source is asked for where the index has named its address already.
+        """
+        missing = [item for item in self._addressed() if not download.in_store(item, self.store)]
+        for digest in (item.sha256 for item in missing if item.sha256 is not None):
+            if damaged := self.store.evict(digest):
+                self.console.warn(str(damaged))
+        return preflight.look(missing, self.options)
+
+    def _addressed(self) -> Iterator[download.Wanted]:
+        for name, source in self._sources():
+            if not isinstance(source, DebianSource):
+                yield self._pinned(name, source).wanted
+            elif not self.settings.refresh and (record := self.store.record(self._record_name(name, source))):
+                yield _wanted(record)
+
+    def pin(self, name: str) -> lock_file.Pin:
+        """Proves a source that has no digest yet and writes its pin to the lock file."""
+        source = self.line.data.sources.get(name)
+        if not isinstance(source, SrpmSource):
+            pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
+            raise UsageError(f"{name} is no source of {self.line.name} to pin", why=f"those are: {pinnable}")
+        by = lock_file.git_identity(self.line.lock_file.parent)
+        lock = self.store.object_lock(f"unpinned-{source.file}")
+        with self.console.progress() as progress, self.store.using(), lock:
+            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            proof: dict[str, Any] = {}
+
+            def prove(path: Path) -> None:
+                if said := file_kind.no_rpm(path):
+                    raise Refused(f"{source.file}: expected a source package, got {said}", hint=_ANOTHER)
+                self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
+                proof.update(self._prove_srpm(path, source))
+
+            meter = progress.meter(source.file)
+            fetched = download.fetch_unverified(wanted, self.store, self.options, meter, prove)
+            self.store.write_origin(fetched.sha256, fetched.url or "")  # before the object is there, as for any
+            self.store.adopt(fetched.path, fetched.sha256)
+        pin = lock_file.Pin(
+            sha256=fetched.sha256,
+            size=fetched.size,
+            signer=proof["signer"],
+            fingerprint=proof["fingerprint"],
+            signed=proof["signed"],
+            nevra=proof["nevra"],
+            spec=proof["spec"],
+            tree=proof["tree"],
+            url=fetched.url or "",
+            pinned=datetime.now(UTC).isoformat(timespec="seconds"),
+            by=by,
+        )
+        self.store.write_record(self._proof_name(fetched.sha256, source), proof)
+        lock_file.write(self.line, name, pin)
+        return pin
+
+    def _sources(self) -> Iterator[tuple[str, FileSource | SrpmSource | DebianSource]]:
+        yield from self.line.data.sources.items()
+
+    def _known(self, name: str, source: FileSource | SrpmSource | DebianSource) -> bool:
+        return not isinstance(source, SrpmSource) or source.sha256 is not None or name in self.lock
+
+    def _not_pinned(self, names: Sequence[str]) -> Refused:
+        return Refused(
+            f"{', '.join(names)} of the line {self.line.name} is not pinned yet",
+            where=str(self.line.lock_file),
+            why="upstream published no digest; its signature, NEVRA, spec and kernel tree can be proven instead",
+            hint=" && ".join(f"./inv pin {self.line.name} {name}{self._line_option()}" for name in names),
+        )
+
+    def _line_option(self) -> str:
+        return f" --line-file {neutral.word(self.settings.line_file)}" if self.settings.line_file else ""
+
+    def _pinned(self, name: str, source: FileSource | SrpmSource | DebianSource) -> _Pinned:
+        if isinstance(source, DebianSource):
+            return self._resolved(name, source)
+        if isinstance(source, FileSource):
+            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            return _Pinned(name, wanted, "", "digest pinned in the line file")
+        pin = self.lock.get(name)
+        if source.sha256 is None and pin is not None:
+            wanted = download.Wanted(source.file, source.urls, pin.sha256, pin.size)
+            return _Pinned(name, wanted, source.nevra, f"digest pinned by {pin.by} on {pin.pinned[:10]}")
+        wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+        return _Pinned(name, wanted, source.nevra, "digest pinned in the line file")
+
+    def _verify(self, item: _Pinned, fetched: download.Fetched) -> Verified:
+        source = self.line.data.sources[item.name]
+        how = item.how
+        if isinstance(source, SrpmSource):
+            how += "; " + self._proof(fetched, source)["said"]
+        elif isinstance(source, FileSource) and source.members:
+            self._check_members(fetched, source)
+            how += f"; {len(source.members)} members as pinned"
+        return Verified(
+            name=item.name,
+            file=item.wanted.name,
+            path=fetched.path,
+            sha256=fetched.sha256,
+            size=fetched.size,
+            origin=self.store.origin(fetched.sha256),
+            version=item.version,
+            how=how,
+            new=fetched.url is not None or fetched.sha256 in self._fetched,
+        )
+
+    def _record(self, found: Sequence[Verified]) -> None:
+        document = {**self.line.evidence(), "sources": [item.as_dict() for item in found]}
+        known = self.store.record(f"line-{self.line.name}")
+        used = {**document, "sources": [*document["sources"], *self._used_elsewhere(known, found)]}
+        if known != json.loads(json.dumps(used)):
+            self.store.write_record(f"line-{self.line.name}", used)
+        evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
+        text = (json.dumps(document, indent=2) + "\n").encode()
+        if not evidence.is_file() or evidence.stat().st_size != len(text) or evidence.read_bytes() != text:
+            write_atomic(evidence, text)
+
+    def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:
+        """What earlier runs recorded for another image: still in use, not to be cleaned away in between."""
+        others = {name for name, source in self._sources() if not _needed(source, "")} - {item.name for item in found}
+        return [row for row in (known or {"sources": []})["sources"] if row["name"] in others]
+
+    # Proofs, each made once of the same bytes and the same pins.
+
+    def _proof_name(self, sha256: str, source: SrpmSource | FileSource) -> str:
+        pins = {"source": source.model_dump(mode="json"), "keys": self._known_of_keys(source), "rules": _RULES}
+        return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
+
+    def _known_of_keys(self, source: SrpmSource | FileSource) -> list[Any]:
+        """What a proof rests on of its keys: what the line says, and what is here, which may tell of a revocation."""
+        keys = [self.line.data.keys[name] for name in (source.signers if isinstance(source, SrpmSource) else ())]
+        found = []
+        for key in keys:
+            digests = []
+            for file in self._key_files(key):
+                with contextlib.suppress(OSError):  # not there, or nothing that is read as a key
+                    digests.append(hashlib.sha256(read_limited(file, _LARGEST_KEYS)).hexdigest())
+            kept = self.store.record(f"key-{key.fingerprint}") or {}
+            found.append([key.model_dump(mode="json"), digests, kept.get("armor")])
+        return found
+
+    def _proof(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
+        name = self._proof_name(fetched.sha256, source)
+        known = self.store.record(name)
+        if known is None or self.settings.refresh or _has_expired(known):
+            self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
+            known = self._prove_srpm(fetched.path, source)
+            self.store.write_record(self._proof_name(fetched.sha256, source), known)  # keys are kept by now
+        return known
+
+    def _prove_srpm(self, path: Path, source: SrpmSource) -> dict[str, Any]:
+        from pipeline.sources import srpm
+
+        keys = self.public_keys(source.signers)
+        manifest = self.beside_line(source.tree.manifest) if source.tree.manifest else None
+        return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch").as_dict()
+
+    def _check_members(self, fetched: download.Fetched, source: FileSource) -> None:
+        name = self._proof_name(fetched.sha256, source)
+        if self.store.record(name) is None:
+            from pipeline.formats import archive
+
+            found = archive.read(fetched.path, {member.path: 2 * member.size for member in source.members})
+            for member in source.members:
+                data = found.get(member.path)
+                digest = hashlib.sha256(data).hexdigest() if data is not None else "no such file"
+                if digest != member.sha256:
+                    why = f"wanted {member.sha256} ({member.size} bytes), had {digest}"
+                    raise Refused(
+                        f"{member.path} in {source.file} is not the pinned one", where=str(fetched.path), why=why
+                    )
+            self.store.write_record(name, {"members": sorted(found)})
+
+    # Keys: from the host, beside the line file, an exported mirror, or the network; known by fingerprint.
+
+    def public_keys(self, names: Sequence[str]) -> list[PublicKey]:
+        """Those of the keys called `names` that can be had; the others are said.
+
+        Raises `Unreachable` when there is none: what they sign cannot be checked then.
+        """
+        found, missing = [], []
+        for name in names:
+            try:
+                found.append(self._public_key(name, self.line.data.keys[name]))
+            except Unreachable as error:
+                missing.append(error)
+        if not found:
+            raise missing[0] if len(missing) == 1 else Unreachable("\n".join(map(str, missing)))
+        for reason in missing:
+            self.console.warn(f"{reason.what}; what it signed will be refused")
+        return found
+
+    def _public_key(self, name: str, key: Key) -> PublicKey:
+        from pipeline.sources import openpgp
+
+        record = f"key-{key.fingerprint}"
+        known = self.store.record(record)
+        had = [(known["origin"], known["armor"].encode())] if known else []
+        tried = []
+        for where, material in self._key_material(name, key):
+            if where in key.urls and had and not self.settings.refresh:
+                break
+            try:
+                openpgp.public_key(name, key, material)
+            except Refused as error:
+                tried.append(f"{where}: {error.why}")
+                continue
+            had.append((where, material))
+        if had:
+            found = openpgp.public_key(name, key, *(material for _, material in had))
+            kept = {"armor": found.armor.decode(), "origin": had[0][0]}
+            if kept != known:
+                self.store.write_record(record, kept)
+            return found
+        raise Unreachable(
+            f"the key {name} ({key.fingerprint}) could not be had",
+            why="; ".join([*tried, f"looked for in {', '.join((*key.files, *key.urls)) or 'no place: none is named'}"]),
+            hint="put it into a file named under [keys], or into DIR/keys/FINGERPRINT.asc of --mirror DIR",
+        )
+
+    def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
+        for place in self._key_files(key):
+            if place.exists():
+                try:
+                    yield str(place), read_limited(place, _LARGEST_KEYS)
+                except OSError as error:
+                    what = f"the key {name} cannot be read: {error.strerror}"
+                    raise UsageError(what, where=str(place), hint="name a file that holds the key") from None
+        for url in key.urls:
+            if material := self._downloaded_key(name, url):
+                yield url, material
+
+    def _key_files(self, key: Key) -> list[Path]:
+        """Where it may lie on this host."""
+        mirrored = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
+        return [*map(self.beside_line, key.files), *mirrored]
+
+    def _downloaded_key(self, name: str, url: str) -> bytes:
+        """The bytes at `url`, empty when they are not to be had: another place may have them."""
+        wanted = download.Wanted(f"{name}.asc", (url,), None, None, _LARGEST_KEYS)
+        with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
+            try:
+                fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))
+                material = read_limited(fetched.path, _LARGEST_KEYS)
+            except (Unreachable, Refused, OSError):
+                return b""
+            fetched.path.unlink(missing_ok=True)
+            return material
+
+    def beside_line(self, name: str) -> Path:
+        """A file named in a line file: absolute, or beside the file (of the override first) that names it."""
+        beside = [path.parent / name for path in self.line.files]
+        return next((path for path in beside if path.is_file()), beside[0])
+
+    # Debian: the signed index is asked once, and its answer recorded.
+
+    def _resolved(self, name: str, source: DebianSource) -> _Pinned:
+        record_name = self._record_name(name, source)
+        record = self.store.record(record_name)
+        if record is None or self.settings.refresh:
+            record = self._ask_index(name, source)
+            self.store.write_record(record_name, record)
+        suites = " and ".join(index["suite"] for index in record["indexes"])
+        how = f"digest in Debian's signed index of {suites}"
+        how += "".join(f"; {version} is newer and was not to be had" for version in record["passed"][:1])
+        return _Pinned(name, _wanted(record), record["version"], how)
+
+    def _record_name(self, name: str, source: DebianSource) -> str:
+        return f"debian-{self.line.name}-{name}-{self._question(source)}"
+
+    def _question(self, source: DebianSource) -> str:
+        keys = [self.line.data.keys[key].fingerprint for key in self._debian.keyring]
+        asked = {"source": source.model_dump(mode="json"), "suites": self._debian.suites, "keys": keys}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _ask_index(self, name: str, source: DebianSource) -> dict[str, Any]:
+        """The index's answer as it is recorded; with `accept_older`, one whose file is in the store."""
+        root = self.apt_root()
+        passed: list[str] = []
+        for resolved in root.resolve(source):
+            if source.sha256 not in (None, resolved.sha256):
+                why = f"wanted {source.sha256}, the index says {resolved.sha256}"
+                raise Refused(f"Debian's index has another {resolved.file} than the pinned one", why=why)
+            if not source.accept_older or self._to_be_had(resolved):
+                return {**asdict(resolved), "indexes": root.evidence(), "passed": passed}
+            passed.append(resolved.version)
+            self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not to be had yet")
+        raise Unreachable(
+            f"none of the {source.package} {source.version} versions in Debian's index could be had",
+            why=f"tried {', '.join(passed)}",
+            hint="name another archive: --debian-mirror URL",
+        )
+
+    def _to_be_had(self, resolved: Resolved) -> bool:
+        wanted = download.Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
+        with self.console.progress() as progress, self.store.using():
+            try:
+                had = download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
+            except Unreachable:
+                return False
+        if had.url is not None:
+            self._fetched.add(had.sha256)
+        return True
+
+    def apt_root(self) -> AptRoot:
+        """The private apt of this line, its indexes read once in a run."""
+        if self._apt is None:
+            self._apt = self._new_apt_root()
+        return self._apt
+
+    def indexes(self) -> list[tuple[Index, Mapping[str, str]]]:
+        """The signed Debian indexes that are here, each with the digests of both its files as they were recorded.
+
+        They are read anew when there are none, or when one is not what an answer of this line was found in.
+        """
+        from pipeline.sources import apt
+
+        known = apt.evidence(apt.indexes(self._apt_directory))
+        if not known or not all(self._is_recorded(digests) for _, digests in known):
+            known = apt.evidence(self.apt_root().indexes())
+        return known
+
+    def _is_recorded(self, digests: Mapping[str, str]) -> bool:
+        """Whether a recorded answer of this line was found in an index of these digests."""
+        names = [
+            self._record_name(name, source) for name, source in self._sources() if isinstance(source, DebianSource)
+        ]
+        answers = [record for record in map(self.store.record, names) if record]
+        return any(digests == index for answer in answers for index in answer["indexes"])
+
+    @property
+    def _debian(self) -> Debian:
+        return required(self.line.data.debian, "[debian]")
+
+    @property
+    def _apt_directory(self) -> Path:
+        return self.settings.artifacts / "apt" / self.line.name
+
+    def _new_apt_root(self) -> AptRoot:
+        from pipeline.sources import apt, openpgp
+
+        suites = self._debian.suites
+        archives = apt.archive_addresses(suites, self.settings.debian_mirror, self.options.mirrors)
+        if self.settings.offline and not all(address.startswith("file:") for address in archives.values()):
+            raise Unreachable(
+                "Debian's index has not been asked yet and --offline forbids it",
+                where=", ".join(archives.values()),
+                hint="run once without --offline, or add --mirror DIR of an exported mirror",
+            )
+        ring = openpgp.keyring(self.public_keys(self._debian.keyring))
+        with self.store.object_lock(f"apt-{self.line.name}"):
+            root = apt.AptRoot(self._apt_directory, archives, ring)
+            self.console.note(f"reading Debian's signed source index: {', '.join(suites)}")
+            root.update()
+        return root
+
+
+def _has_expired(proof: Mapping[str, Any]) -> bool:
+    """Whether the key of a proof has expired, which a line must accept; it may have meanwhile."""
+    ends = proof["expires"]
+    return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof["accepted"]
+
+
+def _wanted(record: Mapping[str, Any]) -> download.Wanted:
+    """The file of an index's recorded answer."""
+    return download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
+
+
+def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:
+    """Whether building in `image` needs the source; with none, whether building in any image does."""
+    return not isinstance(source, DebianSource) or source.image in (None, image)
+
+
+def summary(found: Sequence[Verified]) -> str:
+    """One line for people: how many, how much, how many of them new."""
+    new = [item for item in found if item.new]
+    fetched = f"{len(new)} fetched ({human_bytes(sum(i.size for i in new))})" if new else "nothing fetched"
+    return f"{len(found)} source{'s' * (len(found) != 1)} verified, {fetched}"

@@ -1,0 +1,219 @@
+"""The lab's page in a real browser: on a phone and a desk, in the dark and in print, and without any script."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+from pipeline.lab.report import page as report
+from pipeline.lab.report.results import Report
+from tests.fixtures import labruns
+
+WIDTHS = [360, 768, 1280]  # pixels: a phone, a tablet, a desk
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "the tests need Chromium: python -m pipeline.host.programs test installs it"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, timeout=120_000)  # ms: a busy machine
+        yield running
+        running.close()
+
+
+@dataclass
+class Opened:
+    """A page and what it asked for. Its own scripts are off; the test's run all the same."""
+
+    page: Page
+    asked: list[str] = field(default_factory=list)
+
+    def ask(self, script: str) -> Any:
+        """What a script of the test's finds in the page."""
+        return self.page.evaluate(script)
+
+
+def opened(browser: Browser, run: Report, where: Path, width: int = 360, **more: Any) -> Opened:
+    page = browser.new_page(viewport={"width": width, "height": 740}, java_script_enabled=False, **more)
+    shown = Opened(page)
+
+    def note(request: Request) -> None:
+        shown.asked.append(request.url)
+
+    page.on("request", note)
+    page.goto(report.write(run, where).as_uri())
+    return shown
+
+
+def crowded() -> Report:
+    """Names and addresses as long as can be, and many guests: what would be the first to leave a narrow page."""
+    long = "a_name_that_goes_on_and_on_without_any_place_to_break_it_" * 2
+    base = labruns.fullnat()
+    servers = [
+        labruns.guest(
+            f"{long}{number}",
+            "server",
+            "realserver",
+            labruns.card(f"{long}{number % 4}", long, number, f"{'fd00:' * 7}1/64"),
+        )
+        for number in range(8)
+    ]
+    rows = tuple(
+        row.model_copy(update={"source": long + str(n % 5), "text": long * 3}) for n, row in enumerate(base.ladder)
+    )
+    checks = tuple(check.model_copy(update={"seen": long * 4, "name": long}) for check in base.checks)
+    update = {
+        "guests": (*base.guests, *servers),
+        "ladder": rows,
+        "checks": checks,
+        "name": long,
+        "why": long,
+        "captures": {long: long},
+    }
+    return labruns.report(base.model_copy(update=update), labruns.broken()).model_copy(update={"snapshot": long * 2})
+
+
+RUNS = {"usual": labruns.report, "crowded": crowded}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("run", RUNS)
+def test_nothing_is_wider_than_the_screen(browser: Browser, tmp_path: Path, run: str, width: int) -> None:
+    shown = opened(browser, RUNS[run](), tmp_path, width)
+    shown.ask("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert shown.ask("document.documentElement.scrollWidth") <= width
+    wide = """() => [...document.querySelectorAll('body *')].filter(e => !e.closest('svg') || e.matches('svg.sheet'))
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
+    assert shown.ask(wide) == []
+
+
+TEXTS = """() => [...document.querySelectorAll('svg.sheet')].map(svg => {
+    const edge = svg.getBoundingClientRect();
+    return [...svg.querySelectorAll('text')].filter(t => t.textContent.trim()).map(t => {
+        const box = t.getBoundingClientRect();
+        return {text: t.textContent, left: box.left - edge.left, right: box.right - edge.left,
+                top: box.top - edge.top, bottom: box.bottom - edge.top, width: edge.width, height: edge.height};
+    });
+})"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("run", RUNS)
+def test_texts_of_a_drawing_are_inside_it_and_apart(browser: Browser, tmp_path: Path, run: str, width: int) -> None:
+    drawings = opened(browser, RUNS[run](), tmp_path, width).ask(TEXTS)
+    assert len(drawings) >= 6 and all(drawings)
+    for texts in drawings:
+        for number, one in enumerate(texts):
+            assert one["left"] >= -1 and one["right"] <= one["width"] + 1 and one["bottom"] <= one["height"] + 5, one
+            for two in texts[number + 1 :]:
+                beside = one["right"] <= two["left"] + 1 or two["right"] <= one["left"] + 1
+                # A line's box has room above and below its letters: a fifth of it may be shared.
+                height = one["bottom"] - one["top"]
+                assert beside or abs(one["top"] - two["top"]) >= 0.8 * height, (one, two)
+
+
+def test_texts_of_drawings_can_be_read_on_a_phone(browser: Browser, tmp_path: Path) -> None:
+    shown = opened(browser, labruns.report(), tmp_path)
+    shown.ask("document.querySelector('pre').scrollIntoView()")
+    shown.page.screenshot()  # the browser decides what is in sight when it draws
+    heights = shown.ask("[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)")
+    assert min(heights) >= 12  # pixels of a line: letters of about 11
+
+
+def test_the_page_asks_for_nothing_but_itself_and_runs_no_script(browser: Browser, tmp_path: Path) -> None:
+    attack = "</pre></svg><script>document.title='run'</script><img src='https://example.com/x' onerror='1'>"
+    guest = labruns.guest(attack, "client", attack, labruns.card(attack, "eth0", 1, attack), console=attack)
+    run = labruns.report(labruns.broken().model_copy(update={"guests": (guest,), "why": attack}))
+    shown = opened(browser, run, tmp_path)
+    assert shown.asked == [(tmp_path / "report.html").as_uri()]
+    page = browser.new_page()  # scripts allowed: there are none to run, and the page forbids them
+    page.goto((tmp_path / "report.html").as_uri())
+    assert page.title().startswith("Lab of el6: ")
+    assert page.evaluate("document.querySelectorAll('script, img').length") == 0
+
+
+def test_a_console_opens_and_a_finding_is_reached_by_its_link(browser: Browser, tmp_path: Path) -> None:
+    shown = opened(browser, labruns.report(labruns.broken()), tmp_path)
+    mark = shown.page.locator("mark")
+    shown.page.get_by_role("link", name="line 64").click()
+    assert mark.is_visible() and labruns.TRACE.splitlines()[0] in mark.inner_text()
+    assert 0 <= shown.ask("document.querySelector('mark').getBoundingClientRect().top") < 740
+    console = shown.page.locator("details").nth(2)
+    assert console.get_attribute("open") is None
+    console.locator("summary").click()
+    assert console.get_by_text("It said nothing.").is_visible()
+
+
+def test_a_mebibyte_of_console_is_laid_out_only_where_it_is_looked_at(browser: Browser, tmp_path: Path) -> None:
+    text = "".join(f"[{number:8}.000000] something or other was said here by a driver\n" for number in range(17_000))
+    assert len(text) > 1 << 20
+    guest = labruns.guest("talker", "client", "stock", console=text)
+    shown = opened(browser, labruns.report(labruns.passed().model_copy(update={"guests": (guest,)})), tmp_path)
+    shown.page.get_by_text("talker").last.click()
+    shown.ask("document.querySelector('pre').scrollIntoView()")
+    shown.page.screenshot()  # the browser decides what is in sight when it draws
+    heights = shown.ask("[...document.querySelectorAll('pre > span')].map(s => s.getBoundingClientRect().height)")
+    # Not laid out is what has the height that the style sheet says instead; in sight is the first piece alone.
+    assert len(heights) == 43 and heights[0] != 7000 and heights[1:].count(7000) >= 40
+
+
+# The least contrast of a text with what is behind it, and its element: WCAG 2.1, relative luminance.
+CONTRAST = """() => {
+    const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
+    const rgb = text => text.match(/[\\d.]+/g).map(Number);
+    const behind = e => {
+        const own = rgb(getComputedStyle(e).backgroundColor);
+        return own.length === 3 || own[3] > 0 ? own : behind(e.parentElement);
+    };
+    const contrast = e => {
+        const style = getComputedStyle(e), ink = rgb(e.closest('svg') ? style.fill : style.color);
+        const [less, more] = [light(ink), light(behind(e))].sort((x, y) => x - y);
+        return [(more + .05) / (less + .05), e.outerHTML.slice(0, 90)];
+    };
+    const speaks = e => [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim());
+    return [...document.querySelectorAll('body *')].filter(speaks).map(contrast).sort((x, y) => x[0] - y[0])[0];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    shown = opened(browser, labruns.report(), tmp_path, color_scheme=scheme)
+    background = shown.ask("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(244, 245, 247)") is (scheme == "light")
+    least, element = shown.ask(CONTRAST)
+    assert least >= 4.5, element  # WCAG 2.1, level AA
+
+
+def test_headings_go_down_one_level_at_a_time_and_pictures_have_words(browser: Browser, tmp_path: Path) -> None:
+    shown = opened(browser, labruns.report(), tmp_path)
+    levels = shown.ask("[...document.querySelectorAll('h1, h2, h3, h4')].map(h => Number(h.tagName[1]))")
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    unnamed = "[...document.querySelectorAll('svg')].filter(s => !s.closest('[aria-hidden], [aria-label]')).length"
+    assert shown.ask(unnamed) == 0
+    assert shown.page.get_by_role("row", name="fullnat").inner_text().split() == [
+        "fullnat",
+        "✗",
+        "failed",
+        "2/3",
+        "21.4",
+        "s",
+    ]
+
+
+def test_in_print_the_packages_are_there_and_no_line_is_lost(browser: Browser, tmp_path: Path) -> None:
+    shown = opened(browser, labruns.report(), tmp_path, width=794)
+    shown.page.emulate_media(media="print")
+    assert shown.page.get_by_text("f" * 64).is_visible()
+    assert shown.page.locator("mark").is_visible()
+    assert shown.ask("getComputedStyle(document.querySelector('details[open] pre')).maxHeight") == "none"
+    assert shown.page.pdf().startswith(b"%PDF")

@@ -1,0 +1,517 @@
+"""The scripts of roles, for real in network namespaces, run by dash and by busybox' shell and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.line_model import RoleName
+from pipeline.core import process
+from pipeline.recipes import role_packages
+from tests.fixtures.machine import OTHERS_RULES, SHELLS, Machine, machine
+
+DR = "MODES=dr\nVIP=203.0.113.10 203.0.113.11\n"
+TUN = "MODES=tun\nVIP=203.0.113.10\n"
+REDIRECT = "MODES=dr\nVIP=203.0.113.10\nDR_RECEIVE=redirect\nREDIRECT_PORTS=tcp/80 udp/53\n"
+NAT = "MODES=nat\nVIP=203.0.113.10\nVIP_DEVICE=eth0\n"
+FULLNAT = f"{NAT.replace('nat', 'fullnat')}LOCAL_ADDRESS=192.168.1.1\nLOCAL_DEVICE=eth1\n"
+TABLE = "IP Virtual Server version 1.2.1 (size=4096)\n"
+CONF = "/proc/sys/net/ipv4/conf"
+
+
+@pytest.fixture(params=SHELLS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path, RoleName.REALSERVER, request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=SHELLS)
+def director(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    with machine(tmp_path, RoleName.DIRECTOR, request.param) as made:
+        made.has_module("ip_vs", f"echo '{TABLE.strip()}' >{tmp_path}/proc/net/ip_vs")
+        yield made
+
+
+def life(one: Machine, configuration: str) -> list[str]:
+    """Starts and stops twice, with what must hold in between; the lines that were there meanwhile and are new."""
+    one.configure(configuration)
+    before = one.snapshot()
+    assert one("status") == 3
+    assert one("stop") == 0
+    assert one("start") == 0
+    during = one.snapshot()
+    record = Path(one.paths.state).read_text()
+    assert one("status") == 0
+    assert one("start") == 0
+    assert one.snapshot() == during, "a second start changes nothing"
+    assert Path(one.paths.state).read_text() == record, "and remembers what was there before the first"
+    assert Path(one.paths.subsys).exists()
+    assert one("restart") == 0
+    assert one.snapshot() == during
+    assert [one("reload"), one("force-reload"), one("status")] == [0, 0, 0]
+    assert one("stop") == 0
+    assert one.snapshot() == before, "everything is as it was"
+    assert one("status") == 3
+    assert one("stop") == 0
+    assert one("try-restart") == 0 and one("status") == 3
+    assert one.snapshot() == before
+    assert not Path(one.paths.subsys).exists()
+    return [line for line in during if line not in before]
+
+
+def value(one: Machine, path: str) -> str:
+    return one.sh(f"cat {CONF}/{path}").strip()
+
+
+# --- A real server -----------------------------------------------------------------------------------------
+
+
+def test_direct_routing_puts_the_vips_on_lo_and_is_silent_about_them(server: Machine) -> None:
+    new = life(server, DR)
+    assert [line for line in new if " inet " in line and " lo " in line and "203.0.113.1" in line] == [
+        line for line in new if " inet " in line
+    ]
+    assert sum("/32" in line for line in new) == 2
+    assert {line for line in new if "arp" in line} == {"conf/all/arp_ignore:1", "conf/all/arp_announce:2"}
+    assert "iptables" not in server.log
+
+
+def test_silence_comes_before_the_address_and_goes_after_it(server: Machine) -> None:
+    server.configure(DR)
+    server("start")
+    items = [line.split()[:2] for line in Path(server.paths.state).read_text().splitlines()]
+    assert items[1:4] == [
+        ["atleast", "net/ipv4/conf/all/arp_ignore"],
+        ["atleast", "net/ipv4/conf/all/arp_announce"],
+        ["address", "203.0.113.10"],
+    ]
+
+
+def test_tunnels_get_the_vip_without_the_filter_and_other_devices_keep_theirs(server: Machine) -> None:
+    new = life(server, TUN)
+    # `all` was 1, which every device had at least; now each has it as its own.
+    assert "conf/all/rp_filter:0" in new
+    assert {"conf/eth0/rp_filter:1", "conf/lo/rp_filter:1", "conf/default/rp_filter:1"} <= set(new)
+    assert not [line for line in new if "eth1/rp_filter" in line or "tunl0/rp_filter" in line]
+    assert any("tunl0" in line and "203.0.113.10/32" in line for line in new)
+    assert any("tunl0" in line and "UP" in line for line in new)
+
+
+def test_a_filter_of_the_tunnels_own_is_given_back(server: Machine) -> None:
+    server.sh(f"echo 2 >{CONF}/tunl0/rp_filter")
+    assert "conf/tunl0/rp_filter:0" in life(server, TUN)
+
+
+def test_a_missing_tunnel_device_is_made_by_the_module(server: Machine, tmp_path: Path) -> None:
+    server.sh("ip link del tunl0")
+    server.configure(TUN)
+    before = server.snapshot()
+    assert server("start") == 1
+    assert server.snapshot() == before and server("status") == 3
+    server.has_module("ipip", "/sbin/ip link add tunl0 type veth peer name peer2")
+    assert server("start") == 0
+    assert server("status") == 0 and server("stop") == 0
+
+
+def test_redirection_adds_its_rules_and_leaves_all_others(server: Machine) -> None:
+    new = life(server, REDIRECT)
+    assert not [line for line in new if "inet" in line or "arp" in line]
+    server("start")
+    mine = server.rules.removeprefix(OTHERS_RULES)
+    assert server.rules.startswith(OTHERS_RULES)
+    assert mine.splitlines() == [
+        "-A PREROUTING -d 203.0.113.10/32 -p tcp -m tcp --dport 80 -j REDIRECT ",
+        "-A PREROUTING -d 203.0.113.10/32 -p udp -m udp --dport 53 -j REDIRECT ",
+    ]
+    calls = {line.split()[3] for line in server.log.splitlines() if line.startswith("iptables")}
+    assert calls == {"-S", "-A", "-D"}, "nothing is flushed, ever"
+
+
+def test_a_rule_that_was_there_already_stays(server: Machine) -> None:
+    server.configure("MODES=dr\nVIP=192.0.2.77\nDR_RECEIVE=redirect\nREDIRECT_PORTS=tcp/80\n")
+    assert [server("start"), server("status"), server("stop")] == [0, 0, 0]
+    assert server.rules == OTHERS_RULES
+
+
+def test_redirection_without_iptables_says_that_it_is_not_installed(server: Machine) -> None:
+    script = Path(server.paths.script)
+    # as `command -v` answers where there is none, whether or not this host has it
+    script.write_text(script.read_text().replace("command -v iptables", "command -v no-iptables"))
+    server.configure(REDIRECT)
+    before = server.snapshot()
+    found = server.call("start")
+    assert (found.status, "iptables" in found.error_text) == (5, True)
+    assert server.snapshot() == before
+
+
+def test_toa_is_loaded_where_the_kernel_has_it(server: Machine, tmp_path: Path) -> None:
+    server.has_module("toa", f": >{tmp_path}/proc/net/toa_stats")
+    server.configure("MODES=fullnat\n")
+    assert "toa is loaded" in server.call("start").text
+    assert server("status") == 0
+    assert server("stop") == 0
+    assert server.log == "modprobe toa\n", "it stays loaded: connections may use it"
+
+
+def test_without_toa_the_start_says_so_and_succeeds(server: Machine) -> None:
+    server.configure("MODES=fullnat\n")
+    started = server.call("start")
+    assert started.status == 0 and "has no toa" in started.text
+    found = server.call("status")
+    assert found.status == 0 and "toa is not loaded" in found.text
+
+
+def test_toa_that_is_required_and_missing_is_an_error(server: Machine) -> None:
+    server.configure("MODES=fullnat dr\nVIP=203.0.113.10\nTOA=require\n")
+    before = server.snapshot()
+    assert server("start") == 1
+    assert server.snapshot() == before and server("status") == 3
+
+
+def test_toa_is_left_alone_when_it_is_not_wanted(server: Machine) -> None:
+    server.configure("MODES=fullnat\nTOA=no\n")
+    assert server("start") == 0 and server.log == ""
+
+
+def test_behind_fullnat_reused_time_waits_are_warned_of(server: Machine) -> None:
+    server.file("sys/net/ipv4/tcp_tw_recycle", "1\n")
+    server.configure("MODES=fullnat\n")
+    assert "tcp_tw_recycle" in server.call("start").error_text
+
+
+def test_a_gateway_that_is_not_the_director_is_told_and_not_changed(server: Machine) -> None:
+    server.configure("MODES=nat\nGATEWAY=192.0.2.10\n")
+    before = server.snapshot()
+    started = server.call("start")
+    assert started.status == 0 and "192.0.2.10" in started.error_text
+    assert server("status") == 1
+    assert server.snapshot() == before
+    server.sh("ip route add default via 192.0.2.10")
+    assert server("status") == 0
+
+
+# --- A director --------------------------------------------------------------------------------------------
+
+
+def test_a_nat_director_forwards_and_sends_no_redirects(director: Machine) -> None:
+    new = life(director, NAT)
+    assert "ip_forward:1" in new
+    assert {f"conf/{name}/send_redirects:0" for name in ("all", "default", "eth0", "tunl0")} <= set(new)
+    assert any("eth0" in line and "203.0.113.10/32" in line for line in new)
+    assert director.log == "modprobe ip_vs\n", "loaded once, and never unloaded"
+
+
+def test_what_the_kernel_resets_along_with_forwarding_is_given_back(director: Machine) -> None:
+    before = director.snapshot()
+    director.configure(NAT)
+    director("start")
+    director("stop")
+    # With ip_forward off the kernel takes redirects, and forwards from no device at all.
+    assert value(director, "all/accept_redirects") == "0"
+    assert value(director, "eth1/forwarding") == "1"
+    assert director.snapshot() == before
+
+
+def test_forwarding_that_was_on_stays_on(director: Machine) -> None:
+    director.sh("echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv4/conf/all/accept_redirects")
+    assert not [line for line in life(director, NAT) if "ip_forward" in line or "accept_redirects" in line]
+
+
+@pytest.mark.parametrize("mode", ["dr", "tun"])
+def test_the_other_modes_need_no_sysctl(director: Machine, mode: str) -> None:
+    new = life(director, f"MODES={mode}\nVIP=203.0.113.10\nVIP_DEVICE=eth0\n")
+    assert len(new) == 1 and "203.0.113.10/32" in new[0]
+
+
+def test_fullnat_is_refused_by_a_kernel_that_would_masquerade(director: Machine) -> None:
+    director.configure(FULLNAT)
+    before = director.snapshot()
+    found = director.call("start")
+    assert found.status == 1 and "has no FULLNAT" in found.error_text
+    assert director.snapshot() == before and director("status") == 3
+
+
+def test_a_fullnat_director_answers_arp_per_network_and_has_local_addresses(director: Machine) -> None:
+    director.file("sys/net/ipv4/vs/fullnat_lport_min", "5000\n")
+    new = life(director, FULLNAT)
+    assert {"conf/all/arp_ignore:1", "conf/all/arp_announce:2"} <= set(new)
+    assert any("eth1" in line and "192.168.1.1/32" in line for line in new)
+    assert "ip_forward:1" not in new
+
+
+def test_the_size_of_the_table_goes_to_the_module(director: Machine) -> None:
+    director.configure("MODES=dr\nIPVS_TAB_BITS=12\n")
+    started = director.call("start")
+    assert (started.status, started.error_text) == (0, "")
+    assert director.log == "modprobe ip_vs conn_tab_bits=12\n"
+
+
+def test_a_table_of_another_size_is_told(director: Machine) -> None:
+    director.file("net/ip_vs", TABLE)
+    director.configure("MODES=dr\nIPVS_TAB_BITS=13\n")
+    started = director.call("start")
+    assert started.status == 0 and "4096 entries, not 8192" in started.error_text
+
+
+def test_a_kernel_without_ipvs_is_an_error(director: Machine) -> None:
+    (director.root / "modules/ip_vs").unlink()
+    director.configure("MODES=dr\n")
+    assert director("start") == 1 and director("status") == 3
+
+
+def test_a_loose_filter_is_set_and_given_back(director: Machine) -> None:
+    assert life(director, "MODES=dr\nRP_FILTER=loose\n") == ["conf/all/rp_filter:2"]
+
+
+def test_a_device_that_is_not_there_stops_the_start_before_anything(director: Machine) -> None:
+    director.configure(NAT.replace("eth0", "eth7"))
+    before = director.snapshot()
+    assert director("start") == 1
+    assert director.snapshot() == before and director.log == "" and director("status") == 3
+
+
+# --- What belongs to others --------------------------------------------------------------------------------
+
+
+def test_an_address_that_was_there_already_stays(server: Machine) -> None:
+    server.sh("ip addr add 203.0.113.10/32 dev lo")
+    before = server.snapshot()
+    server.configure(DR)
+    assert [server("start"), server("status"), server("stop")] == [0, 0, 0]
+    assert server.snapshot() == before
+
+
+def test_a_sysctl_changed_after_us_stays(server: Machine) -> None:
+    server.configure(DR)
+    server("start")
+    server.sh(f"echo 3 >{CONF}/all/arp_ignore")
+    assert server("status") == 0, "stricter is as good"
+    stopped = server.call("stop")
+    assert stopped.status == 0 and "arp_ignore is 3" in stopped.text
+    assert value(server, "all/arp_ignore") == "3"
+    assert value(server, "all/arp_announce") == "0"
+
+
+def test_a_stricter_sysctl_is_not_loosened(server: Machine) -> None:
+    server.sh(f"echo 2 >{CONF}/all/arp_ignore")
+    assert not [line for line in life(server, DR) if "arp_ignore" in line]
+
+
+def test_what_somebody_took_away_is_missed_and_repaired(server: Machine) -> None:
+    server.configure(DR)
+    server("start")
+    during = server.snapshot()
+    server.sh(f"ip addr del 203.0.113.11/32 dev lo; echo 0 >{CONF}/all/arp_announce")
+    found = server.call("status")
+    assert found.status == 1
+    assert "missing: address 203.0.113.11 lo" in found.text and "arp_announce" in found.text
+    assert server("start") == 0
+    assert server.snapshot() == during and server("status") == 0
+
+
+def test_a_changed_configuration_takes_back_what_it_no_longer_names(server: Machine) -> None:
+    before = server.snapshot()
+    server.configure(DR)
+    server("start")
+    server.configure(DR.replace(" 203.0.113.11", ""))
+    found = server.call("status")
+    assert found.status == 1 and "no longer wanted: address 203.0.113.11 lo" in found.text
+    assert server("reload") == 0 and server("status") == 0
+    assert "203.0.113.11" not in "".join(server.snapshot())
+    server.configure(TUN)
+    assert server("start") == 0 and server("status") == 0
+    assert not [line for line in server.snapshot() if " lo " in line and "203.0.113" in line]
+    assert server("stop") == 0
+    assert server.snapshot() == before
+
+
+def test_a_record_from_before_a_reboot_undoes_nothing(server: Machine) -> None:
+    server.sh(f"ip addr add 203.0.113.10/32 dev lo; mkdir -p {Path(server.paths.state).parent}")
+    Path(server.paths.state).write_text("boot another\naddress 203.0.113.10 lo\nstarted\n")
+    before = server.snapshot()
+    assert server("status") == 3
+    assert server("stop") == 0
+    assert server.snapshot() == before
+
+
+# --- Kills -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", ["start", "stop"])
+def test_a_killed_run_is_repaired_by_start_and_undone_by_stop(server: Machine, phase: str) -> None:
+    before = server.snapshot()
+    server.configure(TUN)
+    assert server("start") == 0
+    during = server.snapshot()
+    number, step = 1, 3 if phase == "start" else 1
+    while True:
+        if phase == "start":
+            server("stop")
+        else:
+            server("start")
+        if not server.killed_at(number, phase):
+            break
+        if server("status") == (3 if phase == "start" else 0):
+            assert server.snapshot() == (before if phase == "start" else during), "killed before it changed anything"
+        else:
+            assert server("status") in (1, 3)
+        if number % 2:
+            assert server("start") == 0, f"killed at call {number}"
+            assert server("status") == 0 and server.snapshot() == during
+        assert server("stop") == 0
+        assert server.snapshot() == before, f"killed at call {number}"
+        number += step
+    assert number > 10
+
+
+def test_two_starts_at_once_are_one_too_many(server: Machine) -> None:
+    server.configure(DR)
+    lock = Path(f"{server.paths.state}.lock")
+    lock.parent.mkdir(parents=True)
+    with process.start(["flock", str(lock), "sleep", "60"]):
+        deadline = 100
+        while process.run(["flock", "-n", lock, "true"], accept=(0, 1)).status == 0 and deadline:
+            deadline -= 1
+        found = server.call("start")
+        assert found.status == 1 and "under way" in found.error_text
+        assert server("status") == 3
+    assert server("start") == 0
+
+
+# --- Configuration -----------------------------------------------------------------------------------------
+
+BROKEN_SERVER = {
+    "": "MODES is empty",
+    "MODES=\n": "MODES is empty",
+    "MODES=dr nonsense\n": "line 1: MODES: 'nonsense' is none of: fullnat nat dr tun",
+    "MODES=dr\n": "the mode dr needs VIP",
+    "MODES=nat\nVIP=192.0.2.1\n": "VIP is for the modes dr and tun only",
+    "MODES=dr\nVIP=192.0.2.256\n": "line 2: VIP: '192.0.2.256' is not an IPv4 address",
+    "MODES=dr\nVIP=192.0.2.1/24\n": "line 2: VIP: '192.0.2.1/24'",
+    "MODES=dr\nVIP=192.0.2.01\n": "line 2: VIP: '192.0.2.01'",
+    "MODES=dr\nVIP=1.2.3\n": "line 2: VIP: '1.2.3'",
+    "MODES=dr\nVIP=$(touch executed)\n": "line 2: VIP: only letters",
+    'MODES="dr"\nVIP=192.0.2.1\n': "line 1: MODES: only letters",
+    "MODES=dr\r\nVIP=192.0.2.1\r\n": "line 1: MODES: only letters",
+    "MODES=dr\nVIP=192.0.2.1\nVIP=192.0.2.2\n": "line 3: VIP: given a second time",
+    "MODES=dr\nVIP=192.0.2.1\nVPI=192.0.2.2\n": "line 3: no setting is called 'VPI'; there are: MODES VIP",
+    "MODES=dr\nVIP=192.0.2.1\ntouch executed\n": "line 3: not KEY=value: touch executed",
+    "MODES=dr\nVIP=192.0.2.1\nDR_RECEIVE=redirect\n": "DR_RECEIVE=redirect needs REDIRECT_PORTS",
+    "MODES=dr\nVIP=192.0.2.1\nREDIRECT_PORTS=tcp/80\n": "REDIRECT_PORTS is for DR_RECEIVE=redirect only",
+    "MODES=dr\nVIP=192.0.2.1\nDR_RECEIVE=redirect\nREDIRECT_PORTS=80 tcp/0 tcp/70000 sctp/1\n": "'tcp/70000' is not",
+    "MODES=dr\nVIP=192.0.2.1\nTOA=\n": "line 3: TOA: '' must be one word",
+    "MODES=dr\nVIP=192.0.2.1\nTOA=auto no\n": "line 3: TOA: 'auto no' must be one word",
+    "MODES=dr\nVIP=192.0.2.1\nGATEWAY=192.0.2.9\n": "GATEWAY is for the mode nat only",
+    "MODES=nat\nGATEWAY=192.0.2.9 192.0.2.8\n": "line 2: GATEWAY: '192.0.2.9 192.0.2.8' is not one IPv4 address",
+}
+BROKEN_DIRECTOR = {
+    "MODES=nat\nVIP=192.0.2.1\n": "VIP needs VIP_DEVICE",
+    "MODES=nat\nLOCAL_ADDRESS=192.0.2.1\nLOCAL_DEVICE=eth0\n": "LOCAL_ADDRESS is for the mode fullnat only",
+    "MODES=fullnat\nLOCAL_ADDRESS=192.0.2.1\n": "LOCAL_ADDRESS needs LOCAL_DEVICE",
+    "MODES=nat\nVIP_DEVICE=../../etc\n": "line 2: VIP_DEVICE: '../../etc' is not the name of a network device",
+    "MODES=nat\nVIP_DEVICE=a2345678901234567\n": "line 2: VIP_DEVICE:",
+    "MODES=nat\nIPVS_TAB_BITS=7\n": "line 2: IPVS_TAB_BITS: '7' is not a number from 8 to 22",
+    "MODES=nat\nIPVS_TAB_BITS=23\n": "line 2: IPVS_TAB_BITS: '23'",
+    "MODES=nat\nIPVS_TAB_BITS=0x10\n": "line 2: IPVS_TAB_BITS: '0x10'",
+    "MODES=nat\nIP_FORWARD=no\n": "line 2: IP_FORWARD: 'no' is none of: auto yes keep",
+}
+
+
+def refused(one: Machine, broken: dict[str, str]) -> None:
+    before = one.snapshot()
+    for text, said in broken.items():
+        one.configure(text)
+        found = one.call("start")
+        assert (found.status, found.text) == (6, ""), text
+        assert said in found.error_text and "nothing was changed" in found.error_text, text
+        assert one("check") == 6 and one("status") == 3, text
+    assert one.snapshot() == before
+    assert not Path(one.paths.state).exists() and one.log == ""
+
+
+def test_a_broken_configuration_of_a_server_changes_nothing(server: Machine) -> None:
+    refused(server, BROKEN_SERVER)
+
+
+def test_a_broken_configuration_of_a_director_changes_nothing(director: Machine) -> None:
+    refused(director, BROKEN_DIRECTOR)
+
+
+def test_every_mistake_is_told_at_once(server: Machine) -> None:
+    server.configure("# x\n\nMODES=x\n  VIP=y  \nZ=1\n")
+    said = server.call("start").error_text.splitlines()
+    assert [line.split(": ")[1] for line in said[:3]] == ["line 3", "line 4", "line 5"]
+    assert len(said) == 4
+
+
+def test_the_configuration_as_installed_is_not_configured_yet(server: Machine) -> None:
+    found = server.call("start")
+    assert found.status == 6 and "MODES is empty" in found.error_text
+
+
+def test_a_missing_configuration_is_not_configured(server: Machine) -> None:
+    Path(server.paths.conf).unlink()
+    assert server("start") == 6
+
+
+def test_a_configuration_without_a_last_newline_and_with_every_setting_is_read(director: Machine) -> None:
+    rows = {"MODES": "dr", "LOCAL_ADDRESS": "", "LOCAL_DEVICE": "", "IPVS_TAB_BITS": "12"}
+    text = "\n".join(
+        f"{row.name}={rows.get(row.name, row.example or row.default)}"
+        for row in role_packages.SETTINGS[RoleName.DIRECTOR]
+    )
+    director.configure(text)
+    assert director("check") == 0
+    director.configure(text + "0")
+    assert director("check") == 6
+
+
+def test_a_configuration_that_broke_takes_nothing_away_and_can_be_stopped(server: Machine) -> None:
+    before = server.snapshot()
+    server.configure(DR)
+    server("start")
+    during = server.snapshot()
+    server.configure("MODES=nonsense\n")
+    assert [server("start"), server("restart"), server("reload"), server("try-restart")] == [6, 6, 6, 6]
+    assert server("status") == 4
+    assert server.snapshot() == during
+    assert server("stop") == 0
+    assert server.snapshot() == before
+
+
+# --- The command line --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["start", "now"], ["--help"]])
+def test_a_wrong_command_line_is_told_the_usage(server: Machine, words: list[str]) -> None:
+    found = server.call(*words)
+    assert found.status == 2 and found.error_text.startswith("usage: ")
+
+
+def test_only_root_may_start_and_stop(server: Machine) -> None:
+    server.configure(DR)
+    server.plays("id", "#!/bin/sh\necho 1000\n")
+    before = server.snapshot()
+    assert [server("start"), server("stop"), server("status")] == [4, 4, 3]
+    assert server.snapshot() == before
+
+
+def test_the_init_script_hands_its_word_and_the_status_through(server: Machine) -> None:
+    parameters = role_packages.of_line("el6", epoch=0)
+    text = next(file.text for file in role_packages.installed(parameters) if file.source.endswith("realserver.init"))
+    assert f'exec {parameters.paths(RoleName.REALSERVER).script} "$@"' in text
+    role = server.root / "role"
+    role.write_text(
+        role.read_text().replace("#!/bin/sh", f"#!{'/bin/busybox sh' if server.shell == 'busybox' else '/bin/sh'}")
+    )
+    role.chmod(0o755)
+    init = server.root / "init"
+    init.write_text(text.replace(parameters.paths(RoleName.REALSERVER).script, str(role)))
+    server.configure(DR)
+
+    def service(*words: str) -> int:
+        return server.inside("/bin/sh", str(init), *words, accept=range(256)).status
+
+    assert [service("status"), service("start"), service("status"), service("stop"), service()] == [3, 0, 0, 0, 2]

@@ -1,0 +1,337 @@
+"""The command line as people and programs meet it: words, exit codes, `--json`, pipes, and what it loads at start."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invoke.collection import Collection
+
+import tasks
+from pipeline import __version__, errors
+from pipeline.cli.app import Program, named_words
+from pipeline.commands.task import Outcome, verb
+from pipeline.config.context import RunContext
+from pipeline.core.process import Result, clean_environment, run
+from pipeline.errors import ExitCode, PipelineError
+from tests.fixtures.commandline import ROOT
+
+HEAVY = ("docker", "jinja2", "requests", "git", "rich", "pydantic", "unidiff", "tree_sitter", "tree_sitter_toml")
+REAL = Collection.from_module(tasks)
+
+
+def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
+    """`./inv` without its launcher."""
+    env = clean_environment(PYTHONPATH=str(ROOT), **environ)
+    return run([sys.executable, "-P", "-m", "pipeline", *words], env=env, cwd=cwd, accept=range(256))
+
+
+# --- Words ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("patches el6", "patches --line el6"),
+        ("patches", "patches"),
+        ("patches --line el6", "patches --line el6"),
+        ("patches --line=el6", "patches --line=el6"),
+        ("patches --json el6", "patches --json --line el6"),
+        ("patches el6 --json", "patches --line el6 --json"),
+        ("patches --artifacts here el6", "patches --artifacts here --line el6"),
+        ("patches --artifacts=here el6", "patches --artifacts=here --line el6"),
+        ("patches --diff A B", "patches --diff A --diff B"),
+        ("patches --diff A B el6 --quiet", "patches --diff A --diff B --line el6 --quiet"),
+        ("patches --diff A --diff B", "patches --diff A --diff B"),
+        ("patches --mirror A el6", "patches --mirror A --line el6"),
+        ("mirror export DIR el6", None),
+        ("mirror export DIR --line el6", "mirror export DIR --line el6"),
+        ("pin el6 kernel-srpm", "pin el6 kernel-srpm"),
+        ("store gc", "store gc"),
+        ("fetch el6 patches el6", "fetch --line el6 patches --line el6"),
+        ("lines el6", None),
+        ("fetch el6 lts61", "fetch --line el6 lts61"),
+        ("fetch --line el6 lts61", "fetch --line el6 lts61"),
+        ("nonsense el6", None),
+        ("build kernel ipvsadm", "build --name kernel --name ipvsadm"),
+        (
+            "build kernel --line el6 ipvsadm --json fetch",
+            "build --name kernel --line el6 --name ipvsadm --json --name fetch",
+        ),
+        ("build --name kernel ipvsadm", "build --name kernel --name ipvsadm"),
+        ("clean", "clean"),
+        ("clean old failed", "clean --what old --what failed"),
+    ],
+)
+def test_words_get_their_options_names_and_what_has_a_name_is_left_alone(typed: str, read: str | None) -> None:
+    assert named_words(typed.split(), REAL) == (read or typed).split()
+
+
+@pytest.mark.parametrize("typed", ["fetch el6 lts61", "fetch --line el6 lts61", "lines el6", "mirror export DIR el6"])
+def test_a_word_too_many_is_refused(typed: str) -> None:
+    result = inv(*typed.split())
+    assert result.status == ExitCode.USAGE
+    assert "No idea what" in result.error_text
+
+
+def test_a_word_and_its_option_do_the_same() -> None:
+    by_word, by_option = inv("patches", "no-such-line"), inv("patches", "--line", "no-such-line")
+    assert by_word.status == by_option.status == ExitCode.USAGE
+    assert by_word.error_text == by_option.error_text
+    assert "no-such-line" in by_word.error_text
+
+
+# --- Exit codes and errors -----------------------------------------------------------------------------
+
+MISTAKES = [
+    ["nonsense"],
+    ["lines", "--colour"],
+    ["pin"],
+    ["mirror", "export"],
+    ["lines", "--artifacts"],
+    ["lines", "--show", "nonsense"],
+    ["store", "burn"],
+    ["patches", "--diff", "only-one"],
+    ["fetch", "--jobs", "none"],
+    ["test", "--only", "some"],
+    ["build"],
+    ["build", "kernel", "nonsense"],
+    ["clean", "everything"],
+    ["build-all", "--runtime", "chroot"],
+    ["build-all", "--image", "fedora"],
+    ["build-all", "--only", "kernal"],
+    ["build-all", "--only", "kernel:nobody"],
+    ["build-all", "--line", "lts61", "--force", "kernel:director"],
+    ["build", "kernel", "--force", "ipvsadmin"],
+    ["build", "kernel", "--role", "nobody"],
+]
+
+
+def test_a_value_that_is_missing_is_told_by_its_options_name() -> None:
+    assert inv("patches", "--classify").error_text.startswith("error: --classify needed a value and was not given one!")
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_a_mistake_on_the_command_line_ends_with_2_and_says_what_to_type(words: list[str]) -> None:
+    result = inv(*words)
+    assert result.status == ExitCode.USAGE
+    assert result.out == b""
+    assert result.error_text.startswith("error: ")
+    assert "\n  next: " in result.error_text
+    assert "Traceback" not in result.error_text
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
+def test_with_json_a_mistake_is_one_document_too(words: list[str]) -> None:
+    result = inv(*words[:1], "--json", *words[1:])
+    document = json.loads(result.text)
+    assert document["exit_code"] == result.status == ExitCode.USAGE
+    assert result.error_text.startswith(f"error: {document['what']}")
+
+
+def all_errors() -> list[type[PipelineError]]:
+    found = [PipelineError]
+    for kind in found:
+        found += kind.__subclasses__()
+    return [kind for kind in dict.fromkeys(found) if kind.__module__ == errors.__name__]
+
+
+def program(body: Any) -> Program:
+    """A program whose one verb is `go`, with `body` as what it does."""
+
+    @verb()
+    def go(context: RunContext) -> Any:
+        """Does it."""
+        return body(context)
+
+    return Program(name="inv", version="0", namespace=Collection(go=go))
+
+
+def ends(body: Any, *words: str) -> int:
+    """The exit status of `go` with `words`."""
+    with pytest.raises(SystemExit) as caught:
+        program(body).run(["inv", "go", *words])
+        raise SystemExit(0)
+    return int(caught.value.code or 0)
+
+
+@pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
+def test_each_typed_error_ends_with_its_own_code(kind: type[PipelineError], capsys: pytest.CaptureFixture[str]) -> None:
+    error = kind("title", []) if kind is errors.FileProblems else kind("what happened", hint="do this")
+
+    def body(_: RunContext) -> None:
+        raise error
+
+    assert ends(body, "--json") == kind.code
+    out, err = capsys.readouterr()
+    assert json.loads(out) == error.as_dict()
+    assert err == f"error: {error}\n"
+
+
+def test_the_codes_of_errors_are_those_of_the_public_table() -> None:
+    assert [code.value for code in ExitCode] == list(range(9))
+    assert {kind.code for kind in all_errors()} <= set(ExitCode)
+    assert all(code.meaning for code in ExitCode)
+
+
+def test_an_outcome_carries_its_own_code_and_still_prints_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends(lambda _: Outcome({"damaged": 1}, ExitCode.REFUSED), "--json") == ExitCode.REFUSED
+    assert json.loads(capsys.readouterr().out) == {"damaged": 1}
+
+
+def test_a_result_is_printed_with_json_only(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends(lambda _: {"answer": 42}) == 0
+    assert capsys.readouterr().out == ""
+    assert ends(lambda _: {"answer": 42}, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"answer": 42}
+
+
+def test_a_person_who_stops_it_is_told_that_nothing_is_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    def body(_: RunContext) -> None:
+        raise KeyboardInterrupt
+
+    assert ends(body) == 130
+    assert "goes on with the next run" in capsys.readouterr().err
+
+
+def test_json_may_also_be_set_in_the_environment_and_the_settings_file(tmp_path: Path) -> None:
+    assert json.loads(inv("lines", FNAT_JSON="1").text)
+    (tmp_path / "inv.toml").write_text("json = true\n")
+    assert json.loads(inv("lines", cwd=tmp_path).text)
+
+
+def test_a_mistake_in_the_settings_file_is_the_persons_and_has_its_line(tmp_path: Path) -> None:
+    (tmp_path / "inv.toml").write_text("jobs = 2\nnonsense = 1\n")
+    result = inv("lines", cwd=tmp_path)
+    assert result.status == ExitCode.USAGE
+    assert "inv.toml:2: unknown setting 'nonsense'" in result.error_text
+
+
+def test_invokes_own_settings_files_and_variables_have_no_say(tmp_path: Path) -> None:
+    for name in (".invoke.py", "invoke.py"):
+        (tmp_path / name).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / ".invoke.yaml").write_text("tasks: {auto_dash_names: false}\n")
+    listed = inv("--list", cwd=tmp_path, HOME=str(tmp_path), INVOKE_TASKS_AUTO_DASH_NAMES="0")
+    assert (listed.status, listed.text) == (0, inv("--list").text)
+    (tmp_path / ".invoke.yaml").unlink()
+    assert inv("--list", cwd=tmp_path, HOME=str(tmp_path)).text == listed.text
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("path", ["", ".", ":{bin}", ".:{bin}", "{bin}::"])
+def test_programs_are_taken_from_absolute_places_only(tmp_path: Path, path: str) -> None:
+    (tmp_path / "git").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "git").chmod(0o755)
+    (tmp_path / "bin").mkdir()  # without git
+    patch = tmp_path / "some.patch"
+    patch.write_text("--- a/file\n+++ b/file\n@@ -1 +1 @@\n-one\n+two\n")
+    said = inv("patches", "--classify", str(patch), cwd=tmp_path, PATH=path.format(bin=tmp_path / "bin"))
+    assert "the program git is not installed" in said.error_text or "no role" in said.error_text
+    assert not (tmp_path / "ran").exists()
+
+
+def test_json_is_one_document_and_notes_are_elsewhere() -> None:
+    document = json.loads(inv("lines", "--json").text)
+    assert {item["line"] for item in document} >= {"el6", "lts61"}
+    whole = json.loads(inv("lines", "--show", "el6", "--json").text)
+    assert whole["patches"]["lvs"]["leave-out"][0]["file"] == ".config"
+
+
+def test_a_line_file_is_shown_with_the_command_that_shows_all_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "a line.toml"
+    file.write_text('schema = 1\nextends = "el6"\nname = "mine"\n')
+    for words in (["--show", "el6"], ["--line-file", str(file)]):
+        (typed,) = re.findall(r"every value: \./inv (.*)", inv("lines", *words).text)
+        assert json.loads(inv(*shlex.split(typed)).text)["line"] == ("el6" if "el6" in words else "mine")
+
+
+# --- Ways in, pipes, start-up --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["lines"], ["lines", "--json"], ["lines", "--show", "lts61"]], ids=" ".join)
+def test_both_ways_in_give_the_same(words: list[str]) -> None:
+    invoke = run([sys.executable, "-m", "invoke", *words], cwd=ROOT)
+    ours = inv(*words)
+    assert (invoke.status, invoke.out) == (ours.status, ours.out)
+    assert ours.out
+
+
+def test_the_version_is_the_packages() -> None:
+    assert inv("--version").text == f"inv {__version__}\n"
+
+
+def test_every_task_is_listed_and_has_its_help() -> None:
+    listed = inv("--list").text
+    for name in REAL.task_names:
+        assert f"\n  {name} " in listed
+        assert inv("--help", name).status == 0
+
+
+@pytest.mark.parametrize("name", sorted(REAL.task_names))
+def test_help_reads_the_same_before_and_after_the_verb(name: str) -> None:
+    expected = inv("--help", name).text
+    assert "--artifacts" in expected and "directory of everything" in expected
+    for words in ([name, "--help"], [name, "--json", "-h"], [name, "a-word", "--help"]):
+        assert inv(*words).text == expected
+
+
+@pytest.mark.parametrize("typed", ["mirror export --ofline", "pin --quite el6 kernel-srpm", "store --gc"])
+def test_an_unknown_option_is_never_taken_for_a_word(typed: str, tmp_path: Path) -> None:
+    result = inv(*typed.split(), cwd=tmp_path)
+    assert result.status == ExitCode.USAGE
+    assert "No idea what '--" in result.error_text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--list"], ["--help"], ["--help", "fetch"], ["lines"], ["lines", "--json", "--show", "el6"]],
+    ids=" ".join,
+)
+def test_a_reader_that_has_seen_enough_gets_no_traceback(words: Sequence[str]) -> None:
+    argv = [sys.executable, "-m", "pipeline", *words]
+    env = clean_environment(PYTHONPATH=str(ROOT))
+    read, write = os.pipe()
+    with subprocess.Popen(argv, cwd=ROOT, env=env, stdout=write, stderr=subprocess.PIPE) as process:
+        os.close(write)
+        os.close(read)  # as `| true` does: nobody ever reads
+        assert process.stderr is not None
+        said = process.stderr.read().decode()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_nothing_heavy_is_loaded_to_list_the_tasks_or_give_help() -> None:
+    for words in (["--list"], ["--help", "fetch"], ["--version"]):
+        code = (
+            "import sys; sys.argv[1:] = sys.argv[2:]\n"
+            "from pipeline.cli.app import main\n"
+            "try: main()\n"
+            "except SystemExit: pass\n"
+            "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+        )
+        env = clean_environment(PYTHONPATH=str(ROOT))
+        loaded = run([sys.executable, "-c", code, "inv", *words], cwd=ROOT, env=env).error_text.split()
+        assert "invoke" in loaded
+        assert not set(HEAVY) & set(loaded), words
+
+
+def test_what_must_not_be_loaded_at_start_is_there_to_be_loaded() -> None:
+    assert [name for name in HEAVY if importlib.util.find_spec(name) is None] == []
+
+
+@pytest.mark.parametrize("words", [("build-all",), ("fetch", "lts61"), ("image",), ("patches", "el6")])
+def test_artifacts_that_cannot_be_had_are_told_and_not_traced(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "file").touch()
+    ended = inv(*words, "--offline", "--artifacts", "file", cwd=tmp_path)
+    assert ended.status == ExitCode.HOST
+    assert "error: the artifacts directory file cannot be used" in ended.error_text
+    assert "Traceback" not in ended.error_text

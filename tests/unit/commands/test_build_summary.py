@@ -1,0 +1,47 @@
+"""What a build says at its end, of outcomes given."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from pipeline.commands.build_summary import Summary, failure
+from pipeline.core.console import Console
+from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
+from pipeline.packaging.scheduler import Outcome, State
+from pipeline.packaging.step_record import Phase, Record
+
+
+def failed(name: str, error: PipelineError) -> Outcome:
+    return Outcome(name, "key", State.FAILED, "never run before", 1.0, Path(name), error)
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([HostLacks("no room"), HostLacks("no room either")], HostLacks),
+        ([Refused("one"), Refused("other")], Refused),
+        ([HostLacks("no room"), BuildFailed("a.c: error")], BuildFailed),
+    ],
+)
+def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
+    errors: list[PipelineError], kind: type[PipelineError]
+) -> None:
+    found = failure({str(number): failed(str(number), error) for number, error in enumerate(errors)})
+    assert type(found) is kind
+    assert all(error.what in str(found) for error in errors)
+
+
+def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
+    for name in ("director", "realserver"):
+        (tmp_path / f"el6-{name}.repo").write_text("")
+    known = {"path": str(tmp_path), "latest": "/repo/el6/latest", "fingerprint": "0" * 40, "development": False}
+    made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts={"snapshot": known})
+    outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path, record=made)
+    out = io.StringIO()
+    Summary({"repository": outcome}, "repository", 1.0).tell(Console(out=out), "line el6", "", steps=False)
+    said = out.getvalue()
+    assert "/repo/el6/latest/el6-director.repo" in said and "/repo/el6/latest/el6-realserver.repo" in said
+    assert "stock" not in said

@@ -1,0 +1,193 @@
+"""What `smoke` and `lab` do around the scenarios, without any guest."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.commands.lab import LabCommand, by_hand
+from pipeline.config import line_loader as lines
+from pipeline.config import settings
+from pipeline.config.context import RunContext
+from pipeline.core import fs, manifest
+from pipeline.core.console import Console
+from pipeline.errors import UsageError
+from pipeline.lab import run_record, scenarios
+from pipeline.lab.report import page, results
+from pipeline.lab.scenario_context import ScenarioContext
+
+
+class Entered:
+    """A guest that notes that somebody opened a shell in it."""
+
+    name = "client"
+    shells = 0
+
+    def shell(self, source: int, sink: int, size: object, *argv: str) -> int:
+        self.shells += 1
+        return 0
+
+
+def typed(*lines: str) -> Callable[[str], str]:
+    """Somebody who types these lines and then leaves."""
+    left: Iterator[str] = iter(lines)
+
+    def read(_: str) -> str:
+        try:
+            return next(left)
+        except StopIteration:
+            raise EOFError from None
+
+    return read
+
+
+@pytest.fixture
+def guest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Entered]:
+    with Path("/dev/null").open() as nothing:  # pytest's own standard input has no descriptor
+        monkeypatch.setattr("sys.stdin", nothing)
+        yield Entered()
+
+
+def stage(guest: Any) -> ScenarioContext:
+    return ScenarioContext(scenarios.named("nat", ()).guests, {"client": guest}, {}, {}, {}, {})
+
+
+def test_a_guests_name_opens_a_shell_in_it_and_exit_ends(guest: Entered, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    with capsys.disabled():
+        by_hand(stage(guest), typed("client", "client", "exit", "client"), said.append)
+    assert guest.shells == 2
+    assert "client" in said[0] and any("fnat-guest ask" in line for line in said)
+
+
+def test_another_name_is_answered_with_those_there_are(guest: Entered) -> None:
+    said: list[str] = []
+    by_hand(stage(guest), typed("", "director"), said.append)
+    assert guest.shells == 0
+    assert said[-1] == "there is no guest director; guests: client; exit ends the lab"
+
+
+def job(tmp_path: Path, **options: Any) -> LabCommand:
+    given = settings.load({"artifacts": str(tmp_path), **options})
+    return LabCommand(lines.load("lts61"), RunContext(given, Console(out=io.StringIO())))
+
+
+@pytest.mark.parametrize(
+    ("options", "built"),
+    [
+        ({"no_smoke": True}, {"snapshot": {"id": "a"}, "steps": {}}),
+        ({"only": ["ipvsadm"]}, {"snapshot": {"id": "a"}, "steps": {}}),
+        ({}, {"snapshot": None, "steps": {}}),
+        ({"dry_run": True}, {"steps": {}}),
+    ],
+)
+def test_after_a_build_that_published_nothing_or_is_not_to_be_played_nothing_is(
+    options: dict[str, Any], built: dict[str, Any], tmp_path: Path
+) -> None:
+    assert job(tmp_path, **options).after(built) == {}
+    assert not (tmp_path / "reports").exists()
+
+
+def test_scenarios_that_are_not_there_are_named_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no scenario natt") as caught:
+        job(tmp_path).smoke(("nat", "natt"))
+    assert "keepalived" in caught.value.why
+
+
+def test_small_kernels_are_played_from_their_own_repository(tmp_path: Path) -> None:
+    assert job(tmp_path).latest == tmp_path / "repo/lts61/latest"
+    assert job(tmp_path, kernel_config="small").latest == tmp_path / "repo/lts61-small/latest"
+
+
+# --- A run that passed ------------------------------------------------------------------------------------
+
+BUILT = {"snapshot": {"id": "a"}, "steps": {"userland": {"key": "k"}}}
+
+
+def outcome(snapshot: str = "a", state: results.State = results.State.PASSED) -> results.Report:
+    scenario = results.Scenario(name="boot", title="Boot", state=state)
+    return results.Report(
+        line="l", snapshot=snapshot, fingerprint="F", accelerator="tcg", accelerator_why="", scenarios=(scenario,)
+    )
+
+
+@pytest.fixture
+def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """The directories of runs that were played, each of which passed; one has been recorded."""
+    runs: list[Path] = []
+
+    def smoke(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+        work = self.reports / f"run{len(runs)}"
+        work.mkdir(parents=True)
+        page.write(outcome(), work)
+        runs.append(work)
+        return outcome(), work
+
+    monkeypatch.setattr(LabCommand, "_smoke", smoke)
+    assert job(tmp_path).after(BUILT)["lab"]["reused"] is False
+    yield runs
+
+
+def _failed(work: Path) -> None:
+    page.write(outcome(state=results.State.FAILED), work)
+
+
+def _link(work: Path) -> None:
+    (work / "report.json").rename(work / "x")
+    (work / "report.json").symlink_to("x")
+
+
+def _resealed(work: Path, **changed: object) -> None:
+    """Writes a record that is whole and says something else."""
+    known = manifest.unsealed((work / "passed.json").read_text())
+    written = changed.pop("written", known["written"])
+    what = {**known["what"], **changed}
+    (work / "passed.json").write_text(manifest.sealed({**known, "what": what, "written": written}))
+
+
+def _of_a_failed_run(work: Path) -> None:
+    """The record is that of the report, and the report tells of a run that failed."""
+    _failed(work)
+    _resealed(work, written={name: fs.sha256_of(work / name) for name in ("report.json", "report.html")})
+
+
+PASSED: dict[str, Callable[[Path], object]] = {
+    "an emptied record": lambda work: (work / "passed.json").write_text(""),
+    "an edited record": lambda work: (work / "passed.json").write_text(
+        (work / "passed.json").read_text().replace('"k"', '"j"')
+    ),
+    "a record without a seal": lambda work: (work / "passed.json").write_text("{}"),
+    "no record": lambda work: (work / "passed.json").unlink(),
+    "the record of another line": lambda work: _resealed(work, line="other"),
+    "the record of another snapshot": lambda work: _resealed(work, snapshot="b"),
+    "the record of other scenarios": lambda work: _resealed(work, scenarios={}),
+    "the record of another lab": lambda work: _resealed(work, code="0"),
+    "an emptied page": lambda work: (work / "report.html").write_text(""),
+    "no page": lambda work: (work / "report.html").unlink(),
+    "an edited page": lambda work: (work / "report.html").write_text((work / "report.html").read_text() + " "),
+    "a link in the report's place": _link,
+    "the report of a run that failed": _failed,
+    "record and report of a run that failed": _of_a_failed_run,
+}
+
+
+@pytest.mark.parametrize("how", PASSED)
+def test_only_the_record_and_the_report_of_a_run_that_passed_save_the_lab(
+    tmp_path: Path, played: list[Path], how: str
+) -> None:
+    PASSED[how](played[0])
+    told = job(tmp_path).after(BUILT)["lab"]
+    assert (told["reused"], len(played)) == (False, 2)
+    assert job(tmp_path).after(BUILT)["lab"]["reused"] is True and len(played) == 2
+
+
+def test_a_run_that_passed_saves_the_lab(tmp_path: Path, played: list[Path]) -> None:
+    told = job(tmp_path).after(BUILT)["lab"]
+    assert told == {"report": str(job(tmp_path).reports / "passed/report.html"), "reused": True}
+    assert len(played) == 1 and list(run_record.verified(tmp_path)) == []
+    (played[0] / "report.html").write_text("")
+    assert [path.name for path, _ in run_record.verified(tmp_path)] == ["report.html"]

@@ -1,0 +1,149 @@
+"""The lab's scenarios as data, and what they make of guests' answers, without any guest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from ipaddress import ip_interface
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import line_loader
+from pipeline.errors import FileProblems
+from pipeline.lab import scenarios
+from pipeline.lab.scenario import ScenarioPlan
+from pipeline.lab.scenario_context import Answer, ScenarioContext, answers
+from pipeline.lab.scenarios import boot, ipvs
+from pipeline.lab.topology import Part
+from pipeline.lab.vm.machine import Ran
+
+ROLES = ("director", "realserver", "stock")
+LISTED = """\
+IP Virtual Server version 1.2.1 (size=4194304)
+Prot LocalAddress:Port Scheduler Flags
+  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn
+TCP  192.168.192.10:80 wrr synproxy
+  -> 192.168.1.11:8080            FullNat 1      0          10
+  -> 192.168.1.10:8080            FullNat 2      0          20
+TCP  192.168.192.10:81 wrr
+  -> 192.168.1.10:8081            Masq    2      0          0
+"""
+
+
+class Guest:
+    """A guest that says one thing, whatever it is asked."""
+
+    name = "guest"
+
+    def __init__(self, out: str) -> None:
+        self.out = out
+
+    def run(self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> Ran:
+        return Ran(argv, 0, self.out, "")
+
+    def start(self, *argv: str) -> int:
+        raise NotImplementedError
+
+    def stop(self, number: int) -> None:
+        raise NotImplementedError
+
+    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        raise NotImplementedError
+
+    def get(self, path: str) -> bytes:
+        raise NotImplementedError
+
+    def shell(self, source: int, sink: int, size: Callable[[], os.terminal_size], *argv: str) -> int:
+        raise NotImplementedError
+
+
+def plans() -> list[ScenarioPlan]:
+    return [scenarios.named(name, ROLES) for name in scenarios.NAMES]
+
+
+def context(out: str = "") -> ScenarioContext:
+    plan = scenarios.named("nat", ROLES)
+    guests = {guest.name: Guest(out) for guest in plan.guests}
+    return ScenarioContext(plan.guests, guests, {}, {}, {}, {})
+
+
+@pytest.mark.parametrize("plan", plans(), ids=lambda plan: plan.name)
+def test_a_plan_holds_together(plan: ScenarioPlan) -> None:
+    names = [guest.name for guest in plan.guests]
+    assert len(set(names)) == len(names)
+    wires = [wire for guest in plan.guests for wire in guest.wires]
+    addresses = [ip_interface(address) for wire in wires for address in wire.addresses]
+    assert len({address.ip for address in addresses}) == len(addresses), "an address twice"
+    module = import_module(f"pipeline.lab.scenarios.{plan.name}")
+    virtual = {getattr(module, name) for name in ("VIP", "UDP_VIP", "LOCAL") if hasattr(module, name)}
+    assert not {str(address.ip) for address in addresses} & virtual, "a virtual address on a card"
+    for segment in plan.segments:
+        on_it = {ip_interface(a).network for wire in wires if wire.segment == segment for a in wire.addresses}
+        assert len(on_it) <= 1, "a segment is one network"
+
+
+@pytest.mark.parametrize("name", line_loader.names())
+def test_a_line_says_of_every_scenario_what_boots_or_why_it_is_left_out(name: str) -> None:
+    line = line_loader.load(name)
+    assert set(line.data.lab) == set(scenarios.NAMES)
+    for plan in plans():
+        row = line.data.lab[plan.name]
+        parts = {guest.part for guest in plan.guests if not guest.role}
+        given = {part for part in Part if getattr(row, part.value)}
+        assert row.left_out or given >= parts
+
+
+def test_a_line_that_gives_a_scenario_an_unknown_role_is_refused_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "house.toml"
+    file.write_text('schema = 1\nextends = "lts61"\nname = "house"\n[lab.nat]\ndirector = "director"\n')
+    with pytest.raises(FileProblems) as caught:
+        line_loader.load(None, file)
+    assert "house.toml:5" in str(caught.value) and "no role 'director'" in str(caught.value)
+
+
+def test_answers_are_read_whole_and_errors_stay_visible() -> None:
+    text = "ok server1 192.168.192.1 40112 192.168.1.10 8080 | 192.168.192.1 40112 3\nerror timed out 3000\n"
+    first, second = answers(text)
+    assert first == Answer("server1", ("192.168.192.1", 40112), ("192.168.1.10", 8080), ("192.168.192.1", 40112), 3)
+    assert first.true
+    assert second.error == "error timed out 3000" and not second.true
+
+
+def test_a_server_that_sees_another_port_of_the_client_does_not_see_the_client() -> None:
+    (answer,) = answers("ok server1 192.168.192.1 5000 192.168.1.10 8080 | 192.168.192.1 40112 3\n")
+    assert not answer.true
+
+
+def test_a_distribution_that_differs_is_a_failed_check_that_counts_errors_too() -> None:
+    playing = context()
+    found = [Answer("server1"), Answer("server1"), Answer(error="refused")]
+    assert not playing.distribution("rr", {"server1": 2, "server2": 1}, found)
+    (check,) = playing.checks
+    assert not check.passed
+    assert check.expected == "server1 2, server2 1" and check.seen == "(refused) 1, server1 2"
+    assert playing.distributions[0].seen == {"(refused)": 1, "server1": 2}
+
+
+def test_what_never_comes_is_noted_with_what_was_seen_last() -> None:
+    playing = context()
+    seen = iter("abcdefghijklmnopqrstuvwxyz")
+    assert not playing.eventually("letters", "Z", lambda: next(seen), 0.3)
+    assert not playing.checks[0].passed and playing.checks[0].seen in "abcdefg"
+
+
+def test_the_servers_of_a_service_are_listed_without_those_of_another() -> None:
+    listed = ipvs.servers(Guest(LISTED), "192.168.192.10:80")
+    assert listed == ["192.168.1.10:8080 FullNat 2", "192.168.1.11:8080 FullNat 1"]
+    assert ipvs.servers(Guest(LISTED), "192.168.192.10:81") == ["192.168.1.10:8081 Masq 2"]
+
+
+def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
+    table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State\nTCP C0A80001 9192 C0A8000A 0050 C0A86409 0050 NONE\n"
+    assert ipvs.connections(Guest(table), ("192.168.100.9", "192.168.100.7")) == ["192.168.100.9"]
+
+
+def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() -> None:
+    log = "<6>[    0.1] fine\n<3>[    0.2] toa: cannot hook\n<4>[    0.3] WARNING: CPU: 0 PID: 1 at net/core\n"
+    assert boot.errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]

@@ -1,0 +1,208 @@
+"""What a build's log of ccache counts: the same as `ccache --show-log-stats` makes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import line_loader
+from pipeline.core import resources
+from pipeline.errors import Refused
+from pipeline.packaging import ccache as compilercache
+from pipeline.packaging import job as sandboxed
+from pipeline.packaging import rpmbuild
+from pipeline.packaging.ccache import Counted
+from pipeline.packaging.graph import Step, Work
+from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import End, Ended, Job, Limits, build_user
+from tests.fixtures.rpms import LEAD
+
+# As ccache 4.7.5 wrote it of a miss, a hit, a failed compilation, a link, a preprocessor's run and a second hit.
+LOG = """\
+# a.c
+cache_miss
+direct_cache_miss
+local_storage_miss
+local_storage_read_miss
+local_storage_write
+preprocessed_cache_miss
+# a.c
+direct_cache_hit
+local_storage_hit
+local_storage_read_hit
+# bad.c
+direct_cache_miss
+preprocessor_error
+# a.o
+called_for_link
+# a.c
+called_for_preprocessing
+# b.c
+direct_cache_miss
+local_storage_hit
+preprocessed_cache_hit
+"""
+
+
+def test_hits_and_misses_are_counted_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(LOG)
+    assert compilercache.counted(tmp_path, "log") == Counted(hits=2, misses=1)
+
+
+def test_a_build_that_compiled_nothing_has_no_figures(tmp_path: Path) -> None:
+    assert compilercache.counted(tmp_path, "no-such-log") is None
+    (tmp_path / "log").write_text("# a.o\ncalled_for_link\n")
+    assert compilercache.counted(tmp_path, "log") is None
+
+
+def test_a_link_that_a_build_left_in_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text(LOG)
+    (tmp_path / "log").symlink_to("other")
+    assert compilercache.counted(tmp_path, "log") is None
+
+
+def test_the_rate_is_told_in_words_for_one_build_and_for_several() -> None:
+    assert str(Counted(3, 1)) == "3 of 4 compilations (75.0 %)"
+    assert str(compilercache.together([Counted(3, 1), Counted(0, 4)])) == "3 of 8 compilations (37.5 %)"
+    assert str(compilercache.together([])) == "no compilation"
+
+
+class Builder:
+    """A runtime whose build writes one package and, into the log that its environment names, `LOG`."""
+
+    name = "builder"
+
+    def run(self, job: Job) -> Ended:
+        top = next(mount.source for mount in job.mounts if mount.target == rpmbuild.TOPDIR)
+        if log := job.environment.get("CCACHE_STATSLOG"):
+            (top / Path(log).relative_to(rpmbuild.TOPDIR)).write_text(LOG)
+        (top / "RPMS" / "a.rpm").write_bytes(LEAD)
+        self.job = job
+        return Ended(End.EXIT, 0)
+
+    def shell(self, job: Job) -> int:
+        raise AssertionError(job)
+
+    def reap(self) -> list[str]:
+        return []
+
+
+def built(place: Path, ccache: Path | None, kind: str = "kernel") -> tuple[Work, Job]:
+    """A step's work after its build, and the job that did it."""
+    work = Work(Step("kernel:stock", print), place / "out", place / "scratch", place / "log", {}, 1)
+    for directory in (work.out, work.scratch):
+        directory.mkdir(parents=True)
+    image = Image("toy", "0123456789abcdef", place / "rootfs", place / "packages.json")
+    runtime = Builder()
+    recipe = sandboxed.Recipe("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
+    sandboxed.rpmbuild(work, sandboxed.Bench(runtime, image, ccache, Limits()), recipe)
+    return work, runtime.job
+
+
+def test_each_build_has_a_log_of_its_own_and_its_figures_are_facts_of_the_run_not_output(tmp_path: Path) -> None:
+    caches = tmp_path / "ccache" / "el6" / "debian12"
+    work, job = built(tmp_path / "one", caches)
+    assert json.dumps(work.facts) == '{"ccache": {"hits": 2, "misses": 1}}'
+    assert [path.name for path in work.out.rglob("*") if path.is_file()] == ["a.rpm"]
+    assert [mount.source for mount in job.mounts if mount.target == rpmbuild.CCACHE] == [caches / "kernel"]
+    assert list((caches / "kernel").iterdir()) == []
+
+
+@pytest.mark.parametrize(("caches", "kind"), [(None, "kernel"), ("ccache/el6/debian12", "")])
+def test_without_a_cache_or_in_a_step_that_has_none_every_file_is_compiled(
+    tmp_path: Path, caches: str | None, kind: str
+) -> None:
+    work, job = built(tmp_path, tmp_path / caches if caches else None, kind)
+    assert job.environment["CCACHE_DISABLE"] == "1"
+    assert rpmbuild.CCACHE not in [mount.target for mount in job.mounts]
+    assert work.facts == {}
+
+
+# --- Where a cache lies, and whose it is ------------------------------------------------------------------
+
+
+def test_each_line_file_has_caches_of_its_own_though_two_bear_one_name(tmp_path: Path) -> None:
+    official = line_loader.load("el6")
+    found = [compilercache.directory(tmp_path, official, image) for image in ("debian12", "centos6")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "el6.toml"
+        file.write_text((resources.lines_dir() / "el6.toml").read_text())
+        found.append(compilercache.directory(tmp_path, replace(official, files=(file,)), "debian12"))
+    (tmp_path / "link.toml").symlink_to("one/el6.toml")
+    linked = replace(official, files=(tmp_path / "link.toml",))
+    assert compilercache.directory(tmp_path, linked, "debian12") == found[2], "one file, however it is named"
+    names = [str(path.relative_to(tmp_path)) for path in found]
+    assert names[:2] == ["el6/debian12", "el6/centos6"]
+    assert all(re.fullmatch(r"el6\+[0-9a-f]{8}/debian12", name) for name in names[2:]) and len(set(names)) == 4
+
+
+def test_a_cache_is_made_once_for_the_build_user_alone(tmp_path: Path) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    assert compilercache.prepared(place) == compilercache.prepared(place) == place.resolve()
+    assert (place.stat().st_uid, place.stat().st_mode & 0o7777) == (build_user(), 0o700)
+    assert [path.name for path in place.parent.iterdir()] == ["kernel"]
+
+
+def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_path: Path) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    compilercache.prepared(place)
+    ways = [path.stat().st_mode & 0o7777 for path in place.parents[:3]]
+    assert ways == [0o700] * 3, "a build can give the cache itself any mode, and a program in it the set-user-id bit"
+    for mode in (0o755, 0):
+        for path in (*place.parents[:2], place):
+            path.chmod(mode | 0o700 if path is not place else mode)
+        compilercache.prepared(place)
+        assert [path.stat().st_mode & 0o7777 for path in (place, *place.parents[:3])] == [0o700] * 4
+
+
+@pytest.mark.parametrize("part", ["", "el6", "el6/debian12", "el6/debian12/kernel"])
+@pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "open to all", "another user's"])
+def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, part: str, kind: str) -> None:
+    place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
+    compilercache.prepared(place)
+    (place / "object").touch()
+    odd = tmp_path / "ccache" / part
+    if kind == "open to all":
+        odd.chmod(0o777)
+    elif kind == "another user's":
+        if os.geteuid() != 0:  # a plain user cannot give a directory away
+            odd.chmod(0o777)
+        else:
+            os.chown(odd, 12345, 12345)
+    else:
+        odd.rename(tmp_path / "elsewhere")
+        if kind == "a file":
+            odd.touch()
+        else:
+            odd.symlink_to(tmp_path / ("elsewhere" if kind == "a link" else "nothing"))
+    with pytest.raises(Refused, match=r"the compiler cache .*; expected a directory of user") as refused:
+        compilercache.prepared(place)
+    assert refused.value.where == str(odd)
+    assert "./inv clean ccache" in refused.value.hint and "--no-ccache" in refused.value.hint
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_shell_of_a_failed_step_has_the_same_cache_or_none_that_is_somebody_elses(tmp_path: Path) -> None:
+    _, job = built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
+    assert sandboxed.remembered(tmp_path).mounts == job.mounts
+    cache = next(mount.source for mount in job.mounts if mount.target == rpmbuild.CCACHE)
+    cache.rmdir()
+    assert sandboxed.remembered(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
+    cache.rmdir()
+    cache.symlink_to(tmp_path)
+    with pytest.raises(Refused, match="a link"):
+        sandboxed.remembered(tmp_path)
+
+
+def test_a_job_that_was_edited_is_not_entered(tmp_path: Path) -> None:
+    built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
+    [job] = tmp_path.rglob(sandboxed.JOB)
+    job.write_text(job.read_text().replace('"writable": false', '"writable": true').replace("/build", "/etc"))
+    with pytest.raises(Refused, match=r"job.json: damaged; expected the job that failed, got its seal does not match"):
+        sandboxed.remembered(tmp_path)

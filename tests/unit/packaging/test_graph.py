@@ -1,0 +1,69 @@
+"""The plan: what a step's key covers, the order of steps, and which part of it is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.packaging import graph as plans
+from pipeline.packaging.graph import Plan, Step, Work
+
+
+def nothing(_: Work) -> None:
+    pass
+
+
+def step(name: str, *needs: str, code: tuple[str, ...] = (), **inputs: Any) -> Step:
+    return Step(name, nothing, inputs, needs, code)
+
+
+def test_steps_come_behind_what_they_need() -> None:
+    plan = Plan([step("publish", "kernel", "tools"), step("tools", "kernel"), step("kernel")])
+    assert list(plan.steps) == ["kernel", "tools", "publish"]
+
+
+def test_a_key_changes_with_every_input_with_what_is_needed_and_with_the_code() -> None:
+    def key(**changes: Any) -> str:
+        given: dict[str, Any] = {"kernel": "sha", "code": ("pipeline.packaging.graph",), "config": "a", **changes}
+        steps = [
+            step("kernel", source=given["kernel"]),
+            step("tools", "kernel", code=given["code"], config=given["config"]),
+        ]
+        return Plan(steps).keys["tools"]
+
+    assert key() == key()
+    assert len({key(), key(kernel="other"), key(config="b"), key(code=("pipeline.packaging.scheduler",))}) == 4
+
+
+def test_the_order_in_which_inputs_are_named_is_no_input() -> None:
+    assert Plan([step("a", x="1", y="2")]).keys == Plan([step("a", y="2", x="1")]).keys
+
+
+def test_a_need_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        Plan([step("tools", "kernel")])
+    assert "unknown: kernel" in caught.value.why
+
+
+def test_a_ring_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        Plan([step("a", "b"), step("b", "a"), step("c")])
+    assert "a ring: a, b" in caught.value.why
+
+
+def test_only_keeps_what_the_asked_for_steps_need_and_their_keys() -> None:
+    whole = Plan([step("kernel:stock"), step("kernel:toa"), step("tools", "kernel:stock"), step("publish", "tools")])
+    assert list(whole.only(["tools"]).steps) == ["kernel:stock", "tools"]
+    assert list(whole.only(["kernel"]).steps) == ["kernel:stock", "kernel:toa"]
+    assert whole.only(["tools"]).keys["tools"] == whole.keys["tools"]
+    with pytest.raises(UsageError, match="no step is called kernl"):
+        whole.only(["kernl"])
+    with pytest.raises(UsageError, match=r"no step is called kernl\n"):
+        whole.only(["tools", "kernl"])
+
+
+def test_a_module_that_is_not_there_is_a_mistake_of_ours() -> None:
+    with pytest.raises((AssertionError, ModuleNotFoundError)):
+        plans.code_digest(("pipeline.packaging.nowhere",))

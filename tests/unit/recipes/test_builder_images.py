@@ -1,0 +1,151 @@
+"""Which builder image is taken: the one asked for, and nothing else; for `auto` the first that can run, and why."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import line_loader
+from pipeline.config.context import RunContext
+from pipeline.config.settings import load
+from pipeline.core import manifest, templates
+from pipeline.core.console import Console
+from pipeline.errors import HostLacks, UsageError
+from pipeline.recipes import builder_images
+from pipeline.recipes.debian import recipe as lts61
+from pipeline.recipes.el6 import recipe as el6
+from pipeline.sandbox import centos6_image, choice, images
+
+NO_ENGINE = HostLacks("no container engine answers", hint="./inv doctor")
+NO_VSYSCALL = HostLacks("this kernel has no vsyscall page")
+
+
+def context(artifacts: Path, image: str = "", *, quiet: bool = False) -> RunContext:
+    given = {"artifacts": str(artifacts), "offline": True, **({"image": image} if image else {})}
+    return RunContext(load(given, {}), Console(quiet=quiet, out=io.StringIO(), err=io.StringIO()))
+
+
+def said(context: RunContext) -> str:
+    assert isinstance(context.console.err, io.StringIO)
+    return context.console.err.getvalue()
+
+
+def made(artifacts: Path, name: str, request: str) -> None:
+    """An image as one lies there that was made before."""
+    place = artifacts / "images" / name / request
+    (place / "rootfs").mkdir(parents=True)
+    listed = place / "packages.json"
+    listed.write_text('{"packages": [{"name": "gcc"}]}\n')
+    key = images._key(listed)
+    assert key is not None
+    manifest.record(place, {"image": name, "key": key, "requests": [request]})
+    place.rename(place.with_name(key))
+    place.symlink_to(key)
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Path:
+    """Artifacts with the image debian12."""
+    packages = images.package_list(templates.render("containers/debian12/packages.j2"))
+    debian = line_loader.load("lts61").data.debian
+    assert debian is not None
+    recipe = images.DebianRecipe("debian12", packages, dict.fromkeys(debian.suites, ""), b"")
+    made(tmp_path, "debian12", recipe.request)
+    return tmp_path
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that could run CentOS 6's programs, and has no engine to make the image with."""
+    monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: None)
+    monkeypatch.setattr(choice, "engine", lambda *_: _raise(NO_ENGINE))
+
+
+@pytest.fixture
+def no_vsyscall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host whose kernel kills CentOS 6's programs; nobody may ask for its engine then."""
+    monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: _raise(NO_VSYSCALL))
+    monkeypatch.setattr(choice, "engine", lambda *_: object())
+
+
+def _raise(error: HostLacks) -> None:
+    raise error
+
+
+def centos_made(artifacts: Path) -> None:
+    made(artifacts, "centos6", builder_images.centos_recipe(centos6_image.BASE).request)
+
+
+@pytest.mark.parametrize(
+    ("host", "lacking"), [("no_engine", NO_ENGINE), ("no_vsyscall", NO_VSYSCALL)], ids=["engine", "vsyscall"]
+)
+def test_auto_takes_debian12_where_centos6_cannot_run_and_says_why(
+    artifacts: Path, host: str, lacking: HostLacks, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(host)
+    run = context(artifacts)
+    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert said(run).count("\n") == 1
+    assert "builds run in debian12" in said(run) and lacking.what in said(run)
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_auto_takes_a_centos6_that_was_made_before_without_an_engine_and_without_a_word(artifacts: Path) -> None:
+    centos_made(artifacts)
+    run = context(artifacts)
+    assert builder_images.builder(run, el6.IMAGES).name == "centos6"
+    assert said(run) == ""
+
+
+@pytest.mark.usefixtures("no_vsyscall")
+def test_a_centos6_that_was_made_before_is_of_no_use_where_its_programs_die(artifacts: Path) -> None:
+    centos_made(artifacts)
+    run = context(artifacts)
+    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert NO_VSYSCALL.what in said(run)
+    with pytest.raises(HostLacks) as caught:
+        builder_images.builder(context(artifacts, "centos6"), el6.IMAGES)
+    assert caught.value.what == NO_VSYSCALL.what
+
+
+@pytest.mark.parametrize(
+    ("host", "lacking"), [("no_engine", NO_ENGINE), ("no_vsyscall", NO_VSYSCALL)], ids=["engine", "vsyscall"]
+)
+def test_an_explicit_choice_never_gives_way(
+    artifacts: Path, host: str, lacking: HostLacks, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(host)
+    run = context(artifacts, "centos6")
+    with pytest.raises(HostLacks) as caught:
+        builder_images.builder(run, el6.IMAGES)
+    assert caught.value is lacking
+    assert lacking.hint.endswith("; or --image debian12, which needs no engine")
+    assert "debian12" not in said(run)
+
+
+@pytest.mark.usefixtures("no_engine")
+def test_debian12_asked_for_is_taken_although_centos6_is_there(artifacts: Path) -> None:
+    centos_made(artifacts)
+    run = context(artifacts, "debian12")
+    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert said(run) == ""
+
+
+@pytest.mark.parametrize("asked", ["centos6", "fedora"])
+def test_an_image_that_the_line_does_not_have_is_refused_with_those_it_has(artifacts: Path, asked: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        builder_images.builder(context(artifacts, asked), lts61.IMAGES)
+    assert f"not built in {asked}" in caught.value.what
+    assert caught.value.why == "its images: debian12"
+
+
+def test_a_line_that_has_debian12_alone_never_asks_for_an_engine(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "engine", lambda *_: pytest.fail("nobody needs an engine"))
+    monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: pytest.fail("nobody needs vsyscall"))
+    run = context(artifacts)
+    assert builder_images.builder(run, lts61.IMAGES).name == "debian12"
+    assert said(run) == ""

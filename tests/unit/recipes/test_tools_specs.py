@@ -1,0 +1,216 @@
+"""The spec files of tools and roles as rpm reads them, and what keepalived's configure says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.line_model import RoleName
+from pipeline.core import process
+from pipeline.errors import BuildFailed, UsageError
+from pipeline.packaging import rpmbuild
+from pipeline.recipes import lvs_tools, role_packages
+from pipeline.recipes.debian import tools as tools_lts61
+from pipeline.recipes.debian.tools import SUMMARY
+from pipeline.recipes.lvs_tools import Tool
+from pipeline.recipes.role_packages import Init
+
+EPOCH = 1_700_000_000
+LINES = ("el6", "lts61")
+# As 2.2.7 prints it, shortened.
+CONFIGURED = """\
+checking for ar... ar
+checking the archiver (ar) interface... ar
+
+Keepalived configuration
+------------------------
+Keepalived version       : 2.2.7
+Compiler                 : gcc gcc (Debian 12.2.0-14+deb12u1) 12.2.0
+Preprocessor flags       : -D_GNU_SOURCE -I/usr/include/libnl3
+Use IPVS Framework       : Yes
+IPVS use libnl           : Yes
+IPVS syncd attributes    : Yes
+IPVS 64 bit stats        : Yes
+HTTP_GET regex support   : No
+fwmark socket support    : Yes
+Use VRRP Framework       : Yes
+SNMP vrrp support        : No
+DBUS support             : No
+Use iptables             : No
+Use nftables             : No
+init type                : systemd
+systemd notify           : No
++ wanted 'Use IPVS Framework' Yes
+"""
+
+
+def tool(name: Tool, **more: object) -> tools_lts61.Parameters:
+    version = "1.31" if name is Tool.IPVSADM else "2.2.7"
+    values = {"version": version, "tarball": f"{name}_{version}.orig.tar.gz", "tree": f"{name}-{version}"}
+    return tools_lts61.Parameters(tool=name, epoch=EPOCH, **{**values, **more})  # type: ignore[arg-type]
+
+
+def rpmspec(top: Path, spec: str, *words: str) -> str:
+    """What rpm itself makes of a spec file."""
+    macros = rpmbuild.Macros(topdir=str(top), ccache=False)
+    argv = ["rpmspec", *macros.options(), *words, str(top / "SPECS" / spec)]
+    return process.run(argv, env={**process.clean_environment(), **rpmbuild.environment(EPOCH, ccache="")}).text
+
+
+def nevras(top: Path, spec: str) -> set[str]:
+    query = "%{NAME}-%|EPOCH?{%{EPOCH}:}:{}|%{VERSION}-%{RELEASE}.%{ARCH}\n"
+    return set(rpmspec(top, spec, "-q", "--builtrpms", "--qf", query).splitlines())
+
+
+def newer(one: str, other: str) -> bool:
+    """rpm's own comparison of two releases."""
+    macro = f'%{{lua:print(rpm.vercmp("{one}", "{other}"))}}'
+    return int(process.run(["rpm", "--eval", macro]).text) > 0
+
+
+# --- Tools -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guard", [0, 7])
+@pytest.mark.parametrize("name", Tool)
+def test_a_tools_spec_gives_the_package_it_promises(tmp_path: Path, name: Tool, guard: int) -> None:
+    parameters = tool(name, guard=guard, number=3, tag=".override_house")
+    rpmbuild.make_tree(tmp_path)
+    written = tools_lts61.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
+    assert all(path.is_file() for path in written)
+    assert nevras(tmp_path, parameters.spec) == {parameters.nevra}
+    assert (":" in parameters.nevra) == bool(guard)
+    expanded = rpmspec(tmp_path, parameters.spec, "-P")
+    assert "%config(noreplace)" in expanded and "{{" not in expanded and "None" not in expanded
+    sources = {path.name for path in written} - {parameters.spec}
+    assert set(re.findall(r"^Source\d+: (.*)$", expanded, re.MULTILINE)) == {parameters.tarball, *sources}
+
+
+@pytest.mark.parametrize("theirs", ["1.el9", "0.1.el9", "1%{dist}", "4.fc40"])
+def test_our_release_never_outbids_a_distributions_at_one_version(theirs: str) -> None:
+    assert newer(theirs, tool(Tool.IPVSADM).release)
+    assert newer(theirs, role_packages.of_line("lts61", epoch=0).release)
+
+
+def test_our_releases_count_up() -> None:
+    assert newer(tool(Tool.IPVSADM, number=10).release, tool(Tool.IPVSADM, number=9).release)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tarball": "x y.tar.gz"},
+        {"tree": "a/b"},
+        {"tree": "$(id)"},
+        {"version": "1-2"},
+        {"tag": "-x"},
+        {"number": 0},
+        {"guard": -1},
+        {"options": ("--with-x;id",)},
+    ],
+)
+def test_what_cannot_stand_in_a_spec_file_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        tool(Tool.KEEPALIVED, **wrong)
+
+
+def test_every_assertion_on_configure_is_in_the_spec() -> None:
+    text = tools_lts61.rendered(tool(Tool.KEEPALIVED, options=("--disable-lvs",)))["keepalived.spec"]
+    assert all(f"wanted '{label}' '{word}'\n" in text for label, word in SUMMARY)
+    assert "--disable-systemd \\\n    --disable-lvs \\\n    2>&1 | tee" in text
+
+
+def test_the_table_of_configure_is_read_by_its_labels() -> None:
+    found = lvs_tools.summary(CONFIGURED.splitlines())
+    assert {label: found[label] for label, _ in SUMMARY} == dict(SUMMARY)
+    assert found["Compiler"] == "gcc gcc (Debian 12.2.0-14+deb12u1) 12.2.0"
+    assert lvs_tools.summary(["checking for Use IPVS Framework : Yes"]) == {}
+
+
+def test_a_build_whose_configure_found_everything_is_not_blamed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for text in (CONFIGURED, "", "nothing of configure\n"):
+        log.write_text(text)
+        tools_lts61.explain(log, tool(Tool.KEEPALIVED))
+
+
+def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    # As it prints it then: the rows that belong to IPVS are not there at all.
+    rows = [row for row in CONFIGURED.splitlines() if not re.match("IPVS|HTTP_GET", row)]
+    log.write_text("\n".join(rows).replace("Use IPVS Framework       : Yes", "Use IPVS Framework       : No"))
+    with pytest.raises(BuildFailed) as caught:
+        tools_lts61.explain(log, tool(Tool.KEEPALIVED))
+    assert "Use IPVS Framework: No, must be Yes" in caught.value.what
+    assert "IPVS use libnl: not said, must be Yes" in caught.value.what
+    assert caught.value.where == str(log)
+    tools_lts61.explain(log, tool(Tool.IPVSADM))
+
+
+# --- Roles -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("guard", [0, 2])
+@pytest.mark.parametrize("line", LINES)
+def test_the_roles_spec_gives_the_packages_it_promises(tmp_path: Path, line: str, guard: int) -> None:
+    parameters = role_packages.of_line(line, epoch=EPOCH, guard=guard)
+    rpmbuild.make_tree(tmp_path)
+    role_packages.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
+    assert nevras(tmp_path, role_packages.SPEC) == set(parameters.nevras.values())
+    expanded = rpmspec(tmp_path, role_packages.SPEC, "-P")
+    assert expanded.count("%config(noreplace)") == 2
+    assert ("chkconfig --add" in expanded) == (parameters.init is Init.SYSV)
+    assert ("systemctl" in expanded) == (parameters.init is Init.SYSTEMD)
+
+
+def test_a_line_without_role_packages_is_told() -> None:
+    with pytest.raises(UsageError, match="no role packages"):
+        role_packages.of_line("el5", epoch=0)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_init_system_gets_its_own_files_and_nothing_of_the_other(line: str) -> None:
+    parameters = role_packages.of_line(line, epoch=EPOCH)
+    paths = [file.path for file in role_packages.installed(parameters)]
+    sysv, systemd = ([p for p in paths if part in p] for part in ("/etc/rc.d/init.d/", "/usr/lib/systemd/"))
+    assert (len(sysv), len(systemd)) == ((2, 0) if line == "el6" else (0, 2))
+    assert len(set(paths)) == len(paths)
+
+
+def test_an_init_script_has_what_chkconfig_and_lsb_read() -> None:
+    parameters = role_packages.of_line("el6", epoch=EPOCH)
+    for file in role_packages.installed(parameters):
+        if "/init.d/" in file.path:
+            assert file.mode == 0o755 and file.text.startswith("#!/bin/sh\n")
+            assert re.search(r"^# chkconfig: - \d\d \d\d$", file.text, re.MULTILINE)
+            assert re.search(r"^# description: \S", file.text, re.MULTILINE)
+            block = file.text.split("### BEGIN INIT INFO\n")[1].split("### END INIT INFO\n")[0]
+            assert f"# Provides:          {role_packages.package_name(file.role)}\n" in block
+
+
+@pytest.mark.parametrize("role", role_packages.ROLES)
+def test_every_setting_is_explained_and_has_its_default_in_the_file(role: RoleName) -> None:
+    parameters = role_packages.of_line("lts61", epoch=EPOCH)
+    text = role_packages.configuration(role, parameters.paths(role))
+    assignments = re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE)
+    assert assignments == [(row.name, row.default) for row in role_packages.SETTINGS[role]]
+    assert all(line.startswith("#") or "=" in line for line in text.splitlines() if line)
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_words_of_fullnat_are_in_the_example_of_the_line_that_has_it_only(line: str) -> None:
+    parameters = role_packages.of_line(line, epoch=EPOCH)
+    examples = {mode: role_packages.example(mode, parameters) for mode in parameters.examples}
+    kinds = {mode: re.findall(r"lb_kind (\w+)", text) for mode, text in examples.items()}
+    common = {"nat": ["NAT"], "dr": ["DR"], "tun": ["TUN"]}
+    assert kinds == (common if line == "lts61" else {"fullnat": ["FNAT"], **common})
+    words = ("laddr", "local_address_group", "syn_proxy", "FNAT")
+    assert not [w for w in words for mode, text in examples.items() if mode != "fullnat" and w in text]
+    if line == "el6":
+        assert all(word in examples["fullnat"] for word in words)
+        assert "script_user" not in "".join(examples.values()), "a word that 1.2.2 does not know"
+    for text in examples.values():
+        assert text.count("{") == text.count("}")
+        assert "virtual_router_id 51" in text and "priority 101" in text and "weight -2" in text
