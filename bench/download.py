@@ -1,4 +1,4 @@
-"""How fast a download is, against `sha256sum` of the same file: `python bench/download.py`.
+"""Measure a download against `sha256sum` of the same file: `python bench/download.py`.
 
 Over loopback from a server in a process of its own that uses sendfile(2), so that what is
 measured is our side: receiving, writing, hashing, and publishing in the store with its fsync.
@@ -45,7 +45,7 @@ class _Silent:
 
 @dataclass
 class Field:
-    """What is measured, and where."""
+    """The file that is measured, and its server."""
 
     directory: Path
     file: Path
@@ -53,23 +53,23 @@ class Field:
     sha256: str
 
     def sha256sum(self) -> None:
-        """The yardstick: hashes a file that is there."""
+        """Hash the file with sha256sum, the baseline."""
         said = process.run(["sha256sum", self.file]).text.split()[0]
         assert said == self.sha256
 
     def in_process(self) -> None:
-        """The same by Python's hashlib, which may use instructions that sha256sum does not."""
+        """Hash the file with Python's hashlib, which may use instructions that sha256sum does not."""
         assert sha256_of(self.file) == self.sha256
 
     def download(self) -> None:
-        """Fetches the file into an empty store."""
+        """Fetch the file into an empty store."""
         options = Options((), False, jobs=1, retries=1, stall=30, connect=10)
         wanted = Wanted("file", (self.url,), self.sha256, self.file.stat().st_size)
         fetch(wanted, Store(self.directory / "store"), options, _Silent())
 
 
 def serve(path: Path) -> None:
-    """Serves one file to everyone who connects, and prints its port first; never ends."""
+    """Serve one file to every client; print the port first, and never end."""
     size = path.stat().st_size
     with socket.create_server(("127.0.0.1", 0)) as listener, path.open("rb") as stream:
         print(listener.getsockname()[1], flush=True)
@@ -84,7 +84,7 @@ def serve(path: Path) -> None:
 
 @contextlib.contextmanager
 def field(directory: Path, size: int) -> Iterator[Field]:
-    """A file of `size` bytes and the server that has it."""
+    """Yield a file of `size` bytes with its server."""
     path, digest = directory / "file", hashlib.sha256()
     with path.open("wb") as stream:
         for _ in range(size // MIB):
@@ -98,14 +98,14 @@ def field(directory: Path, size: int) -> Iterator[Field]:
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock time of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def measure(directory: Path, size: int, rounds: int) -> float:
-    """Prints a table and returns the ratio of speeds, download to sha256sum: the median over the rounds."""
+    """Print a table and return the ratio of speeds, download to sha256sum: the median over the rounds."""
     with field(directory, size) as made:
         works = {"sha256sum": made.sha256sum, "hashlib": made.in_process, "download": made.download}
         times: dict[str, list[float]] = {name: [] for name in works}
@@ -122,7 +122,7 @@ def measure(directory: Path, size: int, rounds: int) -> float:
 
 
 def main() -> None:
-    """Parses the options and prints the ratio."""
+    """Parse the options and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=256, help="size of the file")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not")

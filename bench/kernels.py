@@ -1,4 +1,4 @@
-"""How long kernels take to build: `python bench/kernels.py ARTIFACTS ROLE [ROLE] [OPTION...]`.
+"""Measure kernel builds: `python bench/kernels.py ARTIFACTS ROLE [ROLE] [OPTION...]`.
 
 ARTIFACTS is a directory whose sources and builder images are used; what is built goes elsewhere. The
 options are those of `build-all` that name the line, such as `--line-file FILE --image debian12
@@ -43,7 +43,7 @@ main()
 
 
 def build(place: Path, options: list[str], *roles: str) -> tuple[float, float]:
-    """Seconds that the command takes that builds kernels of these roles, and those spent in sandboxes."""
+    """Build kernels of these roles; return the command's seconds, and those spent in sandboxes."""
     only = [word for role in roles for word in ("--only", f"kernel:{role}", "--force", f"kernel:{role}")]
     words = ["build-all", *options, *only, "--runtime", "bubblewrap", "--artifacts", str(place)]
     env = {**process.clean_environment(PYTHONPATH=str(ROOT)), **os.environ}
@@ -53,14 +53,14 @@ def build(place: Path, options: list[str], *roles: str) -> tuple[float, float]:
 
 
 def row(what: str, ratio: float, aim: float, *, least: bool = False) -> None:
-    """Prints one figure."""
+    """Print one figure."""
     reached = ratio >= aim if least else ratio <= aim
     told = f"aim {'>=' if least else '<='} {aim:g}  {'reached' if reached else 'MISSED'}"
     print(f"{what:72} {ratio:6.2f}   {told}", flush=True)
 
 
 def main(artifacts: str, *words: str) -> None:
-    """Builds a role cold, another with what the first left in the cache, and the first again; prints the figures."""
+    """Build a role without cache, another with the first's cache, and the first once more; print the figures."""
     first, *others = itertools.takewhile(lambda word: not word.startswith("-"), words)
     given = list(words[1 + len(others) :])
     with tempfile.TemporaryDirectory(prefix="bench-", dir=Path(artifacts).resolve().parent) as name:

@@ -1,4 +1,4 @@
-"""How long the lab takes: `python bench/lab.py ARTIFACTS [OPTION...]`, such as `--line lts61`.
+"""Measure the lab: `python bench/lab.py ARTIFACTS [OPTION...]`, such as `--line lts61`.
 
 ARTIFACTS has a published snapshot of the line. Each scenario's seconds, and the whole set's, with guests' images
 made before; aim: whole set <= 60 s on 2 cores
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def smoke(artifacts: str, *options: str) -> tuple[float, dict[str, float]]:
-    """Seconds of a whole run, and of each scenario by name."""
+    """Return the seconds of a whole run, and of each scenario by name."""
     argv = [sys.executable, "-m", "pipeline", "smoke", "--artifacts", artifacts, "--json", *options]
     begun = time.monotonic()
     ended = process.run(argv, cwd=ROOT, env={**os.environ}, timeout=3600)
@@ -29,7 +29,7 @@ def smoke(artifacts: str, *options: str) -> tuple[float, dict[str, float]]:
 
 
 def main() -> None:
-    """Plays everything twice and tells the second time."""
+    """Play every scenario twice and print the second time."""
     artifacts, options = sys.argv[1], sys.argv[2:]
     smoke(artifacts, *options)
     whole, each = smoke(artifacts, *options)

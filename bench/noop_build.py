@@ -1,4 +1,4 @@
-"""What `build-all` costs when everything is built: `python bench/noop_build.py ARTIFACTS [LINE OPTION...]`.
+"""Measure `build-all` with everything built: `python bench/noop_build.py ARTIFACTS [LINE OPTION...]`.
 
 ARTIFACTS is the directory of a finished `build-all` with the same options. It runs offline, with no
 container engine in reach, and prints the median beside that of `--version`.
@@ -23,7 +23,7 @@ ROUNDS = 9
 
 
 def timed(*words: str) -> float:
-    """Seconds of one run, which must find everything built."""
+    """Return the seconds of one run, which must find everything built."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "DOCKER_HOST": "unix:///nowhere"}
     argv: Sequence[str] = [sys.executable, "-m", "pipeline", *words]
     began = time.perf_counter()
@@ -32,7 +32,7 @@ def timed(*words: str) -> float:
 
 
 def main(artifacts: str, *options: str) -> None:
-    """Measures in turns and prints one row per figure."""
+    """Measure in turns and print one row per figure."""
     words = ("build-all", "--artifacts", artifacts, "--offline", *(options or ("--line", "lts61")))
     times: dict[str, list[float]] = {"starting": [], "building": []}
     for _ in range(ROUNDS):

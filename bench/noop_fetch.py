@@ -1,4 +1,4 @@
-"""What a fetch costs when everything is there: `python bench/noop_fetch.py`.
+"""Measure a fetch with everything in the store: `python bench/noop_fetch.py`.
 
 On a toy line of one source RPM and one archive, pinned and fetched before. The yardstick beside it is
 `--version` of the same program: starting alone. Both take turns; a figure is the median of its runs.
@@ -24,7 +24,7 @@ ROUNDS = 15
 
 
 def inv(place: Path, *words: str | Path) -> float:
-    """Seconds of one run of the program in `place`, with a git identity of its own."""
+    """Return the seconds of one run of the program in `place`, with its own git identity."""
     env = process.clean_environment(PYTHONPATH=str(ROOT), HOME=str(place))
     argv: Sequence[str | Path] = [sys.executable, "-m", "pipeline", *words]
     began = time.perf_counter()
@@ -33,7 +33,7 @@ def inv(place: Path, *words: str | Path) -> float:
 
 
 def main() -> None:
-    """Makes the toy, measures, and prints one row per figure."""
+    """Make the toy sources, measure, and print one row per figure."""
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         place = Path(directory)
         (place / ".gitconfig").write_text("[user]\n    name = Bench\n    email = bench@example.org\n")

@@ -1,4 +1,4 @@
-"""How long the whole verification of patches takes: parsing, the witnesses, and the role by content.
+"""Measure the whole verification of patches: parser, cross-checks, and the role by content.
 
     python -m bench.patches [PATCH...]
 
@@ -25,7 +25,7 @@ AIM = 60.0  # milliseconds for both original patches
 
 
 def synthetic(files: int = 33, hunks: int = 575) -> bytes:
-    """A patch of that many files and hunks, each hunk with 12 lines added and 5 removed."""
+    """Return a patch of that many files and hunks, each hunk with 12 lines added and 5 removed."""
     out = []
     for file in range(files):
         out.append(f"--- a/net/made/file{file}.c\n+++ b/net/made/file{file}.c\n")
@@ -39,7 +39,7 @@ def synthetic(files: int = 33, hunks: int = 575) -> bytes:
 
 
 def best(action: Callable[[], object]) -> float:
-    """Milliseconds of the quickest run."""
+    """Return the milliseconds of the quickest run."""
     return min(_once(action) for _ in range(ROUNDS))
 
 
@@ -50,7 +50,7 @@ def _once(action: Callable[[], object]) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Measures and prints a table."""
+    """Measure and print a table."""
     inputs = {Path(name).name: Path(name).read_bytes() for name in arguments} or {"made": synthetic()}
     rules = line_loader.load("el6").data.rules
     total = reference = 0.0

@@ -1,4 +1,4 @@
-"""What starting costs, against bare invoke: `.venv/bin/python bench/startup.py`, after `./inv` was used once.
+"""Measure the start-up against bare invoke: `.venv/bin/python bench/startup.py`, after one `./inv`.
 
 The yardstick is `invoke --list` of one empty task, by the same Python. All take turns in one run; a figure is
 the median of its runs.
@@ -24,7 +24,7 @@ TASKS = "from invoke import task\n\n\n@task\ndef nothing(c):\n    pass\n"
 
 
 def milliseconds(argv: Sequence[str | Path], cwd: Path) -> float:
-    """One run of a program, from its start to its end."""
+    """Return the duration of one run of a program."""
     env = process.clean_environment(PYTHONPATH=str(ROOT))
     began = time.perf_counter()
     process.run(argv, cwd=cwd, env=env)
@@ -32,7 +32,7 @@ def milliseconds(argv: Sequence[str | Path], cwd: Path) -> float:
 
 
 def measure(works: Mapping[str, tuple[Sequence[str | Path], Path]]) -> dict[str, list[float]]:
-    """Times of each work, in turns; the first round, which warms the caches, does not count."""
+    """Return times of each work, in turns; the first round, which warms the caches, does not count."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for number in range(ROUNDS + 1):
         for name, (argv, cwd) in works.items():
@@ -43,12 +43,12 @@ def measure(works: Mapping[str, tuple[Sequence[str | Path], Path]]) -> dict[str,
 
 
 def row(figure: str, measured: float, aim: float, unit: str) -> None:
-    """One figure beside its aim."""
+    """Print one figure beside its aim."""
     print(f"{figure:52} {measured:7.2f} {unit:5} aim <= {aim:g}  {'reached' if measured <= aim else 'MISSED'}")
 
 
 def main() -> None:
-    """Measures and prints one row per figure."""
+    """Measure and print one row per figure."""
     python = ROOT / ".venv/bin/python"
     if not python.exists():
         sys.exit("./inv lines makes the environment that is measured")

@@ -1,4 +1,4 @@
-"""Typed errors: whose fault it is, what to do next, and the exit code.
+"""Define the typed errors: whose fault each is, the next command, and the exit code.
 
 Knows nothing of kernels or commands: every other module raises these, and only
 `pipeline.cli.app` turns them into text and an exit status.
@@ -12,7 +12,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """The public table of exit codes; docs/exit-codes.md repeats it and a test compares the two."""
+    """Exit codes of the program; docs/exit-codes.md is generated from them."""
 
     OK = 0
     BUG = 1
@@ -26,7 +26,7 @@ class ExitCode(IntEnum):
 
     @property
     def meaning(self) -> str:
-        """One sentence for help and docs."""
+        """The meaning of the code in one sentence, for help and docs."""
         return _MEANINGS[self]
 
 
@@ -47,7 +47,7 @@ _MEANINGS = {
 
 
 class PipelineError(Exception):
-    """Base of all errors a person can act on.
+    """Base class of all errors that a person can act on.
 
     `what` happened, `where` (file:line, URL or path), `why` it matters, and `hint`: the next
     command to type. Only `what` is required.
@@ -65,7 +65,7 @@ class PipelineError(Exception):
         return "\n".join([_LABEL.sub("    ", self.what), *told])
 
     def as_dict(self) -> dict[str, object]:
-        """The error as `--json` prints it."""
+        """Return the error as `--json` prints it."""
         return {
             "error": type(self).__name__,
             "exit_code": int(self.code),
@@ -77,20 +77,20 @@ class PipelineError(Exception):
 
 
 class Mistake(PipelineError):
-    """A mistake of this program."""
+    """A defect of this program."""
 
     code = ExitCode.BUG
 
 
 class UsageError(PipelineError):
-    """The command line asks for something that is not there or makes no sense."""
+    """A command line or line file that requests something missing or contradictory."""
 
     code = ExitCode.USAGE
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake in a file a person edits: `file:line`, what is wrong, what is allowed."""
+    """One mistake in a file that a person edits: `file:line`, the problem, the allowed values."""
 
     file: str
     line: int
@@ -102,49 +102,50 @@ class Problem:
 
 
 class FileProblems(UsageError):
-    """Every mistake of a line or settings file at once."""
+    """All mistakes of a line or settings file at once."""
 
     def __init__(self, title: str, problems: list[Problem], *, hint: str = "") -> None:
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join([title, *(f"  {p}" for p in self.problems)]), hint=hint)
 
     def as_dict(self) -> dict[str, object]:
+        """Return the error as `--json` prints it, with one object per mistake."""
         listed = [{"file": p.file, "line": p.line, "what": p.what, "allowed": p.allowed} for p in self.problems]
         return {**super().as_dict(), "problems": listed}
 
 
 class Unreachable(PipelineError):
-    """No place that should have the source gave it."""
+    """A source that no configured address delivered."""
 
     code = ExitCode.UNREACHABLE
 
 
 class Refused(PipelineError):
-    """Something was had and is not what it must be."""
+    """Content that failed verification."""
 
     code = ExitCode.REFUSED
 
 
 class BuildFailed(PipelineError):
-    """A build step failed, or made something else than was asked for."""
+    """A build step that failed or produced other output than requested."""
 
     code = ExitCode.BUILD
 
 
 class HostLacks(PipelineError):
-    """The host lacks a program, a permission or room."""
+    """A host without a required program, permission or enough disk space."""
 
     code = ExitCode.HOST
 
 
 class Locked(PipelineError):
-    """Another run holds the lock."""
+    """A lock that another run holds."""
 
     code = ExitCode.LOCKED
 
 
 class TestsFailed(PipelineError):
-    """The test run or a lab scenario failed."""
+    """A failed test run or lab scenario."""
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
     code = ExitCode.TEST

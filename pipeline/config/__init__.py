@@ -1,1 +1,1 @@
-"""Settings and line files: typed, checked whole, every mistake told at once."""
+"""Load settings and line files: typed, checked whole, every mistake reported at once."""

@@ -1,4 +1,4 @@
-"""What every verb gets: the settings of the run and its console. Knows nothing of the command line."""
+"""Define the arguments of every verb: the run's settings and its console. Knows nothing of the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.core.console import Console
 
 @dataclass(frozen=True)
 class RunContext:
-    """One run as a verb sees it."""
+    """Settings and console of one run."""
 
     settings: Settings
     console: Console

@@ -1,4 +1,4 @@
-"""What is wrong with a line file, in this project's words: shape by the typed model, then what keys say of each other.
+"""Check a line file, in this project's terms: its shape by the typed model, then its keys against each other.
 
 Gives places in the document, not lines of the file: `pipeline.config.line_loader` knows the files.
 """
@@ -18,14 +18,14 @@ _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "de
 
 
 def required(value: T | None, what: str) -> T:
-    """What a line must have for this to be asked. Raises `UsageError` where it has none."""
+    """Return a value of the line that this request needs. Raises `UsageError` without one."""
     if value is None:
         raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
     return value
 
 
 def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
-    """The longest beginning of `path` that is there; parts that are no key, such as a union's tag, left out."""
+    """Return the longest existing beginning of `path`, without parts that are no keys, such as a union's tag."""
     found: list[str | int] = []
     here: Any = raw
     for part in path:
@@ -37,7 +37,7 @@ def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
-    """Pydantic's error as place, what is wrong and what is allowed, in this project's words."""
+    """Convert pydantic's error into place, problem and allowed values."""
     loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"])
     kind, context = str(item["type"]), item.get("ctx") or {}
     if loc[-1:] == ("[key]",) and kind != "extra_forbidden":
@@ -57,7 +57,7 @@ def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
 
 
 def _keys_at(loc: Sequence[str | int]) -> list[str]:
-    """The keys allowed in the table at `loc`, pydantic's place of it."""
+    """Return the allowed keys of the table at pydantic's place `loc`."""
     here: type[Model] = LineData
     names = [part for part in loc if isinstance(part, str)]
     if names[:1] == ["sources"] and names[2:]:
@@ -70,21 +70,21 @@ def _keys_at(loc: Sequence[str | int]) -> list[str]:
 
 
 def _table_in(annotation: Any) -> type[Model] | None:
-    """The model inside `tuple[Model, ...]`, `Model | None` or a table of models."""
+    """Return the model inside `tuple[Model, ...]`, `Model | None` or a table of models."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _table_in(inner))), None)
 
 
 def option(line: Line, before: str = "") -> str:
-    """What names the line on a command line: its name, after `before`, or the place of a file outside the project."""
+    """Return the line's name for a command line, after `before`, or --line-file for a file outside the project."""
     if line.files[0].parent == resources.lines_dir():
         return f"{before} {line.name}".lstrip()
     return neutral.command(["--line-file", line.files[0]])
 
 
 def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -> list[Found]:
-    """The name is the file's in the project, whose `stem` is given, and no one of the project's, `known`, elsewhere."""
+    """Check that the name is the file's `stem` in the project, and none of `known` elsewhere."""
     name = raw.get("name")
     if stem is None and name in known:
         what = f"the name {name} is a line's of the project, whose place in repository and steps it would take"
@@ -95,7 +95,7 @@ def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -
 
 
 def cross_checks(data: LineData) -> Iterator[Found]:
-    """What one key says of another: names that must exist, roles that must be provable."""
+    """Yield contradictions between keys: unknown names, and roles without a rule."""
     checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches, _check_lab)
     for check in checks:
         yield from check(data)

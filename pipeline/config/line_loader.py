@@ -27,7 +27,7 @@ LARGEST = 4 << 20  # bytes of a line file; the largest has 40 thousand
 
 @dataclass(frozen=True)
 class _Document:
-    """A TOML file as read, kept for the line numbers of its keys."""
+    """A parsed TOML file with its text, for the line numbers of its keys."""
 
     path: Path
     text: str
@@ -41,12 +41,12 @@ class _Document:
 
 
 def names() -> list[str]:
-    """The lines that come with the project."""
+    """Return the names of the project's lines."""
     return sorted(p.stem for p in resources.lines_dir().glob("*.toml") if not p.name.endswith(".lock.toml"))
 
 
 def load(name: str | None = None, line_file: Path | None = None) -> Line:
-    """The line called `name`, or the one in `line_file`, which may extend one of the project's.
+    """Load the line called `name`, or the one in `line_file`, which may extend a line of the project.
 
     Raises `UsageError` when there is no such line and `FileProblems` with every mistake at once.
     """
@@ -122,7 +122,7 @@ def _read(path: Path) -> _Document:
 
 
 def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of what `own` sets, down to the depth where `base` has no table."""
+    """Yield the dotted names of the keys that `own` sets, as deep as `base` has tables."""
     for key, value in own.items():
         if prefix or key not in ("schema", "extends", "name", "title"):
             if _goes_deeper(key, value, base):
@@ -132,7 +132,7 @@ def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") 
 
 
 def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `own` laid over it: tables key by key, everything else whole."""
+    """Merge `own` into `base`: tables key by key, everything else whole."""
     result = dict(base)
     for key, value in own.items():
         result[key] = _merged(value, result[key]) if _goes_deeper(key, value, result) else value
@@ -140,12 +140,12 @@ def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
-    """Whether a table is laid over the base's key by key. What a patch leaves is one statement: whole or not."""
+    """Return whether a table is merged key by key; what a patch leaves out is replaced whole."""
     return key != "effect" and isinstance(value, dict) and isinstance(base.get(key), dict)
 
 
 def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
-    """The line the documents give together. What is wrong without the override too is its base's mistake."""
+    """Return the merged line; attribute mistakes present without the override to its base."""
     own = documents[0]
     stem = own.path.stem if own.path.parent == resources.lines_dir() else None
     data, found = _judged(documents)
@@ -163,7 +163,7 @@ def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
 
 
 def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
-    """The merged documents, the first of them on top, as data; and every mistake in them."""
+    """Merge the documents, the first on top; return the data and every mistake."""
     raw: dict[str, Any] = {}
     for document in reversed(documents):
         raw = _merged(document.raw, raw)
@@ -176,6 +176,6 @@ def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found
 
 
 def _located(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
-    """The problem in the document that says most about `path`; the first of equals."""
+    """Return the problem in the document with most of `path`; the first of equals."""
     document = max(documents, key=lambda d: len(existing(d.raw, path)))
     return Problem(str(document.path), document.line(existing(document.raw, path)), what, allowed)

@@ -25,7 +25,7 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class RoleName(StrEnum):
-    """What a kernel is for."""
+    """Role of a kernel."""
 
     DIRECTOR = "director"
     REALSERVER = "realserver"
@@ -60,7 +60,7 @@ def _url(value: str) -> str:
 
 
 def _inside(value: str) -> str:
-    """A relative POSIX path that stays where it is joined."""
+    """Check that a relative POSIX path stays below the directory it is joined to."""
     parts = value.split("/")
     if value and not value.startswith("/") and ".." not in parts and "\\" not in value and "\0" not in value:
         return value
@@ -101,7 +101,7 @@ def _empty() -> Mapping[Any, Any]:
 
 
 class Model(BaseModel):
-    """Frozen, and no key may be misspelt; keys are written with dashes."""
+    """A frozen table without unknown keys; keys are written with dashes."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -113,7 +113,7 @@ class Model(BaseModel):
 
 
 class Key(Model):
-    """An OpenPGP key, known by its full fingerprint; where the key itself can be had."""
+    """An OpenPGP key by its full fingerprint, and the places to fetch it from."""
 
     title: str
     fingerprint: Fingerprint
@@ -161,7 +161,7 @@ class FileSource(Model):
 
 
 class SrpmSource(Model):
-    """A source RPM. Without a digest here it is pinned on first use, in the line's lock file."""
+    """A source RPM. Without a digest here its pin is in the line's lock file."""
 
     kind: Literal["srpm"]
     file: FileName
@@ -194,7 +194,7 @@ class DebianSource(Model):
 
 
 class Debian(Model):
-    """The part of Debian's archive a line reads: its suites, and the keys their index must be signed by."""
+    """The Debian archive of a line: its suites, and the keys that must sign their index."""
 
     suites: tuple[Name, ...] = Field(min_length=1)
     keyring: tuple[Name, ...] = Field(min_length=1)
@@ -223,7 +223,7 @@ class Rule(Model):
 
 
 class LeaveOut(Model):
-    """A file section of a patch that is left out: why, where its value goes, digests before and after."""
+    """A file section of a patch that is not applied: reason, place of its value, digests before and after."""
 
     file: Inside
     why: str = Field(min_length=10)
@@ -233,7 +233,7 @@ class LeaveOut(Model):
 
 
 class Patch(Model):
-    """One patch of a series: a member of a source, or a file of ours, and the blobs it must leave."""
+    """One patch of a series: a member of a source, or a file of the project, and the resulting blobs."""
 
     role: RoleName
     source: Name | None = None
@@ -279,7 +279,7 @@ class LineData(Model):
 
 @dataclass(frozen=True)
 class Override:
-    """A line file outside the project: which line it extends, its digest, and the keys it changes."""
+    """A line file outside the project: the line it extends, its digest, and the keys it changes."""
 
     base: str
     file: str
@@ -289,7 +289,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Line:
-    """A line as everything else sees it."""
+    """A loaded line."""
 
     data: LineData
     files: tuple[Path, ...]
@@ -303,17 +303,17 @@ class Line:
 
     @property
     def label(self) -> str:
-        """The name as every output shows it: an override cannot be taken for what it extends."""
+        """The name in every output, which tells an override from its base."""
         return self.name if self.override is None else f"{self.name} (OVERRIDES {self.override.base})"
 
     @property
     def release_tag(self) -> str:
-        """What an override's packages bear in RPM's release, for the same reason; empty for the project's own lines."""
+        """The mark of an override's packages in RPM's release; empty for the project's own lines."""
         return "" if self.override is None else f".override_{re.sub(r'[^a-z0-9]+', '_', self.name)}"
 
     @property
     def notice(self) -> str:
-        """What an override changes, for the head of every report; empty for the project's own lines."""
+        """The changes of an override, for the head of every report; empty for the project's own lines."""
         if self.override is None:
             return ""
         changes = ", ".join(self.override.changes)
@@ -321,6 +321,6 @@ class Line:
         return f"not the line {self.override.base}: {file} overrides {changes or 'nothing'}"
 
     def evidence(self) -> dict[str, Any]:
-        """What every piece of evidence says of the line it is about."""
+        """Return the line's identity for evidence."""
         override = None if self.override is None else vars(self.override)
         return {"line": self.name, "kernel": self.data.kernel, "override": override}

@@ -1,4 +1,4 @@
-"""Keep a line's name to one line file in an artifacts directory, where steps, evidence and repository bear it.
+"""Reserve a line's name for one line file in an artifacts directory, whose steps and repository bear that name.
 
 The project's own names are kept by `line_loader`; this is for two files of other people's that have the same one.
 """
@@ -19,7 +19,7 @@ _LARGEST = 1 << 16  # bytes of a record
 
 
 def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
-    """Remember whose the name is. A copy of the file, or another content in its place, is the same line.
+    """Record the line file that owns the name. A copy of the file, or new content in its place, is the same line.
 
     A copy does not take the name, so that it cannot become another line later; a file that was moved does.
     Raises `UsageError` when another file has it. Without `write` nothing is remembered.

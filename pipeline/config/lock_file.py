@@ -1,4 +1,4 @@
-"""Lock files: sources pinned on first use, with who pinned them, when, and on what proof.
+"""Read and write lock files: sources pinned on first use, with person, time and proof.
 
 Written by `inv pin` beside the line file, committed by people like any other source file.
 """
@@ -36,7 +36,7 @@ class Pin:
 
 
 def read(line: Line) -> dict[str, Pin]:
-    """The pins of a line, by source; none when there is no lock file. Raises `FileProblems`."""
+    """Read the pins of a line, by source; none without a lock file. Raises `FileProblems`."""
     path = line.lock_file
     try:
         raw = tomllib.loads(read_limited(path, LARGEST).decode())
@@ -58,7 +58,7 @@ def read(line: Line) -> dict[str, Pin]:
 
 
 def write(line: Line, name: str, pin: Pin) -> None:
-    """Adds or replaces the pin of one source; the others stay. Raises `HostLacks`."""
+    """Add or replace the pin of one source and keep the others. Raises `HostLacks`."""
     pins = {**read(line), name: pin}
     tables = []
     for source, values in sorted(pins.items()):
@@ -73,7 +73,7 @@ def write(line: Line, name: str, pin: Pin) -> None:
 
 
 def git_identity(place: Path) -> str:
-    """The person's git identity, as commits in the directory `place` bear it: the current directory has no say.
+    """Return the person's git identity for commits in the directory `place`, not in the current one.
 
     Raises `UsageError` when git has none, `HostLacks` without git.
     """

@@ -1,4 +1,4 @@
-"""Every setting, written once: its option, TOML key, environment name, default, help and docs.
+"""Declare every setting once: its option, TOML key, environment name, default, help and docs.
 
 Order of precedence: the option, the environment variable, the settings file (`inv.toml` in the
 working directory, or the file named by FNAT_SETTINGS), the default.
@@ -34,17 +34,17 @@ class Setting:
 
     @property
     def option(self) -> str:
-        """As typed on the command line."""
+        """The option on the command line."""
         return f"--{self.name}"
 
     @property
     def variable(self) -> str:
-        """The environment variable of the same meaning."""
+        """The environment variable of the setting."""
         return "FNAT_" + self.name.upper().replace("-", "_")
 
     @property
     def attribute(self) -> str:
-        """As Python code spells it."""
+        """The attribute name in Python."""
         return self.name.replace("-", "_")
 
 
@@ -168,7 +168,7 @@ class Settings:
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from options as given (attribute names; None, False and () mean not given).
+    """Load settings, with options as given (attribute names; None, False and () mean not given).
 
     Raises `UsageError` for a value that is not allowed and `FileProblems` for the settings file.
     """
@@ -222,7 +222,7 @@ def _line_of(text: str, key: str) -> int:
 
 
 def _checked(row: Setting, value: Any, said: str) -> Any:
-    """`value` in the row's type, or `UsageError` naming `said`, where it came from."""
+    """Convert `value` to the row's type. Raises `UsageError` that names its origin."""
     reader: dict[str, _Read] = {
         "flag": _flag,
         "text": _text_allowed,

@@ -1,1 +1,1 @@
-"""Run programs, keep files and locks, talk to people: what every other package rests on."""
+"""Run programs, write files, take locks and print: the base of every other package."""

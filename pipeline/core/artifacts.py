@@ -1,4 +1,4 @@
-"""Decide whether the artifacts directory may be used: only where no other user of the host can change what is in it."""
+"""Check that no other user of the host can change the artifacts directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ UMASK = 0o022  # others read what a build makes, as the build's user must; what 
 
 
 def check(root: Path) -> None:
-    """Raises `HostLacks` for a directory of another user, one that everybody may write, and another user's link.
+    """Raise `HostLacks` for another user's directory or link, and for a directory that everybody may write.
 
     A link of this user's to such a directory is fine: a disk may lie elsewhere. So is what is not there yet.
     """

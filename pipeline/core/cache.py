@@ -1,4 +1,4 @@
-"""Directories that are made once and kept: named by a key, recorded, published by one rename.
+"""Keep directories that are made once: named by a key, recorded, published by one rename.
 
 What is kept is held against its record (`manifest`) whenever it is asked for; what is not as it was made, is
 made anew. Knows nothing of what is in one.
@@ -20,12 +20,12 @@ KEY_DIGITS = 20  # of a SHA-256 in hex; directories bear it
 
 
 def key(*inputs: object) -> str:
-    """The name of what is made from `inputs`, which must be all that can change it."""
+    """Return the name of a cache entry made from `inputs`, which must be all that can change its content."""
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
 def once(place: Path, fill: Callable[[Path], None], note: Callable[[str], object] = lambda _: None) -> Path:
-    """The directory `place`, as `fill` made it; `fill` fills it where it is not, one at a time of those in its parent.
+    """Return the directory `place`; have `fill` make it first where it is missing or changed, one writer at a time.
 
     `note` is told where what was there is not what was made.
     """
@@ -46,7 +46,7 @@ def once(place: Path, fill: Callable[[Path], None], note: Callable[[str], object
 
 
 def verified(root: Path) -> Iterator[tuple[Path, str]]:
-    """Read everything that is kept below `root` whole, and yield each problem: its path and a text."""
+    """Read every cache entry below `root` whole and yield each problem: its path and a text."""
     for place in sorted(root.glob("*/[!.]*")):
         if place.name != LOCK:
             yield from ((place / problem.path, problem.problem) for problem in _differences(place, content=True))
@@ -59,5 +59,5 @@ def _differences(place: Path, *, content: bool = False) -> tuple[manifest.Differ
 
 
 def _about(place: Path) -> dict[str, str]:
-    """What a record says of its directory, so that it is not taken for another."""
+    """Return the identity in a directory's record, so that no entry passes for another."""
     return {"kind": place.parent.name, "key": place.name}

@@ -1,4 +1,4 @@
-"""What a person sees: progress and notes on standard error, results on standard output.
+"""Print progress and notes to standard error, and results to standard output.
 
 On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves
 standard output to one JSON document, `--quiet` silences notes and progress, never errors.
@@ -26,7 +26,7 @@ PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
 
 
 def write(stream: TextIO, text: str) -> None:
-    """Say lines on `stream`, neutral. A pipe that nobody reads any more takes nothing more, and the work goes on.
+    """Print `text` to `stream`, made neutral; ignore further output once the reader of a pipe has gone.
 
     Raises `HostLacks` for a file or a disk that takes nothing.
     """
@@ -40,7 +40,7 @@ def _put(stream: TextIO, text: str) -> None:
 
 @contextlib.contextmanager
 def taking(stream: TextIO) -> Iterator[None]:
-    """For whoever writes to `stream`: as `write` is."""
+    """Convert the errors of writing to `stream` as `write` does."""
     try:
         yield
     except BrokenPipeError:
@@ -53,7 +53,7 @@ def taking(stream: TextIO) -> Iterator[None]:
 
 
 def silence(stream: TextIO) -> None:
-    """Let all that is still to be said on `stream` go nowhere."""
+    """Discard all further output to `stream`."""
     with contextlib.suppress(OSError, ValueError):  # no file
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -61,7 +61,7 @@ def silence(stream: TextIO) -> None:
 
 
 def make_usable() -> None:
-    """Have three neutral standard streams whatever the shell closed, which take every text whatever the locale.
+    """Open closed standard streams on /dev/null, make the others neutral, and accept text of any locale.
 
     A closed one would be taken by the next file that is opened, and a child's output written into that.
     """
@@ -82,18 +82,18 @@ class Meter(Protocol):
     """Progress of one item; safe to call from any thread."""
 
     def start(self, total: int | None, done: int = 0) -> None:
-        """Begins, or begins again; sizes in bytes, `total` None when unknown."""
+        """Begin or restart; sizes in bytes, `total` None when unknown."""
 
     def advance(self, count: int) -> None:
-        """`count` more bytes are there."""
+        """Add `count` bytes."""
 
     def note(self, text: str) -> None:
-        """Says something about the item: a retry, another mirror."""
+        """Print a note about the item, such as a retry or another mirror."""
 
 
 @dataclass
 class Console:
-    """Where everything is said. `json` and `quiet` are the options of the same name."""
+    """The terminal, or its replacement. `json` and `quiet` are the options of the same name."""
 
     json: bool = False
     quiet: bool = False
@@ -101,21 +101,21 @@ class Console:
     err: TextIO = field(default_factory=lambda: sys.stderr)
 
     def say(self, text: str = "") -> None:
-        """A line of the result, for people; further lines of `text` are indented, so that none passes for ours."""
+        """Print a line of the result for people; indent further lines of `text`, so that none passes for a label."""
         if not self.json:
             _put(self.out, _lines(text))
 
     def note(self, text: str) -> None:
-        """A line about what is going on."""
+        """Print a line about the work in progress."""
         if not self.quiet:
             _put(self.err, _lines(text))
 
     def warn(self, text: str) -> None:
-        """Something the person should know although the work goes on."""
+        """Print a warning; the work goes on."""
         _put(self.err, _lines(f"warning: {text}"))
 
     def fail(self, error: PipelineError) -> None:
-        """The error that ends the run; as JSON too when asked for."""
+        """Print the error that ends the run; as JSON too when requested."""
         with contextlib.suppress(HostLacks):  # the error that there was counts
             if self.json:
                 self.result(error.as_dict())
@@ -123,13 +123,13 @@ class Console:
             write(self.err, f"error: {error}")
 
     def result(self, data: object) -> None:
-        """The whole result as one JSON document, when `--json` asks for it."""
+        """Print the whole result as one JSON document where `--json` requests that."""
         if self.json:
             # DEL is the one character that acts on a terminal which `json` lets through.
             _put(self.out, json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f"))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-        """A table for people: boxed on a terminal, aligned columns elsewhere."""
+        """Print a table for people: boxed on a terminal, aligned columns elsewhere."""
         if self.json:
             return
         headings = [neutral.line(heading) for heading in headings]
@@ -159,7 +159,7 @@ class Console:
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Progress]:
-        """Progress of several items at once, bars on a terminal and plain lines elsewhere."""
+        """Show the progress of several items at once: bars on a terminal, plain lines elsewhere."""
         if self.err.isatty() and not self.quiet:
             with _bars(neutral.bare(self.err)) as bars:
                 yield bars
@@ -168,19 +168,20 @@ class Console:
 
 
 class Progress(Protocol):
-    """Makes one meter per item."""
+    """A factory of meters, one per item."""
 
     def meter(self, name: str) -> Meter:
-        """The meter of the item called `name`."""
+        """Return the meter of the item called `name`."""
 
 
 @dataclass
 class PlainProgress:
-    """Plain lines, no more often than every `PLAIN_INTERVAL` seconds and item."""
+    """Progress as plain lines, at most one per item every `PLAIN_INTERVAL` seconds."""
 
     console: Console
 
     def meter(self, name: str) -> Meter:
+        """Return the meter of the item called `name`."""
         return _PlainMeter(self.console, name)
 
 
@@ -246,7 +247,7 @@ def _lines(text: str) -> str:
 
 
 def human_bytes(count: int | None) -> str:
-    """Bytes in binary units with one decimal: `1.5 MiB`."""
+    """Format bytes in binary units with one decimal: `1.5 MiB`."""
     if count is None:
         return "?"
     size = float(count)

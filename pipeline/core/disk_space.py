@@ -1,4 +1,4 @@
-"""Tells what the host lacks, room first of all, from every other failure, whoever ran into it.
+"""Convert errors of a full disk, missing permissions and removed files into `HostLacks`; check free disk space.
 
 Only what a mistake of this program cannot cause is taken for the host's: an error of the disk or the kernel, and
 anything about a file below the artifacts, which others may remove, replace or fill while a run works with it.
@@ -38,7 +38,7 @@ _CHANGED = (
 
 @contextlib.contextmanager
 def writing(place: Path) -> Iterator[None]:
-    """Turns "no room", "not allowed" and "gone" below `place` into `HostLacks`, also when a program found out.
+    """Convert "no space", "not permitted" and "missing" below `place` into `HostLacks`, also when a program reports it.
 
     To be entered after whatever cleans up `place`, since what is left there is looked at.
     """
@@ -76,7 +76,7 @@ def _limit_of(error: ProgramFailed) -> HostLacks | None:
 
 @contextlib.contextmanager
 def below(root: Path) -> Iterator[None]:
-    """Turns what nobody else has handled into `HostLacks`: no room, and what of the artifacts `root` cannot be used."""
+    """Convert unhandled errors of a full disk and of an unusable artifacts `root` into `HostLacks`."""
     try:
         yield
     except BrokenPipeError:
@@ -90,7 +90,7 @@ def below(root: Path) -> Iterator[None]:
 
 
 def of_host(error: BaseException, root: Path) -> HostLacks | None:
-    """What the host lacks, out of an error that escaped; None where that may be a mistake of this program."""
+    """Return the host's problem behind an error that escaped; None where it may be a defect of this program."""
     if limit := rlimits.behind(error):
         return limit
     if isinstance(error, MemoryError):
@@ -123,7 +123,7 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
 
 
 def gone(place: Path) -> HostLacks:
-    """The error of a run whose files somebody removed."""
+    """Return the error of a run whose files were removed meanwhile."""
     return HostLacks(
         f"{place}: not there any more; expected what this run or an earlier one made",
         where=str(place),
@@ -142,7 +142,7 @@ def _is_below(place: Path, roots: Iterable[Path]) -> bool:
 
 
 def _unusable(number: int | None, place: Path, root: Path) -> bool:
-    """Whether a person must see to it: `root` itself cannot be had, or something in it is not as we make it."""
+    """Return whether a person must repair `root`: not accessible, or with an entry unlike those this program makes."""
     above, inside = root.is_relative_to(place), place.is_relative_to(root)
     if number in (*_FORBIDDEN, errno.ENOTDIR):
         return above or inside
@@ -150,7 +150,7 @@ def _unusable(number: int | None, place: Path, root: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything is at `path`; whatever keeps us from looking counts as nothing, which `Path.exists` raises."""
+    """Return whether anything is at `path`; False for every error, where `Path.exists` raises."""
     try:
         path.stat()
     except OSError:
@@ -173,20 +173,20 @@ def _is_link(path: Path) -> bool:
 
 
 def require(place: Path, amount: int, what: str) -> None:
-    """Raises `HostLacks` unless `amount` bytes are free at `place` for `what`."""
+    """Raise `HostLacks` unless `amount` bytes are free at `place` for `what`."""
     if free(place) < amount:
         why = f"{what} needs {human_bytes(amount)}, {human_bytes(free(place))} are free"
         raise HostLacks("there is no room", where=str(place.resolve()), why=why, hint=HINT)
 
 
 def free(place: Path) -> int:
-    """Bytes that may still be written where `place` is, or will be."""
+    """Return the bytes that may still be written at `place`, or where that will be created."""
     left = os.statvfs(_there(place))
     return left.f_bavail * left.f_frsize
 
 
 def lacking(place: Path, found: BaseException | str) -> HostLacks:
-    """The error that says so; `found` is what somebody ran into, or said."""
+    """Return the error of missing disk space; `found` is the evidence of it."""
     number = found.errno if isinstance(found, OSError) else None
     why = os.strerror(number) if number else found if isinstance(found, str) else getattr(found, "what", str(found))
     if number == errno.EDQUOT:
@@ -209,7 +209,7 @@ def _lacks_inodes(place: Path) -> bool:
 
 
 def _there(place: Path) -> Path:
-    """The place itself, or what is above it and there."""
+    """Return the path itself, or its nearest existing parent."""
     return next(path for path in (place, *place.resolve().parents) if is_there(path))
 
 

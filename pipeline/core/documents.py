@@ -1,4 +1,4 @@
-"""Read back documents that this program wrote, and say of a damaged one which it is, what is wrong, and what to do.
+"""Read documents that this program wrote, and report damaged ones by name, problem and remedy.
 
 Whoever can go on without a document reads it for themselves; this is for those who cannot.
 """
@@ -16,7 +16,7 @@ MOST = 64 << 20  # bytes of a document; the largest, the record of an image, has
 
 
 def read_text(path: Path, *, hint: str) -> str:
-    """The text of a file. Raises `Refused` for what is not there, cannot be read or is no text; `hint` mends it."""
+    """Return the text of a file. Raises `Refused` for one missing, unreadable or not UTF-8; `hint` is the remedy."""
     try:
         return read_limited(path, MOST).decode()
     except FileNotFoundError:
@@ -28,7 +28,7 @@ def read_text(path: Path, *, hint: str) -> str:
 
 
 def read_json(path: Path, *names: str, hint: str) -> dict[str, Any]:
-    """The JSON object of a file, in which each of `names` is. Raises `Refused` as `read_text` does."""
+    """Return the JSON object of a file with the keys `names`. Raises `Refused` as `read_text` does."""
     text = read_text(path, hint=hint)
     try:
         document = json.loads(text)
@@ -42,5 +42,5 @@ def read_json(path: Path, *names: str, hint: str) -> dict[str, Any]:
 
 
 def damaged(path: Path, expected: str, got: str, hint: str) -> Refused:
-    """The error of a document that says something else than it must."""
+    """Return the error of a document with other content than expected."""
     return Refused(f"{path.name}: damaged; expected {expected}, got {got}", where=str(path), hint=hint)

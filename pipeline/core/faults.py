@@ -1,4 +1,4 @@
-"""Named points of a run at which a test may look on, interfere, or kill.
+"""Name points of a run at which a test may observe, interfere, or kill.
 
 "Kill at any point loses nothing" can be tested only if a test can choose the point: between the
 last byte and the rename there are microseconds, which no kill from outside hits on purpose.
@@ -19,11 +19,11 @@ VARIABLE = "FNAT_TRACE_KILL"
 
 
 def _nothing(name: str) -> None:
-    """The point of every run that is not a test."""
+    """Do nothing: the fault point of every run that is no test."""
 
 
 def _killer(wanted: str) -> Callable[[str], None]:
-    """A point that kills this process as `wanted`, `<point>[:n]`, says."""
+    """Return a fault point that kills this process as `wanted`, `<point>[:n]`, requests."""
     target, _, count = wanted.partition(":")
     left = int(count or 1)
     lock = threading.Lock()

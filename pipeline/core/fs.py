@@ -1,4 +1,4 @@
-"""The one way to write a file whole, and to hash one. Knows nothing of what is in it."""
+"""Write, hash, copy and remove files atomically. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHUNK = 1 << 20  # bytes read at a time
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in lower-case hex."""
+    """Return the SHA-256 of a file in lower-case hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -57,7 +57,7 @@ _KINDS = {
 
 
 def copy_hashed(source: Path, target: Path) -> str:
-    """Copy a file's bytes to the new file `target`; the SHA-256 of exactly those, whatever becomes of `source`."""
+    """Copy a file to the new file `target`; return the SHA-256 of the bytes written, whatever becomes of `source`."""
     digest = hashlib.sha256()
     with source.open("rb") as stream, target.open("xb") as copy:
         while piece := stream.read(CHUNK):
@@ -68,7 +68,7 @@ def copy_hashed(source: Path, target: Path) -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """A stream whose bytes appear at `path` all at once, or never; what killed runs left of it is removed."""
+    """Yield a stream whose bytes appear at `path` by one rename; remove leftovers of killed runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
@@ -89,7 +89,7 @@ def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
 
 
 def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
-    """A new file, open and held with flock(2)."""
+    """Yield a new file, open and locked with flock(2)."""
     while True:
         handle, name = tempfile.mkstemp(dir=directory, prefix=prefix)
         safe_open.flock(Path(name), handle, fcntl.LOCK_EX)
@@ -100,7 +100,7 @@ def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
 
 @contextlib.contextmanager
 def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
-    """A fresh directory below `parent`, gone afterwards; what killed runs left there is removed first."""
+    """Yield a fresh directory below `parent`, removed afterwards; first remove leftovers of killed runs."""
     parent.mkdir(parents=True, exist_ok=True)
     with fresh(parent, prefix) as path:
         yield path
@@ -108,7 +108,7 @@ def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def fresh(parent: Path, prefix: str) -> Iterator[Path]:
-    """The same below a `parent` that is there.
+    """Yield a fresh directory below an existing `parent`, removed afterwards.
 
     Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner. No other user can open it, and
     so none can hold that lock; `parent` is not locked, since others may be able to open that.
@@ -124,7 +124,7 @@ def fresh(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _held_directory(parent: Path, prefix: str) -> tuple[Path, int]:
-    """A new directory, open and held with flock(2)."""
+    """Yield a new directory, open and locked with flock(2)."""
     while True:
         path = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         try:
@@ -138,7 +138,7 @@ def _held_directory(parent: Path, prefix: str) -> tuple[Path, int]:
 
 
 def remove_leftovers(parent: Path, prefix: str) -> None:
-    """Removes what killed runs left of `fresh` below `parent`; what is in use, or another user's, stays."""
+    """Remove leftovers of `fresh` below `parent`, except those in use and other users'."""
     for left in parent.glob(f"{glob.escape(prefix)}*"):
         with contextlib.suppress(OSError, HostLacks):
             handle = safe_open.directory(left)
@@ -148,7 +148,7 @@ def remove_leftovers(parent: Path, prefix: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path, handle: int, how: int) -> Iterator[None]:
-    """Holds what is open at `path`, and closes it."""
+    """Lock the open file at `path`, and close it afterwards."""
     try:
         safe_open.flock(path, handle, fcntl.LOCK_EX | how)
         yield
@@ -157,7 +157,7 @@ def _locked(path: Path, handle: int, how: int) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link, or a tree at once for those who look: under another name first, `.old-` before its own.
+    """Remove a file, link or tree atomically: rename it first, to the prefix `.old-`.
 
     Directories that may not be written are opened: an image's and a snapshot's are like that.
     """
@@ -173,7 +173,7 @@ def remove(path: Path) -> None:
 
 
 def copied(source: Path, target: Path, sha256: str) -> Path:
-    """Copy a file whose bytes must have this digest, and return `target`, which is there only when they have it.
+    """Copy a file whose bytes must have this digest; return `target`, which exists only with these bytes.
 
     Raises `Refused`: the file is not the one that was verified, whatever was looked at before.
     """
@@ -191,14 +191,14 @@ def copied(source: Path, target: Path, sha256: str) -> Path:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replaces the content of `path` in one rename."""
+    """Replace the content of `path` by one rename."""
     with atomic(path) as stream:
         # A path or an argument may hold bytes that are no UTF-8: they stay what they are.
         stream.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
 def point(link: Path, target: str) -> None:
-    """Lets `link` be a symbolic link to `target`, by one rename; for one writer at a time."""
+    """Make `link` a symbolic link to `target` by one rename; for one writer at a time."""
     temporary = link.with_name(f".{link.name}-new")
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)

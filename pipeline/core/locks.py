@@ -1,4 +1,4 @@
-"""Locks between runs: flock(2), so that the kernel releases them whatever kills the holder.
+"""Lock between runs with flock(2), which the kernel releases however the holder ends.
 
 Shared for those who use the store, exclusive for those who change what others rely on. A lock
 file is never removed: its content names the last exclusive holder, for the message only.
@@ -22,7 +22,7 @@ from pipeline.errors import HostLacks, Locked
 def locked(
     path: Path, *, shared: bool = False, wait: bool = True, waiting: Callable[[str], None] | None = None
 ) -> Iterator[None]:
-    """Holds the lock at `path`; `wait=False` raises `Locked` naming the holder instead of waiting.
+    """Hold the lock at `path`; with `wait=False` raise `Locked` with the holder's name instead of waiting.
 
     `waiting` is told the holder before a wait begins.
     """
@@ -49,7 +49,7 @@ def locked(
 
 
 def is_held(path: Path) -> bool:
-    """Whether another run holds the lock for itself now; neither makes nor writes the file, nor waits."""
+    """Return whether another run holds the lock exclusively; create, write and wait for nothing."""
     try:
         handle = safe_open.file(path, os.O_RDONLY)
     except PermissionError:  # another user's: only they may open it
@@ -66,7 +66,7 @@ def is_held(path: Path) -> bool:
 
 
 def _opened(path: Path) -> int:
-    """The lock file, which only this user can open: anybody who can read it could hold the lock for ever."""
+    """Yield the lock file, private to this user: whoever can read a lock file can hold the lock for ever."""
     handle = safe_open.file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
     if os.fstat(handle).st_mode & 0o077:  # made before this was so
         with contextlib.suppress(PermissionError):
@@ -75,7 +75,7 @@ def _opened(path: Path) -> int:
 
 
 def _holders(status: os.stat_result) -> str:
-    """Those who hold the lock now, as proc(5) `/proc/locks` lists them; readers write no name into the file."""
+    """Return the lock's holders as proc(5) `/proc/locks` lists them; shared holders write no name into the file."""
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     try:
         rows = [line.split() for line in Path("/proc/locks").read_text().splitlines()]

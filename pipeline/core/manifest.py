@@ -1,4 +1,4 @@
-"""Manifests: what a directory that we made must hold, and whether it still does.
+"""Record the content of directories that this program made, and compare them with the record.
 
 A manifest names every file, link and directory below a root. A file's content is its SHA-256. Its stamp (size, times,
 inode) is what makes the second look cheap: the kernel moves a file's change time whenever its bytes or its attributes
@@ -34,7 +34,7 @@ _Stamp = tuple[int, int, int, int]
 
 
 class Kind(StrEnum):
-    """What an entry is; nothing else may lie in a directory that has a manifest."""
+    """Type of an entry; a directory with a manifest holds no others."""
 
     FILE = "file"
     LINK = "link"
@@ -57,7 +57,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Difference:
-    """A path that is not what the manifest says, and in which way."""
+    """A path that differs from the manifest, and how."""
 
     path: str
     problem: str
@@ -71,7 +71,7 @@ Manifest = Mapping[str, Entry]
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a look at a directory gave. `current` has the stamps of now, where nothing differs but them."""
+    """Result of a comparison. `current` has the present stamps where nothing else differs."""
 
     differences: tuple[Difference, ...]
     current: Manifest
@@ -79,7 +79,7 @@ class Comparison:
 
 
 def take(root: Path) -> dict[str, Entry]:
-    """Read everything below `root`, without following links, into a manifest.
+    """Read everything below `root` into a manifest, without following links.
 
     A `root` that is a file or a link is the one entry, under the empty path.
     Raises `ValueError` for what is neither file, link nor directory, and `OSError`.
@@ -88,7 +88,7 @@ def take(root: Path) -> dict[str, Entry]:
 
 
 def compare(root: Path, manifest: Manifest, *, content: bool = False) -> Comparison:
-    """Compare what is below `root` with its manifest.
+    """Compare the entries below `root` with their manifest.
 
     Files whose stamp is that of the manifest are taken for the same, unless `content` asks to read everything.
     Raises `OSError` when it cannot be read.
@@ -123,12 +123,12 @@ def compare(root: Path, manifest: Manifest, *, content: bool = False) -> Compari
 
 
 def to_rows(manifest: Manifest) -> dict[str, list[Any]]:
-    """Return the manifest as a document keeps it."""
+    """Return the manifest in the form that documents store."""
     return {path: [e.kind.value, e.mode, e.content, *e.stamp] for path, e in sorted(manifest.items())}
 
 
 def from_rows(rows: object) -> dict[str, Entry]:
-    """Read what `to_rows` returned. Raises `ValueError` for anything else."""
+    """Read the rows that `to_rows` returned. Raises `ValueError` for anything else."""
     if not isinstance(rows, dict):
         raise ValueError("a manifest is a table of paths")
     found = {}
@@ -143,13 +143,13 @@ def from_rows(rows: object) -> dict[str, Entry]:
 
 
 def sealed(document: Mapping[str, Any]) -> str:
-    """Return the document as JSON text that bears the digest of what it says; values must be JSON's own."""
+    """Return the document as JSON text with a digest of its content; values must be JSON types."""
     plain = json.loads(json.dumps({name: value for name, value in document.items() if name != SEAL}, default=str))
     return json.dumps({**plain, SEAL: _digest(plain)}, indent=1) + "\n"
 
 
 def unsealed(text: str | bytes) -> dict[str, Any]:
-    """Read what `sealed` returned, without the seal.
+    """Read a document that `sealed` returned, without its digest.
 
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
     """
@@ -167,7 +167,7 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
 
 
 def record(root: Path, about: Mapping[str, Any]) -> None:
-    """Record, in the directory itself, what is below `root` now and what it is: `about`, in values of JSON.
+    """Record the entries below `root` and their identity `about`, in JSON types, in the directory itself.
 
     The manifest is a line of its own, so that the head can be read without it.
     """
@@ -175,7 +175,7 @@ def record(root: Path, about: Mapping[str, Any]) -> None:
 
 
 def about(root: Path) -> dict[str, Any]:
-    """Return what the directory at `root` is, as it was recorded; what is in it is not looked at.
+    """Return the recorded identity of the directory at `root`, without comparing its content.
 
     Raises `ValueError` for a record that is damaged or no regular file, and `OSError`.
     """
@@ -183,7 +183,7 @@ def about(root: Path) -> dict[str, Any]:
 
 
 def check(root: Path, expected: Mapping[str, Any], *, content: bool = False) -> tuple[Difference, ...]:
-    """Find what below `root` is not as recorded, and whether the record is that of what is `expected` there.
+    """Return the differences between `root` and its record, and between the record's identity and `expected`.
 
     Files are read where a stamp moved, or all of them for `content`; the stamps of those that are the same still
     are recorded anew. Never raises: what cannot be read is a difference.
@@ -208,7 +208,7 @@ def check(root: Path, expected: Mapping[str, Any], *, content: bool = False) -> 
 
 
 def sha256_at(path: Path) -> tuple[str, os.stat_result]:
-    """Return a regular file's SHA-256 and its status after it was read; follows no link and waits for no FIFO.
+    """Return a regular file's SHA-256 and its status after reading; follow no link and wait for no FIFO.
 
     Raises `ValueError` for what is no regular file, and `OSError`.
     """
@@ -218,7 +218,7 @@ def sha256_at(path: Path) -> tuple[str, os.stat_result]:
 
 @contextlib.contextmanager
 def regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a regular file to read; follows no link and waits for no FIFO. Raises `ValueError` for anything else."""
+    """Open a regular file for reading; follow no link and wait for no FIFO. Raises `ValueError` for anything else."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(handle, "rb") as stream:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -227,7 +227,7 @@ def regular(path: Path) -> Iterator[BufferedReader]:
 
 
 def text_at(path: Path) -> bytes:
-    """Return what such a file holds, as long as that is no more than a record may be; raises as `regular` does."""
+    """Return the text of a regular file no larger than a record may be; raise as `regular` does."""
     with regular(path) as stream:
         data = stream.read(_MOST + 1)
     if len(data) > _MOST:
@@ -247,7 +247,7 @@ def _write_record(root: Path, about: Mapping[str, Any], manifest: Manifest) -> N
 
 
 def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
-    """What the directory is, and the text of its manifest, which is the one that was sealed."""
+    """Return the directory's identity, and the text of its manifest, whose digest was verified."""
     rows, _, head = text_at(root / RECORD).partition(b"\n")
     known = unsealed(head)
     if known.pop(_ROWS, None) != hashlib.sha256(rows).hexdigest():
@@ -256,12 +256,12 @@ def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _is_record(path: str) -> bool:
-    """Whether it is the directory's record, or what a killed run left of writing one."""
+    """Return whether `path` is the directory's record, or a leftover of writing one."""
     return path == RECORD or path.startswith(f".{RECORD}.")
 
 
 def _walk(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Every path below `root`, relative to it, with its own status; `root` itself where it is no directory."""
+    """Yield every path below `root`, relative to it, with its status; `root` itself where it is no directory."""
     status = root.lstat()
     if not stat.S_ISDIR(status.st_mode):
         yield "", status

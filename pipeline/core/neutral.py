@@ -1,8 +1,8 @@
-"""Show text of strangers so that nothing in it acts on a terminal, a page or a command line.
+r"""Neutralise untrusted text before it reaches a terminal, a page or a command line.
 
 What a server, a patch, a log or a guest says, and every name of a file, passes through here on the way out: through
 `console`, the error texts, `cli`'s own streams, and the lab's page and JUnit file. What cannot be seen is shown as
-Python writes it: `\\x1b`, `\\u202e`. JSON documents keep their data as it came; `json` escapes it.
+Python writes it: `\x1b`, `\u202e`. JSON documents keep their data as it came; `json` escapes it.
 
 Knows nothing of what a text is about. HTML's own characters are the template's to escape.
 """
@@ -27,17 +27,17 @@ _IGNORED = frozenset(
 
 
 def text(raw: str) -> str:
-    """`raw` with everything that cannot be seen shown; lines stay lines, tabs tabs, and an overlong line is cut."""
+    """Return `raw` with invisible characters escaped; keep lines and tabs, and cut overlong lines."""
     return "\n".join(_cut(_visible(line, keep="\t")) for line in raw.replace("\r\n", "\n").split("\n"))
 
 
 def line(raw: str) -> str:
-    """As `text`, on one line: a cell of a table, a value in a file of lines."""
+    """Return `raw` as `text` does, on one line: a table's cell, a value in a file of lines."""
     return _cut(_visible(raw))
 
 
 def word(raw: str | os.PathLike[str]) -> str:
-    """`raw` as one word of a command that a person copies: the shell reads it back exactly.
+    """Quote `raw` as one word of a command to copy; a shell reads back exactly `raw`.
 
     Quoted as POSIX has it; with `$'...'` (bash, ksh, zsh, and POSIX since 2024) where something cannot be seen.
     """
@@ -48,12 +48,12 @@ def word(raw: str | os.PathLike[str]) -> str:
 
 
 def command(argv: Iterable[str | os.PathLike[str]]) -> str:
-    """The command line that runs `argv`, to copy and paste."""
+    """Format `argv` as a command line to copy and paste."""
     return " ".join(map(word, argv))
 
 
 def document(value: Any) -> Any:
-    """`value`, of mappings, lists, tuples and plain values, with every text in it as `text` shows it; keys too."""
+    """Return `value`, of mappings, lists, tuples and plain values, with each text and key neutral as by `text`."""
     if isinstance(value, str):
         return text(value)
     if isinstance(value, dict):
@@ -64,7 +64,7 @@ def document(value: Any) -> Any:
 
 
 class _Stream:
-    """A text stream on which only `bare` lets anything through that acts on a terminal.
+    """A text stream that neutralises; only `bare` gives access to the stream behind it.
 
     For what is written past the console: a traceback, a library's warning, the help. Nothing is cut here, since
     a JSON document may have long lines.
@@ -86,12 +86,12 @@ class _Stream:
 
 
 def stream(to: TextIO) -> TextIO:
-    """`to`, made neutral."""
+    """Return `to` as a neutral stream."""
     return to if isinstance(to, _Stream) else cast(TextIO, _Stream(to))
 
 
 def bare(of: TextIO) -> TextIO:
-    """The stream behind a neutral one, for who draws on a terminal and has made every text neutral before."""
+    """Return the stream behind a neutral one, for text that is neutral already."""
     return of.to if isinstance(of, _Stream) else of
 
 

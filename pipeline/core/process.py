@@ -1,4 +1,4 @@
-"""The one way to run a program.
+"""Run programs: with a clean environment, limits, and an error for each kind of failure.
 
 Argument vectors only, an explicit environment, the whole process group killed when we stop
 waiting, and an error whose text differs by cause: not found, killed by a signal, timed out,
@@ -37,7 +37,7 @@ _told_to_stop = threading.Event()
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished program left: its status and both outputs, as bytes."""
+    """Exit status of a finished program and both its outputs, as bytes."""
 
     argv: tuple[str, ...]
     status: int
@@ -46,7 +46,7 @@ class Result:
 
     @property
     def text(self) -> str:
-        """Standard output as text; undecodable bytes are kept visible."""
+        """Standard output as text; undecodable bytes are escaped."""
         return self.out.decode(errors="backslashreplace")
 
     @property
@@ -56,7 +56,7 @@ class Result:
 
 
 class ProgramFailed(PipelineError):
-    """A program ended badly. `result` is None when it never started or was stopped by us."""
+    """A program that failed. `result` is None when it never started or this program stopped it."""
 
     code = ExitCode.BUG
 
@@ -67,15 +67,15 @@ class ProgramFailed(PipelineError):
 
 
 class Stopped(BaseException):
-    """The run was told to stop: no failure, so nothing that handles failures gets it. It ends its thread."""
+    """A request to stop the run; no failure, so that no failure handler catches it. Ends its thread."""
 
 
 class ProgramMissing(HostLacks):
-    """The program is not on the path."""
+    """A program that is not on the path."""
 
 
 def absolute(search: str) -> str:
-    """The absolute elements of a search path, or the system's default.
+    """Return the absolute elements of a search path, or the system's default.
 
     An empty or relative one would have programs taken from whatever directory a command is typed in.
     """
@@ -83,27 +83,27 @@ def absolute(search: str) -> str:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """The environment every program gets: a few inherited names, the C.UTF-8 locale, and `extra`."""
+    """Return the environment of every program: a few inherited names, the C.UTF-8 locale, and `extra`."""
     names = [*_KEPT, *(name.upper() for name in _KEPT)]
     kept = {name: os.environ[name] for name in names if name in os.environ}
     return {**kept, "LC_ALL": "C.UTF-8", "TZ": "UTC", **extra}
 
 
 def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
-    """The command line to copy and paste."""
+    """Return the command line to copy and paste."""
     command = neutral.command(argv)
     return f"(cd {neutral.word(cwd)} && {command})" if cwd else command
 
 
 def stop_all() -> None:
-    """For a run that was told to stop: ends every program, lets none begin, and so unwinds whatever waits for one."""
+    """Stop the run: end every program and let none start, so that every waiting thread unwinds."""
     _told_to_stop.set()
     for child in list(_running):
         _kill_group(child)
 
 
 def go_on() -> None:
-    """Raises `Stopped` once the run was told to stop; for whatever waits for anything but a program."""
+    """Raise `Stopped` once the run is to stop; for threads that wait for anything but a program."""
     if _told_to_stop.is_set():
         raise Stopped
 
@@ -118,7 +118,7 @@ def run(
     accept: Iterable[int] = (0,),
     most: int = OUTPUT_MOST,
 ) -> Result:
-    """Runs `argv` to its end and returns its outputs.
+    """Run `argv` to its end and return its outputs.
 
     `timeout` in seconds; `accept` are the exit statuses that are no error; a program that prints more than `most`
     bytes is ended. Raises `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
@@ -142,11 +142,11 @@ def run(
 
 
 class _TooMuch(Exception):
-    """A program that prints without end."""
+    """A program that prints more than the limit."""
 
 
 def _outputs(child: subprocess.Popen[bytes], stdin: bytes, timeout: float | None, most: int) -> tuple[bytes, bytes]:
-    """Both outputs of a program that has ended, `stdin` written meanwhile; as `communicate`, but with a limit.
+    """Return both outputs of a program after its end, writing `stdin` meanwhile: `communicate` with a limit.
 
     Raises `_TooMuch`, and `subprocess.TimeoutExpired`.
     """
@@ -188,7 +188,7 @@ def _left(child: subprocess.Popen[bytes], deadline: float | None) -> float | Non
 
 
 def _fed(descriptor: int, data: memoryview) -> memoryview:
-    """What of a program's input is still to be written; nothing once it reads no more."""
+    """Write some of a program's input and return the rest; nothing once the program reads no more."""
     try:
         return data[os.write(descriptor, data) :]
     except BlockingIOError:
@@ -198,7 +198,7 @@ def _fed(descriptor: int, data: memoryview) -> memoryview:
 
 
 def show(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
-    """Runs `argv` with our own standard output and error; returns its exit status."""
+    """Run `argv` on the caller's own standard output and error; return its exit status."""
     with start(argv, env=env, cwd=cwd, stdout=None, stderr=None) as child:
         return child.wait()
 
@@ -214,7 +214,7 @@ def start(
     stderr: IO[bytes] | int | None = subprocess.PIPE,
     pass_fds: Sequence[int] = (),
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A running program in a session of its own; leaving the block kills what is left of its group.
+    """Yield a running program in its own session; kill the rest of its process group afterwards.
 
     That session has no terminal. The child also dies when the thread that started it dies, so that SIGKILL leaves
     nothing.
@@ -256,7 +256,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 
 
 def _require(program: str, cwd: Path | None, path: str) -> None:
-    """Raises unless the program and its working directory, which is then not blamed on it, are there."""
+    """Raise unless the program and its working directory exist, each with an error of its own."""
     if cwd is not None and not cwd.is_dir():
         what = "a program's working directory: not there any more; something removed it while it was in use"
         raise HostLacks(what, where=str(cwd), hint="run the same command again: what is missing is made anew")
@@ -267,7 +267,7 @@ def _require(program: str, cwd: Path | None, path: str) -> None:
 
 
 def signal_name(number: int) -> str:
-    """Such as SIGKILL for 9."""
+    """Return a signal's name, such as SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where the project's own data lives: beside the package in a checkout, inside it when installed."""
+"""Find the project's own data: beside the package in a checkout, inside it when installed."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def data_root() -> Path:
-    """The directory that holds `lines/`, `patches/`, `specs/` and `containers/`."""
+    """Return the directory of `lines/`, `patches/`, `specs/` and `containers/`."""
     checkout = PACKAGE.parent
     return checkout if (checkout / "inv").is_file() else PACKAGE / "_data"
 
 
 def lines_dir() -> Path:
-    """The line files that come with the project."""
+    """Return the directory of the project's line files."""
     return data_root() / "lines"
 
 
 def locks_dir() -> Path:
-    """Where pins of the project's own lines are written: the checkout, or where an installed program is used."""
+    """Return the directory for lock files of the project's lines: the checkout, or the current one when installed."""
     return Path.cwd() if lines_dir().is_relative_to(PACKAGE) else lines_dir()
 
 
 def patches_dir() -> Path:
-    """The series files that come with the project, one directory per line."""
+    """Return the directory of the project's series files, one directory per line."""
     return data_root() / "patches"
 
 
 def specs_dir() -> Path:
-    """RPM spec templates and kernel configurations, one directory per line."""
+    """Return the directory of RPM spec templates and kernel configurations, one directory per line."""
     return data_root() / "specs"
 
 
 def containers_dir() -> Path:
-    """What builder images are made of, one directory per image."""
+    """Return the directory of builder images, one directory per image."""
     return data_root() / "containers"

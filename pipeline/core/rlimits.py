@@ -1,4 +1,4 @@
-"""Tell a limit that the shell set, such as `ulimit -n`, from a full disk and from a failed build. See setrlimit(2)."""
+"""Tell a resource limit, such as `ulimit -n`, from a full disk and from a failed build. See setrlimit(2)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MARGIN = 2  # seconds of CPU time to clean up in, before the kernel kills
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit as shells know it: their option, what is limited, and the unit that they count in.
+    """A limit in the shell's terms: its option, its object, and its unit.
 
     `name` is prlimit(1)'s.
     """
@@ -32,16 +32,16 @@ class Limit:
 
     @property
     def soft(self) -> int | None:
-        """The limit now, in units; None for none."""
+        """The current soft limit in units; None for none."""
         return self._in_units(resource.getrlimit(self.number)[0])
 
     def allows(self, amount: int) -> bool:
-        """Whether a program that we start may be given `amount`, in bytes, seconds or pieces."""
+        """Return whether a child process may be given `amount`, in bytes, seconds or pieces."""
         hard = resource.getrlimit(self.number)[1]
         return hard in (resource.RLIM_INFINITY, -1) or hard >= amount or _may_raise()
 
     def lacking(self, expected: str, why: str) -> HostLacks:
-        """The error that names the limit and the command that shows it."""
+        """Return the error with the limit's name and the command that shows it."""
         soft = "unlimited" if self.soft is None else f"{self.soft} {self.unit}".strip()
         return HostLacks(
             f"the shell's limit `ulimit {self.option}` ({self.what}): too low; expected {expected}, got {soft}",
@@ -50,7 +50,7 @@ class Limit:
         )
 
     def used_up(self, why: str) -> HostLacks:
-        """The error of a run that needed more than it had."""
+        """Return the error of a run that exceeded the limit."""
         return self.lacking("more", why)
 
     def _in_units(self, value: int) -> int | None:
@@ -73,7 +73,7 @@ _BY_SIGNAL = {signal.SIGXFSZ: FILE_SIZE, signal.SIGXCPU: CPU, signal.SIGKILL: CP
 
 
 def behind(error: BaseException) -> HostLacks | None:
-    """The limit that made this process fail, or None. Only a limit that is set is blamed."""
+    """Return the limit behind an error of this process; None where no such limit is set."""
     if isinstance(error, MemoryError):
         return _blamed((MEMORY,), "there was no more memory")
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
@@ -87,7 +87,7 @@ def behind(error: BaseException) -> HostLacks | None:
 
 
 def behind_program(status: int, said: str, why: str) -> HostLacks | None:
-    """The same for a program that ended with `status`, minus the signal's number, and `said` something."""
+    """Return the limit behind a program's `status` (minus the signal's number) and output `said`, or None."""
     if -status in _BY_SIGNAL:
         return _blamed((_BY_SIGNAL[signal.Signals(-status)],), why)
     for number, limit in _BY_ERROR.items():
@@ -97,14 +97,14 @@ def behind_program(status: int, said: str, why: str) -> HostLacks | None:
 
 
 def require(needs: Mapping[Limit, int], what: str) -> None:
-    """Raises `HostLacks` for a limit that keeps a program from being given what `what` needs."""
+    """Raise `HostLacks` for a limit below the need of `what`."""
     for limit, amount in needs.items():
         if not limit.allows(amount):
             raise limit.lacking(f"{amount // limit.size} {limit.unit}".strip(), f"{what} needs as much")
 
 
 def leave_time() -> None:
-    """Have the kernel tell us (SIGXCPU) a moment before a limit on CPU time kills us."""
+    """Request SIGXCPU shortly before a limit on CPU time kills this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
     if hard != resource.RLIM_INFINITY and soft >= hard > 1:
         resource.setrlimit(resource.RLIMIT_CPU, (max(1, hard - _MARGIN), hard))

@@ -1,4 +1,4 @@
-"""Open files and directories without following a link or waiting for anybody, and lock them with flock(2).
+"""Open files and directories without following links or waiting, and lock them with flock(2).
 
 Another user of the host may lay a pipe or a link where a file of ours belongs, or hold a lock on what they can open for
 reading. Knows nothing of what is opened.
@@ -20,7 +20,7 @@ _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def file(path: Path, flags: int) -> int:
-    """Open a regular file of this user's, made private where `flags` make it. Raises `HostLacks` for anything else."""
+    """Open a regular file of this user's, private where `flags` create it. Raises `HostLacks` for anything else."""
     handle = os.open(path, flags | _SAFE, PRIVATE)
     try:
         _require(path, handle, stat.S_ISREG, "a regular file")
@@ -31,7 +31,7 @@ def file(path: Path, flags: int) -> int:
 
 
 def directory(path: Path) -> int:
-    """Open a directory of this user's. Raises `HostLacks` for another user's, and `OSError` for what is none."""
+    """Open a directory of this user's. Raises `HostLacks` for another user's, and `OSError` for anything else."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _SAFE)
     try:
         _require(path, handle, stat.S_ISDIR, "a directory")
@@ -42,7 +42,7 @@ def directory(path: Path) -> int:
 
 
 def is_at(path: Path, handle: int) -> bool:
-    """Whether what is open still lies at `path`."""
+    """Return whether the open file still is at `path`."""
     opened = os.fstat(handle)
     try:
         there = os.lstat(path)
@@ -52,7 +52,7 @@ def is_at(path: Path, handle: int) -> bool:
 
 
 def flock(path: Path, handle: int, kind: int) -> None:
-    """Lock what is open at `path`. Raises `BlockingIOError`, or `HostLacks` where the file system knows no locks."""
+    """Lock the open file at `path`. Raises `BlockingIOError`, or `HostLacks` where the file system has no locks."""
     try:
         fcntl.flock(handle, kind)
     except BlockingIOError:

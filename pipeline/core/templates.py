@@ -1,4 +1,4 @@
-"""The one place that renders templates: RPM specs and what builder images are made of.
+"""Render templates: RPM spec files and the files of builder images.
 
 Templates are Jinja2 files below the project's `specs/` and `containers/`. A variable that is missing
 is an error, never an empty string. Nor can a variable be more than a value where it stands: outside of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def render(name: str, /, **variables: Any) -> str:
-    """The template `name`, such as `specs/lts61/kernel.spec.j2`, with `variables` in it.
+    """Render the template `name`, such as `specs/lts61/kernel.spec.j2`, with `variables`.
 
     Raises `PipelineError`, with the template's file and line where it has one, when it cannot be rendered.
     """
@@ -35,7 +35,7 @@ def render(name: str, /, **variables: Any) -> str:
 
 
 def source(name: str) -> str:
-    """The template as it stands, for digests. Raises `PipelineError` when there is none."""
+    """Return the template's source, for digests. Raises `PipelineError` when there is none."""
     from jinja2 import TemplateNotFound
 
     environment = _environment(_kind(name))
@@ -47,7 +47,7 @@ def source(name: str) -> str:
 
 
 def _kind(name: str) -> str:
-    """What a template makes: `html`, `spec`, or some other file of lines."""
+    """Return the kind of file a template makes: `html`, `spec`, or another file of lines."""
     made = name.removesuffix(".j2").rpartition(".")[2]
     return made if made in ("html", "spec") else "lines"
 
@@ -72,7 +72,7 @@ def _environment(kind: str) -> Environment:
 
 
 def _given(value: Any) -> Any:
-    """None is a variable that somebody forgot, though it has a name."""
+    """Return the value; raise for None, which is a forgotten variable."""
     from jinja2 import UndefinedError
 
     if value is None:
@@ -81,7 +81,7 @@ def _given(value: Any) -> Any:
 
 
 def _value(kind: str, value: Any) -> Any:
-    """A value in a file whose lines mean something to a program."""
+    """Return a value for a file whose lines a program interprets."""
     from jinja2 import UndefinedError
     from markupsafe import Markup
 
@@ -92,7 +92,7 @@ def _value(kind: str, value: Any) -> Any:
 
 
 def _place(name: str, error: Exception) -> str:
-    """File and line of the template: a syntax error has its own, others the last one in the traceback."""
+    """Return file and line in the template: a syntax error has its own, others the last one in the traceback."""
     line = getattr(error, "lineno", None)
     step = error.__traceback__
     while step is not None and line is None:

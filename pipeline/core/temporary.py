@@ -1,4 +1,4 @@
-"""Place every temporary file below one directory of this user, which others can neither reach nor hold up.
+"""Place temporary files in one directory of this user, which other users can neither reach nor block.
 
 A run has one directory there for itself and for the programs that it starts (TMPDIR). A killed run's is removed by the
 next. Must not know what is put there.
@@ -24,7 +24,7 @@ _of_run: Path | None = None  # the directory of this run, while `of_this_run` la
 
 @contextlib.contextmanager
 def of_this_run() -> Iterator[None]:
-    """Have all temporary files of this process, and of programs that it starts, in one directory that goes with it."""
+    """Put all temporary files of this process and its children into one directory, removed at the end."""
     global _of_run
     _tidy_up()
     with _scratch(_shared(), "run-") as path:
@@ -43,7 +43,7 @@ def of_this_run() -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch(prefix: str) -> Iterator[Path]:
-    """A fresh directory for temporary files, gone afterwards."""
+    """Yield a fresh directory for temporary files, removed afterwards."""
     own = directory_of_run()
     with fs.fresh(own, prefix) if own else _scratch(_shared(), prefix) as path:
         yield path
@@ -51,7 +51,7 @@ def scratch(prefix: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def sockets(prefix: str, longest: int) -> Iterator[Path]:
-    """The same for sockets with names of up to `longest` bytes, which stays below what unix(7) allows."""
+    """Yield a fresh directory for sockets with names of up to `longest` bytes, within the limit of unix(7)."""
     below = len(f"/{prefix}{'x' * _RANDOM}/") + longest
     with contextlib.ExitStack() as held:
         own = directory_of_run()
@@ -71,7 +71,7 @@ def sockets(prefix: str, longest: int) -> Iterator[Path]:
 
 
 def directory_of_run() -> Path | None:
-    """None where there is none, or temporary files were told to go elsewhere meanwhile."""
+    """Return the run's directory; None without one, or where TMPDIR has changed since."""
     return _of_run if str(_of_run) == tempfile.tempdir else None
 
 
@@ -80,7 +80,7 @@ def _length(path: Path) -> int:
 
 
 def _shared() -> Path:
-    """The directory that all users of the host may share."""
+    """Return the directory that all users of the host may share."""
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError as error:
@@ -90,7 +90,7 @@ def _shared() -> Path:
 
 
 def _limit() -> HostLacks | None:
-    """The shell's limit that keeps us from writing a byte, if one does."""
+    """Return the resource limit that prevents writing one byte, if any."""
     try:
         handle, name = tempfile.mkstemp(dir=os.environ.get("TMPDIR") or "/tmp")
         try:
@@ -104,7 +104,7 @@ def _limit() -> HostLacks | None:
 
 
 def _roots() -> list[Path]:
-    """Where our own directory may be, the usual place first; the others have short names."""
+    """Return the candidates for this user's directory, the usual one first; the others have short names."""
     own = directory_of_run()
     shared = own.parent.parent if own else _shared()
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
@@ -114,7 +114,7 @@ def _roots() -> list[Path]:
 
 @contextlib.contextmanager
 def _scratch(root: Path, prefix: str) -> Iterator[Path]:
-    """A fresh directory in our own below `root`; our own goes too when nothing else is in it."""
+    """Yield a fresh directory in this user's directory below `root`; remove both if nothing else is in them."""
     with contextlib.ExitStack() as held:
         for _ in range(_TRIES):
             place = _ours(root)
@@ -132,7 +132,7 @@ def _scratch(root: Path, prefix: str) -> Iterator[Path]:
 
 
 def _ours(root: Path) -> Path:
-    """The directory below `root` that only this user can reach; of another name where somebody else took that."""
+    """Return this user's private directory below `root`, under another name where another user took the usual one."""
     _check_shared(root)
     usual = _usual(root)
     with contextlib.suppress(FileExistsError):
@@ -152,7 +152,7 @@ def _others(root: Path) -> list[Path]:
 
 
 def _is_private(place: Path) -> bool:
-    """Whether it is a directory, no link to one, of this user's, and closed to all others."""
+    """Return whether `path` is a directory, no link, of this user's, and closed to all others."""
     try:
         status = place.lstat()
     except FileNotFoundError:
@@ -161,7 +161,7 @@ def _is_private(place: Path) -> bool:
 
 
 def _check_shared(root: Path) -> None:
-    """Raises `HostLacks` where anybody may rename what is in `root`."""
+    """Raise `HostLacks` where every user may rename the entries of `root`."""
     mode = root.stat().st_mode
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise HostLacks(
@@ -172,7 +172,7 @@ def _check_shared(root: Path) -> None:
 
 
 def _tidy_up() -> None:
-    """Remove what killed runs left, wherever the directories of this user may be."""
+    """Remove leftovers of killed runs from this user's directories."""
     for root in _roots():
         for place in (_usual(root), *_others(root)):
             if _is_private(place):

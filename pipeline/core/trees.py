@@ -1,4 +1,4 @@
-"""Walk, measure, disarm and remove directory trees that a stranger's program has filled.
+"""Walk, measure, disarm and remove directory trees with untrusted content.
 
 Every step goes through the handle of a directory, and no link is followed, so that a name that changes meanwhile leads
 nowhere else. Neither the longest path that the kernel takes nor the number of open files bounds a tree's depth. Must
@@ -22,7 +22,7 @@ _ATTEMPTS = 3  # at an entry that came while its directory was emptied
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of a tree: the handle of its directory, valid until the next one is asked for, its name and status.
+    """An entry of a tree: its directory's handle, valid until the next entry, its name and its status.
 
     A directory is met twice: before what is in it, and `after` that.
     """
@@ -51,7 +51,7 @@ def walk(top: Path) -> Iterator[Entry]:
 
 
 def walk_from(here: int) -> Iterator[Entry]:
-    """Yield the same of a directory by its handle, which is closed then."""
+    """Yield every entry below the open directory `here`, and close it."""
     with contextlib.suppress(OSError):  # moved while it was read
         yield from (entry for entry in _tour(here, _entered) if not entry.after)
 
@@ -127,7 +127,7 @@ def give(top: Path, user: int, group: int) -> None:
 
 
 def _remove_empty(name: str | Path, directory: int | None, *, last: bool) -> bool:
-    """Whether the directory is gone; False for one that got an entry meanwhile."""
+    """Remove an empty directory; return False for one that got an entry meanwhile."""
     try:
         os.rmdir(name, dir_fd=directory)
     except FileNotFoundError:
@@ -140,7 +140,7 @@ def _remove_empty(name: str | Path, directory: int | None, *, last: bool) -> boo
 
 
 def _tour(here: int, enter: Callable[[int, str], int | None]) -> Iterator[Entry]:
-    """Yield the entries of the directory `here`, whose handle is closed at the end, and of all below.
+    """Yield the entries of the directory `here` and of all below; close the handle at the end.
 
     One handle is open at a time: the way back is `..`, and must lead to where the tour came from.
     """
@@ -166,7 +166,7 @@ def _tour(here: int, enter: Callable[[int, str], int | None]) -> Iterator[Entry]
 
 
 def _entries(here: int, directories: list[str]) -> Iterator[Entry]:
-    """Yield what is in one directory, whose directories go to the list."""
+    """Yield the entries of one directory, and collect its directories."""
     with os.scandir(here) as entries:
         for entry in entries:
             try:
@@ -184,7 +184,7 @@ def _identity(handle: int) -> tuple[int, int]:
 
 
 def _back(here: int, identity: tuple[int, int]) -> int:
-    """Return the handle of the directory above in place of the one of `here`."""
+    """Return the handle of the parent directory and close that of `here`."""
     above = os.open("..", DIRECTORY, dir_fd=here)
     if _identity(above) != identity:
         os.close(above)
@@ -208,7 +208,7 @@ def _entered(here: int, name: str) -> int | None:
 
 
 def _unlocked(here: int | None, name: str) -> int:
-    """Return a handle of a directory that may be read, entered and written now. Raises `OSError`."""
+    """Return a handle of a directory made readable, searchable and writable. Raises `OSError`."""
     with _held(here, name) as (handle, status):
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name)
@@ -225,7 +225,7 @@ def _set_mode(here: int, name: str, mode: int) -> None:
 
 @contextlib.contextmanager
 def _held(here: int | None, name: str) -> Iterator[tuple[int, os.stat_result]]:
-    """A handle that stands for the entry itself, without opening it."""
+    """Yield a handle of the entry itself, without opening it."""
     handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
     try:
         yield handle, os.fstat(handle)

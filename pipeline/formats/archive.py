@@ -1,4 +1,4 @@
-"""The one place that unpacks: tar archives of any compression, and RPM payloads as tar.
+"""Unpack tar archives of any compression, and RPM payloads as tar streams.
 
 Every member is checked before anything is written: nothing leaves the destination, no link
 points out of it, no device, no bomb. Compression is found by content, since upstream names plain
@@ -30,7 +30,7 @@ from pipeline.formats.git_tree import SYMLINK, Entry, blob_id, file_mode
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may hold at most: members, bytes unpacked, bytes and parts of one path.
+    """Maximum members, unpacked bytes, and bytes and parts of one path of an archive.
 
     `padding` are the bytes that may stand where no content is: behind the end, and as headers of one member.
     """
@@ -44,7 +44,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Item:
-    """A member that passed every check. `data` must be read before the next item is asked for."""
+    """A checked member. `data` must be read before the next item is requested."""
 
     path: str
     kind: str  # "file", "directory", "symlink" or "hardlink"
@@ -71,7 +71,7 @@ _BROKEN = (
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The archive at `path` as a stream; an RPM as the tar stream of its payload."""
+    """Yield the archive at `path` as a stream; an RPM as the tar stream of its payload."""
     with path.open("rb", buffering=0) as stream:  # unbuffered: a child may go on reading from its start
         magic = stream.read(4)
         stream.seek(0)
@@ -91,7 +91,7 @@ def _rpm_payload(rpm: IO[bytes], errors: IO[bytes]) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Turns what the readers of damaged archives raise into a refusal."""
+    """Convert the errors of damaged archives into `Refused`."""
     try:
         yield
     except _BROKEN as error:
@@ -101,7 +101,7 @@ def _reading(name: str) -> Iterator[None]:
 
 
 def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator[Item]:
-    """Every member of the tar stream, checked; the first `strip` parts of each path left out."""
+    """Yield every member of the tar stream, checked, without the first `strip` parts of each path."""
     checker = _Checker(name, limits)
     with _decompressed(stream) as plain:
         headers = _Headers(plain, checker)
@@ -126,14 +126,14 @@ def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator
 
 
 class _Headers:
-    """A stream for tarfile that ends it where one header goes on and on: tarfile reads that into memory whole."""
+    """A stream for tarfile with a limit on one member's header, which tarfile reads into memory whole."""
 
     def __init__(self, stream: IO[bytes], checker: _Checker) -> None:
         self.stream, self.checker = stream, checker
         self.begin()
 
     def begin(self) -> None:
-        """From now on what is read is the next member's header."""
+        """Count further bytes as the next member's header."""
         self.content, self.left = False, self.checker.limits.padding
 
     def read(self, size: int) -> bytes:
@@ -146,7 +146,7 @@ class _Headers:
 
 @contextlib.contextmanager
 def _decompressed(stream: IO[bytes]) -> Iterator[IO[bytes]]:
-    """The stream without its compression, whose own checks, unlike those of tarfile's, see a cut."""
+    """Yield the stream decompressed, by decompressors that detect a truncated file, unlike tarfile's."""
     peeked = io.BufferedReader(stream, CHUNK)  # type: ignore[type-var]  # any object with read() will do
     magic = peeked.peek(6)[:6]
     try:
@@ -163,7 +163,7 @@ def _decompressed(stream: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 class _Checker:
-    """What the members so far allow the next one to be."""
+    """Checks of one member against the members before it."""
 
     def __init__(self, name: str, limits: Limits) -> None:
         self.name, self.limits = name, limits
@@ -174,7 +174,7 @@ class _Checker:
         return Refused(f"the archive {self.name} has a member that is not allowed: {why}", where=ascii(member))
 
     def path(self, member: str, strip: int) -> str:
-        """The member's path under the destination; empty for the destination itself."""
+        """Return the member's path below the destination; empty for the destination itself."""
         if member.startswith("/"):
             raise self.refuse(member, "an absolute path")
         if len(member.encode(errors="surrogateescape")) > self.limits.path:
@@ -242,7 +242,7 @@ class _Checker:
 
 
 def unpack(source: IO[bytes] | Path, destination: Path, name: str, limits: Limits = Limits(), strip: int = 0) -> None:
-    """Unpacks into `destination`, which must not exist yet or be empty, once every member was seen to be allowed.
+    """Unpack into `destination`, which must be missing or empty, once every member has passed the checks.
 
     A stream that cannot be read twice is unpacked as it is read.
     Only the execute bit of a mode is kept. Members that differ only by case are refused where the
@@ -265,7 +265,7 @@ def unpack(source: IO[bytes] | Path, destination: Path, name: str, limits: Limit
 
 
 def _survey(stream: IO[bytes], name: str, limits: Limits, strip: int) -> None:
-    """Reads all and writes nothing: a bomb is refused before a million files of it lie there."""
+    """Check every member and write nothing, so that a bomb is refused before its files exist."""
     for _ in _items(stream, name, limits, strip):
         pass
 
@@ -290,7 +290,7 @@ def _write(item: Item, path: Path, destination: Path, name: str) -> None:
 
 
 def _chunks(item: Item) -> Iterator[bytes]:
-    """The content of a file, piece by piece."""
+    """Yield the content of a file in pieces."""
     assert item.data is not None
     left = item.size
     while left:
@@ -304,7 +304,7 @@ def _chunks(item: Item) -> Iterator[bytes]:
 def listing(
     stream: IO[bytes], name: str, strip: int = 0, *, keep: Container[str] = (), into: Path | None = None
 ) -> dict[str, Entry]:
-    """The git listing of the tree inside a tar stream; of its files only those in `keep` are unpacked."""
+    """Return the git listing of the tree in a tar stream; unpack only the files in `keep`, `into` a directory."""
     found: dict[str, Entry] = {}
     with _reading(name):
         for item in _items(stream, name, Limits(), strip):
@@ -322,7 +322,7 @@ def listing(
 
 
 def read(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
-    """The files named in `wanted` (path: size in bytes at most) out of the archive at `path`."""
+    """Return the files named in `wanted` (path: size in bytes at most) of the archive at `path`."""
     found: dict[str, bytes] = {}
     with opened(path) as stream, _reading(path.name):
         for item in _items(stream, path.name, Limits(), 0):
@@ -334,7 +334,7 @@ def read(path: Path, wanted: Mapping[str, int]) -> dict[str, bytes]:
 
 
 def members(path: Path) -> Iterator[tuple[Item, bytes]]:
-    """Every member of the archive at `path` in its order, each with its content: empty for what is no file."""
+    """Yield every member of the archive at `path` in order with its content, which is empty for all but files."""
     with opened(path) as stream, _reading(path.name):
         for item in _items(stream, path.name, Limits(), 0):
             if item.size > _MEMBER_MOST:
@@ -343,7 +343,7 @@ def members(path: Path) -> Iterator[tuple[Item, bytes]]:
 
 
 def beginning(path: Path) -> tuple[str, int]:
-    """The directory that all of a source archive lies in, and its first member's time in seconds since 1970.
+    """Return a source archive's common directory, and its first member's time in seconds since 1970.
 
     Raises `Refused` for an archive that does not begin with a directory of its own.
     """

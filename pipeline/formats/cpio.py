@@ -1,4 +1,4 @@
-"""Writes cpio archives in the `newc` format, the one the kernel unpacks as its initramfs.
+"""Write cpio archives in the `newc` format, which the kernel unpacks as its initramfs.
 
 Deterministic: the same entries give the same bytes, whatever their order. Everything belongs to
 root and is as old as the epoch. Knows nothing of what an initramfs is for.
@@ -25,7 +25,7 @@ _TRAILER = "TRAILER!!!"
 
 
 class CpioError(PipelineError):
-    """An entry that this format, or the kernel that reads it, cannot hold."""
+    """An entry that this format, or the kernel that unpacks it, cannot represent."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +39,28 @@ class Entry:
 
 
 def directory(path: str, mode: int = 0o755) -> Entry:
-    """A directory; the kernel makes no parents of its own, so each one wants an entry."""
+    """Return a directory's entry; the kernel creates no parent directories itself."""
     return Entry(path, stat.S_IFDIR | mode)
 
 
 def file(path: str, data: bytes, mode: int = 0o644) -> Entry:
-    """A regular file."""
+    """Return a regular file's entry."""
     return Entry(path, stat.S_IFREG | mode, data)
 
 
 def symlink(path: str, target: str) -> Entry:
-    """A symbolic link; `target` is taken as it is."""
+    """Return a symbolic link's entry; `target` is stored unchanged."""
     return Entry(path, stat.S_IFLNK | 0o777, target.encode())
 
 
 def device(path: str, kind: Literal["c", "b"], major: int, minor: int, mode: int = 0o600) -> Entry:
-    """A character or block device node."""
+    """Return a character or block device node's entry."""
     kinds = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}
     return Entry(path, kinds[kind] | mode, device=(major, minor))
 
 
 def archive(entries: Iterable[Entry], *, limit: int = LIMIT) -> bytes:
-    """The whole archive, at most `limit` bytes. Raises `CpioError` for what cannot be held.
+    """Return the whole archive, of at most `limit` bytes. Raises `CpioError` for an invalid entry.
 
     Entries are written in the order of their paths, so that directories come before what is in them.
     """
@@ -79,7 +79,7 @@ def archive(entries: Iterable[Entry], *, limit: int = LIMIT) -> bytes:
 
 
 def _check(entry: Entry, known: Mapping[str, Entry]) -> None:
-    """Refuses an entry by itself or beside the `known` ones, which come before it."""
+    """Refuse an entry that is invalid by itself or after the `known` ones."""
     names = entry.path.split("/")
     if not all(names) or {".", ".."} & set(names) or "\0" in entry.path or entry.path == _TRAILER:
         raise CpioError("not a path inside the archive", where=repr(entry.path))
@@ -99,7 +99,7 @@ def _check(entry: Entry, known: Mapping[str, Entry]) -> None:
 
 
 def _member(entry: Entry, inode: int) -> bytes:
-    """Header, name and content, each padded to 4 bytes. Inode 0 is the trailer's alone."""
+    """Return header, name and content, each padded to 4 bytes. Inode 0 is reserved for the trailer."""
     if len(entry.data) > _FIELD_MOST:
         raise CpioError("the format holds no file of 4 GiB or more", where=entry.path)
     name = entry.path.encode() + b"\0"

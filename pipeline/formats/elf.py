@@ -1,4 +1,4 @@
-"""What an ELF-64 file says of itself: its machine, its loader, the libraries it needs, the words in a section.
+"""Read ELF-64 files: machine, program interpreter, needed libraries, and the texts of a section.
 
 Reads bytes and runs nothing. Must not know what programs or kernel modules are for. Format: elf(5).
 """
@@ -46,12 +46,12 @@ class _Segment:
 
 
 def is_elf(data: bytes) -> bool:
-    """Whether these are an ELF-64 file's first bytes, little-endian."""
+    """Return whether `data` begins as a little-endian ELF-64 file."""
     return data[:6] == b"\x7fELF\x02\x01"
 
 
 def program(data: bytes, name: str) -> Program:
-    """What the headers of a program or a library say. Raises `Refused` for what is none, or is cut short."""
+    """Read the headers of a program or library. Raises `Refused` for anything else, and for a truncated file."""
     try:
         machine, segments = _segments(data)
         loader = next((_word(_piece(data, s.offset, s.size), 0) for s in segments if s.kind == _PT_INTERP), "")
@@ -67,7 +67,7 @@ def program(data: bytes, name: str) -> Program:
 
 
 def section(data: bytes, wanted: str, name: str) -> bytes:
-    """The content of the section `wanted`, empty where there is none. Raises `Refused` for what is no ELF file."""
+    """Return the content of the section `wanted`, empty without one. Raises `Refused` for anything but ELF."""
     try:
         _check(data)
         *_, start, _, _, _, _, size, count, names = _HEADER.unpack_from(data)
@@ -102,12 +102,12 @@ def _segments(data: bytes) -> tuple[int, list[_Segment]]:
 
 
 def _word(data: bytes, start: int) -> str:
-    """The text that begins at `start`; a file may have as many texts as bytes, each to its end."""
+    """Return the text at `start`, up to a limit: overlapping texts may add up to far more than the file."""
     return data[start : data.index(b"\0", start, start + _WORD_MOST)].decode()
 
 
 def _dynamic(data: bytes, segments: list[_Segment], table: _Segment) -> Mapping[int, list[str]]:
-    """The texts of the dynamic section by their kind; they are given as offsets into one table of strings."""
+    """Return the texts of the dynamic section by tag, from offsets into its string table."""
     rows = list(itertools.islice(_rows(_piece(data, table.offset, table.size)), 10 * _WORDS_MOST))
     address = dict(rows).get(_DT_STRTAB)
     found: dict[int, list[str]] = {}
@@ -128,7 +128,7 @@ def _rows(table: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _offset(segments: list[_Segment], address: int) -> int:
-    """Where in the file the byte lies that is loaded at `address`."""
+    """Return the file offset of the byte that is loaded at `address`."""
     for segment in segments:
         if segment.kind == _PT_LOAD and segment.address <= address < segment.address + segment.size:
             return address - segment.address + segment.offset

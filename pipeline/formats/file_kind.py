@@ -1,4 +1,4 @@
-"""Say what a file seems to be that is not the one wanted: for words in messages, never as a proof."""
+"""Describe the kind of an unexpected file for messages; never as a proof."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5
 
 
 def of(path: Path) -> str:
-    """Such as "a web page with the title 'Sign in'"; empty where nothing strikes."""
+    """Return a description such as "a web page with the title 'Sign in'"; empty for an unknown kind."""
     with path.open("rb") as stream:
         head = stream.read(_READ)
     if not head:
@@ -33,7 +33,7 @@ def of(path: Path) -> str:
 
 
 def no_rpm(path: Path) -> str:
-    """What the file is that does not even begin as an RPM does; empty when it does."""
+    """Return a description of a file without an RPM lead; empty for one that has it."""
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(_RPM):

@@ -1,4 +1,4 @@
-"""Git's names for files and trees, computed without a repository.
+"""Compute git's object ids of files and trees without a repository.
 
 A kernel tree is known by its git tree id: the hash git gives a tree whose files are all added
 (ignore rules, attributes and line-end conversion play no part). Knows nothing of archives.
@@ -34,7 +34,7 @@ Listing = Mapping[str, Entry]
 
 @dataclass(frozen=True)
 class Difference:
-    """A path on which two trees differ, and how: seen from the tree that is expected."""
+    """A path on which two trees differ, and how, relative to the expected tree."""
 
     path: str
     kind: Literal["missing", "extra", "changed"]
@@ -43,23 +43,23 @@ class Difference:
 
 
 def blob_id(data: bytes) -> str:
-    """The object id of a file's content."""
+    """Return the object id of a file's content."""
     return _object_id(b"blob", data)
 
 
 def file_mode(permissions: int) -> str:
-    """Git's mode of a regular file with these permission bits: only the owner's execute bit counts."""
+    """Return git's mode of a regular file with these permission bits; only the owner's execute bit counts."""
     return EXECUTABLE if permissions & stat.S_IXUSR else FILE
 
 
 def of_directory(root: Path, only: Iterable[str] | None = None) -> dict[str, Entry]:
-    """The listing of a directory, or of the paths in `only` that exist in it."""
+    """Return the listing of a directory, or of the existing paths in `only`."""
     names = _walk(root) if only is None else (name for name in only if os.path.lexists(root / name))
     return {name: _entry(root / name) for name in names}
 
 
 def tree_id(listing: Listing) -> str:
-    """The git tree id of a listing (git's own object format; empty directories do not exist)."""
+    """Return the git tree id of a listing, in git's object format, which has no empty directories."""
     children: dict[str, dict[str, Entry | None]] = {"": {}}
     for path, entry in listing.items():
         parent, _, name = path.rpartition("/")
@@ -75,7 +75,7 @@ def tree_id(listing: Listing) -> str:
 
 
 def compare(expected: Listing, actual: Listing) -> list[Difference]:
-    """Every path on which the two differ, in order."""
+    """Return every difference of the two listings, in order of paths."""
     found = []
     for path in sorted(expected.keys() | actual.keys()):
         one, other = expected.get(path), actual.get(path)
@@ -91,7 +91,7 @@ _LARGEST = 16 << 20  # bytes of a manifest; that of Linux 2.6.32 has half a mill
 
 
 def read_manifest(path: Path) -> dict[str, Entry]:
-    """A listing kept as xz-compressed lines `mode blob path`."""
+    """Read a listing stored as xz-compressed lines `mode blob path`."""
     try:
         reader = lzma.LZMADecompressor()
         plain = reader.decompress(read_limited(path, _LARGEST), max_length=8 * _LARGEST)

@@ -1,4 +1,4 @@
-"""Kernel configurations: what was asked for, and whether the kernel's own tools kept to it.
+"""Merge kernel configurations, and compare the finished `.config` with the requested one.
 
 A fragment is a file of `CONFIG_X=value` lines with comments. Kconfig drops in silence what lacks a
 dependency and changes what something else selects, so every symbol asked for is compared with the
@@ -27,7 +27,7 @@ _TOLD = re.compile(r"error: kconfig: (CONFIG_\w+): asked for .*, has (.*)")
 
 @dataclass(frozen=True)
 class Asked:
-    """A symbol with the value asked for (`n`: off, or not there at all), and the file:line that asks."""
+    """A symbol with the requested value (`n`: off or absent), and the file:line of the request."""
 
     symbol: str
     value: str
@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Difference:
-    """A symbol that came out otherwise than asked for."""
+    """A symbol with another value than requested."""
 
     asked: Asked
     has: str
@@ -50,12 +50,12 @@ Configuration = Mapping[str, Asked]
 
 
 def fragment(path: Path) -> dict[str, Asked]:
-    """The symbols a fragment file asks for. Raises `FileProblems` with every mistake in it."""
+    """Read the symbols of a fragment file. Raises `FileProblems` with every mistake in it."""
     return parse(path.read_text(), str(path))
 
 
 def parse(text: str, name: str) -> dict[str, Asked]:
-    """The symbols a fragment's text asks for; `name` is the file that messages show."""
+    """Parse a fragment's text; `name` is the file named in messages."""
     found: dict[str, Asked] = {}
     problems: list[Problem] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -72,7 +72,7 @@ def parse(text: str, name: str) -> dict[str, Asked]:
 
 
 def options(values: Mapping[str, str], where: str) -> dict[str, Asked]:
-    """Symbols from elsewhere than a fragment file, such as a role's table in a line file."""
+    """Return symbols given outside a fragment file, such as a role's table in a line file."""
     problems = [
         Problem(where, 1, f"{symbol}={value} is no kernel option and value", _ALLOWED)
         for symbol, value in values.items()
@@ -84,7 +84,7 @@ def options(values: Mapping[str, str], where: str) -> dict[str, Asked]:
 
 
 def merged(*parts: Configuration) -> dict[str, Asked]:
-    """One configuration of several: a later part overrides an earlier one, symbol by symbol."""
+    """Merge configurations: a later one overrides an earlier one, symbol by symbol."""
     whole: dict[str, Asked] = {}
     for part in parts:
         whole |= part
@@ -92,7 +92,7 @@ def merged(*parts: Configuration) -> dict[str, Asked]:
 
 
 def text(configuration: Configuration) -> str:
-    """The configuration as the kernel's tools read it, sorted, so that the same symbols give the same bytes."""
+    """Format the configuration for the kernel's tools, sorted: the same symbols give the same bytes."""
     rows = (
         f"# {asked.symbol} is not set" if asked.value == "n" else f"{asked.symbol}={asked.value}"
         for asked in sorted(configuration.values(), key=lambda asked: asked.symbol)
@@ -101,12 +101,12 @@ def text(configuration: Configuration) -> str:
 
 
 def values(config: str) -> dict[str, str]:
-    """Every symbol of a finished `.config` with its value."""
+    """Return every symbol of a finished `.config` with its value."""
     return dict(pair for line in config.splitlines() if (pair := _assignment(line)))
 
 
 def compare(asked: Configuration, config: str) -> list[Difference]:
-    """The symbols asked for that the finished `.config` does not have so, in the order they were asked."""
+    """Return the requested symbols with another value in the finished `.config`, in the requested order."""
     has = values(config)
     return [
         Difference(wanted, has.get(symbol, "n"))
@@ -116,20 +116,20 @@ def compare(asked: Configuration, config: str) -> list[Difference]:
 
 
 def check(asked: Configuration, config: str, name: str) -> None:
-    """Raises `BuildFailed` when the finished configuration `name` is not what was asked for."""
+    """Raise `BuildFailed` where the finished configuration `name` differs from the requested one."""
     if found := compare(asked, config):
         raise failure(found, name)
 
 
 def told(lines: Iterable[str], asked: Configuration) -> list[Difference]:
-    """The differences that the spec file's own check wrote into a build log."""
+    """Return the differences that the spec file's own check printed into a build log."""
     rows = (match for line in lines if (match := _TOLD.match(line)))
     found = {row[1]: row[2][:_WIDEST] for row in rows if row[1] in asked}
     return [Difference(wanted, found[symbol]) for symbol, wanted in asked.items() if symbol in found]
 
 
 def failure(found: Sequence[Difference], name: str, texts: Sequence[str] = ()) -> BuildFailed:
-    """The error that lists `found`; with the texts of a tree's Kconfig files, what the dropped symbols depend on."""
+    """Return the error that lists `found`; Kconfig `texts` add the dependencies of dropped symbols."""
     rows = [f"  {difference}" for difference in found[:LISTED]]
     if len(found) > LISTED:
         rows.append(f"  and {len(found) - LISTED} more")
@@ -146,7 +146,7 @@ def failure(found: Sequence[Difference], name: str, texts: Sequence[str] = ()) -
 
 
 def dependencies(texts: Iterable[str], symbols: Iterable[str]) -> dict[str, list[str]]:
-    """What the texts of a kernel tree's Kconfig files say the symbols depend on, for those that they define.
+    """Return the `depends on` expressions of the symbols that these Kconfig files define.
 
     Only what stands at the symbol itself is seen, not the conditions of the menus around it.
     """

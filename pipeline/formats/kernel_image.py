@@ -1,4 +1,4 @@
-"""Kernel images at hand: recognised by content, found in a directory, unpacked from a Debian package.
+"""Recognise kernel images by content, find them in a directory, and unpack them from a Debian package.
 
 Trusts nobody's names: an image is what carries the x86 boot header. Whether a package is genuine is
 for the caller to have checked. Knows nothing of what an image is booted for.
@@ -32,7 +32,7 @@ _NAME = re.compile(r"(?:\./)?boot/(vmlinuz-[0-9A-Za-z][0-9A-Za-z.+~_-]*)")
 
 
 def is_bzimage(path: Path) -> bool:
-    """Whether the file is a readable x86 boot image (bzImage, which Debian calls vmlinuz)."""
+    """Return whether the file is a readable x86 boot image (bzImage; Debian's vmlinuz)."""
     try:
         if not path.is_file():  # a FIFO would be waited for
             return False
@@ -47,18 +47,18 @@ def _is_bzimage(start: bytes) -> bool:
 
 
 def kernels_in(directory: Path, release: str = "") -> list[Path]:
-    """The readable images `vmlinuz-*` of a directory: that of `release` first, then the newest names first."""
+    """Return the readable images `vmlinuz-*` of a directory: that of `release` first, then by descending version."""
     images = sorted((path for path in directory.glob("vmlinuz-*") if is_bzimage(path)), key=_version, reverse=True)
     return sorted(images, key=lambda path: path.name != f"vmlinuz-{release}")
 
 
 def _version(path: Path) -> list[tuple[int, str]]:
-    """Numbers compared as numbers: 6.10 is newer than 6.9."""
+    """Return a sort key with numbers compared as numbers: 6.10 is newer than 6.9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|\D+", path.name)]
 
 
 def kernel_from_deb(package: Path, into: Path) -> Path:
-    """Unpacks the kernel image of a Debian package to `into` and returns its path.
+    """Unpack the kernel image of a Debian package to `into` and return its path.
 
     Raises `Refused` for a package without one, or one that is no package.
     """
@@ -74,7 +74,7 @@ def kernel_from_deb(package: Path, into: Path) -> Path:
 
 
 def _image_of(tar: tarfile.TarFile) -> tuple[str, bytes]:
-    """Name and content of the image among the members."""
+    """Return name and content of the image among the members."""
     for number, member in enumerate(tar):
         if number >= MEMBER_LIMIT:
             break
@@ -91,7 +91,7 @@ def _image_of(tar: tarfile.TarFile) -> tuple[str, bytes]:
 
 @contextlib.contextmanager
 def _data_tar(package: Path) -> Iterator[IO[bytes]]:
-    """The package's files as one tar stream, by dpkg-deb where it is, else by our own reading."""
+    """Yield the package's files as one tar stream, from dpkg-deb where present, else read here."""
     if shutil.which("dpkg-deb") is None:
         with package.open("rb") as stream, _open_data(stream) as data:
             yield cast(IO[bytes], _Bounded(data))
@@ -103,7 +103,7 @@ def _data_tar(package: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_data(package: IO[bytes]) -> IO[bytes]:
-    """The unpacked `data.tar*` member of an ar archive, positioned by walking its headers."""
+    """Yield the unpacked `data.tar*` member of an ar archive."""
     if package.read(len(_AR_MAGIC)) != _AR_MAGIC:
         raise Refused("it is no Debian package")
     while len(header := package.read(_AR_HEADER)) == _AR_HEADER:
@@ -131,13 +131,13 @@ _OPENERS = {"data.tar.xz": _open_xz, "data.tar.gz": _open_gzip}
 
 @dataclass
 class _Bounded:
-    """A stream that ends in an error once more was read than any kernel package holds."""
+    """A stream that raises once more is read than any kernel package holds."""
 
     stream: IO[bytes]
     left: int = _STREAM_LIMIT
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes. Raises `Refused` beyond the bound."""
+        """Return at most `size` bytes. Raises `Refused` beyond the bound."""
         data = self.stream.read(size)
         self.left -= len(data)
         if self.left < 0:

@@ -1,4 +1,4 @@
-"""Reads a segment's capture file into typed packets: what scenarios' checks and the ladder look at.
+"""Read capture files into typed packets, for scenario checks and sequence diagrams.
 
 Classic pcap of Ethernet frames, with microseconds or nanoseconds, of either byte order. A frame that cannot be
 understood is a packet that is `malformed` and says why; nothing in a frame raises. Checksums are not looked at:
@@ -25,7 +25,7 @@ from pipeline.core import neutral
 from pipeline.errors import PipelineError, TestsFailed
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
-TOA_KINDS = (200, 254)  # domain.md section 3: this project's patches, and other trees'
+TOA_KINDS = (200, 254)  # TCPOPT_TOA in el6's net/toa/toa.h; RFC 4727's experimental option in other trees
 FRAME_LIMIT = 1 << 18  # bytes; libpcap's own limit for Ethernet: a longer record is no record
 PACKETS_MOST = 100_000  # of one capture, each about 1 KiB in memory; the longest scenario has some thousands
 NESTING = 4  # IP headers in one frame; a tunnel has two
@@ -39,7 +39,7 @@ _END, _NOTHING, _TIMESTAMPS = 0, 1, 8  # kinds of TCP options
 
 
 class Flags(IntFlag):
-    """TCP's flags, as they stand in the header."""
+    """TCP flags, as in the header."""
 
     FIN = 1
     SYN = 2
@@ -52,7 +52,7 @@ class Flags(IntFlag):
 
 
 class Toa(NamedTuple):
-    """The client's address as the director wrote it into an option of `kind`."""
+    """The client's address that the director wrote into a TCP option of `kind`."""
 
     address: str
     port: int
@@ -61,7 +61,7 @@ class Toa(NamedTuple):
 
 @dataclass(frozen=True)
 class Arp:
-    """Who asks (`reply` false) or answers for which address; addresses as text."""
+    """An ARP request (`reply` false) or answer; addresses as text."""
 
     reply: bool
     sender_mac: str
@@ -72,7 +72,7 @@ class Arp:
 
 @dataclass(frozen=True)
 class Tcp:
-    """A segment. `length` of its payload by the headers, in bytes; `payload` is what the capture has of it."""
+    """A TCP segment. `length` of its payload by the headers, in bytes; `payload` as far as captured."""
 
     source: int
     target: int
@@ -86,19 +86,19 @@ class Tcp:
 
     @property
     def timestamps(self) -> tuple[int, int] | None:
-        """The sender's clock and the echo of the other's (RFC 7323), None without the option."""
+        """The sender's clock and the echo of the peer's (RFC 7323); None without the option."""
         value = self.options.get(_TIMESTAMPS, b"")
         return struct.unpack(">II", value) if len(value) == 8 else None
 
     @property
     def opens(self) -> bool:
-        """Whether it is the first segment of a connection: SYN without ACK."""
+        """Whether the segment opens a connection: SYN without ACK."""
         return self.flags & (Flags.SYN | Flags.ACK) == Flags.SYN
 
 
 @dataclass(frozen=True)
 class Udp:
-    """A datagram. `length` and `payload` as of `Tcp`."""
+    """A UDP datagram. `length` and `payload` as of `Tcp`."""
 
     source: int
     target: int
@@ -108,7 +108,7 @@ class Udp:
 
 @dataclass(frozen=True)
 class Icmp:
-    """ICMP, or ICMPv6 inside IPv6: its type and code."""
+    """An ICMP message, or ICMPv6 inside IPv6: its type and code."""
 
     kind: int
     code: int
@@ -116,7 +116,7 @@ class Icmp:
 
 @dataclass(frozen=True)
 class Ip:
-    """An IPv4 or IPv6 header and what it carries; `inner` where that is IP again. A later fragment carries nothing."""
+    """An IPv4 or IPv6 header and its content; `inner` for IP in IP. A later fragment has no content."""
 
     version: int
     source: str
@@ -129,13 +129,13 @@ class Ip:
 
     @property
     def innermost(self) -> Ip:
-        """The last IP header: the one that programs see."""
+        """The last IP header, which programs see."""
         return self.inner.innermost if self.inner else self
 
 
 @dataclass(frozen=True)
 class Packet:
-    """One frame. `moment` in nanoseconds since 1970, `number` from 1 as Wireshark counts, `size` on the wire."""
+    """One frame. `moment` in nanoseconds since 1970, `number` from 1 as in Wireshark, `size` on the wire."""
 
     number: int
     moment: int
@@ -153,30 +153,30 @@ class Packet:
 
     @property
     def ipip(self) -> bool:
-        """Whether it is IPv4 in IPv4, as TUN sends it to a real server."""
+        """Whether the packet is IPv4 in IPv4, as TUN sends it to a real server."""
         return self.ip is not None and self.ip.protocol == _IPIP and self.ip.inner is not None
 
     @property
     def tcp(self) -> Tcp | None:
-        """What the innermost IP header carries, if that is TCP."""
+        """The TCP segment in the innermost IP header, if any."""
         payload = self.innermost.payload if self.innermost else None
         return payload if isinstance(payload, Tcp) else None
 
     @property
     def udp(self) -> Udp | None:
-        """As `tcp`, for UDP."""
+        """The UDP datagram in the innermost IP header, if any."""
         payload = self.innermost.payload if self.innermost else None
         return payload if isinstance(payload, Udp) else None
 
     @property
     def icmp(self) -> Icmp | None:
-        """As `tcp`, for ICMP."""
+        """The ICMP message in the innermost IP header, if any."""
         payload = self.innermost.payload if self.innermost else None
         return payload if isinstance(payload, Icmp) else None
 
 
 def packets(path: Path) -> Iterator[Packet]:
-    """The packets of a capture in the file's order; none of a file that is still empty.
+    """Yield the packets of a capture in the file's order; none for an empty file.
 
     A record that the file ends inside is a last packet, malformed. Raises `PipelineError` when the file is no
     classic pcap of Ethernet frames, `TestsFailed` when a flood is in it, `OSError` when it cannot be read.
@@ -199,7 +199,7 @@ def packets(path: Path) -> Iterator[Packet]:
 
 
 def _format(header: bytes, path: Path) -> tuple[str, int]:
-    """The byte order for `struct`, and the nanoseconds of a fraction's unit."""
+    """Return the byte order for `struct`, and the nanoseconds of a fraction's unit."""
     for order in "<>" if len(header) == 24 else "":
         magic, link = struct.unpack_from(f"{order}I16xI", header)
         if magic in _NANOSECONDS and link & 0xFFFF == _ETHERNET:
@@ -212,7 +212,7 @@ def _format(header: bytes, path: Path) -> tuple[str, int]:
 
 
 def _record(stream: BinaryIO, record: bytes, order: str, unit: int, number: int) -> Packet:
-    """The packet of a record whose header is `record`. Its size is -1 when nothing can be read after it."""
+    """Return the packet after the header `record`, with size -1 when the rest of the file is unreadable."""
     if len(record) < 16:
         return Packet(number, 0, -1, malformed="the file ends inside the record's header")
     seconds, fraction, kept, size = struct.unpack(f"{order}IIII", record)
@@ -226,7 +226,7 @@ def _record(stream: BinaryIO, record: bytes, order: str, unit: int, number: int)
 
 
 def merged(captures: Mapping[str, Path]) -> Iterator[tuple[str, Packet]]:
-    """The packets of several segments in the order of time, each with its segment. Raises as `packets` does."""
+    """Yield the packets of several segments by time, each with its segment. Raises as `packets` does."""
 
     def named(segment: str, path: Path) -> Iterator[tuple[str, Packet]]:
         return ((segment, packet) for packet in packets(path))
@@ -235,9 +235,9 @@ def merged(captures: Mapping[str, Path]) -> Iterator[tuple[str, Packet]]:
 
 
 def toa(packet: Packet) -> Toa | None:
-    """The client that a TOA option of the packet names; None without one.
+    """Return the client in the packet's TOA option; None without one.
 
-    Option 200 or 254, length 8: port, then IPv4 address, both in network order (domain.md section 3).
+    Option 200 or 254, length 8: port, then IPv4 address, both in network order (net/toa/toa.h of the TOA patch).
     """
     options = packet.tcp.options if packet.tcp else {}
     for kind in TOA_KINDS:
@@ -248,7 +248,7 @@ def toa(packet: Packet) -> Toa | None:
 
 
 def claimants(seen: Iterable[Packet], address: str) -> frozenset[str]:
-    """The MAC addresses that say by ARP that `address` is theirs: by an answer, or by a request of their own."""
+    """Return the MAC addresses that claim `address` by ARP, in an answer or in a request of their own."""
     return frozenset(p.arp.sender_mac for p in seen if p.arp and p.arp.sender == address)
 
 
@@ -256,11 +256,11 @@ def claimants(seen: Iterable[Packet], address: str) -> frozenset[str]:
 
 
 class _Malformed(Exception):
-    """Why bytes cannot be what they should be."""
+    """Bytes that violate their protocol."""
 
 
 class _Head(NamedTuple):
-    """What an IP header says. `body` is what follows it, of which there should be `length` bytes."""
+    """The fields of an IP header. `body` follows it and should have `length` bytes."""
 
     source: str
     target: str
@@ -273,7 +273,7 @@ class _Head(NamedTuple):
 
 
 def dissect(frame: bytes, *, number: int = 1, moment: int = 0, size: int | None = None) -> Packet:
-    """An Ethernet frame as a packet. `size` on the wire, where the capture kept less of it. Never raises."""
+    """Dissect an Ethernet frame. `size` on the wire, where the capture kept less of it. Never raises."""
     wire = len(frame) if size is None else size
     if len(frame) < 14:
         return Packet(number, moment, wire, malformed=_cut("Ethernet", frame))
@@ -298,7 +298,7 @@ def _unpack(form: str, data: bytes, what: str) -> tuple[Any, ...]:
 
 
 def _arp(data: bytes) -> tuple[Arp | None, str]:
-    """ARP for IPv4 on Ethernet; the complaint about another one."""
+    """Dissect ARP for IPv4 on Ethernet; return a complaint for other kinds."""
     try:
         *kinds, operation, sender_mac, sender, target_mac, target = _unpack(">HHBBH6s4s6s4s", data, "ARP")
     except _Malformed as error:
@@ -310,7 +310,7 @@ def _arp(data: bytes) -> tuple[Arp | None, str]:
 
 
 def _ip(data: bytes, version: int, *, whole: bool, nesting: int = NESTING) -> tuple[Ip | None, str]:
-    """The IP header at the start of `data` with what it carries, as far as it is understood, and the complaint.
+    """Dissect the IP header at the start of `data` and its content; return it with the complaint, if any.
 
     `whole`: the capture kept the frame whole, so that what is missing was never there.
     """
@@ -364,7 +364,7 @@ def _ipv6(data: bytes) -> _Head:
 
 
 def _payload(head: _Head) -> Tcp | Udp | Icmp | None:
-    """What a header carries, None where that is none of ours. Raises `_Malformed`."""
+    """Dissect a header's content; None for other protocols. Raises `_Malformed`."""
     if head.protocol == _TCP:
         return _tcp(head)
     if head.protocol == _UDP:
@@ -388,7 +388,7 @@ def _tcp(head: _Head) -> Tcp:
 
 
 def _options(data: bytes) -> dict[int, bytes]:
-    """TCP's options by kind. Raises `_Malformed` for one that is longer than what is left."""
+    """Return TCP options by kind. Raises `_Malformed` for an option longer than the header."""
     found: dict[int, bytes] = {}
     at = 0
     while at < len(data) and data[at] != _END:

@@ -1,4 +1,4 @@
-"""What an RPM file says of itself: its two headers, read without rpm and without running anything.
+"""Read both headers of an RPM file, without rpm and without running anything.
 
 The layout is that of RPM's docs/manual/format_v4.md (lead, signature header padded to 8 bytes,
 header, payload) and format_header.md (16 bytes of intro, 16 per entry, data); tag numbers are those
@@ -32,7 +32,7 @@ _SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the o
 
 
 class SignatureTag(IntEnum):
-    """Tags of the signature header that are read here."""
+    """Tags of the signature header that this program reads."""
 
     DSA_HEADER = 267  # RPMSIGTAG_DSA: over the header alone; any key but an RSA one
     RSA_HEADER = 268  # RPMSIGTAG_RSA: the same by an RSA key
@@ -43,7 +43,7 @@ class SignatureTag(IntEnum):
 
 
 class Tag(IntEnum):
-    """Tags of the header that are read here."""
+    """Tags of the header that this program reads."""
 
     NAME = 1000
     VERSION = 1001
@@ -94,32 +94,32 @@ class Header:
     data_size: int
 
     def texts(self, tag: int) -> tuple[str, ...]:
-        """The texts of a tag, none when it is absent."""
+        """Return the texts of a tag; none when absent."""
         value = self.tags.get(tag, ())
         return tuple(item for item in value if isinstance(item, str)) if isinstance(value, tuple) else ()
 
     def numbers(self, tag: int) -> tuple[int, ...]:
-        """The numbers of a tag, none when it is absent."""
+        """Return the numbers of a tag; none when absent."""
         value = self.tags.get(tag, ())
         return tuple(item for item in value if isinstance(item, int)) if isinstance(value, tuple) else ()
 
     def text(self, tag: int, default: str = "") -> str:
-        """The one text of a tag."""
+        """Return the one text of a tag."""
         return next(iter(self.texts(tag)), default)
 
     def number(self, tag: int, default: int = 0) -> int:
-        """The one number of a tag."""
+        """Return the one number of a tag."""
         return next(iter(self.numbers(tag)), default)
 
     def binary(self, tag: int) -> bytes:
-        """The bytes of a tag, none when it is absent."""
+        """Return the bytes of a tag; none when absent."""
         value = self.tags.get(tag, b"")
         return value if isinstance(value, bytes) else b""
 
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file as a header lists it; `content` is a link's target, otherwise the digest in hex, empty for a directory."""
+    """A file in a header's list; `content` is a link's target, or the digest in hex, empty for a directory."""
 
     path: str
     flags: int
@@ -128,23 +128,23 @@ class PackagedFile:
 
     @property
     def is_config(self) -> bool:
-        """Whether people are meant to edit it: RPMFILE_CONFIG."""
+        """Whether the file is a configuration file: RPMFILE_CONFIG."""
         return bool(self.flags & 1)
 
     @property
     def is_kept(self) -> bool:
-        """Whether an update leaves it alone once edited: RPMFILE_NOREPLACE."""
+        """Whether an update keeps an edited file: RPMFILE_NOREPLACE."""
         return bool(self.flags & 1 << 4)
 
     @property
     def is_ghost(self) -> bool:
-        """Whether the package has no content for it: RPMFILE_GHOST."""
+        """Whether the package has no content for the file: RPMFILE_GHOST."""
         return bool(self.flags & 1 << 6)
 
 
 @dataclass(frozen=True)
 class RpmFile:
-    """The headers of one RPM file, where what is signed begins, and the payload's first bytes."""
+    """The headers of one RPM file, the offset of the signed part, and the payload's first bytes."""
 
     signature: Header
     header: Header
@@ -163,28 +163,28 @@ class RpmFile:
 
     @property
     def arch(self) -> str:
-        """The architecture; `src` for a source package, which bears that of its builder."""
+        """The architecture; `src` for a source package, whose header has that of its builder."""
         return "src" if Tag.SOURCE_PACKAGE in self.header.tags else self.header.text(Tag.ARCH)
 
     @property
     def nvra(self) -> str:
-        """name-version-release.arch, which is what the file is called."""
+        """name-version-release.arch, as in the file's name."""
         version, release = self.header.text(Tag.VERSION), self.header.text(Tag.RELEASE)
         return f"{self.name}-{version}-{release}.{self.arch}"
 
     @property
     def nevra(self) -> str:
-        """The same with the epoch, 0 when it has none."""
+        """name-epoch:version-release.arch, with epoch 0 when absent."""
         version, release = self.header.text(Tag.VERSION), self.header.text(Tag.RELEASE)
         return f"{self.name}-{self.header.number(Tag.EPOCH)}:{version}-{release}.{self.arch}"
 
     @property
     def file_name(self) -> str:
-        """What the file is called in a repository, whatever it was called where it came from."""
+        """The file's name in a repository, whatever its name at its origin."""
         return f"{self.nvra}.rpm"
 
     def files(self) -> list[PackagedFile]:
-        """Every file that the header lists, in its order. Raises `Refused` where it contradicts itself."""
+        """Return the header's list of files in order. Raises `Refused` for a contradictory list."""
         header = self.header
         names, directories = header.texts(Tag.BASE_NAMES), header.texts(Tag.DIRECTORY_NAMES)
         places = header.numbers(Tag.DIRECTORY_INDEXES)
@@ -199,7 +199,7 @@ class RpmFile:
         return [PackagedFile(path, flags, mode, target or digest) for path, flags, mode, target, digest in rows]
 
     def dependencies(self, kind: str) -> list[str]:
-        """What it provides or requires as rpm writes it, `name = 1:2-3`; `kind` is PROVIDE or REQUIRE."""
+        """Return dependencies in rpm's notation, `name = 1:2-3`; `kind` is PROVIDE or REQUIRE."""
         names, versions = (self.header.texts(Tag[f"{kind}_{part}"]) for part in ("NAME", "VERSION"))
         flags = self.header.numbers(Tag[f"{kind}_FLAGS"])
         try:
@@ -210,24 +210,24 @@ class RpmFile:
         return found
 
     def _check_plain(self, what: str, texts: Sequence[str]) -> None:
-        """Raises `Refused` for texts that no terminal and no list of lines could show as they are."""
+        """Raise `Refused` for texts with unprintable characters."""
         if odd := next((text for text in texts if not text.isprintable()), None):
             raise Refused(f"{self.nvra}: {what} with characters that cannot be printed; expected none: {odd[:80]!a}")
 
     @property
     def whole_size(self) -> int | None:
-        """Bytes of the whole file by its signature header; None where that says nothing."""
+        """Bytes of the whole file by its signature header; None where absent."""
         body = self.signature.number(SignatureTag.LONG_SIZE) or self.signature.number(SignatureTag.SIZE)
         return self.body_offset + body if body else None
 
     @property
     def build_time(self) -> int:
-        """Seconds since 1970."""
+        """Build time in seconds since 1970."""
         return self.header.number(Tag.BUILD_TIME)
 
 
 def read(path: Path) -> RpmFile:
-    """The headers of the RPM at `path`. Raises `Refused` when it is none."""
+    """Read the headers of the RPM at `path`. Raises `Refused` for any other file."""
     with rpm_lead.opened(path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
         try:
             stream.seek(rpm_lead.SIZE)
@@ -251,7 +251,7 @@ def _dependency(name: str, flags: int, version: str) -> str:
 
 
 def body_sha256(path: Path, package: RpmFile) -> str:
-    """SHA-256 of header and payload: all but the signatures, which signing must not change."""
+    """Return the SHA-256 of header and payload, which signing must not change."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         stream.seek(package.body_offset)
@@ -272,7 +272,7 @@ def _exactly(stream: BinaryIO, size: int) -> bytes:
 
 
 def _header(stream: BinaryIO) -> Header:
-    """The header that begins here."""
+    """Read the header at the stream's position."""
     magic, _, entries, size = struct.unpack(">4s4sII", _exactly(stream, 16))
     if magic != _HEADER_MAGIC or entries > _MOST_ENTRIES or size > _MOST_DATA:
         raise ValueError("one of its headers does not begin as such")
@@ -293,7 +293,7 @@ def _header(stream: BinaryIO) -> Header:
 
 
 def _value(data: bytes, kind: int, offset: int, count: int) -> tuple[Value, int]:
-    """The value of an entry, and the bytes that it takes."""
+    """Return the value of an entry, and its length in bytes."""
     if offset > len(data) or count > len(data):
         raise ValueError("an entry lies behind its header's end")
     if kind in _NUMBERS:

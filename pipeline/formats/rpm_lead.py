@@ -1,4 +1,4 @@
-"""What every RPM package begins with, asked before a program of rpm's sees a file.
+"""Check the lead of an RPM file before one of rpm's programs opens it.
 
 rpm takes a file that does not begin so for a manifest: a list of other files and of URLs, which it then fetches.
 Format: lib/rpmlead.c and RPM's docs/manual/format_lead.md.
@@ -22,7 +22,7 @@ _LEAD = struct.Struct(">4sBB72xH")  # magic, version, and at 78 the type of the 
 
 
 def is_lead(data: bytes) -> bool:
-    """Whether these are the first `SIZE` bytes of a package that rpm takes for one."""
+    """Return whether `data` begins with a lead that rpm accepts."""
     if len(data) < SIZE:
         return False
     magic, major, _, signature = _LEAD.unpack_from(data)
@@ -31,7 +31,7 @@ def is_lead(data: bytes) -> bool:
 
 @contextlib.contextmanager
 def opened(rpm: Path) -> Iterator[IO[bytes]]:
-    """Open a package, to be given to a program as its standard input: so its name means nothing to rpm.
+    """Open a package as standard input for a program, so that rpm cannot interpret its name.
 
     rpm's programs expand macros and wildcards in what they are given, and take a URL for one. Raises `Refused` for
     what is no regular file, or does not begin as a package does.

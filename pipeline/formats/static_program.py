@@ -1,4 +1,4 @@
-"""A static x86-64 program, generated: it says one thing, then powers the machine off.
+"""Generate a static x86-64 program that prints one message, then powers the machine off.
 
 Serves as /init of a probe's guest, so that neither a compiler nor a binary in the project is
 needed. As anything but process 1 it only writes: started by mistake on a host, it powers nothing off.
@@ -41,7 +41,7 @@ _AFTER_LEA = 12  # offset of the instruction after `lea`: rip counts from there
 
 
 def elf(message: bytes) -> bytes:
-    """The program that writes `message`; an executable file's bytes."""
+    """Return an executable file that writes `message`."""
     length = struct.pack("<I", len(message)).hex()
     size = len(bytes.fromhex(_CODE.format(message="00000000", length=length)))
     code = bytes.fromhex(_CODE.format(message=struct.pack("<I", size - _AFTER_LEA).hex(), length=length)) + message
@@ -49,7 +49,7 @@ def elf(message: bytes) -> bytes:
 
 
 def executable(content: bytes, entry: int = 0) -> bytes:
-    """The bytes of a static program that has `content` at `CONTENT`, read-only, and begins `entry` bytes into it."""
+    """Return a static program with `content` read-only at `CONTENT`, and its entry point `entry` bytes into it."""
     whole = _HEADERS + len(content)
     identity = b"\x7fELF\x02\x01\x01" + bytes(9)  # 64 bit, little-endian, version 1
     # type EXEC, machine x86-64, version, entry, program headers' offset, no sections, flags, sizes and counts

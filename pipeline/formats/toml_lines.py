@@ -1,4 +1,4 @@
-"""Line numbers of TOML keys, for error messages. Imported only once a mistake has been found."""
+"""Find the line numbers of TOML keys for error messages. Imported only after a mistake was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Key = tuple[str | int, ...]
 
 
 def line_of(text: str, path: Sequence[str | int]) -> int:
-    """The 1-based line where `path` stands in the TOML `text`, or where its nearest parent does."""
+    """Return the 1-based line of `path` in the TOML `text`, or that of its nearest parent."""
     known = dict(_positions(Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node))
     wanted = tuple(path)
     while wanted and wanted not in known:
@@ -73,14 +73,14 @@ def _key(node: Node) -> Key:
 
 
 def _plain(text: str) -> str:
-    """A key without its quotes; basic strings have only escapes that Python has too."""
+    """Return a key without its quotes; basic strings have no escapes unknown to Python."""
     if text.startswith('"'):
         return str(ast.literal_eval(text))
     return text[1:-1] if text.startswith("'") else text
 
 
 def _indexed(key: Key, counts: dict[Key, int]) -> Key:
-    """`key` with the index of the last element put behind every parent that is an array of tables."""
+    """Return `key` with the index of the last element after every parent that is an array of tables."""
     whole: Key = ()
     for depth, part in enumerate(key):
         whole = (*whole, part)

@@ -1,1 +1,1 @@
-"""What the host can do: its programs, its engines, its KVM, and the doctor that reports all of it."""
+"""Examine the host: its programs, container engines, KVM, and all of it in the doctor's report."""

@@ -1,4 +1,4 @@
-"""Says whether this host can do the work: what was found, what it affects, how to mend it.
+"""Report whether this host can do the work: each finding, its effect, its remedy.
 
 `fail` means that nothing works before it is mended; `warn` that a later stage does not, or is slow.
 A check that crashes is a `fail` that names our bug: an answer that is missing is never `ok`.
@@ -30,7 +30,7 @@ VERSION_TIMEOUT = 2.0  # seconds for a program to say its version
 def run(
     settings: Settings, console: Console, kernel: str = "", kernel_provider: KernelProvider | None = None
 ) -> list[Finding]:
-    """Examines this machine and prints what was found; `kernel` is the image to probe KVM with."""
+    """Examine this machine and print the findings; `kernel` is the image to probe KVM with."""
     findings = examine(settings, kernel_provider, kernel=Path(kernel) if kernel else None)
     show(findings, console)
     return findings
@@ -43,7 +43,7 @@ def examine(
     kernel: Path | None = None,
     host: Host | None = None,
 ) -> list[Finding]:
-    """Every finding, in the order of the table; raises nothing that a check raised.
+    """Return every finding in the table's order; raise none of the checks' errors.
 
     `kernel_provider` gives a verified Debian kernel package; it is asked only when /dev/kvm opens
     and there is no kernel at hand. `kernel` is used instead of searching.
@@ -71,12 +71,12 @@ def examine(
 
 
 def exit_code(findings: Sequence[Finding]) -> ExitCode:
-    """7 when anything fails, else 0: a warning is no failure."""
+    """Return 7 when a finding is `fail`, else 0: a warning is no failure."""
     return ExitCode.HOST if any(finding.state == "fail" for finding in findings) else ExitCode.OK
 
 
 def guarded(name: str, check: Check) -> Finding:
-    """The check's finding; when it crashes, a `fail` that says what the host lacks, or that it is our mistake."""
+    """Return the check's finding; a crashed check gives a `fail` with the missing thing or a defect report."""
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks must still be heard
@@ -88,7 +88,7 @@ def guarded(name: str, check: Check) -> Finding:
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
-    """The findings for people, one block each: what is fine takes one line."""
+    """Print the findings for people, one block each; one line for `ok`."""
     width = max((len(finding.name) for finding in findings), default=0)
     for finding in findings:
         console.say(f"{finding.state:4}  {finding.name:{width}}  {finding.found}")
@@ -104,7 +104,7 @@ def _program_check(host: Host, group: Group) -> Check:
 
 
 def check_programs(host: Host, group: Group) -> Finding:
-    """The programs of one group: their versions, those that are missing, those that do not run."""
+    """Check the programs of one group: versions, missing programs, programs that fail to run."""
     lacking = programs.missing([group], host.path)
     broken: dict[HostProgram, str] = {}
     versions = []
@@ -123,7 +123,7 @@ def check_programs(host: Host, group: Group) -> Finding:
 
 
 def _version(program: HostProgram, host: Host) -> tuple[str, str]:
-    """Version and problem of a program that is on the path, either of them empty."""
+    """Return version and problem of a program on the path; one of them is empty."""
     found = shutil.which(program.command, path=host.path)
     if found is None or not program.version:
         return "", ""
@@ -136,7 +136,7 @@ def _version(program: HostProgram, host: Host) -> tuple[str, str]:
 
 
 def check_kvm(probe: kvm.Probe) -> Finding:
-    """Whether guests can run under KVM; without it the lab emulates, which is slower and as right."""
+    """Check whether guests run under KVM; the fallback is emulation, which is slower and equally correct."""
     affects = "the lab's speed: guests run under emulation (TCG)"
     try:
         verdict = probe.probe()

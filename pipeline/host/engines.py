@@ -1,4 +1,4 @@
-"""Container engines and bubblewrap: which of them really work here.
+"""Find container engines and bubblewrap, and check which of them work.
 
 An installed client says nothing: an engine counts when it answers, bubblewrap when it has made a
 sandbox. Knows nothing of images or builds.
@@ -37,7 +37,7 @@ _NAMESPACE_SWITCHES = (
 
 @dataclass(frozen=True)
 class Engine:
-    """One address an engine may be at. `version` and `api` are empty when it did not answer: `problem` says why."""
+    """An engine's address. `version` and `api` are empty without an answer; then `problem` has the reason."""
 
     address: str
     product: str = ""
@@ -53,7 +53,7 @@ class Engine:
 
 
 def addresses(host: Host) -> list[str]:
-    """Where an engine may listen: DOCKER_HOST, then the usual sockets that exist, each once."""
+    """Return the possible addresses of an engine: DOCKER_HOST, then existing standard sockets, each once."""
     user = host.environ.get("XDG_RUNTIME_DIR")
     places = [host.run / "docker.sock", host.run / "podman/podman.sock"]
     if user:
@@ -84,7 +84,7 @@ def ask(address: str, host: Host) -> Engine:
 
 
 def _refusal(address: str) -> Engine | None:
-    """Why nothing can be said to a unix socket; None when something listens."""
+    """Return the reason that a unix socket cannot be connected to; None when something listens."""
     path = address.removeprefix("unix://")
     service = "podman.socket" if "podman" in path else "docker"
     with socket.socket(socket.AF_UNIX) as probe:
@@ -103,7 +103,7 @@ def _refusal(address: str) -> Engine | None:
 
 
 def check_engines(host: Host) -> Finding:
-    """Which container engines answer."""
+    """Check which container engines answer."""
     asked = [ask(address, host) for address in addresses(host)]
     if answering := [engine for engine in asked if not engine.problem]:
         return Finding("container engine", "ok", "; ".join(str(engine) for engine in answering))
@@ -117,7 +117,7 @@ def check_engines(host: Host) -> Finding:
 
 
 def check_bubblewrap(host: Host) -> Finding:
-    """Whether bubblewrap makes a sandbox with every namespace of its own."""
+    """Check whether bubblewrap can create a sandbox with every namespace."""
     bwrap, true = shutil.which("bwrap", path=host.path), shutil.which("true")
     affects = "builds without a container engine"
     if bwrap is None:
@@ -133,7 +133,7 @@ def check_bubblewrap(host: Host) -> Finding:
 
 
 def _namespace_mend(host: Host) -> str:
-    """The remedy for the switch that stands in the way, or what to try when none does."""
+    """Return the remedy for the kernel setting that forbids namespaces, or a general one."""
     for name, bad, remedy in _NAMESPACE_SWITCHES:
         with contextlib.suppress(OSError):
             if (host.proc / "sys" / name).read_text().strip() == bad:

@@ -1,4 +1,4 @@
-"""What the doctor's checks share: the finding they give, and the host they look at.
+"""Define what the doctor's checks share: their findings and the host that they examine.
 
 A check reads the machine only through `Host`, so that a test can hand it another one.
 """
@@ -20,7 +20,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer: `fail` stops the work of every stage, `warn` that of a later one or its speed."""
+    """One result: `fail` stops the work, `warn` affects later work or its speed."""
 
     name: str
     state: State
@@ -29,12 +29,12 @@ class Finding:
     mend: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """As `--json` prints it."""
+        """Return the finding as `--json` prints it."""
         return dataclasses.asdict(self)
 
 
 class _Timex(ctypes.Structure):
-    """The head of struct timex, adjtimex(2), and room for the rest."""
+    """The beginning of struct timex, adjtimex(2), with enough bytes for the rest."""
 
     _fields_ = (
         ("modes", ctypes.c_uint),
@@ -51,7 +51,7 @@ _STA_UNSYNC = 0x0040  # linux/timex.h
 
 
 def clock_synchronised() -> bool | None:
-    """Whether the kernel thinks that something keeps its clock right; None when it does not say."""
+    """Return whether the kernel reports a synchronised clock; None when it does not report."""
     timex = _Timex()  # modes 0: only read
     if ctypes.CDLL(None).adjtimex(ctypes.byref(timex)) < 0:
         return None
@@ -59,7 +59,7 @@ def clock_synchronised() -> bool | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether the path exists as far as this user can tell; a directory that hides it, hides it."""
+    """Return whether the path exists as far as this user can see."""
     try:
         return path.exists()
     except OSError:
@@ -68,21 +68,21 @@ def is_there(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """What a file system has left for this user: bytes, and inodes, None where it makes them as needed."""
+    """Free space of a file system for this user: bytes, and inodes, None where the file system has no fixed number."""
 
     free: int
     inodes: int | None
 
 
 def room_at(path: Path) -> Room:
-    """The room on the file system of an existing path."""
+    """Return the free space of an existing path's file system."""
     counts = os.statvfs(path)
     return Room(counts.f_bavail * counts.f_frsize, counts.f_favail if counts.f_files else None)
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where facts about the machine are read: this machine by default."""
+    """The machine's interfaces that the checks read: this machine's by default."""
 
     path: str | None = None  # search path for programs; None for our own PATH
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))

@@ -1,4 +1,4 @@
-"""Does KVM work here? Asked by booting a real kernel whose init says so.
+"""Probe KVM by booting a kernel whose init prints a marker.
 
 A device node proves nothing: it may open and then hang the guest in its firmware, or abort QEMU on
 the first MSR. So a kernel is booted with an initramfs of ours whose /init writes a marker to the
@@ -41,7 +41,7 @@ _UNPACKED = "kernel.json"  # says which kernel was unpacked here
 
 
 class Cause(StrEnum):
-    """How the question was settled."""
+    """Reason of a verdict."""
 
     BOOTED = "booted"
     NOT_PROBED = "not probed"  # something the probe itself needs is missing
@@ -70,7 +70,7 @@ _ASKED_ALWAYS = frozenset({Cause.NOT_PROBED, Cause.NO_DEVICE, Cause.DENIED})  # 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer. `detail` is one sentence, `mend` what to do, `seconds` how long the boot took.
+    """Result of a probe. `detail` is one sentence, `mend` the remedy, `seconds` the duration of the boot.
 
     `console` and `errors` are the last lines of the guest's serial console and of QEMU itself.
     """
@@ -85,13 +85,13 @@ class Verdict:
 
     @property
     def kept(self) -> bool:
-        """Whether the answer is remembered until the next boot."""
+        """Whether the result is cached until the next boot of the host."""
         return self.cause not in _ASKED_ALWAYS
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One way to ask: which QEMU, which accelerator, where the answer is remembered.
+    """One kind of probe: QEMU program, accelerator, and directory of the cached result.
 
     `kernel` names the kernel to boot; else one readable in `boot`, else the one unpacked before,
     else `kernel_provider` is asked for a Debian kernel package (verified by whoever provides it).
@@ -110,16 +110,16 @@ class Probe:
 
     @property
     def directory(self) -> Path:
-        """Where the memory, the unpacked kernel and the initramfs are."""
+        """The directory of the cached result, the unpacked kernel and the initramfs."""
         return self.artifacts / "host"
 
     @property
     def memory(self) -> Path:
-        """The remembered answer."""
+        """The file of the cached result."""
         return self.directory / "kvm.json"
 
     def probe(self, *, forget: bool = False) -> Verdict:
-        """The remembered answer if it still holds, else a new one; `forget` asks again in any case.
+        """Return the cached result if still valid, else a new one; `forget` always probes.
 
         Raises `OSError` when the artifacts directory cannot be written.
         """
@@ -147,7 +147,7 @@ class Probe:
         return verdict
 
     def remembered(self) -> Verdict | None:
-        """What was found since this boot with this QEMU, whatever the kernel; None when never asked.
+        """Return the result since this boot with this QEMU, for any kernel; None without one.
 
         Looks at nothing but the memory; `probe` also sees whether the device still opens.
         """
@@ -157,7 +157,7 @@ class Probe:
             return None
 
     def correct(self, reason: str) -> None:
-        """Marks it unusable until the next boot, whatever the kernel: a later run failed for `reason`.
+        """Mark KVM unusable until the next boot, for any kernel: a later run failed for `reason`.
 
         Raises `HostLacks` when QEMU is missing, which then cannot have failed.
         """
@@ -166,7 +166,7 @@ class Probe:
             self._remember(self._key(), Verdict(False, Cause.CORRECTED, detail, mend=_MEND_BROKEN))
 
     def find_kernel(self) -> Path:
-        """A bootable kernel image, of the first place that has one. Raises `HostLacks`."""
+        """Return a bootable kernel image, from the first place that has one. Raises `HostLacks`."""
         if self.kernel is not None:
             if not kernel_image.is_bzimage(self.kernel):
                 raise HostLacks("it is no x86 kernel image that we can read", where=str(self.kernel))
@@ -187,7 +187,7 @@ class Probe:
         return image
 
     def _unpacked(self) -> Path | None:
-        """The kernel that was unpacked before, while it is the very one."""
+        """Return the kernel unpacked before, if still the same."""
         try:
             known = self._sealed(self.directory / _UNPACKED)
             image = self.directory / Path(str(known["image"])).name
@@ -199,7 +199,7 @@ class Probe:
         return manifest.unsealed(manifest.text_at(path))
 
     def problems(self) -> Iterator[tuple[Path, str]]:
-        """Read what is kept here, and yield what of it is not as it was: its path and a text."""
+        """Read every cached file and yield each change: its path and a text."""
         for path in (self.memory, self.directory / _UNPACKED):
             try:
                 self._sealed(path)
@@ -211,7 +211,7 @@ class Probe:
             yield self.directory / _UNPACKED, "the kernel that it names is not the one that was unpacked"
 
     def _key(self) -> dict[str, str]:
-        """What the answer depends on, but for the kernel."""
+        """Return everything but the kernel that the result depends on."""
         version = process.run([self._program(), "--version"], timeout=10).text.splitlines()
         return {
             "boot_id": self.boot_id.read_text().strip(),
@@ -220,14 +220,14 @@ class Probe:
         }
 
     def _program(self) -> str:
-        """QEMU's path. Raises `HostLacks`."""
+        """Return QEMU's path. Raises `HostLacks`."""
         if found := shutil.which(self.qemu, path=self.path):
             return found
         lacking = [program for program in programs.TABLE if program.command == "qemu-system-x86_64"]
         raise HostLacks(f"the program {self.qemu} is not installed", hint=programs.advice(lacking))
 
     def _recall(self, key: dict[str, str]) -> Verdict | None:
-        """The remembered verdict if its key agrees; one without a kernel holds for every kernel."""
+        """Return the cached verdict if its key matches; one without a kernel is valid for every kernel."""
         try:
             known = self._sealed(self.memory)
             if known["version"] != _VERSION:
@@ -252,7 +252,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Seen:
-    """What one boot showed: both outputs, and QEMU's exit status unless it was still running."""
+    """Observations of one boot: both outputs, and QEMU's exit status unless still running."""
 
     console: bytes
     errors: bytes
@@ -260,7 +260,7 @@ class Seen:
 
 
 def judge(seen: Seen, seconds: float, budget: float) -> Verdict:
-    """The verdict over one boot of `seconds`."""
+    """Return the verdict about one boot of `seconds`."""
     console, errors = _lines(seen.console), _lines(seen.errors)
     if MARKER in seen.console:
         return Verdict(True, Cause.BOOTED, f"a kernel booted to its init in {seconds:.1f} s", seconds=seconds)
@@ -280,7 +280,7 @@ def judge(seen: Seen, seconds: float, budget: float) -> Verdict:
 
 
 def device_refusal(device: Path) -> Verdict | None:
-    """Why the device cannot be opened; None when it can, which says nothing yet about its working."""
+    """Return the reason that the device cannot be opened; None when it can, which proves nothing else."""
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except FileNotFoundError:
@@ -292,7 +292,7 @@ def device_refusal(device: Path) -> Verdict | None:
 
 
 def qemu_argv(qemu: str, accel: str, kernel: Path, initramfs: Path) -> list[str]:
-    """The probe's machine: the lab's machine type and CPU, a serial console on standard output, no disk or card."""
+    """Return QEMU's command: the lab's machine type and CPU, a serial console on standard output, no devices."""
     return [
         *(qemu, "-machine", "pc", "-cpu", "max", "-m", str(MEMORY), "-accel", accel),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio"),
@@ -302,7 +302,7 @@ def qemu_argv(qemu: str, accel: str, kernel: Path, initramfs: Path) -> list[str]
 
 
 def probe_initramfs() -> bytes:
-    """The initramfs: a console to write to and an /init that writes the marker."""
+    """Return an initramfs with a console device and an /init that writes the marker."""
     init = static_program.elf(b"\n" + MARKER + b"\n")
     return cpio.archive(
         [cpio.directory("dev"), cpio.device("dev/console", "c", 5, 1), cpio.file("init", init, mode=0o755)]
@@ -310,7 +310,7 @@ def probe_initramfs() -> bytes:
 
 
 def _watch(child: subprocess.Popen[bytes], deadline: float) -> Seen:
-    """Reads both outputs until the marker, the end of the child, or `deadline` (monotonic seconds)."""
+    """Read both outputs until the marker, the child's end, or `deadline` (monotonic seconds)."""
     assert child.stdout is not None and child.stderr is not None
     kept = {child.stdout: b"", child.stderr: b""}
     with selectors.DefaultSelector() as selector:
@@ -344,13 +344,13 @@ def _signal(number: int) -> str:
 
 
 def _lines(output: bytes) -> list[str]:
-    """Its lines that have something in them, neutral."""
+    """Return the text's lines that are not empty, neutral."""
     lines = neutral.text(output.decode(errors="backslashreplace")).split("\n")
     return [line.strip()[:LINE] for line in lines if line.strip()]
 
 
 def _verdict_of(record: dict[str, Any]) -> Verdict:
-    """A verdict from its JSON form; raises `TypeError`, `KeyError` or `ValueError` when it is none."""
+    """Return a verdict from its JSON form. Raises `TypeError`, `KeyError` or `ValueError` for any other."""
     texts = {name: tuple(str(line) for line in record[name]) for name in ("console", "errors")}
     if not isinstance(record["usable"], bool):
         raise TypeError(record["usable"])

@@ -1,4 +1,4 @@
-"""The one table of programs the host must have, what each is for, and how to get them.
+"""Declare the host programs, their purposes and packages, and install them.
 
 Standard library only: the launcher runs it as `python -m pipeline.host.programs fetch` before the
 project's own environment exists. Knows package names, never what the programs are run for in detail.
@@ -34,7 +34,7 @@ LOCK_WAIT = 120  # seconds to wait for another package manager, such as an unatt
 
 @dataclass(frozen=True)
 class HostProgram:
-    """One program: its command, the package that holds it per manager, and which work wants it.
+    """One program: its command, its package per manager, and the groups of work that need it.
 
     `version` are the arguments that make it print its version; empty when it has none.
     """
@@ -105,31 +105,31 @@ TABLE = (
 
 
 def wanted(groups: Collection[Group]) -> list[HostProgram]:
-    """The programs of any of `groups`, in the table's order."""
+    """Return the programs of any of `groups`, in the table's order."""
     return [program for program in TABLE if program.groups & set(groups)]
 
 
 def missing(groups: Collection[Group], path: str | None = None) -> list[HostProgram]:
-    """Those of `wanted(groups)` that are not on the search path (default: this process's PATH)."""
+    """Return those of `wanted(groups)` that are not on the search path (default: this process's PATH)."""
     return [program for program in wanted(groups) if shutil.which(program.command, path=path) is None]
 
 
 def package_manager(path: str | None = None) -> Manager | None:
-    """The package manager of this host, None when it is neither of the two we know."""
+    """Return the package manager of this host; None for any but apt and dnf."""
     if shutil.which("apt-get", path=path) and shutil.which("dpkg", path=path):
         return "apt"  # dpkg decides: apt-get alone is also a package of Fedora
     return "dnf" if shutil.which("dnf", path=path) else None
 
 
 def install_command(lacking: Collection[HostProgram], manager: Manager) -> list[str]:
-    """The one command, for root, that installs the packages of the `lacking` programs."""
+    """Return the command, for root, that installs the packages of the `lacking` programs."""
     packages = sorted({program.apt if manager == "apt" else program.dnf for program in lacking})
     options = {"apt": ["apt-get", "install", "-y", "--no-install-recommends"], "dnf": ["dnf", "install", "-y"]}
     return [*options[manager], *packages]
 
 
 def may_install(path: str | None = None, user: int | None = None) -> list[str] | None:
-    """What to put before a command so that it runs as root without asking; None when that cannot be.
+    """Return the prefix that runs a command as root without a password; None when there is none.
 
     `user` is the user id that asks, by default the one we have.
     """
@@ -146,7 +146,7 @@ def may_install(path: str | None = None, user: int | None = None) -> list[str] |
 
 
 def advice(lacking: Collection[HostProgram], path: str | None = None) -> str:
-    """What a person types to get the `lacking` programs: one command to copy where there is one."""
+    """Return the command that a person types to install the `lacking` programs."""
     manager = package_manager(path)
     if manager is None:
         return "install with this system's package manager: " + ", ".join(program.command for program in lacking)
@@ -158,14 +158,14 @@ def advice(lacking: Collection[HostProgram], path: str | None = None) -> str:
 
 @dataclass(frozen=True)
 class Installer:
-    """Runs the package manager. `path` is the PATH to look programs up on, None for our own."""
+    """The package manager of this host. `path` is the PATH to search for programs, None for this process's."""
 
     console: Console
     path: str | None = None
     prefix: Sequence[str] | None = field(default_factory=may_install)
 
     def ensure(self, groups: Collection[Group]) -> None:
-        """Installs what `groups` lack. Raises `HostLacks`, whose hint is the command to type."""
+        """Install the missing programs of `groups`. Raises `HostLacks`, whose hint is the command to type."""
         lacking = missing(groups, self.path)
         if not lacking:
             return
@@ -198,7 +198,7 @@ class Installer:
 
 
 def ensure(groups: Collection[Group], console: Console) -> None:
-    """Installs what `groups` lack, when that needs no password. Raises `HostLacks` otherwise."""
+    """Install the missing programs of `groups` where that needs no password. Raises `HostLacks` otherwise."""
     if missing(groups):
         Installer(console).ensure(groups)
 
@@ -210,7 +210,7 @@ def _lack(lacking: Collection[HostProgram], reason: str, path: str | None) -> Ho
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m pipeline.host.programs GROUP...`: installs what the groups lack; the exit code."""
+    """Install the missing programs of the groups in `arguments`; return the exit code."""
     named = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
     groups = [group for group in GROUPS if group in named]

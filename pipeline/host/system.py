@@ -1,4 +1,4 @@
-"""The doctor's checks of the machine itself: Python, room, memory, clock, kernel interfaces.
+"""Check the machine for the doctor: Python, disk space, memory, clock, kernel interfaces.
 
 Every number stands here as a constant with its source. A check reads through `Host` only.
 """
@@ -18,7 +18,7 @@ from pipeline.host.facts import Finding, Host, is_there
 GIB = 1 << 30
 PYTHON: tuple[int, ...] = (3, 11)  # Debian 12 has 3.11.2; pyproject.toml and the launcher say the same
 DISK_FAIL = 1 * GIB  # the sources of both lines with their indexes and unpacked parts do not fit below
-DISK_BUILD = 7 * GIB  # el6's own kernel.spec refuses to build below (domain.md, section 2)
+DISK_BUILD = 7 * GIB  # kernel.spec of el6: BuildConflicts: rhbuildsys(DiskFree) < 7Gb
 DISK_WARN = 20 * GIB  # el6's 7, the 6.1 tree with objects, a builder image of 0.5, the packages, and air
 INODES_WARN = 400_000  # a 6.1 tree has 84,000 files, el6's 31,508 twice; each with an object beside it
 MEMORY_FAIL = GIB // 2  # apt's index and a whole patch in memory; nothing runs well below
@@ -29,7 +29,7 @@ ENTROPY_NEVER_BLOCKS = (5, 6)  # /dev/random no longer blocks once seeded (Linux
 
 
 def check_python(host: Host) -> Finding:
-    """The interpreter that runs us."""
+    """Check the version of the Python interpreter."""
     said = ".".join(str(part) for part in host.python)
     if host.python >= PYTHON:
         return Finding("python", "ok", said)
@@ -40,7 +40,7 @@ def check_python(host: Host) -> Finding:
 
 
 def check_disk(host: Host, artifacts: Path) -> Finding:
-    """Bytes and inodes left where the artifacts are."""
+    """Check free bytes and inodes at the artifacts directory."""
     room = host.room(_existing(artifacts))
     free = room.free
     found = f"{human_bytes(free)} free at {artifacts}"
@@ -60,7 +60,7 @@ def check_disk(host: Host, artifacts: Path) -> Finding:
 
 
 def check_artifacts(artifacts: Path) -> Finding:
-    """Whether the artifacts can be written, on a file system that tells `a` from `A`."""
+    """Check that the artifacts directory is writable and its file system case-sensitive."""
     everything, elsewhere = "everything", "use another place: --artifacts DIR"
     ours = artifacts / "host"
     try:
@@ -80,7 +80,7 @@ def check_artifacts(artifacts: Path) -> Finding:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    """Whether both names are one existing file."""
+    """Return whether both names are one existing file."""
     try:
         return one.samefile(other)
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _is_same(one: Path, other: Path) -> bool:
 
 
 def check_memory(host: Host) -> Finding:
-    """Memory of the machine, or of the control group we are confined to."""
+    """Check the memory of the machine, or of this process's control group."""
     total, whose = _memory_of(host)
     found = f"{human_bytes(total)} {whose}"
     if total < MEMORY_FAIL:
@@ -112,7 +112,7 @@ def _memory_of(host: Host) -> tuple[int, str]:
 
 
 def check_clock(host: Host) -> Finding:
-    """A clock that cannot be right refuses valid signatures and accepts expired ones."""
+    """Check the clock; a wrong one refuses valid signatures and accepts expired ones."""
     now = datetime.fromtimestamp(host.now(), UTC)
     found, mend = f"{now:%Y-%m-%d %H:%M} UTC", "sudo timedatectl set-ntp true"
     if now < RELEASED:
@@ -125,7 +125,7 @@ def check_clock(host: Host) -> Finding:
 
 
 def check_vsyscall(host: Host) -> Finding:
-    """The page that programs of CentOS 6 call into (domain.md, section 5)."""
+    """Check for the vsyscall page, which programs of CentOS 6 call (Linux: `vsyscall=` in kernel-parameters.txt)."""
     for line in (host.proc / "self/maps").read_text().splitlines():
         if line.endswith("[vsyscall]"):
             return Finding("vsyscall", "ok", "emulated" if line.split()[1].startswith("r") else "execute-only, enough")
@@ -139,7 +139,7 @@ def check_vsyscall(host: Host) -> Finding:
 
 
 def check_entropy(host: Host) -> Finding:
-    """Whether a key can be made without waiting (domain.md, section 2, module signing)."""
+    """Check whether a signing key can be made without waiting for entropy, as random(4) describes."""
     bits = int((host.proc / "sys/kernel/random/entropy_avail").read_text())
     numbers = tuple(int(number) for number in re.findall(r"\d+", host.release)[:2])
     if numbers >= ENTROPY_NEVER_BLOCKS or bits >= ENTROPY_LEAST:
@@ -150,7 +150,7 @@ def check_entropy(host: Host) -> Finding:
 
 
 def _existing(path: Path) -> Path:
-    """The path or its nearest ancestor that is there."""
+    """Return the path or its nearest existing parent."""
     path = path.absolute()
     return next(place for place in (path, *path.parents) if is_there(place))
 

@@ -1,1 +1,1 @@
-"""Fetch upstream's bytes from where they can be had, keep them, and establish why they are trusted."""
+"""Fetch upstream sources, store them, and prove their origin."""

@@ -1,4 +1,4 @@
-"""Debian source packages by Debian's own signed metadata, in an apt root of our own.
+"""Resolve Debian source packages by Debian's signed metadata, in a private apt root.
 
 apt is asked only for the signed index: which versions there are, and each file's digest. The
 files themselves go through the one downloader. The host's apt lists are neither read nor
@@ -35,7 +35,7 @@ INDEX_TIMEOUT = 300.0  # seconds for all indexes together; about 10 MB for one s
 
 @dataclass(frozen=True)
 class Index:
-    """A signed index that was used: its suite, date and the digests of both its files."""
+    """A signed index: its suite, date and the digests of both its files."""
 
     suite: str
     date: str
@@ -45,7 +45,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What the signed index says of one source package's upstream tarball. `size` in bytes."""
+    """The signed index's entry of a source package's upstream tarball. `size` in bytes."""
 
     package: str
     version: str
@@ -56,12 +56,12 @@ class Resolved:
 
 
 def is_archive(base: str) -> bool:
-    """Whether `base` is a local directory laid out as a Debian archive."""
+    """Return whether `base` is a local directory laid out as a Debian archive."""
     return (Path(base) / "dists").is_dir()
 
 
 def archive_addresses(suites: Sequence[str], setting: str, mirrors: Sequence[str]) -> dict[str, str]:
-    """The archive of each suite: from a local mirror, the setting, or the host's own apt.
+    """Return the archive of each suite: from a local mirror, the setting, or the host's own apt.
 
     A security suite lives in the archive beside: `debian` and `debian-security`.
     """
@@ -85,7 +85,7 @@ def _beside(base: str, suite: str) -> str:
 
 
 def _of_host(suites: Sequence[str]) -> dict[str, str]:
-    """Addresses out of the host's apt sources, whatever Debian release the host runs."""
+    """Return addresses from the host's apt sources, for any Debian release on the host."""
     argv = ["apt-get", "indextargets", "--no-release-info", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)"]
     try:
         listed = process.run(argv, env=_host_environment()).text
@@ -98,7 +98,7 @@ def _of_host(suites: Sequence[str]) -> dict[str, str]:
 
 
 def _likeliest(suite: str, entries: Sequence[tuple[str, str]]) -> str:
-    """The address whose path is Debian's or whose release is `suite`, at best both: others have a `bookworm` too."""
+    """Return the address with Debian's path or the release `suite`, at best both: others have `bookworm` too."""
     kind = "/debian-security" if suite.endswith("-security") else "/debian"
     by_path = [entry for entry in entries if entry[0].endswith(kind)]
     by_release = [entry for entry in entries if entry[1] == suite]
@@ -110,7 +110,7 @@ _LOCK = "lists.lock"  # shared by those who ask the lists, held alone while they
 
 
 class AptRoot:
-    """A private apt: its directory holds lists, configuration and keyring of its own.
+    """A private apt, whose directory holds its own lists, configuration and keyring.
 
     It reads the source index of the archives, or with `binary` that of the amd64 packages.
     """
@@ -159,18 +159,18 @@ class AptRoot:
             return process.run(argv, env=environment, timeout=timeout, accept=accept)
 
     def update(self) -> None:
-        """Reads the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
+        """Read the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
         with locked(self.root / _LOCK), self._empty_lists():
             self._read_indexes()
 
     def _ask(self, *argv: str) -> str:
-        """What a program of apt says of the lists, which another run may be reading anew."""
+        """Run one of apt's programs on the lists, locked against a concurrent update."""
         with locked(self.root / _LOCK, shared=True):
             return self._run(*argv).text
 
     @contextlib.contextmanager
     def _empty_lists(self) -> Iterator[None]:
-        """Begins without the lists of before, which are back where there are no new ones.
+        """Start with empty lists, and restore the previous ones where the update fails.
 
         apt takes a list of its own for what it was when it fetched it, and never reads it against the signed digest.
         """
@@ -202,12 +202,12 @@ class AptRoot:
         self._own_what_is_linked()
 
     def _own_what_is_linked(self) -> None:
-        """Copies what apt only linked to, as it does with a carried archive: the medium will be gone."""
+        """Replace apt's links into a local mirror by copies: the medium may be removed."""
         for link in [path for path in (self.root / "lists").iterdir() if path.is_symlink()]:
             write_atomic(link, link.read_bytes())
 
     def resolve(self, source: DebianSource) -> Iterator[Resolved]:
-        """The upstream tarballs of the versions that match, the newest first.
+        """Yield the upstream tarballs of the matching versions, the newest first.
 
         Raises `Unreachable` when the index has none.
         """
@@ -228,7 +228,7 @@ class AptRoot:
                 yield resolved
 
     def binary(self, package: str) -> Resolved:
-        """The newest amd64 package of this name. Raises `Unreachable` when the index has none."""
+        """Return the newest amd64 package of this name. Raises `Unreachable` when the index has none."""
         try:
             listed = self._ask("apt-get", "download", "--print-uris", package)
         except process.ProgramFailed as error:
@@ -239,7 +239,7 @@ class AptRoot:
         return Resolved(package, unquote(row[2]).split("_")[1], unquote(row[2]), row[1], int(row[3]), row[4])
 
     def dependencies(self, package: str) -> list[str]:
-        """Names of the packages that `package` depends on."""
+        """Return the names of the packages that `package` depends on."""
         text = self._ask("apt-cache", "depends", "--important", package)
         return re.findall(r"^ +Depends: (\S+)$", text, re.MULTILINE)
 
@@ -254,7 +254,7 @@ class AptRoot:
                 yield {name: value.strip() for name, value in fields.items()}
 
     def _order(self, one: str, other: str) -> int:
-        """dpkg's order of two versions that differ."""
+        """Compare two different versions in dpkg's order."""
         return -1 if self._run("dpkg", "--compare-versions", one, "lt", other, accept=(0, 1)).status == 0 else 1
 
     def _upstream(self, source: DebianSource, version: str, stanza: Mapping[str, str]) -> Resolved:
@@ -267,16 +267,16 @@ class AptRoot:
         raise Refused(f"the Debian source package {source.package} {version} has no upstream tarball")
 
     def indexes(self) -> list[Index]:
-        """The signed indexes that answers rest on."""
+        """Return the signed indexes behind the answers."""
         return indexes(self.root)
 
     def evidence(self) -> list[dict[str, Any]]:
-        """The indexes as records keep them."""
+        """Return the indexes in the form that records store."""
         return [dict(digests) for _, digests in evidence(self.indexes())]
 
 
 def evidence(found: Sequence[Index]) -> list[tuple[Index, Mapping[str, str]]]:
-    """Each index with what records keep of it: its suite, its date, the digests of both its files."""
+    """Return each index with its record: suite, date, the digests of both its files."""
     return [
         (i, {"suite": i.suite, "date": i.date, "inrelease": sha256_of(i.inrelease), "sources": sha256_of(i.sources)})
         for i in found
@@ -284,7 +284,7 @@ def evidence(found: Sequence[Index]) -> list[tuple[Index, Mapping[str, str]]]:
 
 
 def indexes(root: Path) -> list[Index]:
-    """The signed indexes in the private apt root at `root`."""
+    """Return the signed indexes in the private apt root at `root`."""
     if not root.is_dir():
         return []
     with locked(root / _LOCK, shared=True):
@@ -309,12 +309,12 @@ def _matches(version: str, wanted: str) -> bool:
 
 
 def _host_environment() -> dict[str, str]:
-    """For questions to the host's own apt, whose settings may lie where this variable says."""
+    """Return the environment for the host's own apt, with the variable that names its settings."""
     return process.clean_environment(**{name: os.environ[name] for name in ("APT_CONFIG",) if name in os.environ})
 
 
 def _host_proxies() -> dict[str, str]:
-    """Proxy settings of the host's apt; everything else there is the host's own affair."""
+    """Return the proxy settings of the host's apt, and no others."""
     try:
         dumped = process.run(["apt-config", "dump"], env=_host_environment()).text
     except (process.ProgramMissing, process.ProgramFailed):

@@ -1,4 +1,4 @@
-"""The one downloader: gets a pinned file from any place that has it, and lets nothing wrong through.
+"""Download pinned files from any address that has them, and verify every byte.
 
 Places are tried in order, mirrors first; each gets several attempts unless what went wrong there
 cannot get better. Bytes are hashed as they come, resumed where a server can prove that the file
@@ -39,7 +39,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A file to get. `name` is its file name as the line file pins it: mirrors have it under that name.
+    """A file to fetch. `name` is its file name in the line file, and on mirrors.
 
     `urls` are its own addresses, in order; `size` in bytes; `sha256` None only for a source that
     is pinned on first use. `most` bounds a file whose size is not known: a server may send without end.
@@ -68,7 +68,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that was had. `url` None: it was here already. `attempts` are those that failed before."""
+    """A fetched file. `url` None for one already in the store. `attempts` are the failed ones before."""
 
     name: str
     path: Path
@@ -80,7 +80,7 @@ class Fetched:
 
 @dataclass(frozen=True)
 class Options:
-    """How to fetch. `mirrors` are directories or URLs; `stall` and `connect` in seconds.
+    """Options of downloads. `mirrors` are directories or URLs; `stall` and `connect` in seconds.
 
     `wait` and `jitter` (a number in [0, 1)) are there for tests.
     """
@@ -96,7 +96,7 @@ class Options:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Options:
-        """The options a run's settings ask for."""
+        """Return the options in a run's settings."""
         return cls(
             mirrors=settings.mirror,
             offline=settings.offline,
@@ -108,7 +108,7 @@ class Options:
 
 
 def fetch(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetched:
-    """Has `wanted` in the store and returns where; no request at all when it is there already.
+    """Fetch `wanted` into the store and return its place; send no request when it is there already.
 
     Raises `Refused` when any place gave wrong bytes and none the right ones, `Unreachable` when
     no place gave anything, `HostLacks` when there is no room.
@@ -119,7 +119,7 @@ def fetch(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetch
 def fetch_unverified(
     wanted: Wanted, store: Store, options: Options, meter: Meter, prove: Callable[[Path], object] | None = None
 ) -> Fetched:
-    """Downloads a file that has no pin yet, outside the store's objects, and returns it with its digest.
+    """Download a file without a pin, outside the store's objects, and return it with its digest.
 
     `prove` raises `Refused` for a file that is not the one: it is kept as a bad one, and the next address is asked.
     The caller holds `store.using()` and an object lock of its own (so that only one run pins the
@@ -136,7 +136,7 @@ def fetch_unverified(
 
 
 def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console: Console) -> list[Fetched]:
-    """Fetches all of `wanted`, `options.jobs` at a time, and returns them in the same order.
+    """Fetch all of `wanted`, `options.jobs` at a time, and return them in the same order.
 
     One failure stops no other file; at the end all errors are raised as one, and of their kinds
     `Refused` wins.
@@ -161,7 +161,7 @@ def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console:
 
 
 def _in_threads(work: Callable[[Wanted], _T], items: Sequence[Wanted], jobs: int) -> list[_T]:
-    """`work` of each item. The threads are daemons: a person who presses Ctrl-C waits for none of them."""
+    """Apply `work` to each item in daemon threads, so that Ctrl-C waits for none of them."""
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
     for index in range(len(items)):
         todo.put(index)
@@ -182,7 +182,7 @@ def _in_threads(work: Callable[[Wanted], _T], items: Sequence[Wanted], jobs: int
 
 
 def _together(errors: list[Exception]) -> Exception:
-    """One error for all of them; a mistake of ours is not hidden among the others."""
+    """Combine errors into one; a defect of this program is raised as it is."""
     for error in errors:
         if not isinstance(error, PipelineError):
             return error
@@ -209,7 +209,7 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
 
 
 def in_store(wanted: Wanted, store: Store) -> Fetched | None:
-    """The file when the store has it; None for one that has no pin."""
+    """Return the file when the store has it; None for a file without a pin."""
     if wanted.sha256 is None or not store.has(wanted.sha256, wanted.size):
         return None
     path = store.path(wanted.sha256)
@@ -218,7 +218,7 @@ def in_store(wanted: Wanted, store: Store) -> Fetched | None:
 
 @contextlib.contextmanager
 def _alone(store: Store, key: str, meter: Meter) -> Iterator[None]:
-    """The object's lock; says so when it has to be waited for."""
+    """Hold the object's lock; note when that means waiting."""
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(store.object_lock(key, wait=False))
@@ -229,11 +229,11 @@ def _alone(store: Store, key: str, meter: Meter) -> Iterator[None]:
 
 
 class _Stopped(Exception):
-    """The whole run ends: Ctrl-C."""
+    """The end of the whole run by Ctrl-C."""
 
 
 def addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
-    """Every place `wanted` may be at, mirrors first."""
+    """Yield every address of `wanted`, mirrors first."""
     for mirror in options.mirrors:
         local = Path(mirror) if "://" not in mirror else local_path(mirror)
         if local is None:
@@ -248,7 +248,7 @@ def addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
 
 @dataclass
 class _Job:
-    """One download, done by who holds the lock of its partial."""
+    """One download, by the holder of its partial file's lock."""
 
     wanted: Wanted
     store: Store
@@ -261,7 +261,7 @@ class _Job:
     attempts: list[Attempt] = field(default_factory=list)
 
     def run(self) -> Fetched:
-        """The file with the right digest (any, when there is no pin), still in `partial/`."""
+        """Return the file with the right digest (any, without a pin), still in `partial/`."""
         if had := self._complete_already():
             return had
         for address in addresses(self.wanted, self.options):
@@ -272,7 +272,7 @@ class _Job:
         raise self._failure()
 
     def _complete_already(self) -> Fetched | None:
-        """What a run left that was killed after the last byte: the digest is the proof, wherever it came from."""
+        """Return a partial file that is complete by its digest, left by a run killed after the last byte."""
         size = self.part.size()
         if not size or self.wanted.sha256 is None or self.wanted.size not in (None, size):
             return None
@@ -287,7 +287,7 @@ class _Job:
         return Fetched(self.wanted.name, self.part.settle(), sha256, size, url, tuple(self.attempts))
 
     def _address(self, address: Address) -> Fetched | None:
-        """All attempts at one place; None when it is of no use."""
+        """Make all attempts at one address; return None when none succeeded."""
         if self.options.offline and address.path is None:
             self.attempts.append(Attempt(address.shown, "not asked: offline"))
             return None
@@ -305,14 +305,14 @@ class _Job:
         return None
 
     def _pause(self, text: str, number: int, after: float) -> None:
-        """Full jitter, so that many clients of a server that came back do not return at once."""
+        """Wait with full jitter, so that clients of a restarted server do not return at once."""
         seconds = self.options.jitter() * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1))
         seconds = max(seconds, min(after, LONGEST_WAIT))
         self.meter.note(f"{text}; attempt {number + 1} of {self.options.retries} in {seconds:.1f} s")
         self.options.wait(seconds)
 
     def _once(self, address: Address, *, resume: bool = True) -> Fetched:
-        """One attempt, checked. Raises `Failed`."""
+        """Make one attempt, with all checks. Raises `Failed`."""
         offset, validator = self._resumable(address) if resume else (0, "")
         with transport.opened(address, offset, validator, self.options) as body:
             sha256, size = self._receive(address, body)
@@ -338,7 +338,7 @@ class _Job:
         raise Failed(what, final=True, wrong=Wrong(sha256, size, kept))
 
     def _refusal(self) -> Refused | None:
-        """What the caller has against a file without a pin."""
+        """Return the caller's objection to a file without a pin."""
         try:
             if self.prove is not None:
                 self.prove(self.part.path)
@@ -347,7 +347,7 @@ class _Job:
         return None
 
     def _resumable(self, address: Address) -> tuple[int, str]:
-        """Where to go on, and the proof to ask the server for; 0 when there is nothing to go on with."""
+        """Return the offset to resume at and the validator to send; 0 when there is nothing to resume."""
         url, validator = self.part.origin()
         size = self.part.size()
         enough = self.wanted.size is not None and size >= self.wanted.size
@@ -356,7 +356,7 @@ class _Job:
         return size, validator
 
     def _receive(self, address: Address, body: Body) -> tuple[str, int]:
-        """Takes the whole body; the digest and the size in bytes of the file it completes."""
+        """Receive the whole body; return digest and size in bytes of the completed file."""
         wanted = self.wanted.size
         if wanted is not None and body.total is not None and wanted != body.total:
             what = f"announces {body.total} bytes, wanted {wanted}" + (f"; {body.about}" if body.about else "")
@@ -379,7 +379,7 @@ class _Job:
         return intake.sha256.hexdigest(), size
 
     def _pump(self, body: Body, intake: Intake) -> int:
-        """Moves bytes until the end, or one chunk past the pinned or largest size; returns the file's size in bytes.
+        """Copy bytes until the end, or one chunk past the allowed size; return the file's size in bytes.
 
         Only time spent waiting for the sender counts against it, not that of our own disk.
         """
@@ -402,7 +402,7 @@ class _Job:
         return size
 
     def _failure(self) -> PipelineError:
-        """The error for a person: what was wanted, and what every place gave instead."""
+        """Return the error: the wanted file, and the result of every address."""
         said = Counter(f"{attempt.url}: {attempt.what}" for attempt in self.attempts)
         lines = [f"  {text}" + (f" ({times} times)" if times > 1 else "") for text, times in said.items()]
         wrong = [attempt for attempt in self.attempts if attempt.wrong]

@@ -1,4 +1,4 @@
-"""The pristine kernel tree of a line: its listing, and the few files that patches touch.
+"""Extract from the pristine kernel tree of a line its listing, and the files that patches touch.
 
 Both come out of the verified source in one pass and are kept under artifacts/trees/, with a record
 (`pipeline.core.manifest`) of what came out of which source.
@@ -25,7 +25,7 @@ from pipeline.sources.resolver import Sources, Verified
 
 @dataclass(frozen=True)
 class Pristine:
-    """An unpatched tree: the id and listing of all of it, and a directory with the files asked for."""
+    """An unpatched tree: id and listing of all of it, and a directory with the requested files."""
 
     tree: str
     listing: git_tree.Listing
@@ -33,7 +33,7 @@ class Pristine:
 
 
 def pristine(sources: Sources, source: Verified, wanted: Collection[str], console: Console) -> Pristine:
-    """The tree inside the verified `source`, with those of `wanted` that it has as files."""
+    """Return the tree inside the verified `source`, with those of `wanted` that it has as files."""
     key = hashlib.sha256("\0".join([source.sha256, *sorted(wanted)]).encode()).hexdigest()[:24]
     place = sources.settings.artifacts / "trees" / key
     known = _kept(place, source, wanted)
@@ -59,12 +59,12 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
 
 
 def _about(source: Verified, wanted: Collection[str]) -> dict[str, object]:
-    """What a kept tree is of."""
+    """Return the identity of a cached tree."""
     return {"source": source.sha256, "wanted": sorted(wanted)}
 
 
 def _kept(place: Path, source: Verified, wanted: Collection[str]) -> Pristine | None:
-    """What an earlier run left, if it is what came out of this source."""
+    """Return the cached tree if it comes from this source."""
     if place.is_symlink() or manifest.check(place, _about(source, wanted)):
         return None
     listing = git_tree.read_manifest(place / "listing.xz")
@@ -72,7 +72,7 @@ def _kept(place: Path, source: Verified, wanted: Collection[str]) -> Pristine | 
 
 
 def verified(root: Path) -> Iterator[tuple[Path, str]]:
-    """Read every tree that is kept below `root` whole, and yield each problem: its path and a text."""
+    """Read every cached tree below `root` whole and yield each problem: its path and a text."""
     for place in sorted(root.glob("[!.]*")):
         yield from ((place / problem.path, problem.problem) for problem in manifest.check(place, {}, content=True))
 

@@ -1,4 +1,4 @@
-"""Judge a key and its subkeys at the time of a signature, by what gpg prints for programs.
+"""Judge a key and its subkeys at the time of a signature, from gpg's machine-readable output.
 
 rpm asks none of this: a signature by a revoked key is good to it. Fields and status lines are those of GnuPG's
 doc/DETAILS, reasons for a revocation those of RFC 4880, 5.2.3.23. A revoked or expired key keeps what it signed
@@ -22,7 +22,7 @@ _SHA1 = "2"
 
 @dataclass(frozen=True)
 class Revocation:
-    """A revocation that gpg found good. `reason` as RFC 4880 numbers them, 0 when none is given."""
+    """A revocation that gpg verified. `reason` as RFC 4880 numbers them, 0 when none is given."""
 
     made: datetime
     reason: int
@@ -38,7 +38,7 @@ class Revocation:
 
 @dataclass(frozen=True)
 class Part:
-    """A primary key or a subkey. `revoked` is gpg's verdict, `revocations` what that rests on."""
+    """A primary key or a subkey. `revoked` is gpg's verdict, `revocations` its grounds."""
 
     fingerprint: str
     made: datetime
@@ -57,23 +57,23 @@ class Block:
 
     @property
     def fingerprint(self) -> str:
-        """Of the primary key, which is what is pinned."""
+        """Fingerprint of the primary key, which is pinned."""
         return self.parts[0].fingerprint
 
     def part(self, name: str) -> Part | None:
-        """The part of this fingerprint or long key id."""
+        """Return the part with this fingerprint or long key id."""
         return next((part for part in self.parts if part.fingerprint.endswith(name)), None)
 
     def expires(self, part: Part) -> datetime | None:
-        """When the part does, or the primary key, whichever is first."""
+        """Return the expiry of the part or of the primary key, whichever is first."""
         return min((p.expires for p in {part, self.parts[0]} if p.expires), default=None)
 
     def revocations(self, part: Part) -> list[Revocation]:
-        """Those of the part and of the primary key."""
+        """Return the revocations of the part and of the primary key."""
         return [item for p in dict.fromkeys((part, self.parts[0])) for item in p.revocations]
 
     def problem(self, part: Part, when: datetime) -> str:
-        """Why a signature of `when` by the part is not good, empty when it is."""
+        """Return the reason that a signature of `when` by the part is not good; empty when it is."""
         made = f"it was made on {when:%Y-%m-%d}"
         for piece in dict.fromkeys((part, self.parts[0])):
             called = self.called(piece)
@@ -94,12 +94,12 @@ class Block:
         return "" if part.signs else f"{self.called(part)} is not one for signing"
 
     def called(self, part: Part) -> str:
-        """What messages call a part."""
+        """Return a part's name for messages."""
         return "the key" if part is self.parts[0] else f"the subkey {part.fingerprint}"
 
 
 def blocks(colons: str) -> Iterator[Block]:
-    """The keys in what `gpg --with-colons --check-sigs` or `--show-keys` prints: fields 2, 6, 7, 10, 11 and 12."""
+    """Parse the output of `gpg --with-colons --check-sigs` or `--show-keys`: fields 2, 6, 7, 10, 11 and 12."""
     for text in re.split(r"^(?=(?:pub|sec):)", colons, flags=re.MULTILINE):
         rows = [line.split(":") for line in text.splitlines()]
         if rows and rows[0][0] in ("pub", "sec"):
@@ -108,7 +108,7 @@ def blocks(colons: str) -> Iterator[Block]:
 
 
 def _cut(rows: Sequence[list[str]], starts: Sequence[int]) -> list[Sequence[list[str]]]:
-    """Pieces of `rows` that begin at `starts`, each up to the next one."""
+    """Split `rows` at `starts`."""
     return [rows[begin:end] for begin, end in itertools.pairwise([*starts, len(rows)])]
 
 
@@ -127,7 +127,7 @@ def _part(rows: Sequence[Sequence[str]]) -> Part:
 
 
 def _revocations(rows: Sequence[Sequence[str]]) -> Iterator[Revocation]:
-    """Of a key or subkey: signatures of class 20 and 28; another class is of a user id."""
+    """Return the revocations of a key or subkey: classes 20 and 28; other classes are of user ids."""
     for row in rows:
         if row[0] == "rev" and row[1] == "!" and row[10][:2] in ("20", "28"):
             _, _, reason = row[10].partition(",")
@@ -139,14 +139,19 @@ def _time(field: str) -> datetime:
 
 
 class Known(Protocol):
-    """A pinned key. `sha1` says that signatures over SHA-1 are accepted of it."""
+    """A pinned key. `sha1` allows its signatures over SHA-1."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The key's name in the line file."""
+
     @property
-    def sha1(self) -> bool: ...
+    def sha1(self) -> bool:
+        """Whether its signatures over SHA-1 are accepted."""
+
     @property
-    def block(self) -> Block: ...
+    def block(self) -> Block:
+        """The key with its subkeys."""
 
 
 K = TypeVar("K", bound=Known)
@@ -154,14 +159,14 @@ K = TypeVar("K", bound=Known)
 
 @dataclass(frozen=True)
 class Verdict(Generic[K]):
-    """What became of one signature: by which key's which part, of when; or what is wrong with it."""
+    """Result of one signature: key, part and time; or the problem."""
 
     by: tuple[K, Part, datetime] | None
     problem: str = ""
 
 
 def verdicts(status: str, keys: Sequence[K]) -> list[Verdict[K]]:
-    """One for each signature in gpgv's status lines."""
+    """Return one verdict for each signature in gpgv's status lines."""
     rows = [line.split()[1:] for line in status.splitlines() if line.startswith("[GNUPG:] ")]
     starts = [number for number, row in enumerate(rows) if row[0] == "NEWSIG"]
     return [_verdict({row[0]: row[1:] for row in group}, keys) for group in _cut(rows, starts)]
@@ -178,7 +183,7 @@ def _verdict(said: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
 
 
 def _judged(valid: Sequence[str], said: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
-    """Of a signature that is right as such: VALIDSIG has its key, time, end, digest and the primary key."""
+    """Return the verdict of a cryptographically valid signature, from key, time, end and digest in VALIDSIG."""
     fingerprint, when, ends, digest, primary = valid[0], _time(valid[2]), valid[3], valid[7], valid[9]
     key = next((key for key in keys if key.block.fingerprint == primary), None)
     part = key.block.part(fingerprint) if key else None
@@ -193,7 +198,7 @@ def _judged(valid: Sequence[str], said: dict[str, list[str]], keys: Sequence[K])
 
 
 def _weak(digest: str, key: Known) -> str:
-    """Why a digest algorithm will not do; MD5 and RIPEMD160 never do, SHA-1 where the line file says so."""
+    """Return the reason to refuse a digest algorithm: MD5 and RIPEMD160 always, SHA-1 unless the line accepts it."""
     if digest not in _DIGESTS or (digest == _SHA1 and key.sha1):
         return ""
     more = f"; `sha1 = true` under [keys.{key.name}] accepts that" if digest == _SHA1 else ""
@@ -201,7 +206,7 @@ def _weak(digest: str, key: Known) -> str:
 
 
 def _unchecked(bad: Sequence[str], keys: Sequence[Known]) -> str:
-    """What is behind ERRSIG: key id, algorithm, digest, class, time, and an error code of libgpg-error."""
+    """Return the reason in ERRSIG: key id, algorithm, digest, class, time, and a code of libgpg-error."""
     key_id, digest, when, code = bad[0], bad[2], _time(bad[4]), bad[5]
     for key in keys:
         if part := key.block.part(key_id):

@@ -1,4 +1,4 @@
-"""Carries a line to a host without network, and checks all of it there again.
+"""Export a line's sources for a host without network, and import and verify them there.
 
 An exported directory is a mirror for `--mirror DIR`: `files/` by digest, `keys/` by fingerprint,
 `debian*/` laid out as the part of Debian's archive that holds the signed indexes, and `lines/`
@@ -32,7 +32,7 @@ Every digest and signature is checked again there.
 
 
 def export(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
-    """Writes everything the line needs below `directory`, fetching first what is not in the store.
+    """Write everything the line needs below `directory`; fetch missing sources first.
 
     What only one builder image needs is carried when it is `image`.
     """
@@ -61,7 +61,7 @@ def export(line: Line, settings: Settings, console: Console, directory: str, ima
 
 
 def import_(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
-    """Takes a line's sources out of an exported directory into the store, without any request."""
+    """Import a line's sources from an exported directory into the store, without network requests."""
     if not any(Path(directory).glob("mirror-*.json")):
         hint = "./inv mirror export DIR, on a host with network"
         raise UsageError("this is no exported mirror: there is no mirror-LINE.json in it", where=directory, hint=hint)
@@ -73,7 +73,7 @@ def import_(line: Line, settings: Settings, console: Console, directory: str, im
 
 
 def _command(line: Line) -> str:
-    """What is typed on the other host; a line file from outside the project is among what is carried."""
+    """Return the command for the other host, with the exported line file where that is not the project's."""
     if line.files[0].parent == resources.lines_dir():
         return f"./inv mirror import DIR --line {line.name}"
     file = neutral.word(line.files[0].name)
@@ -81,7 +81,7 @@ def _command(line: Line) -> str:
 
 
 def _line_files(sources: Sources) -> list[Path]:
-    """The line's own files, its lock, and the keys and manifests that lie beside it."""
+    """Return the line's own files, its lock, and the keys and manifests beside it."""
     line = sources.line
     named = [name for key in line.data.keys.values() for name in key.files if not Path(name).is_absolute()]
     named += [s.tree.manifest for s in line.data.sources.values() if isinstance(s, SrpmSource) and s.tree.manifest]
@@ -90,7 +90,7 @@ def _line_files(sources: Sources) -> list[Path]:
 
 
 def _copy(source: Path, target: Path, sha256: str = "") -> None:
-    """Copies whole or not at all; what is there already and the same is left alone.
+    """Copy a file atomically; keep an identical one.
 
     `sha256` is what the bytes must be, where that is known. Raises `Refused`: nothing else leaves this machine.
     """
@@ -100,7 +100,7 @@ def _copy(source: Path, target: Path, sha256: str = "") -> None:
 
 
 def _export_keys(sources: Sources, target: Path) -> None:
-    """The keys that were needed here, so that signatures can be checked without network."""
+    """Export the keys used here, so that signatures can be verified without network."""
     for key in sources.line.data.keys.values():
         record = sources.store.record(f"key-{key.fingerprint}")
         if record is not None:
@@ -108,7 +108,7 @@ def _export_keys(sources: Sources, target: Path) -> None:
 
 
 def _export_indexes(sources: Sources, target: Path) -> None:
-    """Debian's signed indexes that the recorded answers rest on, laid out as in its archive."""
+    """Export Debian's signed indexes behind the recorded answers, in its archive's layout."""
     for index, digests in sources.indexes():
         archive = "debian-security" if index.suite.endswith("-security") else "debian"
         release = target / archive / "dists" / index.suite

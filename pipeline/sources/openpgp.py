@@ -1,4 +1,4 @@
-"""OpenPGP keys pinned by full fingerprint, and signatures of RPMs checked against them.
+"""Verify RPM signatures with OpenPGP keys pinned by full fingerprint.
 
 A key may come from anywhere, since its fingerprint is what is trusted. rpm knows of a signature only whether it is
 right; whether its key was good for it then is `keystate`'s, by gpgv. Nothing of the person's own GnuPG or RPM
@@ -27,7 +27,7 @@ MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
 
 @dataclass(frozen=True)
 class PublicKey:
-    """A key that bears the pinned fingerprint. `expired` and `sha1` are what the line file accepts of it."""
+    """A key with the pinned fingerprint. `expired` and `sha1` are the line file's exceptions for it."""
 
     name: str
     block: Block
@@ -37,13 +37,13 @@ class PublicKey:
 
     @property
     def fingerprint(self) -> str:
-        """Of the primary key."""
+        """Fingerprint of the primary key."""
         return self.block.fingerprint
 
 
 @dataclass(frozen=True)
 class Signature:
-    """A signature found good: by which key, when, and the sentence that evidence repeats.
+    """A verified signature: key, time, and the sentence for evidence.
 
     `made` is rpm's text, `when` the signature's own time, `expires` when its key's validity ends.
     """
@@ -57,7 +57,7 @@ class Signature:
 
 
 def public_key(name: str, key: Key, *material: bytes) -> PublicKey:
-    """The key of `key`'s fingerprint out of `material`, which may hold others and be armored or not.
+    """Return the key with `key`'s fingerprint from `material`, which may hold others, armored or not.
 
     What several materials say of it is put together: one may know of a revocation that another does not. Raises
     `Refused` when it is in none.
@@ -81,7 +81,7 @@ def public_key(name: str, key: Key, *material: bytes) -> PublicKey:
 
 
 def fingerprints(material: bytes) -> list[str]:
-    """The full fingerprints of the public or secret keys in `material`."""
+    """Return the full fingerprints of the public or secret keys in `material`."""
     with private_home() as home:
         argv = [*_gpg(home), "--with-colons", "--show-keys"]
         listed = process.run(argv, stdin=material, accept=(0, 2)).text  # 2: there is no key in it
@@ -89,13 +89,13 @@ def fingerprints(material: bytes) -> list[str]:
 
 
 def keyring(keys: Sequence[PublicKey]) -> bytes:
-    """The keys as one binary keyring, as apt and gpgv read it."""
+    """Return the keys as one binary keyring for apt and gpgv."""
     with private_home() as home:
         return b"".join(process.run([*_gpg(home), "--dearmor"], stdin=key.armor).out for key in keys)
 
 
 def check_rpm(rpm: Path, keys: Sequence[PublicKey]) -> Signature:
-    """Checks header, payload and signature of `rpm` against `keys` only.
+    """Verify header, payload and signature of `rpm` with `keys` only.
 
     Raises `Refused` for an unsigned, damaged or foreign-signed file.
     """
@@ -105,7 +105,7 @@ def check_rpm(rpm: Path, keys: Sequence[PublicKey]) -> Signature:
 
 @contextlib.contextmanager
 def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signature]]:
-    """`check_rpm` for many files: the database that holds `keys` alone is made once."""
+    """Return `check_rpm` for many files, with one key database of `keys` alone."""
     with private_home() as home:
         env = process.clean_environment(HOME=str(home))  # a person's macros could soften the check
         base = ["--dbpath", escaped(home / "rpmdb")]
@@ -153,7 +153,7 @@ def _import(path: Path, key: PublicKey, base: Sequence[str], env: Mapping[str, s
 
 
 def _for_rpm(key: PublicKey) -> bytes:
-    """The key as rpm takes it: without revocations of subkeys, since rpm 4.18 refuses a key that has one.
+    """Return the key without revocations of subkeys, since rpm 4.18 refuses a key with one.
 
     It judges no revocation at all; gpgv does, with the whole key.
     """
@@ -168,7 +168,7 @@ def _for_rpm(key: PublicKey) -> bytes:
 
 
 def _packets(material: bytes) -> Iterator[bytes]:
-    """Each packet of a key that gpg has exported, with its header (RFC 4880, 4.2)."""
+    """Yield each packet of a key that gpg has exported, with its header (RFC 4880, 4.2)."""
     while material:
         if not material[0] & 0x40:  # the old format; gpg writes no length that is left open
             start = 1 + (1 << (material[0] & 3))
@@ -184,7 +184,7 @@ def _packets(material: bytes) -> Iterator[bytes]:
 
 
 def _revokes_subkey(packet: bytes) -> bool:
-    """Whether a packet, as `_packets` gives it, is the signature of type 0x28 (RFC 4880, 5.2.1)."""
+    """Return whether a packet is a subkey revocation, type 0x28 (RFC 4880, 5.2.1)."""
     if packet[0] & 0x40:
         return False  # gpg writes signatures in the old format
     start = 1 + (1 << (packet[0] & 3))
@@ -197,7 +197,7 @@ _OVER_ALL = (SignatureTag.PGP, SignatureTag.GPG)
 
 
 def _signer(rpm: Path, keys: Sequence[PublicKey], ring: Path) -> _By:
-    """Who signed the package and when, of the first of its signatures; gpgv judges every one of them."""
+    """Return signer and time of the package's first signature; gpgv judges all of them."""
     package = rpm_header.read(rpm)
     found = []
     for tag in (*_OVER_HEADER, *_OVER_ALL):
@@ -216,7 +216,7 @@ def _signer(rpm: Path, keys: Sequence[PublicKey], ring: Path) -> _By:
 def gpgv(
     signature: bytes, signed: bytes | IO[bytes], keys: Sequence[PublicKey], ring: Path
 ) -> list[Verdict[PublicKey]]:
-    """What becomes of each OpenPGP signature in `signature` over `signed`, where `ring` holds `keys` alone."""
+    """Return the verdict of each OpenPGP signature in `signature` over `signed`, with `keys` in `ring`."""
     with private_home() as home:
         file = home / "signature"
         file.write_bytes(signature)
@@ -225,7 +225,7 @@ def gpgv(
 
 
 def check_detached(signature: bytes, signed: bytes | IO[bytes], key: PublicKey, where: Path) -> None:
-    """Refuse what was signed unless it was by `key`, when that was good for it."""
+    """Raise `Refused` unless `key` signed, and was good for that at the time."""
     with private_home() as home:
         ring = home / "ring.gpg"
         ring.write_bytes(keyring([key]))
@@ -233,7 +233,7 @@ def check_detached(signature: bytes, signed: bytes | IO[bytes], key: PublicKey, 
 
 
 def _the_one(found: Sequence[Verdict[PublicKey]], where: Path) -> _By:
-    """Who made the only signature. Raises `Refused` for one that is not good, for none and for several."""
+    """Return the verdict of the only signature. Raises `Refused` for a bad one, for none and for several."""
     if len(found) == 1 and found[0].by:
         return found[0].by
     why = "; ".join(verdict.problem for verdict in found if verdict.problem)
@@ -246,7 +246,7 @@ def _the_one(found: Sequence[Verdict[PublicKey]], where: Path) -> _By:
 
 
 def _sentence(key: PublicKey, part: Part, when: datetime) -> str:
-    """What evidence says of a good signature, and of its key since."""
+    """Return evidence's sentence about a good signature and the later state of its key."""
     pieces = dict.fromkeys((part, key.block.parts[0]))
     since = [f"{key.block.called(piece)} {item}" for piece in pieces for item in piece.revocations]
     since += [
@@ -264,13 +264,13 @@ def _gpg(home: Path) -> list[str]:
 
 
 def escaped(path: Path) -> str:
-    """A path as rpm takes it for a macro's value: `%` begins a macro, which may run a program."""
+    """Escape a path for the value of an rpm macro: `%` begins a macro, which may run a program."""
     return str(path).replace("%", "%%")
 
 
 @contextlib.contextmanager
 def private_home() -> Iterator[Path]:
-    """A home for GnuPG and rpm with nobody's settings."""
+    """Yield a home for GnuPG and rpm without anybody's settings."""
     with temporary.scratch("home-") as directory:
         try:
             yield directory

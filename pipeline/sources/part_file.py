@@ -1,4 +1,4 @@
-"""Where downloaded bytes go: into the part file and the hash at once, while more are on their way."""
+"""Write downloaded bytes to the part file and hash them concurrently."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUEUED = 8  # chunks between two threads
 
 
 class _Worker:
-    """A thread that does `work` with chunk after chunk; its first error comes out of the next `put` or `end`."""
+    """A thread that does `work` with chunk after chunk; `put` and `end` raise its first error."""
 
     def __init__(self, work: Callable[[bytes], object]) -> None:
         self.work = work
@@ -44,7 +44,7 @@ class _Worker:
 
 
 class Intake:
-    """Writes and hashes what comes, each in a thread of its own: both let go of the interpreter's lock.
+    """Write and hash bytes, each in a thread of its own: both release the interpreter's lock.
 
     With one thread the time would be the sum of receiving, writing and hashing; so it is that of
     the slowest (bench/download.py). What is in the file already is hashed first.
@@ -79,6 +79,7 @@ class Intake:
         os.close(self.handle)
 
     def put(self, chunk: bytes) -> None:
+        """Write and hash the next bytes. Raises the first error of either."""
         self.writer.put(chunk)
         self.hasher.put(chunk)
 

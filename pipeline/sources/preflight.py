@@ -1,4 +1,4 @@
-"""Whether what is still to be fetched can be had at all: every address is asked at once, before anything long begins.
+"""Probe all download URLs in parallel before anything long begins.
 
 Without it a host without network would go through each address, each with its retries, for minutes. An address
 is believed to have the file when it begins to answer; only the downloader finds out what the answer is worth.
@@ -23,7 +23,7 @@ SHARE = 0.2
 
 @dataclass(frozen=True)
 class Silent:
-    """A file that no address of its own is known to have: what each of them said."""
+    """A file that no address has, with the result of each address."""
 
     name: str
     attempts: tuple[Attempt, ...]
@@ -31,14 +31,14 @@ class Silent:
 
 @dataclass(frozen=True)
 class _Patience:
-    """How long the look waits, in seconds, as `transport.Timeouts` wants it."""
+    """Time limits of the preflight in seconds, as `transport.Timeouts`."""
 
     connect: float
     stall: float
 
 
 def look(wanted: Sequence[Wanted], options: Options) -> list[Silent]:
-    """Asks every address of `wanted` side by side; those files that none has a hopeful answer for.
+    """Probe every address of `wanted` in parallel; return the files that none of their addresses has.
 
     Returns as soon as that is known. With `offline` only what is on this machine is asked.
     """
@@ -68,7 +68,7 @@ def _in_order(attempts: Iterable[Attempt], asked: Sequence[Address]) -> tuple[At
 
 
 def _asked(address: Address, patience: _Patience, offline: bool) -> Attempt | None:
-    """What kept the address from answering; None when it begins to give something, or asks to come again."""
+    """Return the failure of an address; None when it begins to deliver, or asks for a later attempt."""
     if offline and address.path is None:
         return Attempt(address.shown, "not asked: offline")
     try:
@@ -81,7 +81,7 @@ def _asked(address: Address, patience: _Patience, offline: bool) -> Attempt | No
 
 
 def failure(silent: Sequence[Silent], hint: str) -> Unreachable:
-    """The error for a person: each file, each address, what it said."""
+    """Return the error: each file with each address's result."""
     rows = [f"{len(silent)} source{'s' * (len(silent) != 1)} cannot be had from here: no address answers"]
     for item in silent:
         rows.append(f"  {item.name}")

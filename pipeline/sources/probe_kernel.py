@@ -1,4 +1,4 @@
-"""A kernel for probing KVM where the host has none: Debian's cloud kernel, by its signed index."""
+"""Fetch a kernel for the KVM probe where the host has none: Debian's cloud kernel, by its signed index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RECORD = "probe-kernel"
 
 
 def package(settings: Settings, console: Console) -> Path:
-    """The kernel package in the store, fetched when it is not there yet.
+    """Return the kernel package in the store; fetch a missing one.
 
     Raises `Unreachable` or `Refused` as fetching any source does.
     """

@@ -1,4 +1,4 @@
-"""Has every source of a line in the store, verified, and says how each was established.
+"""Fetch and verify every source of a line, and record the proof of each.
 
 What was proven once of bytes that cannot change is recorded in the store under the digest of
 those bytes and of the pins, so that a second run proves nothing again and makes no request.
@@ -36,7 +36,7 @@ _RULES = 2  # of what a proof says: an older one was made without a look at the 
 
 @dataclass(frozen=True)
 class Verified:
-    """A source in the store. `how` is the sentence that says what its trust rests on; `size` in bytes.
+    """A source in the store. `how` is the sentence about its proof; `size` in bytes.
 
     `new` when this run fetched it.
     """
@@ -52,13 +52,13 @@ class Verified:
     new: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """As evidence keeps it: what is true of the source, whichever run looks."""
+        """Return the source as evidence stores it, independent of the run."""
         return {key: value for key, value in asdict(self).items() if key not in ("path", "new")}
 
 
 @dataclass(frozen=True)
 class _Pinned:
-    """A source whose digest is known, before its bytes are looked at."""
+    """A source with a known digest, before its content is verified."""
 
     name: str
     wanted: download.Wanted
@@ -71,7 +71,7 @@ _ANOTHER = "look at the file that was kept; --mirror DIR uses a good copy from D
 
 
 class Sources:
-    """The sources of one line, as one run sees them."""
+    """The sources of one line in one run."""
 
     def __init__(self, line: Line, settings: Settings, console: Console) -> None:
         self.line, self.settings, self.console = line, settings, console
@@ -82,7 +82,7 @@ class Sources:
         self._fetched: set[str] = set()  # while asking an index, before the fetch of all
 
     def fetch(self, image: str = "") -> list[Verified]:
-        """Fetches and verifies everything; a source that is not pinned yet is refused at the end.
+        """Fetch and verify all sources; raise `Refused` at the end for one that is not pinned yet.
 
         Sources that only one builder image needs are fetched only when it is `image`: a host that
         builds in another one, or not at all, may have no apt to find them with.
@@ -99,11 +99,11 @@ class Sources:
         return found
 
     def has_own(self, image: str) -> bool:
-        """Whether there are sources that only building in `image` needs."""
+        """Return whether there are sources that only building in `image` needs."""
         return any(_needed(source, image) and not _needed(source, "") for _, source in self._sources())
 
     def silent(self) -> list[preflight.Silent]:
-        """The sources that are not here and that no address begins to give, found out in seconds.
+        """Return the sources that are neither in the store nor delivered by any address, within seconds.
 
         A Debian source is asked for where the index has named its address already.
         """
@@ -121,7 +121,7 @@ class Sources:
                 yield _wanted(record)
 
     def pin(self, name: str) -> lock_file.Pin:
-        """Proves a source that has no digest yet and writes its pin to the lock file."""
+        """Prove a source without a digest and write its pin to the lock file."""
         source = self.line.data.sources.get(name)
         if not isinstance(source, SrpmSource):
             pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
@@ -221,7 +221,7 @@ class Sources:
             write_atomic(evidence, text)
 
     def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:
-        """What earlier runs recorded for another image: still in use, not to be cleaned away in between."""
+        """Return the records of other images' sources, which are still in use."""
         others = {name for name, source in self._sources() if not _needed(source, "")} - {item.name for item in found}
         return [row for row in (known or {"sources": []})["sources"] if row["name"] in others]
 
@@ -232,7 +232,7 @@ class Sources:
         return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
 
     def _known_of_keys(self, source: SrpmSource | FileSource) -> list[Any]:
-        """What a proof rests on of its keys: what the line says, and what is here, which may tell of a revocation."""
+        """Return the key state of a proof: the line's exceptions, and local copies that may have a revocation."""
         keys = [self.line.data.keys[name] for name in (source.signers if isinstance(source, SrpmSource) else ())]
         found = []
         for key in keys:
@@ -279,7 +279,7 @@ class Sources:
     # Keys: from the host, beside the line file, an exported mirror, or the network; known by fingerprint.
 
     def public_keys(self, names: Sequence[str]) -> list[PublicKey]:
-        """Those of the keys called `names` that can be had; the others are said.
+        """Return the available keys among `names`; warn about the others.
 
         Raises `Unreachable` when there is none: what they sign cannot be checked then.
         """
@@ -336,12 +336,12 @@ class Sources:
                 yield url, material
 
     def _key_files(self, key: Key) -> list[Path]:
-        """Where it may lie on this host."""
+        """Return the possible places of a key on this host."""
         mirrored = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
         return [*map(self.beside_line, key.files), *mirrored]
 
     def _downloaded_key(self, name: str, url: str) -> bytes:
-        """The bytes at `url`, empty when they are not to be had: another place may have them."""
+        """Return the content of `url`; empty when not available, since another address may have it."""
         wanted = download.Wanted(f"{name}.asc", (url,), None, None, _LARGEST_KEYS)
         with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
             try:
@@ -353,7 +353,7 @@ class Sources:
             return material
 
     def beside_line(self, name: str) -> Path:
-        """A file named in a line file: absolute, or beside the file (of the override first) that names it."""
+        """Return the path of a file named in a line file: absolute, or beside the file that names it."""
         beside = [path.parent / name for path in self.line.files]
         return next((path for path in beside if path.is_file()), beside[0])
 
@@ -379,7 +379,7 @@ class Sources:
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def _ask_index(self, name: str, source: DebianSource) -> dict[str, Any]:
-        """The index's answer as it is recorded; with `accept_older`, one whose file is in the store."""
+        """Query the index and return the answer to record; with `accept_older`, one whose file is available."""
         root = self.apt_root()
         passed: list[str] = []
         for resolved in root.resolve(source):
@@ -408,13 +408,13 @@ class Sources:
         return True
 
     def apt_root(self) -> AptRoot:
-        """The private apt of this line, its indexes read once in a run."""
+        """Return the private apt of this line, with its indexes read once per run."""
         if self._apt is None:
             self._apt = self._new_apt_root()
         return self._apt
 
     def indexes(self) -> list[tuple[Index, Mapping[str, str]]]:
-        """The signed Debian indexes that are here, each with the digests of both its files as they were recorded.
+        """Return the local signed Debian indexes, each with the recorded digests of both its files.
 
         They are read anew when there are none, or when one is not what an answer of this line was found in.
         """
@@ -426,7 +426,7 @@ class Sources:
         return known
 
     def _is_recorded(self, digests: Mapping[str, str]) -> bool:
-        """Whether a recorded answer of this line was found in an index of these digests."""
+        """Return whether a recorded answer of this line comes from an index with these digests."""
         names = [
             self._record_name(name, source) for name, source in self._sources() if isinstance(source, DebianSource)
         ]
@@ -461,23 +461,23 @@ class Sources:
 
 
 def _has_expired(proof: Mapping[str, Any]) -> bool:
-    """Whether the key of a proof has expired, which a line must accept; it may have meanwhile."""
+    """Return whether a proof's key has expired since without the line's acceptance."""
     ends = proof["expires"]
     return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof["accepted"]
 
 
 def _wanted(record: Mapping[str, Any]) -> download.Wanted:
-    """The file of an index's recorded answer."""
+    """Return the file in an index's recorded answer."""
     return download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
 
 
 def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:
-    """Whether building in `image` needs the source; with none, whether building in any image does."""
+    """Return whether building in `image` needs the source; without an image, whether any build does."""
     return not isinstance(source, DebianSource) or source.image in (None, image)
 
 
 def summary(found: Sequence[Verified]) -> str:
-    """One line for people: how many, how much, how many of them new."""
+    """Return one line for people: number of sources, their size, and how many are new."""
     new = [item for item in found if item.new]
     fetched = f"{len(new)} fetched ({human_bytes(sum(i.size for i in new))})" if new else "nothing fetched"
     return f"{len(found)} source{'s' * (len(found) != 1)} verified, {fetched}"

@@ -1,4 +1,4 @@
-"""What rpm says of a package file. Proves nothing: digests and signatures are `openpgp`'s."""
+"""Query a package file with rpm. Proves nothing: `openpgp` verifies digests and signatures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PATIENCE = 120.0  # seconds; a kernel's header takes one
 
 
 def tags(rpm: Path) -> str:
-    """What `rpm -qp --xml` prints of a package, which may be unsigned: every tag of its header.
+    """Return every tag of the header, from `rpm -qp --xml`; the package may be unsigned.
 
     Neither a person's macros nor an rpm database have a say. Raises `Refused` when it is no RPM.
     """

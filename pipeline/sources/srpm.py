@@ -1,4 +1,4 @@
-"""A kernel source RPM, proven: signature, NEVRA, spec, members and the kernel tree inside.
+"""Prove a kernel source RPM: signature, NEVRA, spec, members and the kernel tree inside.
 
 Knows no kernel line: what must hold comes from the line file.
 """
@@ -24,7 +24,7 @@ SHOWN = 40  # differing paths listed in one message
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found true of an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id.
+    """Verified facts about an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id.
 
     `expires` is when the key does, in seconds since 1970; `accepted` says that the line accepts that it has.
     """
@@ -42,12 +42,12 @@ class Proof:
     entries: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As records and lock files keep it."""
+        """Return the proof as records and lock files store it."""
         return asdict(self)
 
 
 def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], manifest: Path | None, room: Path) -> Proof:
-    """Checks everything the line file says of the SRPM at `rpm`, the cheapest first.
+    """Check the SRPM at `rpm` against everything in the line file, the cheapest check first.
 
     `manifest` lists the pristine tree, so that a tree that differs can be told path by path. The
     payload is unpacked below `room`, and removed again.
@@ -84,7 +84,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
 def check_accepted(
     signer: str, when: datetime, expires: datetime | None, keys: Sequence[openpgp.PublicKey], where: Path
 ) -> None:
-    """Refuse a signature by an expired key that the line file does not say so of, or of a day since when it says so.
+    """Refuse a signature by an expired key unless the line file accepts that key and time.
 
     Who has the secret part of an expired key can set back a signature's time, so somebody must have decided.
     """
@@ -131,7 +131,7 @@ def _check_spec(payload: Path, source: SrpmSource, signature: openpgp.Signature)
 
 
 def _check_members(payload: Path, source: SrpmSource, signature: openpgp.Signature) -> dict[str, str]:
-    """Digests of the pinned members; a pin for another signer's file is recorded, not compared."""
+    """Return digests of the pinned members; a pin for another signer's file is recorded, not compared."""
     found = {}
     for member in source.members:
         data = _file(payload, member.path, source).read_bytes()
@@ -154,7 +154,7 @@ def _check_tree(payload: Path, source: SrpmSource, manifest: Path | None) -> tup
 
 
 def tree_refusal(source: SrpmSource, tree: str, actual: git_tree.Listing, pristine: git_tree.Listing | None) -> Refused:
-    """The refusal of a tree that differs, with the differing paths judged one by one."""
+    """Return the error for a different tree, with a judgement of each differing path."""
     what = f"the kernel tree in {source.tree.archive} is not the pinned one"
     why = f"wanted git tree {source.tree.git_tree} ({source.tree.entries} entries), had {tree} ({len(actual)} entries)"
     if pristine is None:

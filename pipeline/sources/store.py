@@ -1,4 +1,4 @@
-"""The content-addressed store: what is in it is verified, complete, and never changes.
+"""Keep files by digest in the content-addressed store: verified, complete, immutable.
 
 A file gets here by one rename, after its caller verified it; what is not verified yet stays in
 `partial/`, what proved wrong in `bad/`. An object is held against its name whenever it is asked for: by its stamp
@@ -49,7 +49,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @dataclass(frozen=True)
 class Damaged:
-    """An object that no longer has the digest it is named by, and where it was moved."""
+    """An object whose content no longer matches its digest, and its new place."""
 
     sha256: str
     actual: str
@@ -61,14 +61,14 @@ class Damaged:
 
 @dataclass(frozen=True)
 class Collected:
-    """What `Store.gc` removed; `freed` in bytes."""
+    """Result of `Store.gc`; `freed` in bytes."""
 
     removed: tuple[Path, ...]
     freed: int
 
 
 class Store:
-    """The store under `root`, which is made when first written to. `note` is told what proved not to be as it was."""
+    """The store under `root`, created by the first write. `note` receives reports of damage."""
 
     def __init__(self, root: Path, note: Callable[[str], object] = lambda _: None) -> None:
         self.root, self.note = root, note
@@ -76,13 +76,13 @@ class Store:
         self._bad, self._locks, self._records = root / "bad", root / "locks", root / "records"
 
     def path(self, sha256: str) -> Path:
-        """Where the object is, or would be. Raises `ValueError` for what is no lower-case SHA-256."""
+        """Return the object's path, present or not. Raises `ValueError` for anything but lower-case SHA-256."""
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise ValueError(f"not a SHA-256 in lower-case hex: {sha256!r}")
         return self._objects / sha256[:2] / sha256
 
     def has(self, sha256: str, size: int | None = None) -> bool:
-        """Whether the object is there, whole, and of `size` bytes when given.
+        """Return whether the object is present, whole, and of `size` bytes when given.
 
         Its content is read where its stamp is not the one that was recorded when it was last found right.
         """
@@ -102,7 +102,7 @@ class Store:
         return actual == sha256
 
     def _stamped(self, sha256: str) -> list[int] | None:
-        """The stamp that the object had when it was last found right; None when that is not recorded."""
+        """Return the recorded stamp of the object's last verification; None without one."""
         document = self._read(f"{_STAMP}{sha256}")
         found = document.get("stamp") if isinstance(document, dict) else None
         return found if isinstance(found, list) else None
@@ -111,7 +111,7 @@ class Store:
         self.write_record(f"{_STAMP}{sha256}", {"stamp": manifest.stamp(status)})
 
     def adopt(self, temporary: Path, sha256: str) -> Path:
-        """Makes a file the caller has verified an object, by one rename; returns its place.
+        """Make a verified file an object by one rename; return its path.
 
         `temporary` is on the store's file system, such as in its `partial/`, and is gone
         afterwards. When the object is there already nothing else happens. Raises `HostLacks`.
@@ -137,7 +137,7 @@ class Store:
         return target
 
     def evict(self, sha256: str, *, locked: bool = False) -> Damaged | None:
-        """Move what is in the object's place and is not it to `bad/`; None when there is nothing of that kind.
+        """Move a damaged object to `bad/`; return None when there is none.
 
         `locked`: the caller holds the object's lock. Who does not leaves it alone while another does.
         """
@@ -155,7 +155,7 @@ class Store:
         return Damaged(path.name, actual, self.keep_bad(path, path.name, actual))
 
     def keep_bad(self, temporary: Path, name: str, actual_sha256: str) -> Path:
-        """Moves a file that is not what it should be to where a person can look at it."""
+        """Move a wrong file to `bad/`, where a person can examine it."""
         safe = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:100]
         kept = self._bad / f"{actual_sha256}-{safe}"
         with self.writing():
@@ -168,11 +168,11 @@ class Store:
         return kept
 
     def partial(self, key: str) -> Partial:
-        """The download on its way under `key`; only for who holds `object_lock(key)`."""
+        """Return the unfinished download under `key`; only for the holder of `object_lock(key)`."""
         return Partial(self, key)
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """The document called `name`, None when there is none.
+        """Return the document called `name`; None when there is none.
 
         One that is damaged, or was written under another name, is moved to `bad/` and is none: what it said is
         asked for, or proven, anew.
@@ -185,7 +185,7 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def records(self, prefix: str) -> dict[str, dict[str, Any]]:
-        """Every document whose name begins with `prefix`, by name. Raises `Refused` when one is damaged."""
+        """Return every document whose name begins with `prefix`. Raises `Refused` for a damaged one."""
         found = {}
         for name in self._names(prefix):
             document = self._read(name)
@@ -202,7 +202,7 @@ class Store:
         return [name for name in names if name.startswith(prefix)]
 
     def _read(self, name: str) -> object:
-        """The document, None without one, `_DAMAGED` for one that is not as it was written under this name."""
+        """Return the document, None without one, `_DAMAGED` for one changed or renamed since written."""
         try:
             document = manifest.unsealed(manifest.text_at(self._record(name)))
         except FileNotFoundError:
@@ -216,18 +216,18 @@ class Store:
         return said if all(isinstance(said.get(key), kind) for key, kind in shape.items()) else _DAMAGED
 
     def write_record(self, name: str, document: Mapping[str, Any]) -> None:
-        """Replaces the document called `name` in one rename. Raises `HostLacks`."""
+        """Replace the document called `name` by one rename. Raises `HostLacks`."""
         text = manifest.sealed({"record": name, "says": dict(document)})
         with self.writing(len(text)):
             write_atomic(self._record(name), text)
 
     def write_origin(self, sha256: str, address: str) -> None:
-        """Records where an object came from, and when."""
+        """Record origin and time of an object."""
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         self.write_record(f"origin-{sha256}", {"address": address, "fetched": moment})
 
     def origin(self, sha256: str) -> str:
-        """Where an object came from; `the store` when that was before records were kept."""
+        """Return the origin of an object; `the store` for objects older than such records."""
         return str((self.record(f"origin-{sha256}") or {}).get("address") or "the store")
 
     def _record(self, name: str) -> Path:
@@ -235,7 +235,7 @@ class Store:
 
     @contextlib.contextmanager
     def object_lock(self, key: str, *, wait: bool = True) -> Iterator[None]:
-        """Held by the one who fetches `key`: the second waits, looks again, and finds it there.
+        """Hold the lock for fetching `key`; after waiting, look for the object first.
 
         `wait=False` raises `Locked` instead. Nobody takes two of them, so nobody waits in a ring.
         """
@@ -244,13 +244,13 @@ class Store:
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
-        """Held, by any number of runs, while objects are fetched or read: nothing is removed meanwhile."""
+        """Hold the shared lock of runs that fetch or read objects; nothing is removed meanwhile."""
         with self._lock("store.lock", shared=True, wait=True):
             yield
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Held by who removes objects. Raises `Locked`, naming the holder, when anyone uses the store."""
+        """Hold the exclusive lock for removing objects. Raises `Locked` with the holder's name."""
         with self._lock("store.lock", shared=False, wait=False):
             yield
 
@@ -262,7 +262,7 @@ class Store:
             yield
 
     def verify(self) -> list[Damaged]:
-        """Hashes every object again; what is damaged is moved to `bad/` and reported."""
+        """Hash every object; move damaged ones to `bad/` and report them."""
         damaged = []
         with self.using():
             for path in sorted(self._objects.glob("*/*")):
@@ -278,7 +278,7 @@ class Store:
             return self._move_away(path)
 
     def problems(self) -> Iterator[tuple[Path, str]]:
-        """Read every object and every record, and yield what is wrong with one: its path and a text."""
+        """Read every object and record, and yield each problem: its path and a text."""
         for path in sorted(self._objects.glob("*/*")):
             if (actual := _actual(path)) != path.name:
                 yield path, f"SHA-256 {actual}; expected {path.name}"
@@ -287,7 +287,7 @@ class Store:
                 yield self._record(name), "not as it was written"
 
     def gc(self, keep: set[str]) -> Collected:
-        """Removes objects that are not in `keep`, downloads that nobody will go on with, and bad files.
+        """Remove objects that are not in `keep`, stale downloads, and bad files.
 
         A download on its way to an object in `keep` stays, to be resumed. Raises `Locked` when
         anyone uses the store, and `ValueError` for what is no digest before anything is removed.
@@ -316,7 +316,7 @@ class Store:
 
     @contextlib.contextmanager
     def writing(self, needed: int | None = None) -> Iterator[None]:
-        """Turns "no room" and "not allowed" into `HostLacks`; `needed` in bytes when it is known."""
+        """Convert "no space" and "not permitted" into `HostLacks`; `needed` in bytes when known."""
         try:
             yield
         except OSError as error:
@@ -338,7 +338,7 @@ class Store:
 
 
 class Partial:
-    """One unverified download: its bytes and, beside them, the sidecar that says which file they begin.
+    """An unfinished, unverified download with its sidecar, which identifies the file.
 
     The sidecar is written after the bytes of another file are gone and before the first new
     byte comes, so that whatever kills the run it never speaks of bytes of another origin.
@@ -350,11 +350,11 @@ class Partial:
         self.path, self._sidecar = directory / f"{key}.part", directory / f"{key}.json"
 
     def size(self) -> int:
-        """Bytes that are there, 0 for none."""
+        """Return the size in bytes, 0 for none."""
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def origin(self) -> tuple[str, str]:
-        """The URL and the validator (ETag, Last-Modified) of the bytes; empty texts when not known."""
+        """Return URL and validator (ETag, Last-Modified) of the bytes; empty texts when unknown."""
         try:
             said = json.loads(read_limited(self._sidecar, MOST))
             return str(said["url"]), str(said["validator"])
@@ -362,7 +362,7 @@ class Partial:
             return "", ""
 
     def restart(self, url: str, validator: str) -> None:
-        """Begins anew with an empty file whose bytes will come from `url`."""
+        """Start with an empty file for bytes from `url`."""
         with self._store.writing():
             self.forget()
             self._directory.mkdir(parents=True, exist_ok=True)
@@ -370,14 +370,14 @@ class Partial:
             write_atomic(self._sidecar, json.dumps({"url": url, "validator": validator}))
 
     def settle(self) -> Path:
-        """Drops all but the bytes, which are complete; returns where they are."""
+        """Remove the sidecar of a complete file; return the file's path."""
         self._sidecar.unlink(missing_ok=True)
         for leftover in self._directory.glob(f".{self._sidecar.name}.*"):  # of a killed write
             leftover.unlink(missing_ok=True)
         return self.path
 
     def forget(self) -> None:
-        """Drops everything."""
+        """Remove file and sidecar."""
         self.path.unlink(missing_ok=True)
         self.settle()
 
@@ -386,7 +386,7 @@ _DAMAGED = object()  # in place of a record that is not as it was written
 
 
 def _actual(path: Path) -> str:
-    """The SHA-256 of a regular file, and a word for anything else."""
+    """Return the SHA-256 of a regular file, and a description of anything else."""
     try:
         return manifest.sha256_at(path)[0]
     except (OSError, ValueError):
@@ -394,7 +394,7 @@ def _actual(path: Path) -> str:
 
 
 def _to_disk(path: Path) -> None:
-    """Waits until a file's bytes, or a directory's names, survive a power cut."""
+    """Flush a file's bytes, or a directory's names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Looking after the store: what the last fetch of any line used is kept, the rest may go."""
+"""Clean and verify the store; sources of each line's last fetch are kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.sources.store import Store
 
 
 def gc(settings: Settings, console: Console) -> dict[str, Any]:
-    """Removes objects that no line's last fetch used, and stale downloads. Raises `Locked`."""
+    """Remove objects that no line's last fetch used, and stale downloads. Raises `Locked`."""
     store = Store(settings.store)
     lines = store.records("line-")
     used = {source["sha256"] for record in lines.values() for source in record["sources"]}
@@ -21,7 +21,7 @@ def gc(settings: Settings, console: Console) -> dict[str, Any]:
 
 
 def verify(settings: Settings, console: Console) -> tuple[dict[str, Any], bool]:
-    """Hashes every object again; the result, and whether anything was damaged."""
+    """Hash every object; return the result, and whether anything was damaged."""
     store = Store(settings.store)
     damaged = store.verify()
     rows = [(item.sha256, item.actual, str(item.kept)) for item in damaged]

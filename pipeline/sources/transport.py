@@ -1,4 +1,4 @@
-"""How bytes come from one address: http(s), ftp, or a file on this machine.
+"""Transfer bytes from one address: http(s), ftp, or a local file.
 
 Each opener yields a `Body` that starts where the caller's part ends only if the sender proves that
 it still is the same file. Must not know what is wanted, nor where bytes go.
@@ -37,18 +37,20 @@ _T = TypeVar("_T")
 
 
 class Timeouts(Protocol):
-    """How long to wait, in seconds: for a connection, and for the next byte."""
+    """Time limits in seconds: for a connection, and for the next byte."""
 
     @property
-    def connect(self) -> float: ...
+    def connect(self) -> float:
+        """Seconds for a connection."""
 
     @property
-    def stall(self) -> float: ...
+    def stall(self) -> float:
+        """Seconds for the next byte."""
 
 
 @dataclass(frozen=True)
 class Wrong:
-    """Bytes that are not what was wanted; `sha256` and `kept` None when only their size was announced."""
+    """Bytes that failed verification; `sha256` and `kept` None when only their size was announced."""
 
     sha256: str | None
     size: int
@@ -56,7 +58,7 @@ class Wrong:
 
 
 class Failed(Exception):
-    """An attempt failed. `final`: it cannot get better there; `after`: seconds the server asks to wait.
+    """A failed attempt. `final`: a retry is useless; `after`: seconds the server requests to wait.
 
     `answered`: something is there, it only did not give the file.
     """
@@ -76,13 +78,14 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Address:
-    """A place to try: a URL, or a path when it is on this machine. `shown` is what people may read."""
+    """An address: a URL, or a local path. `shown` is the form for people, without a password."""
 
     url: str
     path: Path | None = None
 
     @property
     def shown(self) -> str:
+        """The address for people, without a password."""
         if self.path is not None:
             return str(self.path)
         parts = split(self.url)
@@ -90,7 +93,7 @@ class Address:
 
 
 def split(url: str) -> SplitResult:
-    """The parts of a URL. Raises `UsageError` for what is none."""
+    """Split a URL. Raises `UsageError` for an invalid one."""
     try:
         return urlsplit(url)
     except ValueError as error:
@@ -98,7 +101,7 @@ def split(url: str) -> SplitResult:
 
 
 def local_path(url: str) -> Path | None:
-    """The path a file:// URL names, None for other URLs."""
+    """Return the path in a file:// URL; None for other URLs."""
     parts = split(url)
     if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
         return None
@@ -107,7 +110,7 @@ def local_path(url: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Body:
-    """A file on its way. `read` gives the next bytes and b"" at the end, and raises `Failed`.
+    """A file in transfer. `read` returns the next bytes and b"" at the end, and raises `Failed`.
 
     `start` is the offset of the first byte, `total` the size of the whole file as announced,
     `validator` what proves later that it is still the same file, "" for nothing. `whole`: the
@@ -124,7 +127,7 @@ class Body:
 
 @contextlib.contextmanager
 def opened(address: Address, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
-    """The file at `address`, from `offset` on when it is provably the same file, else from its beginning."""
+    """Open the file at `address`, from `offset` on when provably the same file, else from its beginning."""
     scheme = urlsplit(address.url).scheme
     if address.path is not None:
         opened = _opened_file(address.path)
@@ -139,7 +142,7 @@ def opened(address: Address, offset: int, validator: str, options: Timeouts) -> 
 
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """`call()` in a thread of its own, given up after `seconds`.
+    """Run `call()` in its own thread and raise `Failed` after `seconds`.
 
     A look-up of a name knows no time limit, and headers that come byte by byte outlast any limit
     on a single read.
@@ -160,7 +163,7 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
 
 
 def _patience(options: Timeouts) -> float:
-    """Seconds until an answer must have begun, look-up, connection and redirects included."""
+    """Return the seconds until an answer must begin, including look-up, connection and redirects."""
     return 2 * (options.connect + options.stall)
 
 
@@ -212,7 +215,7 @@ def _without_a_redirects_body(response: requests.Response, **_: Any) -> None:
 
 
 def _ask(session: requests.Session, url: str, offset: int, validator: str, options: Timeouts) -> requests.Response:
-    """One GET, its body not read yet. Raises `Failed`."""
+    """Send one GET without reading the body. Raises `Failed`."""
     import requests
 
     # identity: the pinned bytes are those of the file, not those of a transfer's compression
@@ -231,7 +234,7 @@ def _ask(session: requests.Session, url: str, offset: int, validator: str, optio
 
 
 def _goes_on(response: requests.Response, offset: int, validator: str) -> bool:
-    """False for a part that is not the one asked for, or not of the same file."""
+    """Return False for a part other than the requested one, or of another file."""
     if response.status_code != 206:
         return True
     changed = validator.startswith('"') and response.headers.get("ETag", validator) != validator
@@ -239,7 +242,7 @@ def _goes_on(response: requests.Response, offset: int, validator: str) -> bool:
 
 
 def _content_range(response: requests.Response) -> tuple[int, int | None]:
-    """First byte and total size of `Content-Range: bytes 5-9/10` (RFC 9110 section 14.4); -1 when it is not that."""
+    """Parse first byte and total size of `Content-Range: bytes 5-9/10` (RFC 9110, 14.4); -1 when invalid."""
     match = re.fullmatch(
         r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "").strip()
     )
@@ -259,7 +262,7 @@ def _check_status(response: requests.Response, wanted: int) -> None:
 
 
 def _about(response: requests.Response) -> str:
-    """Where the answer came from and in which form, as far as neither is what was asked for."""
+    """Return origin and type of the answer where they differ from the request."""
     kind, coding = (response.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
     said = []
     if response.history:
@@ -272,7 +275,7 @@ def _about(response: requests.Response) -> str:
 
 
 def _seconds(retry_after: str) -> float:
-    """Retry-After, a number of seconds or a date (RFC 9110 section 10.2.3), in seconds from now."""
+    """Convert Retry-After, a number of seconds or a date (RFC 9110 section 10.2.3), to seconds from now."""
     if retry_after.isascii() and retry_after.strip().isdecimal():
         return float(retry_after)
     try:
@@ -300,7 +303,7 @@ def _http_body(response: requests.Response, offset: int, options: Timeouts) -> B
 
 
 def _read_http(raw: Any, stall: float) -> bytes:
-    """What is there of the body, undecoded: not a full chunk, or a slow drip would hold us for hours."""
+    """Return available bytes of the body, undecoded: a full chunk could take hours at a slow server."""
     import urllib3.exceptions as errors
 
     try:
@@ -313,7 +316,7 @@ def _read_http(raw: Any, stall: float) -> bytes:
 
 
 def _innermost(error: BaseException) -> str:
-    """The first cause in its own words: what the libraries wrap around it is long and names objects."""
+    """Return the first cause's own text, without the wrapping of libraries."""
     no_answer = (http.client.BadStatusLine, http.client.UnknownProtocol)
     while inner := error.__cause__ or error.__context__:
         if isinstance(error, no_answer):
@@ -331,12 +334,12 @@ def _innermost(error: BaseException) -> str:
 
 
 class _Ftp(ftplib.FTP):
-    """FTP whose server cannot talk without end: ftplib keeps every line of an answer."""
+    """FTP with a limit on the lines of an answer, all of which ftplib keeps."""
 
     heard = 0
 
     def getline(self) -> str:
-        """One line of an answer."""
+        """Return one line of an answer."""
         self.heard += 1
         if self.heard > _WORDS_MOST:
             raise ftplib.error_perm(f"the server says more than {_WORDS_MOST} lines")
@@ -345,7 +348,7 @@ class _Ftp(ftplib.FTP):
 
 @contextlib.contextmanager
 def _opened_ftp(url: str, offset: int, validator: str, options: Timeouts) -> Iterator[Body]:
-    """FTP knows no ETag: time and size of the file stand for it. Proxies are not used for it."""
+    """Open an FTP transfer, with time and size of the file in place of an ETag. Uses no proxy."""
     ftp = _Ftp()
     try:
         opened = _within(_patience(options), lambda: _ftp_transfer(ftp, url, offset, validator, options))
@@ -397,7 +400,7 @@ def _ftp_transfer(ftp: ftplib.FTP, url: str, offset: int, validator: str, option
 
 
 def _ftp_answer(ask: Callable[[], _T]) -> _T | None:
-    """An answer that not every server knows."""
+    """Return the answer to an optional command; None where the server lacks it."""
     try:
         return ask()
     except ftplib.error_perm:
