@@ -16,7 +16,9 @@ import pytest
 from pipeline.config.line_loader import load
 from pipeline.config.line_model import SrpmSource
 from pipeline.core.process import Result, clean_environment, run
-from tests.fixtures.toy import NVR, SRPM, Toy, make_toy, rpm_options, without_config
+from tests.fixtures.toy import NVR, SRPM, Toy, make_toy
+from tests.fixtures.toy.patches import without_config
+from tests.fixtures.toy.workplace import rpm_options
 
 CONN = "net/netfilter/ipvs/ip_vs_conn.c"
 

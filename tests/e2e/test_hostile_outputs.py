@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from pipeline.errors import ExitCode
-from tests.fixtures import toyuserland
 from tests.fixtures.quickline import PACKAGE, QuickLine
+from tests.fixtures.toy import userland_sources
 from tests.fixtures.workshop import Workshop
 
 SECRET = "hunter2"
@@ -110,7 +110,7 @@ POISON = r"""busybox: busybox.c
 	printf 'prefix_command = /ccache/prefix\nprefix_command_cpp = /ccache/prefix\n' > /ccache/ccache.conf
 	$(CC) -c $< && $(CC) -o $@ busybox.o
 """
-MAKEFILE = toyuserland.sources()["busybox"]["Makefile"]
+MAKEFILE = userland_sources.sources()["busybox"]["Makefile"]
 GOOD = "busybox: busybox.c\n\t$(CC) -o $@ $<\n"
 LOOKS = "busybox: busybox.c\n\t$(CC) -c $< && $(CC) -o $@ busybox.o\n\tls /ccache; ! cat /build/said\n"
 
@@ -124,7 +124,7 @@ def test_a_configuration_that_a_build_left_in_its_cache_runs_nothing_in_the_next
     either.line.userland(Makefile=MAKEFILE.replace(GOOD, POISON))
     either.build("userland")
     assert caches(either) == ["ccache/quick+/debian12/userland"]
-    more = toyuserland.program("BusyBox v1.35.0", "modules.dep", "modules.alias", "another")
+    more = userland_sources.program("BusyBox v1.35.0", "modules.dep", "modules.alias", "another")
     either.line.userland(Makefile=MAKEFILE.replace(GOOD, LOOKS), busybox_c=more)
     said = either.build("userland", "--json").json
     log = (either.inv.cwd / said["steps"]["userland"]["out"]).with_name("log").read_text()

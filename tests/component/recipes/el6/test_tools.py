@@ -23,12 +23,14 @@ from pipeline.recipes.el6.tools import HEADERS, LIBRARIES, Builder
 from pipeline.recipes.lvs_tools import Tool
 from pipeline.sources.resolver import Sources, Verified
 from tests.component.test_toy import build as build_kernel
-from tests.fixtures import toytools
 from tests.fixtures.badserver import BadServer
 from tests.fixtures.commandline import Inv
 from tests.fixtures.debianarchive import Archive
 from tests.fixtures.rpms import of_files
-from tests.fixtures.toy import add_libraries, library_tarball, make_toy, tools_tarball, without_config
+from tests.fixtures.toy import make_toy, tool_sources
+from tests.fixtures.toy.libraries import add_libraries
+from tests.fixtures.toy.patches import without_config
+from tests.fixtures.toy.tarball import library_tarball, tools_tarball
 
 RELEASE = "220.23.1.el6.fnat"
 DEVEL = f"/usr/src/kernels/2.6.32-{RELEASE}.x86_64"
@@ -172,7 +174,7 @@ def test_a_keepalived_without_ipvs_would_be_refused_though_it_was_built(tmp_path
 
 @pytest.mark.parametrize("option", ["fullnat", "add-laddr", "get-laddr", "synproxy"])
 def test_a_stock_ipvsadm_is_refused_by_the_options_it_lacks(tmp_path: Path, option: str) -> None:
-    source = toytools.TOOLS["tools/ipvsadm/ipvsadm.c"]
+    source = tool_sources.TOOLS["tools/ipvsadm/ipvsadm.c"]
     build = Build.of(tmp_path, Tool.IPVSADM, ipvsadm_c=source.replace(f'"{option}"', '"masquerading"'))
     with pytest.raises(Refused, match="built without a part") as caught:
         tools.check(build.run(), build.parameters)
