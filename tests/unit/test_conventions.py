@@ -169,6 +169,40 @@ def test_no_file_is_too_long_to_know() -> None:
     assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
+def missing(text: str) -> list[str]:
+    """What the code in a text imports from the project that is not there: modules, and names at a module's top."""
+    found = re.findall(r"from (pipeline[\w.]*) import (\w+(?:, *\w+)*)", text)
+    return [
+        f"{module}.{name}"
+        for module, names in found
+        for name in re.split(", *", names)
+        if f"{module}.{name}" not in CODE
+        and not (
+            module in CODE
+            and re.search(rf"^(def |class |from .* import .*)?\b{name}\b", CODE[module].read_text(), re.MULTILINE)
+        )
+    ]
+
+
+def test_code_in_texts_of_tests_imports_what_is_there() -> None:
+    """No linter reads the code that a test gives to another process."""
+    wrong = [
+        told(file, node, name)
+        for file in PYTHON
+        for node in ast.walk(tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for name in missing(node.value)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "names"), [("pipeline.core", "fs, room"), ("pipeline.room", "fs"), ("pipeline.core.fs", "nothing")]
+)
+def test_an_import_of_what_is_not_there_would_be_seen(module: str, names: str) -> None:
+    assert len(missing(f"import sys\nfrom {module} import {names}\n")) == 1
+
+
 def test_no_shell_is_given_text_and_no_error_is_swallowed_unseen() -> None:
     wrong = []
     for file in PYTHON:

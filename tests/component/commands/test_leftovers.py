@@ -90,7 +90,7 @@ SMOKE = """
 import sys, time
 from pathlib import Path
 from pipeline.core import temporary
-from pipeline.lab import cache
+from pipeline.core import cache
 from pipeline.lab.vm.network import Accelerator, lab
 def fill(into):
     (into / "initramfs").write_bytes(b"half")

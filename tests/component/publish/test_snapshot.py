@@ -46,13 +46,13 @@ PUBLISH = """\
 import sys
 from pathlib import Path
 from pipeline.errors import PipelineError
-from pipeline.publish import repository, signing
+from pipeline.publish import signing, snapshot
 from pipeline.publish.snapshot_contents import Built, Contents
 root, keys, *rpms = map(Path, sys.argv[1:])
 wanted = Contents("el6", "el6", {"director": [Built(path, "step") for path in rpms]}, old_readers=True)
 try:
     with signing.opened("", keys) as signer:
-        print(repository.make_snapshot(wanted, signer, root).id)
+        print(snapshot.make_snapshot(wanted, signer, root).id)
 except PipelineError as error:
     print(error, file=sys.stderr)
     sys.exit(error.code)
@@ -518,7 +518,7 @@ def test_a_snapshot_document_of_another_shape_is_refused_whatever_python_is_told
 ) -> None:
     """`python -O` leaves out asserts."""
     (tmp_path / "snapshot.json").write_text(json.dumps(_SHAPE | changed_to))
-    code = "import sys, pathlib; from pipeline.publish import verifying; verifying.signer(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib; from pipeline.publish import verify; verify.signer(pathlib.Path(sys.argv[1]))"
     done = process.run([sys.executable, "-O", "-c", code, tmp_path], env=inv.environment(), accept=(1,))
     assert f"this is no snapshot: snapshot.json: {said}" in done.error_text
 

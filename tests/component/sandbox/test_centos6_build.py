@@ -156,10 +156,10 @@ BUILD = """
 import sys
 from pathlib import Path
 from pipeline.core.console import Console
-from pipeline.sandbox import centos6
+from pipeline.sandbox.centos6_image import centos6_image
 from tests.fixtures.onejob import runtime_at
 from tests.unit.sandbox.test_centos6_image import rendered
-centos6.centos6_image(rendered(base=sys.argv[2]), runtime_at(sys.argv[1]), Path(sys.argv[3]), Console(), offline=False)
+centos6_image(rendered(base=sys.argv[2]), runtime_at(sys.argv[1]), Path(sys.argv[3]), Console(), offline=False)
 """
 
 
