@@ -49,7 +49,7 @@ AGAIN = "+again"  # behind a line's name, where no line's name can have it: its 
 # What `inv build` takes, each a step or several: packages, and the programs of the lab's guests.
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", guest_userland.STEP)
 _TOOLS = ("ipvsadm", "keepalived")
-_PUBLISH_CODE = ("pipeline.commands.build", "pipeline.publish.snapshot_contents", "pipeline.publish.snapshot")
+_PUBLISHING = ("pipeline.publish.snapshot",)  # the modules that make a snapshot
 
 
 class LazyRuntime:
@@ -186,7 +186,7 @@ class BuildCommand:
             "baseurl": settings.baseurl,
             "small": self.small,
         }
-        return Step(PUBLISH, self._publish, inputs, tuple(needs), _PUBLISH_CODE)
+        return Step(PUBLISH, self._publish, inputs, tuple(needs), _PUBLISHING)
 
     def _publish(self, work: Work) -> None:
         from pipeline.publish import signers, signing, snapshot

@@ -13,14 +13,12 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.core import cache, documents, fs
+from pipeline.core import cache, documents, fingerprint, fs
 from pipeline.errors import Refused
 from pipeline.formats import archive, elf, kconfig
 from pipeline.inspect import kernel_files
 from pipeline.packaging import rpmbuild
-from pipeline.packaging.graph import code_digest
 
-CODE = ("pipeline.inspect.kernel_package", "pipeline.formats.elf", "pipeline.formats.archive")
 IMAGE, INDEX, MODULES = "vmlinuz", "index.json", "modules"  # in the directory of a kernel
 _BUILTIN = "modules.builtin"
 _IMAGE_PREFIX = "boot/vmlinuz-"
@@ -142,7 +140,7 @@ def unpacked(package: Path, sha256: str, place: Path, note: Callable[[str], obje
 
     Raises `Refused`, also for a package that has another digest.
     """
-    name = cache.key(sha256, code_digest(CODE))
+    name = cache.key(sha256, fingerprint.digest(__name__))
 
     def fill(made: Path) -> None:
         copy = made.parent / package.name  # whose digest is that of the bytes that are read

@@ -10,11 +10,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import fingerprint
 from pipeline.core.cache import KEY_DIGITS
 from pipeline.errors import UsageError
 from pipeline.packaging.step_record import Record
@@ -43,7 +43,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the plan. `inputs` are named values or digests, `code` the modules that make the output.
+    """One node of the plan. `inputs` are named values or digests; `code` are the modules that make the output, which
+    the key covers with all that they import (`fingerprint`).
 
     `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
     cannot have the same bytes, empty where they must.
@@ -86,7 +87,7 @@ class Plan:
                 for name, value in step.inputs.items()
             },
             **{f"step {name}": self.keys[name] for name in step.needs},
-            "code": code_digest(step.code),
+            "code": fingerprint.digest(*step.code),
         }
 
     def only(self, names: Sequence[str]) -> Plan:
@@ -108,29 +109,17 @@ class Plan:
 
 
 def _in_order(steps: Mapping[str, Step]) -> Iterator[Step]:
-    done: set[str] = set()
-    pending = dict(steps)
-    while pending:
-        ready = [step for step in pending.values() if done.issuperset(step.needs)]
-        if not ready:
-            unknown = sorted({need for step in pending.values() for need in step.needs} - steps.keys())
-            why = f"unknown: {', '.join(unknown)}" if unknown else f"a ring: {', '.join(pending)}"
-            raise UsageError("the plan cannot be put in order", why=why)
-        for step in ready:
-            yield step
-            done.add(step.name)
-            del pending[step.name]
-
-
-@cache
-def code_digest(modules: tuple[str, ...]) -> str:
-    """The digest of the modules' source: a changed recipe is a changed step."""
-    sources = []
-    for module in sorted(set(modules)):
-        spec = find_spec(module)
-        assert spec is not None and spec.origin is not None, f"no module {module}"
-        sources.append(hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest())
-    return _digest(sources)
+    unknown = sorted({need for step in steps.values() for need in step.needs} - steps.keys())
+    try:
+        for name in TopologicalSorter({name: step.needs for name, step in steps.items()}).static_order():
+            if name not in unknown:
+                yield steps[name]
+    except CycleError as error:
+        why = f"a cycle: {' -> '.join(error.args[1])}"
+    else:
+        why = f"unknown: {', '.join(unknown)}" if unknown else ""
+    if why:
+        raise UsageError("the plan cannot be put in order", why=why)
 
 
 def _digest(value: object) -> str:

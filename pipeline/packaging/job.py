@@ -23,10 +23,6 @@ from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, give
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
-CODE = (
-    *(f"pipeline.packaging.{name}" for name in ("job", "outputs", "rpmbuild")),
-    *(f"pipeline.formats.{name}" for name in ("rpm_header", "rpm_lead")),
-)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import faults, neutral
+from pipeline.core import faults, fingerprint, neutral
 from pipeline.core.disk_space import FULL, writing
 from pipeline.core.fs import scratch, sha256_of, write_atomic
 from pipeline.core.locks import locked
@@ -53,7 +53,7 @@ def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
     for what must not be published, `Refused` for a damaged snapshot, `HostLacks` when there is no room.
     """
     members = snapshot_contents.members(wanted)
-    document = snapshot_contents.document(wanted, members, signer.key)
+    document = snapshot_contents.document(wanted, members, signer.key, fingerprint.digest(__name__))
     place = root / wanted.directory
     path = place / "snapshots" / document["id"]
     with writing(place), locked(place / ".lock"):

@@ -20,7 +20,6 @@ from pipeline.core import neutral
 from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
-from pipeline.packaging.graph import code_digest
 from pipeline.publish import el6_compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
 from pipeline.publish.signing import Unsigned
@@ -29,10 +28,6 @@ FORMAT = 1
 ID_DIGITS = 32
 BASEURL = "http://repository.example/repo"  # what an administrator replaces
 OLD_READERS = "rpm 4.8 and yum 3.2"
-_MAKERS = (
-    *(f"pipeline.publish.{name}" for name in ("compat", "contents", "keys", "repodata", "repository", "signing")),
-    "pipeline.formats.rpm_header",
-)
 # Not in the id: what follows from the content and the key, and how the same content came about.
 _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 
@@ -138,13 +133,13 @@ def _check(contents: Contents) -> None:
         )
 
 
-def document(contents: Contents, found: Mapping[str, Member], key: SigningKey) -> dict[str, Any]:
-    """snapshot.json before anything is signed, its id included."""
+def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, code: str) -> dict[str, Any]:
+    """Return snapshot.json before anything is signed, its id included; `code` is the digest of what makes snapshots."""
     by_path = {b.path: rpm_header.read(b.path).file_name for packages in contents.sets.values() for b in packages}
     made_by = {
         "pipeline": __version__,
         "createrepo_c": repodata.version(),
-        "code": code_digest(_MAKERS),
+        "code": code,
     }
     content = {
         "format": FORMAT,

@@ -28,9 +28,6 @@ IMAGE = "debian12"
 SOURCES = ("busybox", "iptables")  # as line files name them
 BIN, LINKS = "bin", "busybox.links"  # of the step's output: the programs; every path busybox answers to
 SCRIPT, CONFIG, COMPARER = "userland.sh", "busybox.config", "asked.awk"
-CODE = tuple(
-    f"pipeline.{name}" for name in ("recipes.guest_userland", "formats.elf", "formats.kconfig", "core.templates")
-)
 _ROOM = 256 << 20  # bytes; measured: 90 MiB
 _PROGRAMS, _LIST = outputs.Most(32 << 20, 64 << 20, 8), outputs.Most(1 << 20, 1 << 20, 1)
 # What must be there, so that a part left out is seen before a guest misses it.
@@ -158,4 +155,4 @@ def _step(material: BuildInputs) -> Step:
         "texts": rendered(parameters),
         "image": material.bench.image.key,
     }
-    return Step(STEP, action, inputs, code=(*CODE, *job.CODE))
+    return Step(STEP, action, inputs, code=(__name__,))

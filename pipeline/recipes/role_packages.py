@@ -27,10 +27,6 @@ DIRECTORY = "specs/common/roles"
 LIBEXEC = "/usr/libexec/lvs-fnat"
 MODES = ("fullnat", "nat", "dr", "tun")
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
-CODE = tuple(
-    f"pipeline.{name}"
-    for name in ("recipes.role_packages", "inspect.package_contents", "packaging.rpmbuild", "core.templates")
-)
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
 
 

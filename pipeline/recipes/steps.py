@@ -23,7 +23,6 @@ def packages(
     recipe: job.Recipe,
     check: Check,
     inputs: Mapping[str, Any],
-    code: tuple[str, ...],
     *,
     needs: tuple[str, ...] = (),
     weight: int = 1,
@@ -46,7 +45,8 @@ def packages(
         "switches": list(recipe.macros.switches),
         "environment": dict(recipe.environment),
     }
-    return Step(name, action, keyed, needs, (*code, *job.CODE, "pipeline.recipes.steps"), weight, differs)
+    code = (__name__, *sorted({function.__module__ for function in (recipe.fill, check, build)}))
+    return Step(name, action, keyed, needs, code, weight, differs)
 
 
 def role_packages(material: BuildInputs, epoch: int) -> Step:
@@ -62,4 +62,4 @@ def role_packages(material: BuildInputs, epoch: int) -> Step:
         spec=roles.SPEC, epoch=epoch, fill=fill, explain=lambda log, top: None, macros=rpmbuild.Macros()
     )
     inputs = {"parameters": parameters.as_dict(), "texts": roles.rendered(parameters)}
-    return packages("role-packages", material, recipe, lambda rpms: roles.check(rpms, parameters), inputs, roles.CODE)
+    return packages("role-packages", material, recipe, lambda rpms: roles.check(rpms, parameters), inputs)

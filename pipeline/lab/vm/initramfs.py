@@ -14,17 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipeline.core import cache
+from pipeline.core import cache, fingerprint
 from pipeline.core import fs as files
 from pipeline.errors import Refused
 from pipeline.formats import archive, cpio
 from pipeline.inspect import kernel_package, shared_libs
 from pipeline.inspect.kernel_package import Kernel
-from pipeline.packaging.graph import code_digest
 from pipeline.recipes import guest_userland as userland
 from pipeline.sandbox import images
 
-CODE = ("pipeline.lab.vm.initramfs", "pipeline.inspect.shared_libs", *kernel_package.CODE, "pipeline.formats.cpio")
 MODULES = "etc/fnat/modules"  # what init loads, in order: absolute paths, one a line
 VIRTIO = ("virtio_pci", "virtio_net", "virtio_console")
 _WITHOUT_VIRTIO = ("e1000",)
@@ -86,7 +84,7 @@ def made(contents: Contents, place: Path, note: Callable[[str], object] = lambda
     Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
     """
     kernel = kernel_package.unpacked(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
-    name = cache.key(kernel.place.name, _inputs(contents), code_digest(CODE))
+    name = cache.key(kernel.place.name, _inputs(contents), fingerprint.digest(__name__))
     found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
     return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
 

@@ -26,17 +26,6 @@ ARCH = "x86_64"
 DIST = ".lts61"
 PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
 # The modules whose source makes the output, for the key of a step.
-CODE = tuple(
-    f"pipeline.{name}"
-    for name in (
-        "inspect.package_contents",
-        "recipes.debian.kernel",
-        "inspect.kernel_files",
-        "formats.kconfig",
-        "packaging.rpmbuild",
-        "core.templates",
-    )
-)
 _KCONFIG = outputs.Most(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
 _UNAME_MOST = 64  # bytes: __NEW_UTS_LEN, include/uapi/linux/utsname.h
 _RELEASE_OF_RPM = re.compile(r"[A-Za-z0-9._+~^]+")  # no '-', which ends a version: rpm, "Package name format"

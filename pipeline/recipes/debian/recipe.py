@@ -67,9 +67,8 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
         "texts": kernel.rendered(parameters),
         "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
     }
-    code = (*kernel.CODE, "pipeline.recipes.debian.recipe")
     return steps.packages(
-        f"kernel:{role}", material, recipe, lambda rpms: kernel.check(rpms, parameters), inputs, code, weight=0
+        f"kernel:{role}", material, recipe, lambda rpms: kernel.check(rpms, parameters), inputs, weight=0
     )
 
 
@@ -101,8 +100,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         "parameters": parameters.as_dict(),
         "texts": tools.rendered(parameters),
     }
-    code = (*tools.CODE, "pipeline.recipes.debian.recipe")
-    return steps.packages(tool.value, material, recipe, lambda rpms: tools.check(rpms, parameters), inputs, code)
+    return steps.packages(tool.value, material, recipe, lambda rpms: tools.check(rpms, parameters), inputs)
 
 
 def _upstream(source: Verified) -> str:

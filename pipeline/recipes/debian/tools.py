@@ -19,7 +19,6 @@ from pipeline.recipes.lvs_tools import Content, Tool
 
 DIST = ".lts61"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
-CODE = ("pipeline.recipes.debian.tools", *lvs_tools.CODE)
 UNITS = "/usr/lib/systemd/system"
 # The C library of the oldest systems the packages are for (Red Hat 9 and its like). Built with a newer one.
 NEWEST_GLIBC = (2, 34)

@@ -30,19 +30,6 @@ TOOLCHAIN = "toolchain"  # beside SOURCES
 VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
 ASKED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
 BUILDER_WITH_SIGNING = "centos6"
-CODE = tuple(
-    f"pipeline.{name}"
-    for name in (
-        "inspect.package_contents",
-        "recipes.el6.kernel",
-        "inspect.kernel_files",
-        "formats.kconfig",
-        "recipes.spec_overlay",
-        "inspect.kernel_role",
-        "packaging.rpmbuild",
-        "core.templates",
-    )
-)
 _DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
 # Where values go, for every variant: the spec merges the second over the first.
 _CONFIG_FILES = ("config-generic", "config-generic-rhel")

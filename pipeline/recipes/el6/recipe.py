@@ -72,10 +72,9 @@ def _kernel(material: BuildInputs, role: RoleName, epoch: int) -> Step:
         **kernel_el6.key_inputs(parameters),
         "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
     }
-    code = (*kernel_el6.CODE, "pipeline.recipes.el6.recipe")
     differs = "its modules are signed with a key that each build makes and forgets" if parameters.signs_modules else ""
     return steps.packages(
-        f"kernel:{role}", material, recipe, check, inputs, code, weight=0, build=build_kernel, differs=differs
+        f"kernel:{role}", material, recipe, check, inputs, weight=0, build=build_kernel, differs=differs
     )
 
 
@@ -106,14 +105,12 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         "parameters": parameters.as_dict(),
         "texts": tools_el6.rendered(parameters),
     }
-    code = (*tools_el6.CODE, "pipeline.recipes.el6.recipe")
     return steps.packages(
         tool.value,
         material,
         recipe,
         lambda rpms: tools_el6.check(rpms, parameters),
         inputs,
-        code,
         needs=needs,
         weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
         build=build,

@@ -30,7 +30,6 @@ from pipeline.sources.resolver import Verified
 
 DIST = ".el6"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
-CODE = ("pipeline.recipes.el6.tools", "pipeline.formats.elf", *lvs_tools.CODE)
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"

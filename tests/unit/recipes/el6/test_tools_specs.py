@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import line_loader, line_model
-from pipeline.errors import BuildFailed, Refused, UsageError
+from pipeline.errors import BuildFailed, UsageError
 from pipeline.packaging import rpmbuild
-from pipeline.recipes import guest_userland, lvs_tools
+from pipeline.recipes import lvs_tools
 from pipeline.recipes.el6 import tools as tools_el6
 from pipeline.recipes.el6.tools import LIBRARIES, SUMMARY, Builder, Library
 from pipeline.recipes.lvs_tools import Tool
@@ -171,59 +170,3 @@ def test_the_key_of_a_step_sees_image_libraries_and_sources() -> None:
     one, other = tool(Tool.IPVSADM), tool(Tool.IPVSADM, Builder.CENTOS6)
     assert one.as_dict() != other.as_dict() and one.as_dict()["image"] == "debian12"
     assert tools_el6.rendered(one) != tools_el6.rendered(other)
-    assert set(tools_el6.CODE) >= {
-        "pipeline.recipes.el6.tools",
-        "pipeline.recipes.lvs_tools",
-        "pipeline.core.templates",
-    }
-
-
-# --- The line ----------------------------------------------------------------------------------------------
-
-
-def el6(**changes: Any) -> line_model.Line:
-    """The line el6 with other sources."""
-    line = line_loader.load("el6")
-    sources = {name: source for name, source in {**line.data.sources, **changes}.items() if source is not None}
-    return replace(line, data=line.data.model_copy(update={"sources": sources}))
-
-
-@pytest.mark.parametrize("image", Builder)
-def test_the_line_el6_has_what_its_tools_are_made_from(image: Builder) -> None:
-    tools_el6.check_sources(el6(), image)
-
-
-def test_an_image_nobody_knows_is_refused_by_name() -> None:
-    with pytest.raises(UsageError, match="'fedora'") as caught:
-        tools_el6.check_sources(el6(), "fedora")
-    assert caught.value.why == "in centos6, debian12"
-
-
-def test_a_line_without_the_tarball_is_refused() -> None:
-    with pytest.raises(Refused, match="lacks the source lvs-tarball"):
-        tools_el6.check_sources(el6(**{"lvs-tarball": None}), Builder.CENTOS6)
-
-
-def test_a_tarball_whose_tools_are_not_pinned_is_refused() -> None:
-    source = line_loader.load("el6").data.sources["lvs-tarball"]
-    bare = source.model_copy(update={"members": ()})
-    with pytest.raises(Refused) as caught:
-        tools_el6.check_sources(el6(**{"lvs-tarball": bare}), Builder.CENTOS6)
-    assert "lvs-fullnat-synproxy/lvs-tools.tar.gz" in caught.value.why
-
-
-def test_only_the_image_that_makes_static_programs_needs_debians_sources() -> None:
-    line = el6(openssl=None)
-    tools_el6.check_sources(line, Builder.CENTOS6)
-    with pytest.raises(Refused, match="to build tools from: openssl") as caught:
-        tools_el6.check_sources(line, Builder.DEBIAN12)
-    assert "image centos6" in caught.value.hint
-
-
-def test_debians_sources_are_fetched_for_that_image_alone() -> None:
-    sources = line_loader.load("el6").data.sources
-    bound = {name for name, source in sources.items() if isinstance(source, line_model.DebianSource)}
-    assert bound == {*(name for names in LIBRARIES.values() for name in names), *guest_userland.SOURCES}
-    for name in bound:
-        source = sources[name]
-        assert isinstance(source, line_model.DebianSource) and source.image == Builder.DEBIAN12
