@@ -12,30 +12,26 @@ from pipeline.config.context import RunContext
 from pipeline.errors import ExitCode, UsageError
 
 FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs", "retries", "stall", "connect")
-# Verbs that fetch and prove take the line whose sources every host can have; verbs that build take the one that
-# the project is for.
-DEFAULT_LINE, BUILT_LINE = "lts61", "el6"
-LINE = {"line": f"the line's name; `./inv lines` lists them [{DEFAULT_LINE}]"}
-BUILT = {"line": f"the line's name; `./inv lines` lists them [{BUILT_LINE}]"}
 
 
-def _line(context: RunContext, name: str, default: str = DEFAULT_LINE, *, writes: bool = True) -> Any:
+def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Any:
+    """Load the line that the settings choose, or the one called `name`."""
     from pipeline.config import line_loader as lines
     from pipeline.config import line_names
 
-    line = lines.load(name or (None if context.settings.line_file else default), context.settings.line_file)
+    line = lines.load(name or context.settings.line or None, context.settings.line_file)
     line_names.claim(line, context.settings.artifacts, write=writes)
     if line.notice:
         context.console.warn(line.notice)
     return line
 
 
-@verb(*FETCHING, "image", words=("line",), help=LINE)
-def fetch(context: RunContext, line: str = "") -> Any:
+@verb("line", *FETCHING, "image", words=("line",))
+def fetch(context: RunContext) -> Any:
     """Fetch and verify every source of a line; a second run makes no request."""
     from pipeline.sources import resolver
 
-    chosen = _line(context, line)
+    chosen = _line(context)
     found = resolver.Sources(chosen, context.settings, context.console).fetch(context.settings.image)
     rows = [(item.name, item.version, item.file, f"{item.sha256[:16]}…", item.how) for item in found]
     context.console.table(("source", "version", "file", "sha256", "established by"), rows, f"line {chosen.label}")
@@ -50,7 +46,7 @@ def pin(context: RunContext, line: str, source: str) -> Any:
 
     from pipeline.sources import resolver
 
-    chosen = _line(context, line)
+    chosen = _line(context, name=line)
     made = resolver.Sources(chosen, context.settings, context.console).pin(source)
     context.console.table(("what", "value"), list(asdict(made).items()), f"line {chosen.label}: {source} pinned")
     context.console.say(f"written to {chosen.lock_file}; commit it")
@@ -69,23 +65,22 @@ def lines(context: RunContext, show: str = "") -> Any:
 
 
 @verb(
+    "line",
     *FETCHING,
     words=("line",),
     pairs=("diff",),
     help={
-        **LINE,
         "diff": "compare two versions of a patch by effect: --diff A B",
         "classify": "find the role of a patch file that belongs to no series",
     },
 )
-def patches(context: RunContext, line: str = "", diff: list[str] | None = None, classify: str = "") -> Any:
+def patches(context: RunContext, diff: list[str] | None = None, classify: str = "") -> Any:
     """Prove each role's patches by content, and apply them to the real tree in a scratch copy."""
     from pipeline.patching import series
 
     if diff and len(diff) != 2:
         raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
-    reading = bool(diff or classify)
-    chosen = _line(context, line, "el6" if reading else DEFAULT_LINE, writes=not reading)
+    chosen = _line(context, writes=not (diff or classify))
     if diff:
         return series.compare_files(diff, chosen, context)
     if not classify:
@@ -102,45 +97,46 @@ BUILDING = (
 PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
 
 
-@verb(*FETCHING, *BUILDING, *PUBLISHING, words=("line",), help=BUILT)
-def build_all(context: RunContext, line: str = "") -> Any:
+@verb("line", *FETCHING, *BUILDING, *PUBLISHING, words=("line",))
+def build_all(context: RunContext) -> Any:
     """Do everything: verified sources, proven patches, packages, a signed repository, and traffic through them."""
     from pipeline.commands.lab import LabCommand
 
-    job = LabCommand(_line(context, line, BUILT_LINE), context)
+    job = LabCommand(_line(context), context)
     built = job.job.build_all()
     return {**built, **job.after(built)}
 
 
 @verb(
+    "line",
     *FETCHING,
     *BUILDING,
     many="name",
     help={
         "name": "kernel, ipvsadm, keepalived, role-packages, or userland for the lab; may be repeated",
         "role": "of the kernel only this one: director, realserver or stock",
-        **BUILT,
     },
 )
-def build(context: RunContext, name: list[str] | None = None, role: str = "", line: str = "") -> Any:
+def build(context: RunContext, name: list[str] | None = None, role: str = "") -> Any:
     """Build the packages of these names only; they are neither signed nor published."""
     from pipeline.commands.build import BuildCommand
 
-    return BuildCommand(_line(context, line, BUILT_LINE), context).build(name or (), role)
+    return BuildCommand(_line(context), context).build(name or (), role)
 
 
 @verb(
+    "line",
     *FETCHING,
     "image",
     "centos-base",
-    help={"fresh": "make it anew from the archive as it is now, for later builds", **BUILT},
+    help={"fresh": "make it anew from the archive as it is now, for later builds"},
 )
-def image(context: RunContext, fresh: bool = False, line: str = "") -> Any:
+def image(context: RunContext, fresh: bool = False) -> Any:
     """Make the builder image, or say that it is there and what is in it."""
     from pipeline.commands import image as imaging
     from pipeline.commands.build import BuildCommand
 
-    job = BuildCommand(_line(context, line, BUILT_LINE), context)
+    job = BuildCommand(_line(context), context)
     return imaging.have(lambda: job.image(fresh=fresh), context, fresh=fresh)
 
 
@@ -177,58 +173,57 @@ def clean(context: RunContext, what: list[str] | None = None, line: str = "") ->
 
 
 @verb(
+    "line",
     "runtime",
     "line-file",
     "image",
     "kernel-config",
     *LIMITS,
-    help={"step": "the step that failed, as its message names it", **BUILT},
+    help={"step": "the step that failed, as its message names it"},
 )
-def shell(context: RunContext, step: str, line: str = "") -> Any:
+def shell(context: RunContext, step: str) -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.commands.build import shell as enter
 
-    return enter(_line(context, line, BUILT_LINE, writes=False), step, context)
+    return enter(_line(context, writes=False), step, context)
 
 
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")
 
 
-@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
-def smoke(context: RunContext, line: str = "") -> Any:
+@verb("line", *FETCHING, *LAB, words=("line",))
+def smoke(context: RunContext) -> Any:
     """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
     from pipeline.commands.lab import LabCommand
 
-    return LabCommand(_line(context, line, BUILT_LINE), context).smoke(
-        context.settings.scenario, keep=context.settings.keep
-    )
+    return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=context.settings.keep)
 
 
-@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
-def boot(context: RunContext, line: str = "") -> Any:
+@verb("line", *FETCHING, *LAB, words=("line",))
+def boot(context: RunContext) -> Any:
     """Boot every published kernel and look at it from inside: the scenario `boot` alone."""
     from pipeline.commands.lab import LabCommand
 
-    return LabCommand(_line(context, line, BUILT_LINE), context).smoke(("boot",), keep=context.settings.keep)
+    return LabCommand(_line(context), context).smoke(("boot",), keep=context.settings.keep)
 
 
-@verb(*FETCHING, *LAB, words=("line",), help=BUILT)
-def lab(context: RunContext, line: str = "") -> Any:
+@verb("line", *FETCHING, *LAB, words=("line",))
+def lab(context: RunContext) -> Any:
     """Play one scenario, leave its network running, and give a shell in each guest."""
     from pipeline.commands.lab import LabCommand
     from pipeline.lab.scenarios import NAMES
 
     if len(context.settings.scenario) != 1:
         raise UsageError("which scenario?", why=f"one of: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
-    return LabCommand(_line(context, line, BUILT_LINE), context).smoke(context.settings.scenario, keep=True)
+    return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=True)
 
 
-@verb(*FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory", **LINE})
-def mirror(context: RunContext, action: str, directory: str, line: str = "") -> Any:
+@verb("line", *FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory"})
+def mirror(context: RunContext, action: str, directory: str) -> Any:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
     from pipeline.sources import mirror_export
 
-    chosen = _line(context, line)
+    chosen = _line(context)
     if action == "export":
         return mirror_export.export(chosen, context.settings, context.console, directory, context.settings.image)
     if action == "import":

@@ -33,6 +33,9 @@ meaning. The option counts first, then the variable, then the file, then the def
 `inv.toml` in the working directory, or the file named by `FNAT_SETTINGS`. A flag is `true` or `false` in
 the file, and `1` or `0` in the environment; a list is an array in the file, and words separated by blanks
 in the environment.
+
+`line` and `line-file` choose one line: of the two counts what is set in the first of these places. A line file names
+its own line; where both are set in the same place, they must agree.
 """
 _EXIT_CODES = """\
 # Exit codes
@@ -53,7 +56,7 @@ _EXAMPLES = {
     ExitCode.BUG: ("", "none is known", "a Python traceback, and to report it"),
     ExitCode.USAGE: ("./inv lines --show el7", "", "there is no line 'el7'"),
     ExitCode.UNREACHABLE: (
-        "./inv fetch --offline",
+        "./inv fetch lts61 --offline",
         "as the first fetch",
         "Debian's index has not been asked yet and --offline forbids it",
     ),
@@ -105,8 +108,8 @@ def _example(code: ExitCode) -> tuple[str, str]:
 def _verb(task: Any) -> str:
     """One verb: how it is typed, what it does, its own options, and the settings that bear on it."""
     arguments = {argument.name.replace("_", "-"): argument for argument in app.arguments(task)}
-    rows = [TABLE[name] for name in arguments if name in TABLE]
-    own = [argument for name, argument in arguments.items() if name not in TABLE]
+    rows = [TABLE[name] for name in arguments if name in task.settings]
+    own = [argument for name, argument in arguments.items() if name not in task.settings]
     verb = task.name.replace("_", "-")
     usage = " ".join(["./inv", verb, *_usage(task, own)])
     parts = [f"## {verb}\n", f"    {usage}\n", f"{' '.join((task.__doc__ or '').split())}\n"]

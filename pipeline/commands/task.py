@@ -83,6 +83,7 @@ def verb(
             positional=[p.name for p in own if p.default is inspect.Parameter.empty],
         )(body)
         task.words, task.pairs, task.many = tuple(words), tuple(pairs), many
+        task.settings = tuple(row.name for row in rows)
         return task
 
     return decorate

@@ -11,14 +11,25 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.core import resources
 from pipeline.core.fs import read_limited
 from pipeline.errors import FileProblems, Problem, UsageError
 
 Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
 SETTINGS_FILE = "inv.toml"
+
+
+class Place(IntEnum):
+    """Where a value comes from, the one that counts first lowest."""
+
+    OPTION = 0
+    ENVIRONMENT = 1
+    FILE = 2
+    DEFAULT = 3
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,13 @@ class Setting:
 
 ROWS = (
     Setting("artifacts", "path", Path("artifacts"), "directory of everything this tool makes; the store is in it"),
-    Setting("line-file", "path", None, "a line file outside the project that extends a line and overrides parts of it"),
+    Setting("line", "text", resources.default_line(), "the line's name; `./inv lines` lists them"),
+    Setting(
+        "line-file",
+        "path",
+        None,
+        "a line file outside the project, in place of --line; it may extend a line and override parts of it",
+    ),
     Setting("mirror", "list", (), "directory or URL to try before a source's own addresses; may be repeated"),
     Setting("debian-mirror", "text", "", "Debian archive to read; default: the one the host's apt uses"),
     Setting("offline", "flag", False, "make no request at all; fail when something is not in the store or a mirror"),
@@ -122,9 +139,10 @@ _Read = Callable[[Setting, Any], Any]
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of one run."""
+    """The values of one run. `line` is empty where `line_file` alone names the line."""
 
     artifacts: Path
+    line: str
     line_file: Path | None
     mirror: tuple[str, ...]
     debian_mirror: str
@@ -174,15 +192,22 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -
     """
     environ = os.environ if environ is None else environ
     from_file = _read_file(Path(environ.get("FNAT_SETTINGS", SETTINGS_FILE)), "FNAT_SETTINGS" in environ)
-    values = {}
+    values, places = {}, {}
     for row in ROWS:
         given = options.get(row.attribute)
         if given not in (None, False, (), []):
-            values[row.attribute] = _checked(row, given, row.option)
+            values[row.attribute], places[row.name] = _checked(row, given, row.option), Place.OPTION
         elif environ.get(row.variable):
             values[row.attribute] = _checked(row, environ[row.variable], row.variable)
+            places[row.name] = Place.ENVIRONMENT
         else:
             values[row.attribute] = from_file.get(row.name, row.default)
+            places[row.name] = Place.FILE if row.name in from_file else Place.DEFAULT
+    # A line and a line file are one choice: the place that counts first makes it, and there both must agree.
+    if places["line-file"] < places["line"]:
+        values["line"] = ""
+    elif places["line"] < places["line-file"]:
+        values["line_file"] = None
     return Settings(**values)
 
 

@@ -18,6 +18,11 @@ def lines_dir() -> Path:
     return data_root() / "lines"
 
 
+def default_line() -> str:
+    """Return the name of the line that is meant where none is named, as shipped."""
+    return (lines_dir() / "default").read_text().strip()
+
+
 def locks_dir() -> Path:
     """Return the directory for lock files of the project's lines: the checkout, or the current one when installed."""
     return Path.cwd() if lines_dir().is_relative_to(PACKAGE) else lines_dir()

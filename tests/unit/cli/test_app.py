@@ -9,7 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from invoke.collection import Collection
 
 import tasks
 from pipeline import __version__, errors
-from pipeline.cli.app import Program, named_words
+from pipeline.cli.app import Program, arguments, named_words
 from pipeline.commands.task import Outcome, verb
+from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.core.process import Result, clean_environment, run
 from pipeline.errors import ExitCode, PipelineError
@@ -88,6 +89,67 @@ def test_a_word_and_its_option_do_the_same() -> None:
     assert by_word.status == by_option.status == ExitCode.USAGE
     assert by_word.error_text == by_option.error_text
     assert "no-such-line" in by_word.error_text
+
+
+# --- Which line ----------------------------------------------------------------------------------------
+
+# Each verb that works on one line, with the words it needs besides.
+ONE_LINE = {
+    "fetch": [], "patches": [], "build-all": [], "build": ["kernel"], "image": [], "shell": ["ipvsadm"], "smoke": [],
+    "boot": [], "lab": ["--scenario", "nat"], "mirror": ["export", "there"],
+}  # fmt: skip
+# A line is a word that must be typed, or limits what is looked at.
+OTHERWISE = {"pin", "status", "clean"}
+
+
+def test_every_verb_that_takes_a_line_is_known_here() -> None:
+    taking = {name for name, task in REAL.tasks.items() if "line" in {a.name for a in arguments(task)}}
+    assert taking == {*ONE_LINE, *OTHERWISE}
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[str | None, Path | None]]:
+    """Runs a verb in an empty directory as far as its line: the name and the file it is loaded by."""
+    calls: list[tuple[str | None, Path | None]] = []
+
+    def load(name: str | None = None, line_file: Path | None = None) -> None:
+        calls.append((name, line_file))
+        raise errors.UsageError("far enough", hint="./inv lines")
+
+    def run_verb(*words: str) -> tuple[str | None, Path | None]:
+        with pytest.raises(SystemExit):
+            Program(name="inv", version="0", namespace=REAL).run(["inv", *words])
+        return calls.pop()
+
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("FNAT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(line_loader, "load", load)
+    return run_verb
+
+
+@pytest.mark.parametrize("name", ONE_LINE)
+def test_every_verb_takes_the_line_of_one_setting(
+    name: str, loaded: Callable[..., tuple[str | None, Path | None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (name, *ONE_LINE[name])
+    assert loaded(*words) == ("el6", None)
+    assert loaded(*words, "--line-file", "house.toml") == (None, Path("house.toml"))
+    (tmp_path / "inv.toml").write_text('line = "lts61"\n')
+    assert loaded(*words) == ("lts61", None)
+    assert loaded(*words, "--line-file", "house.toml") == (None, Path("house.toml"))
+    assert loaded(*words, "--line-file", "house.toml", "--line", "mine") == ("mine", Path("house.toml"))
+    monkeypatch.setenv("FNAT_LINE", "other")
+    assert loaded(*words) == ("other", None)
+    assert loaded(*words, "--line", "el6") == ("el6", None)
+
+
+@pytest.mark.parametrize("name", ONE_LINE)
+def test_a_line_that_is_not_there_is_told_with_those_there_are(name: str, tmp_path: Path) -> None:
+    (tmp_path / "inv.toml").write_text('line = "el7"\n')
+    ended = inv(name, *ONE_LINE[name], cwd=tmp_path)
+    assert ended.status == ExitCode.USAGE
+    assert f"there is no line 'el7'\n  why: known: {', '.join(line_loader.names())}" in ended.error_text
 
 
 # --- Exit codes and errors -----------------------------------------------------------------------------

@@ -90,6 +90,30 @@ def test_an_option_not_given_and_an_empty_variable_set_nothing(row: Setting) -> 
         assert value(row, {row.attribute: nothing}, {row.variable: ""}) == row.default
 
 
+FILE_LINE, FILE_FILE = 'line = "a"\n', 'line-file = "a.toml"\n'
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "file", "meant"),
+    [
+        ({"line_file": "b.toml"}, {"FNAT_LINE": "c"}, FILE_LINE, ("", "b.toml")),
+        ({"line": "b"}, {"FNAT_LINE_FILE": "c.toml"}, FILE_FILE, ("b", None)),
+        ({}, {"FNAT_LINE_FILE": "c.toml"}, FILE_LINE, ("", "c.toml")),
+        ({}, {"FNAT_LINE": "c"}, FILE_FILE, ("c", None)),
+        ({}, {}, FILE_FILE, ("", "a.toml")),
+        ({}, {}, FILE_LINE + FILE_FILE, ("a", "a.toml")),
+        ({"line": "b", "line_file": "b.toml"}, {}, FILE_LINE, ("b", "b.toml")),
+        ({"line": "b"}, {"FNAT_LINE": "c", "FNAT_LINE_FILE": "c.toml"}, "", ("b", None)),
+    ],
+)
+def test_line_and_line_file_are_one_choice_which_the_place_that_counts_first_makes(
+    options: dict[str, Any], environ: dict[str, str], file: str, meant: tuple[str, str | None]
+) -> None:
+    Path("inv.toml").write_text(file)
+    said = load(options, environ)
+    assert (said.line, said.line_file and str(said.line_file)) == meant
+
+
 def test_the_file_may_be_elsewhere_and_then_must_be_there(tmp_path: Path) -> None:
     Path("inv.toml").write_text("jobs = 2\n")
     (tmp_path / "other.toml").write_text("jobs = 3\n")
