@@ -76,16 +76,16 @@ def lines(context: RunContext, show: str = "") -> Any:
 )
 def patches(context: RunContext, diff: list[str] | None = None, classify: str = "") -> Any:
     """Prove each role's patches by content, and apply them to the real tree in a scratch copy."""
-    from pipeline.patching import series
+    from pipeline.commands import patches as command
 
     if diff and len(diff) != 2:
         raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
     chosen = _line(context, writes=not (diff or classify))
     if diff:
-        return series.compare_files(diff, chosen, context)
+        return command.compare_files(diff, chosen, context)
     if not classify:
-        return series.prove_line(chosen, context)
-    found = series.classify_file(classify, chosen, context)
+        return command.verify_line(chosen, context)
+    found = command.classify_file(classify, chosen, context)
     return Outcome(found, ExitCode.OK if found["option"]["right"] else ExitCode.REFUSED)
 
 

@@ -159,13 +159,14 @@ class BuildCommand:
         recipe, settings = self.recipe, self.context.settings
         sources = Sources(self.line, settings, self.context.console)
         found = sources.fetch(settings.image)  # before the image: making it takes a minute, and these may be refused
-        proven = series.prove_series(self.line, _by_name(found))
+        proven = series.verify_patches(self.line, _by_name(found))
+        trees = series.Trees(self.line, proven, _by_name(found), self.context)
+        series.verify_roles(self.line, proven, trees)
         image = self.image()
         if image.name != settings.image and sources.has_own(image.name):
             found = sources.fetch(image.name)
         verified = _by_name(found)
         bench = sandboxed.Bench(LazyRuntime(self.context), image, self.ccache(image.name), _limits(settings))
-        trees = series.Trees(self.line, proven, verified, self.context)
         steps = recipe.plan(BuildInputs(self.line, verified, proven, bench, trees.of, self.small))
         published = [step.name for step in steps if step.name != guest_userland.STEP]
         whole = Plan([*steps, self._publish_step(published)])

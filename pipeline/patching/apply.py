@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core import neutral, process
@@ -19,9 +19,10 @@ from pipeline.errors import PipelineError, Refused
 from pipeline.formats import git_tree
 from pipeline.formats.git_tree import FILE, SYMLINK, Difference, Entry, Listing
 from pipeline.patching import file_names
-from pipeline.patching.patch_file import FileChange, Kind, PatchFile, git_environment, parse
+from pipeline.patching.patch_file import FileChange, Kind, PatchFile, between, git_environment, parse
 
 DELETED = "0" * 40
+_BEFORE = "pristine"
 LISTED = 20  # differences shown in one message
 # As ApplyPatch of kernel.spec: -p1 -F1. The rest asks no questions and leaves no other files behind;
 # the patch was read as a unified diff, so it is taken as nothing else.
@@ -66,11 +67,15 @@ class FileReport:
 
 @dataclass(frozen=True)
 class PatchReport:
-    """How one patch of the series applied: every hunk exactly, or at an offset."""
+    """How one patch of the series applied: every hunk exactly, or at an offset.
+
+    `combined` is what the series changes up to and including this patch; None in a series of one.
+    """
 
     name: str
     sha256: str
     files: tuple[FileReport, ...]
+    combined: PatchFile | None = None
 
 
 @dataclass(frozen=True)
@@ -117,10 +122,10 @@ def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: P
     sides = (scratch / "patch", scratch / "git")
     for patch in parsed:
         _check_parents(pristine, patch)
-    for side in sides:
+    for side in (*sides, *([scratch / _BEFORE] if len(parsed) > 1 else [])):
         _copy(pristine, touched, side)
     before = git_tree.of_directory(sides[0])
-    reports = tuple(_apply(patch, *sides) for patch in parsed)
+    reports = tuple(_apply_in_turn(parsed, number, *sides) for number in range(len(parsed)))
     after = git_tree.of_directory(sides[0])
     changed = {item.path: item.actual for item in git_tree.compare(before, after)}
     return SeriesReport(reports, before, changed)
@@ -145,6 +150,32 @@ def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) ->
     if differences:
         raise _refuse_paths("the series leaves another tree than recorded", differences)
     return Proof(git_tree.tree_id(actual), actual, len(report.changed))
+
+
+def prove_series(report: SeriesReport, pristine: Listing, effects: Mapping[str, Mapping[str, str]]) -> Proof:
+    """Prove that each patch leaves the blobs of its own effect, and the series those of all, the later one's first.
+
+    `effects` maps each patch's name to its effect, in order. Raises `Refused` as `prove` does.
+    """
+    for patch in report.patches[:-1]:  # what the last one leaves is what the series leaves
+        _check_effect(patch, effects[patch.name])
+    whole: dict[str, str] = {}
+    for effect in effects.values():
+        whole |= effect
+    return prove(report, pristine, whole)
+
+
+def _check_effect(patch: PatchReport, effect: Mapping[str, str]) -> None:
+    """What one patch of several left, before the next one was applied. Modes are compared at the end of the series."""
+    before = {file.old_path: file.before for file in patch.files if file.before}
+    after = {file.path: file.after for file in patch.files if file.after}
+    expected = {}
+    for path, blob in {**{path: entry.blob for path, entry in before.items()}, **effect}.items():
+        if blob != DELETED:
+            expected[path] = Entry(after[path].mode if path in after else FILE, blob)
+    differences = git_tree.compare(expected, after)
+    if differences:
+        raise _refuse_paths(f"patch {patch.name} leaves other files than recorded", differences)
 
 
 def _expected(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> dict[str, Entry]:
@@ -205,6 +236,25 @@ def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
             copy.chmod(int(git_tree.file_mode(source.stat().st_mode), 8) & 0o777)
         elif source.exists():
             raise Refused(f"the patch names {path}, which is no file in the tree", where=path)
+
+
+def _apply_in_turn(series: Sequence[PatchFile], number: int, side: Path, other: Path) -> PatchReport:
+    """Applies one patch of the series, and says in its refusal which ones were applied before it."""
+    patch, names = series[number], [item.name for item in series]
+    if len(series) == 1:
+        return _apply(patch, side, other)
+    try:
+        report = _apply(patch, side, other)
+    except Refused as error:
+        before = f"after {', '.join(names[:number])}" if number else "first"
+        place = f"it is patch {number + 1} of {len(series)} of its series and applied {before}"
+        raise Refused(
+            error.what,
+            where=error.where,
+            why="; ".join(filter(None, (error.why, place))),
+            hint=f"check the order of the series, {', '.join(names)}; then: {error.hint}",
+        ) from error
+    return replace(report, combined=between(side.parent, _BEFORE, side.name, " + ".join(names[: number + 1])))
 
 
 def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:

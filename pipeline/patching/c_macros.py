@@ -48,17 +48,22 @@ class _Body:
 
 
 def definitions(patch: PatchFile, macro: str) -> tuple[Definition, ...]:
-    """Every number that the patched files give `macro`, as far as the patch shows them, in the patch's order."""
+    """Every number that the patched files give `macro`, as far as the patch shows them, in the patch's order.
+
+    Lines are counted in the patch; in the patched file where the patch shows whole files.
+    """
     if macro.encode() not in patch.data:
         return ()
     bodies: dict[str, list[_Body]] = {}
     for change in patch.files:
         for hunk in change.hunks:
             lines = _new_side(hunk.line, hunk.body)
+            if patch.whole_files:
+                lines = [(number, text) for number, (_, text) in enumerate(lines, hunk.new_start)]
             if _MAKE.fullmatch(PurePosixPath(change.path).name):
                 _of_makefile(change.path, macro, lines, bodies)
             elif not change.path.startswith(_TEXT):
-                _Reader(change, macro, bodies, hunk.line).read(lines)
+                _Reader(change, macro, bodies, hunk.new_start - 1 if patch.whole_files else hunk.line).read(lines)
     known = c_expressions.Macros({name: [body.text for body in found] for name, found in bodies.items()})
     return tuple(item for body in bodies.get(macro, ()) for item in _numbers(body, known))
 
@@ -91,7 +96,7 @@ class _Reader:
     change: FileChange
     macro: str
     bodies: dict[str, list[_Body]]
-    header: int  # the hunk's line in the patch
+    header: int  # the line before the hunk's first
     latest: int = 0  # the line of the last code so far
     stack: list[list[bool | None]] = field(default_factory=list)  # each `#if`: of every branch so far, whether it holds
     said: list[str] = field(default_factory=list)  # each open branch as it is written

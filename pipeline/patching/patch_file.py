@@ -13,13 +13,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from pathlib import Path
 
 from pipeline.core import neutral, process
 from pipeline.errors import Refused
 from pipeline.patching import encodings, file_names
 from pipeline.patching.parser import FileChange, Hunk, Kind, Scan, scan
 
-__all__ = ["FileChange", "Hunk", "Kind", "PatchFile", "git_environment", "parse"]
+__all__ = ["FileChange", "Hunk", "Kind", "PatchFile", "between", "git_environment", "parse"]
+
+_WHOLE = 10_000_000  # lines of context: more than any file has
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class PatchFile:
 
     `patch_id` is `git patch-id --stable` (line numbers and blanks play no part); None where git has
     none, as without `diff` lines, or several. `restored` counts the blank context lines missing at
-    the very end, which GNU patch puts back by itself.
+    the very end, which GNU patch puts back by itself. `whole_files`: each hunk shows its whole file.
     """
 
     name: str
@@ -37,6 +40,7 @@ class PatchFile:
     patch_id: str | None
     files: tuple[FileChange, ...]
     restored: int
+    whole_files: bool = False
 
     @property
     def complete(self) -> bytes:
@@ -76,6 +80,18 @@ def parse(data: bytes, name: str) -> PatchFile:
     _ask_unidiff(complete, name, found)
     _ask_git(complete, name, found)
     return PatchFile(name, data, hashlib.sha256(data).hexdigest(), _patch_id(data), found.files, found.restored)
+
+
+def between(root: Path, before: str, after: str, name: str) -> PatchFile:
+    """Return what changes between two directories below `root`, as one patch that shows whole files.
+
+    A rename is a deleted and an added file. Raises `Refused` for a file that is no text.
+    """
+    argv = ["git", "diff", "--no-index", "--no-prefix", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"]
+    argv += ["--text", f"--unified={_WHOLE}", before, after]
+    data = process.run(argv, cwd=root, env=git_environment(), accept=(0, 1)).out
+    files = scan(data, name).files if data else ()
+    return PatchFile(name, data, hashlib.sha256(data).hexdigest(), None, files, 0, whole_files=True)
 
 
 def _patch_id(data: bytes) -> str | None:

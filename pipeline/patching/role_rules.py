@@ -38,6 +38,7 @@ class Option:
     define: str
     expected: int
     found: tuple[Definition, ...]
+    within: str = "the patch"  # where lines are counted
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -66,7 +67,7 @@ class Option:
         number = "not to be read" if item.number is None else str(item.number)
         said = number if item.text == number else f"{item.text or 'empty'}, which is {number}"
         when = f", depends on {item.condition}" if item.condition else ""
-        return f"{self.define} in {item.path}, line {item.line} of the patch: {said}{when}"
+        return f"{self.define} in {item.path}, line {item.line} of {self.within}: {said}{when}"
 
     def as_dict(self) -> dict[str, object]:
         """As JSON has it; `number` is null where it is not known or not one."""
@@ -103,8 +104,9 @@ def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification
     text = b"\n".join(line for _, line in patch.added_lines())
     clauses = {role: tuple(_clauses(patch, rule, text)) for role, rule in rules.items()}
     fits = tuple(role for role, found in clauses.items() if all(clause.held for clause in found))
+    within = "the patched file" if patch.whole_files else "the patch"
     options = {
-        r: Option(rule.option_define, rule.option_number, definitions(patch, rule.option_define))
+        r: Option(rule.option_define, rule.option_number, definitions(patch, rule.option_define), within)
         for r, rule in rules.items()
     }
     role = fits[0] if len(fits) == 1 else None
@@ -129,17 +131,10 @@ def check(
     """
     where = patch.member or patch.file or parsed.name
     role = classification.role
-    if role is not None and role is not slot:
-        raise _swapped(name, where, slot, role, classification)
-    if parsed.sha256 != patch.sha256:
-        raise Refused(
-            f"patch {name}: its SHA-256 is {parsed.sha256}, pinned is {patch.sha256}",
-            where=where,
-            why="it is not the file that was examined, whatever its name and its role",
-            hint=f"fetch it again; if the change is meant, compare both versions and pin it under [patches.{name}]",
-        )
+    check_not_swapped(name, where, slot, classification)
+    check_digest(name, where, patch, parsed)
     if role is None:
-        raise _no_single_role(name, where, classification)
+        raise no_single_role(f"patch {name}", where, classification)
     if patch.role is not role:
         raise Refused(
             f"patch {name}: declared for the role {patch.role}, its content proves {role}",
@@ -147,8 +142,25 @@ def check(
             why=classification.by,
             hint=f'set role = "{role}" under [patches.{name}] in series.toml',
         )
-    _check_option(name, where, role, classification.options[role])
-    return _notes(name, where, role, classification)
+    check_option(f"patch {name}", where, role, classification.options[role])
+    return notes(name, where, role)
+
+
+def check_not_swapped(name: str, where: str, slot: RoleName, classification: Classification) -> None:
+    """Refuse a patch whose content proves another role than that of its series."""
+    if classification.role not in (None, slot):
+        raise swapped(f"patch {name}", where, slot, classification.role, classification)
+
+
+def check_digest(name: str, where: str, patch: Patch, parsed: PatchFile) -> None:
+    """Refuse a patch with another digest than the pinned one."""
+    if parsed.sha256 != patch.sha256:
+        raise Refused(
+            f"patch {name}: its SHA-256 is {parsed.sha256}, pinned is {patch.sha256}",
+            where=where,
+            why="it is not the file that was examined, whatever its name and its role",
+            hint=f"fetch it again; if the change is meant, compare both versions and pin it under [patches.{name}]",
+        )
 
 
 def check_options(classifications: Mapping[str, Classification]) -> None:
@@ -178,10 +190,10 @@ def _clauses(patch: PatchFile, rule: Rule, text: bytes) -> Iterator[Clause]:
         but = f" ({kinds[path]} instead)" if path in kinds else ""
         yield Clause(f"adds {path}" if held else f"does not add {path}{but}", held)
     for path in rule.must_touch:
-        held = any(_is_or_below(found, path) for found in touched)
+        held = any(is_or_below(found, path) for found in touched)
         yield Clause(f"touches {path}" if held else f"does not touch {path}", held)
     for path in rule.must_not_touch:
-        hits = [found for found in touched if _is_or_below(found, path)]
+        hits = [found for found in touched if is_or_below(found, path)]
         what = f"touches nothing in {path}" if path.endswith("/") else f"does not touch {path}"
         yield Clause(f"touches {hits[0]}, though nothing in {path} may be" if hits else what, not hits)
     for word in rule.must_contain:
@@ -190,7 +202,8 @@ def _clauses(patch: PatchFile, rule: Rule, text: bytes) -> Iterator[Clause]:
         yield Clause(f"adds {word!r}" if held else f"does not add {word!r}", held)
 
 
-def _is_or_below(path: str, rule: str) -> bool:
+def is_or_below(path: str, rule: str) -> bool:
+    """Whether `path` is the rule's file, or lies below the rule's directory (which ends in '/')."""
     return path.startswith(rule) if rule.endswith("/") else path == rule
 
 
@@ -204,8 +217,11 @@ def _lines_with(word: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
         at = data.find(word, end)
 
 
-def _swapped(name: str, where: str, slot: RoleName, role: RoleName, classification: Classification) -> Refused:
-    """The patch of one role in the other's series; for the two known roles with what would happen."""
+def swapped(title: str, where: str, slot: RoleName, role: RoleName, classification: Classification) -> Refused:
+    """The patch of one role in the other's series; for the two known roles with what would happen.
+
+    `title` is the patch, or the series of several.
+    """
     consequences = {
         (RoleName.REALSERVER, RoleName.DIRECTOR): (
             "this is the mistake of the best-known guide: its TOA section applies the LVS patch. That applies cleanly,"
@@ -220,37 +236,38 @@ def _swapped(name: str, where: str, slot: RoleName, role: RoleName, classificati
     claim = claimed(where)
     despite = f", whatever its name claims ({claim})" if claim not in (NO_CLAIM, role) else ""
     return Refused(
-        f"patch {name}: the {_TITLES.get(role, role)} patch is in the {slot}'s series: its content proves"
-        f" the role {role}",
+        f"{title}: the {_TITLES.get(role, role)} patch is in the {slot}'s series: its content proves the role {role}",
         where=where,
         why=f"{effect}. Role established {classification.by}{despite}",
-        hint=f"give [roles.{slot}] the {_TITLES.get(slot, slot)} patch, in its series or as member of [patches.{name}]",
+        hint=f"give [roles.{slot}] the {_TITLES.get(slot, slot)} patch, in its series or as its member in [patches]",
     )
 
 
-def _no_single_role(name: str, where: str, classification: Classification) -> Refused:
+def no_single_role(title: str, where: str, classification: Classification) -> Refused:
+    """The patch or series whose content fits no role, or several, with each clause that failed."""
     if classification.fits:
         return Refused(
-            f"patch {name}: its content fits the rules of several roles: {', '.join(classification.fits)}",
+            f"{title}: its content fits the rules of several roles: {', '.join(classification.fits)}",
             where=where,
             why="a kernel has one role; rules that do not tell roles apart prove nothing",
             hint="split the patch, or sharpen must-not-touch under [rules] in series.toml",
         )
     reasons = "\n".join(f"  not {role}: it {'; '.join(classification.failed(role))}" for role in classification.clauses)
     return Refused(
-        f"patch {name}: its content fits the rules of no role\n{reasons}".rstrip(),
+        f"{title}: its content fits the rules of no role\n{reasons}".rstrip(),
         where=where,
         why="what a kernel is for must be proven by what its patch contains",
         hint="is it the right file? [rules] in series.toml says what each role's patch must contain",
     )
 
 
-def _check_option(name: str, where: str, role: RoleName, option: Option) -> None:
+def check_option(title: str, where: str, role: RoleName, option: Option) -> None:
+    """Refuse a patch or series that does not give the role's macro the number that the line wants."""
     silent = "director and real servers must agree on it; if not, traffic flows and the servers see the local address"
     if not option.numbers or option.unread:
         said = f": {option}" if option.found else ""
         raise Refused(
-            f"patch {name}: it does not define {option.define}, the {role}'s TCP option number, as a number{said}",
+            f"{title}: it does not define {option.define}, the {role}'s TCP option number, as a number{said}",
             where=where,
             why=silent,
             hint=f"set option-define under [rules.{role}] to the macro the patch uses",
@@ -258,15 +275,16 @@ def _check_option(name: str, where: str, role: RoleName, option: Option) -> None
     if not option.right:
         other = next(item for item in option.found if item.number != option.expected)
         raise Refused(
-            f"patch {name}: TCP option number {other.number} ({option.define} in {other.path}, line {other.line} of the"
-            f" patch), the line's {role} uses {option.expected}",
+            f"{title}: TCP option number {other.number} ({option.define} in {other.path}, line {other.line} of"
+            f" {option.within}), the line's {role} uses {option.expected}",
             where=where,
             why=silent,
             hint="take both patches from one source, or change option-number of both [rules] together",
         )
 
 
-def _notes(name: str, where: str, role: RoleName, classification: Classification) -> tuple[str, ...]:
+def notes(name: str, where: str, role: RoleName) -> tuple[str, ...]:
+    """Say where a file's name claims another role than the one its content has."""
     claim = claimed(where)
     if claim in (NO_CLAIM, role):
         return ()

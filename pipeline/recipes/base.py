@@ -12,7 +12,7 @@ from pipeline.sources.resolver import Verified
 
 if TYPE_CHECKING:
     from pipeline.patching.apply import Proof
-    from pipeline.patching.series import Proven
+    from pipeline.patching.series import VerifiedPatch
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class BuildInputs:
 
     line: Line
     verified: Mapping[str, Verified]
-    proven: Sequence[Proven]
+    proven: Sequence[VerifiedPatch]
     bench: Bench
     tree: Callable[[RoleName], Proof]
     small: bool = False

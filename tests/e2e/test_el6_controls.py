@@ -21,7 +21,7 @@ from pipeline.formats import archive
 from pipeline.inspect import kernel_role
 from pipeline.packaging import job
 from pipeline.packaging.graph import Work
-from pipeline.patching.series import Proven, Trees, prove_series
+from pipeline.patching.series import Trees, VerifiedPatch, verify_patches
 from pipeline.recipes import spec_overlay
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
@@ -69,14 +69,14 @@ def test_swapped_series_are_refused_by_content_before_anything_is_built(images: 
         assert not list(shop.inv.artifacts.glob("steps/*/*/*"))
 
 
-def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[Proven]], Sequence[Proven]]) -> Path:
+def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[VerifiedPatch]], Sequence[VerifiedPatch]]) -> Path:
     """What the recipe gives for one role when it is told that something else was proven; the packages' directory."""
     options = {"artifacts": str(shop.inv.artifacts), "image": "debian12", "debian_mirror": shop.archive.url}
     context = RunContext(load(options, {}), Console(quiet=True))
     image = builder(context, recipe.IMAGES)
     line = line_loader.load(line_file=shop.toy.line_file)
     verified = {item.name: item for item in Sources(line, context.settings, context.console).fetch(image.name)}
-    proven = list(misled(prove_series(line, verified)))
+    proven = list(misled(verify_patches(line, verified)))
     bench = job.Bench(Bubblewrap(), image, None, Limits())
     material = BuildInputs(line, verified, proven, bench, Trees(line, proven, verified, context).of)
     [step] = [step for step in recipe.plan(material) if step.name == f"kernel:{role}"]
@@ -87,11 +87,11 @@ def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[Proven]], Se
     return work.out / "rpms"
 
 
-def swapped(proven: Sequence[Proven]) -> list[Proven]:
-    return [replace(item, slot=OTHER[item.slot]) for item in proven]
+def swapped(proven: Sequence[VerifiedPatch]) -> list[VerifiedPatch]:
+    return [replace(item, role=OTHER[item.role]) for item in proven]
 
 
-def unpatched(proven: Sequence[Proven]) -> list[Proven]:
+def unpatched(proven: Sequence[VerifiedPatch]) -> list[VerifiedPatch]:
     return []
 
 

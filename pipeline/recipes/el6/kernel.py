@@ -21,7 +21,7 @@ from pipeline.errors import HostLacks, Refused
 from pipeline.formats import archive, git_tree, kconfig
 from pipeline.inspect import kernel_files, kernel_role, package_contents
 from pipeline.packaging import log_errors, rpmbuild
-from pipeline.patching.series import Proven
+from pipeline.patching.series import VerifiedPatch
 from pipeline.recipes import spec_overlay
 
 ARCH = "x86_64"
@@ -117,7 +117,9 @@ class Parameters:
         return {**given, "uname": self.uname, "switches": list(self.switches), "signed modules": self.signs_modules}
 
 
-def of_line(line: Line, role: RoleName, series: list[Proven], image: str, *, small: bool, epoch: int) -> Parameters:
+def of_line(
+    line: Line, role: RoleName, series: list[VerifiedPatch], image: str, *, small: bool, epoch: int
+) -> Parameters:
     """The parameters of one role of a line. What a patch leaves out of the tree comes in as an option."""
     data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
     source = required(source if isinstance(source, SrpmSource) else None, "source package as its kernel-source")

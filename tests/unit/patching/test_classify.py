@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 import tasks
+from pipeline.commands import patches
 from pipeline.commands.task import Outcome
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode, Refused, UsageError
-from pipeline.patching import series
 from tests.fixtures.patches import plain
 
 
@@ -83,4 +83,4 @@ def test_what_is_no_file_with_an_end_is_the_persons_mistake(tmp_path: Path) -> N
     named = (str(tmp_path / name) for name in ("", "fifo", "sparse"))
     for path in ("/dev/zero", "/nowhere", "/dev/null", "/proc/self/mem", "a\0b", *named):
         with pytest.raises(UsageError, match="the patch cannot be read"):
-            series.classify_file(path, line_loader.load("el6"), context)
+            patches.classify_file(path, line_loader.load("el6"), context)

@@ -1,0 +1,232 @@
+"""Show how the patches of a line were verified and its roles proven, or how a patch at hand fits the rules.
+
+The table is the evidence an auditor reads: where each patch came from, which role its name
+claims, which role its content proves and by which rule, and what it leaves in the tree.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import line_checks
+from pipeline.config.context import RunContext
+from pipeline.config.line_model import Line, RoleName
+from pipeline.core.fs import write_atomic
+from pipeline.errors import Refused, UsageError
+from pipeline.patching import apply, compare, patch_file, role_rules, series
+from pipeline.patching.series import VerifiedPatch
+from pipeline.patching.series_rules import RoleProof
+from pipeline.sources.resolver import Sources
+
+SHOWN_OFFSETS = 12  # hunks listed by name in the text; the JSON has all
+
+
+def verify_line(line: Line, context: RunContext) -> dict[str, Any]:
+    """Verify and apply every series of the line. Raises `Refused` for the first set that is not as recorded."""
+    sources = Sources(line, context.settings, context.console)
+    verified = {item.name: item for item in sources.fetch()}
+    patches = series.verify_patches(line, verified)
+    trees = series.Trees(line, patches, verified, context)
+    headings = ("patch", "sha256", "origin", "name claims", "content proves", "files", "hunks", "lines")
+    context.console.table(headings, [_row(item) for item in patches], f"line {line.label}")
+    for item in patches:
+        _show_patch(item, line, context)
+    proofs = series.verify_roles(line, patches, trees)
+    roles = {role: _applied(role, proofs.get(role), trees, context) for role in line.data.roles}
+    document = {**line.evidence(), "patches": [item.as_dict() for item in patches], "roles": roles}
+    write_atomic(_evidence(context, line), json.dumps(document, indent=2, default=str) + "\n")
+    context.console.say(f"evidence: {_evidence(context, line)}")
+    return document
+
+
+def _row(item: VerifiedPatch) -> tuple[str, ...]:
+    parsed = item.parsed
+    proves = item.found.role or f"part of {item.role}"
+    size = (str(len(parsed.files)), str(parsed.hunks), f"+{parsed.added} -{parsed.removed}")
+    return (item.name, parsed.sha256[:16] + "…", item.where, item.claim, str(proves), *size)
+
+
+def _show_patch(item: VerifiedPatch, line: Line, context: RunContext) -> None:
+    say = context.console.say
+    say(f"{item.name}: out of {item.origin}")
+    if item.found.role:
+        say(f"{item.name}: {item.role} {item.found.by}")
+    else:
+        forbidden = ", ".join(line.data.rules[item.role].must_not_touch)
+        beside = f"; touches nothing in {forbidden}" if forbidden else ""
+        say(f"{item.name}: no role by itself, part of the {item.role}'s series by its pinned digest{beside}")
+    if item.found.option:
+        say(f"{item.name}: {item.found.option}")
+    for rule in item.model.leave_out:
+        moved = ", ".join(f"{option}={value}" for option, value in rule.config.items()) or "nothing"
+        say(f"{item.name}: {rule.file} left out ({rule.why}); to the kernel configuration: {moved}")
+    if item.parsed.restored:
+        say(f"{item.name}: its last {item.parsed.restored} blank lines are cut off; GNU patch puts them back")
+    for note in item.notes:
+        context.console.warn(f"{item.name}: {note}")
+
+
+def _applied(role: RoleName, proof: RoleProof | None, trees: series.Trees, context: RunContext) -> dict[str, Any]:
+    """How one role was proven and what its series did, as text and as evidence keeps it."""
+    say = context.console.say
+    if proof is None:
+        say(f"{role}: no patch; the tree stays as it is")
+        return {"patches": 0}
+    say(f"{role}: proven by {proof.proven_by}")
+    if not proof.patch:
+        say(f"{role}: {proof.found.by}; {proof.found.option}")
+    report, tree, left = trees.report(role), trees.pristine().tree, trees.of(role)
+    say(
+        f"{role}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "
+        f"{left.changed} paths differ from the pristine tree {tree[:12]}, each as recorded: {left.tree[:12]}"
+    )
+    offsets = list(_offsets(report))
+    for text in offsets[:SHOWN_OFFSETS]:
+        say(f"  {text}")
+    if len(offsets) > SHOWN_OFFSETS:
+        say(f"  and {len(offsets) - SHOWN_OFFSETS} more")
+    applied = {"pristine": tree, "tree": left.tree, "files": list(_files(report))}
+    return {"patches": len(proof.alone), **proof.as_dict(), **applied}
+
+
+def _offsets(report: apply.SeriesReport) -> Iterator[str]:
+    for patch in report.patches:
+        for file in patch.files:
+            for hunk in file.hunks:
+                if hunk.offset:
+                    yield f"{patch.name}: {file.path} hunk {hunk.number} moved by {hunk.offset} lines"
+
+
+def _files(report: apply.SeriesReport) -> Iterator[dict[str, Any]]:
+    for patch in report.patches:
+        for file in patch.files:
+            yield {
+                "patch": patch.name,
+                "path": file.path,
+                "status": file.status,
+                "before": file.before.blob if file.before else None,
+                "after": file.after.blob if file.after else None,
+                "hunks": [{"number": hunk.number, "offset": hunk.offset, "fuzz": 0} for hunk in file.hunks],
+            }
+
+
+def _evidence(context: RunContext, line: Line) -> Path:
+    return context.settings.artifacts / "evidence" / line.name / "patches.json"
+
+
+def _read(path: str) -> patch_file.PatchFile:
+    return patch_file.parse(series.read_patch(Path(path)), path)
+
+
+def classify_file(path: str, line: Line, context: RunContext) -> dict[str, Any]:
+    """Find the role of any patch file by the line's rules. Raises `Refused` for one that fits none or several."""
+    parsed = _read(path)
+    found = role_rules.classify(parsed, line.data.rules)
+    claim = role_rules.claimed(path)
+    if not line.data.rules:
+        raise UsageError(
+            f"the line {line.name} has no rules to hold a patch against", hint="./inv patches el6 --classify FILE"
+        )
+    role = str(found.role or "no single role")
+    size = (len(parsed.files), parsed.hunks, f"+{parsed.added} -{parsed.removed}")
+    headings = ("patch", "sha256", "name claims", "content proves", "files", "hunks", "lines")
+    context.console.table(headings, [(Path(path).name, parsed.sha256, claim, role, *size)])
+    for each in line.data.rules:
+        failed, option = found.failed(each), found.options[each]
+        seen = f"; {option}" if option.found or not failed else ""
+        context.console.say(f"{each}: {'; '.join(failed) or _fit(option)}{seen}")
+    pinned = _pinned(parsed, line)
+    named = [f"{name} ({place})" if place else name for name, place in pinned.items()]
+    context.console.say(f"pinned in the line {line.label}: {', '.join(named) or 'no'}")
+    if found.role is None or found.option is None:
+        raise _unfit(path, parsed, found, line, pinned)
+    if not found.option.right:
+        why = "director and real servers must agree on it; if not, the servers see the director's address"
+        context.console.warn(f"{path}: {found.role} by content, but {found.option}; {why}")
+    return {
+        "patch": path,
+        "sha256": parsed.sha256,
+        "role": found.role,
+        "by": found.by,
+        "claims": claim,
+        "option": found.option.as_dict(),
+        "pinned": list(pinned),
+    }
+
+
+def _pinned(parsed: patch_file.PatchFile, line: Line) -> dict[str, str]:
+    """The names of the line's patches with this digest, each with its place in a series of several patches."""
+    found = {}
+    for name, model in line.data.patches.items():
+        if model.sha256 == parsed.sha256:
+            places = [
+                f"{role.series.index(name) + 1} of {len(role.series)} in the {role_name}'s series"
+                for role_name, role in line.data.roles.items()
+                if name in role.series and len(role.series) > 1
+            ]
+            found[name] = ", ".join(places)
+    return found
+
+
+def _fit(option: role_rules.Option) -> str:
+    return "fits" if option.right else "fits in all but the option's number"
+
+
+def _unfit(
+    path: str,
+    parsed: patch_file.PatchFile,
+    found: role_rules.Classification,
+    line: Line,
+    pinned: Mapping[str, str],
+) -> Refused:
+    """Why the patch has no single role; that it is part of a series, or only of another depth, is named."""
+    what = "the patch fits the rules of " + ("several roles" if found.fits else "no role")
+    for name, place in pinned.items():
+        if place:
+            why = f"it is {name}, patch {place}; a role is proven of a series as a whole"
+            return Refused(what, where=path, why=why, hint=f"./inv patches {line_checks.option(line)}")
+    for wanted in (path for rule in line.data.rules.values() for path in rule.must_add):
+        header = re.search(rb"^\+\+\+ (\S*/)?" + re.escape(wanted.encode()) + rb"(?=\s)", parsed.data, re.MULTILINE)
+        depth = (header[1] or b"").count(b"/") if header else 1
+        if depth != 1:
+            return Refused(
+                f"{what}: its paths are those of patch -p{depth}, and only -p1 is read",
+                where=path,
+                why=f"it names {wanted} with {depth} directories before it, not with one such as a/ or b/",
+                hint="have it made with git diff, or with diff -uprN OLD NEW beside both trees",
+            )
+    return Refused(what, where=path, hint=f"./inv lines --show {line.name} prints its rules")
+
+
+def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> dict[str, Any]:
+    """Compare two versions of a patch, file by file, by their effect."""
+    one, other = (_read(path) for path in pair)
+    result = compare.compare(one, other, line.data.rules)
+    for letter, side in (("A", result.a), ("B", result.b)):
+        options = ", ".join(
+            f"{name} {'/'.join(map(str, numbers)) or 'unknown'}" for name, numbers in side.options.items()
+        )
+        role = side.role or "no single role"
+        context.console.say(f"{letter}: {side.name} sha256 {side.sha256}, {role}, {options or 'no option number'}")
+    for file in result.differing:
+        context.console.say(f"{file.path}: {file.verdict}" + (f" ({'; '.join(file.about)})" if file.about else ""))
+        for text in file.lines:
+            context.console.say(f"    {text}")
+        if file.left_out:
+            context.console.say(f"    and {file.left_out} lines more")
+    same = len(result.files) - len(result.differing)
+    context.console.say(f"{same} files with the same effect, {len(result.differing)} that differ")
+    return {
+        "same_effect": result.same_effect,
+        "a": _side(result.a),
+        "b": _side(result.b),
+        "files": [{"path": f.path, "verdict": f.verdict, "about": f.about, "lines": f.lines} for f in result.files],
+    }
+
+
+def _side(side: compare.Side) -> dict[str, Any]:
+    return {"name": side.name, "sha256": side.sha256, "role": side.role, "options": side.options}
