@@ -35,7 +35,7 @@ class Classified:
         file, self.out, self.err = place / "some.patch", io.StringIO(), io.StringIO()
         file.write_bytes(data)
         context = RunContext(load({"artifacts": place / "artifacts"}, {}), Console(out=self.out, err=self.err))
-        ended: Any = tasks.patches.body.__wrapped__(context, "el6", None, str(file))
+        ended: Any = tasks.patches.body.__wrapped__(context, None, str(file))
         assert isinstance(ended, Outcome)
         self.code, self.data = ended.code, json.loads(json.dumps(ended.data))
 
