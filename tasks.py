@@ -250,7 +250,7 @@ def store(context: RunContext, action: str) -> Any:
     help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"},
 )
 def doctor(context: RunContext, kernel: str = "") -> Any:
-    """Say whether this host can do the work: each finding, what it affects, how to mend it."""
+    """Say whether this host can do the work: each finding, what it affects, its remedy."""
     from pipeline.host import doctor as checks
 
     def debian_kernel() -> Any:

@@ -1,4 +1,4 @@
-"""`python -m pipeline`: what `./inv` runs."""
+"""Run the program as `python -m pipeline`, which `./inv` does."""
 
 from pipeline.cli.app import main
 

@@ -34,14 +34,14 @@ class ExitCode(IntEnum):
 _LABEL = re.compile(r"(?m)(?<=\n) {0,3}(?=(?:error|warning|where|why|next):)")
 
 _MEANINGS = {
-    ExitCode.OK: "everything asked for was done",
+    ExitCode.OK: "everything requested was done",
     ExitCode.BUG: "a mistake in this program; please report it with the log",
     ExitCode.USAGE: "a mistake on the command line or in a line file",
-    ExitCode.UNREACHABLE: "a source could not be had from any place it is known to be",
-    ExitCode.REFUSED: "something was had, but is not what it must be: digest, signature, role or tree",
+    ExitCode.UNREACHABLE: "a source was unreachable at every address",
+    ExitCode.REFUSED: "verification failed: digest, signature, role or tree",
     ExitCode.BUILD: "a build step failed",
     ExitCode.TEST: "a test or a lab scenario failed",
-    ExitCode.HOST: "the host lacks a program, a permission or room",
+    ExitCode.HOST: "the host lacks a program, a permission or disk space",
     ExitCode.LOCKED: "another run holds what this one needs",
 }
 
@@ -61,8 +61,8 @@ class PipelineError(Exception):
 
     def __str__(self) -> str:
         parts = (("where", self.where), ("why", self.why), ("next", self.hint))
-        told = [f"  {label}: {text}".replace("\n", "\n    ") for label, text in parts if text]
-        return "\n".join([_LABEL.sub("    ", self.what), *told])
+        rows = [f"  {label}: {text}".replace("\n", "\n    ") for label, text in parts if text]
+        return "\n".join([_LABEL.sub("    ", self.what), *rows])
 
     def as_dict(self) -> dict[str, object]:
         """Return the error as `--json` prints it."""

@@ -1,1 +1,1 @@
-"""Hold what was made and kept against its records."""
+"""Verify everything below the artifacts directory against its records."""

@@ -1,4 +1,4 @@
-"""Read everything that was made and kept below the artifacts directory whole, and tell what is not as it was made.
+"""Read every file below the artifacts directory and report differences from the records.
 
 Changes nothing. Each kind is verified by the module that makes it; `KINDS` names them all.
 """
@@ -21,18 +21,20 @@ Found = Iterator[tuple[Path, str]]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of what is kept. `verified` yields the path and the problem of what differs, of one line where one is
-    given and the kind is of lines; `mend` is the command that makes it anew: `{line}` stands for the options that
-    mean the line, `{name}` for the directory below the kind's own.
+    """A kind of kept files.
+
+    `verified` yields path and problem of each difference, of one line where one is given and the kind has lines.
+    `remedy` is the command that makes the file anew: `{line}` stands for the options that name the line, `{name}` for
+    the directory below the kind's own.
     """
 
     name: str
     verified: Callable[[Path, str], Found]
-    mend: str
+    remedy: str
 
 
 def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
-    """Say what differs, of `line` only where one is given, and return it as `--json` prints it.
+    """Print the differences, with `line` only that line's, and return them as `--json` prints them.
 
     Raises `UsageError` for a line of which nothing is there.
     """
@@ -49,7 +51,7 @@ def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
         for path, problem in kind.verified(artifacts, line):
             parts = path.relative_to(artifacts).parts
             name = parts[1] if len(parts) > 1 else ""
-            following = kind.mend.format(name=neutral.word(name), line=_options(artifacts, name))
+            following = kind.remedy.format(name=neutral.word(name), line=_options(artifacts, name))
             found.append({"kind": kind.name, "path": str(path), "problem": problem, "next": following})
     for row in found:
         console.say(f"{row['path']}: {row['problem']}\n  next: {row['next']}")
@@ -58,7 +60,7 @@ def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
 
 
 def _options(artifacts: Path, name: str) -> str:
-    """What means the line to whose directory a name belongs, as its builds were told."""
+    """Return the options that name the line of a directory, as recorded by its builds."""
     line = name.removesuffix("-small")
     words: tuple[str, ...] = ("--line", line)
     for path in (artifacts / "steps" / line).glob(f"*/*/{step_record.FILE}"):
@@ -68,7 +70,7 @@ def _options(artifacts: Path, name: str) -> str:
 
 
 def _steps(artifacts: Path, line: str) -> Found:
-    """Every result of every step, the damaged ones that are kept aside left out."""
+    """Yield the problems of every step's results, without damaged ones already set aside."""
     for place in inventory.lines(artifacts):
         for step in inventory.steps(place) if line in ("", place.name) else ():
             for path in inventory.entries(step):

@@ -1,1 +1,1 @@
-"""The command line and its generated pages."""
+"""Parse the command line, turn errors into text and exit codes, and generate pages of the docs."""

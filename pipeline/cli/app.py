@@ -1,4 +1,4 @@
-"""The command line: invoke's program, with words for options, exit code 2 for mistakes, and none of its settings."""
+"""Run the command line with invoke: words in place of options, exit code 2 for mistakes, no invoke settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from invoke.program import Program as InvokeProgram
 
 from pipeline.commands.task import Stopped
 from pipeline.core import artifacts, disk_space, process, rlimits
-from pipeline.core.console import Console, make_usable, taking
+from pipeline.core.console import Console, make_usable, output_errors
 from pipeline.errors import HostLacks, PipelineError, UsageError
 
 # Stop us as Ctrl-C does, with everything cleaned up.
@@ -25,24 +25,24 @@ _STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 
 
 class _Defaults(Config):
-    """Invoke's settings without its files and variables: `~/.invoke.py` would be run, and none of them is ours."""
+    """Invoke's settings without its files and variables: invoke would run `~/.invoke.py`."""
 
     def load_base_conf_files(self) -> None:
         """Load nothing."""
 
     def load_shell_env(self) -> None:
-        """Load nothing, but merge, as is due here."""
+        """Load nothing; merge, as invoke expects here."""
         self.merge()
 
 
 class Program(InvokeProgram):
-    """Invoke's program with three differences: words without option names, exit code 2 for mistakes, no settings."""
+    """Invoke's program with words for options, exit code 2 for mistakes, and no settings of invoke's."""
 
     def __init__(self, **named: Any) -> None:
         super().__init__(config_class=_Defaults, **named)
 
     def parse_tasks(self) -> None:
-        """Gives each word its option's name before invoke reads it; ends with 2 where it cannot."""
+        """Put each word's option before it, for invoke; exit with 2 on a mistake."""
         verb = next((word for word in self.core.unparsed if word in self.collection.task_names), None)
         if verb and {"--help", "-h"} & set(self.core.unparsed):
             self.args.help.value, self.core.unparsed = verb, []  # wherever it stands, even where words are missing
@@ -58,7 +58,7 @@ class Program(InvokeProgram):
 
 
 def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
-    """`patches el6` as `patches --line el6`, `--diff A B` as `--diff A --diff B`.
+    """Convert `patches el6` to `patches --line el6`, and `--diff A B` to `--diff A --diff B`.
 
     What has its name already is left alone; so is a word that no verb takes, for invoke to refuse.
     Raises `ParseError` for an unknown option where a word is due: invoke would take it for that word.
@@ -88,7 +88,7 @@ def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
 
 
 def arguments(task: Any) -> list[Any]:
-    """The task's arguments. Invoke takes the help texts away at the first look: they are put back."""
+    """Return the task's arguments, and keep the help texts, which invoke removes on first use."""
     texts = dict(task.help)
     found: list[Any] = task.get_arguments()
     task.help = texts
@@ -96,7 +96,7 @@ def arguments(task: Any) -> list[Any]:
 
 
 def _due(task: Any, option: str) -> list[str]:
-    """The words that belong to this option, each as what must be put before it."""
+    """Return the words that follow this option, each as the option to put before it."""
     for argument in arguments(task) if task else ():
         if option.lstrip("-") in argument.names and argument.takes_value:
             return ["", option] if option.lstrip("-") in task.pairs else [""]
@@ -104,7 +104,7 @@ def _due(task: Any, option: str) -> list[str]:
 
 
 def main() -> None:
-    """The command line behind `./inv` and the installed program."""
+    """Run the command line of `./inv` and of the installed program."""
     import tasks
     from pipeline import __version__
 
@@ -119,7 +119,7 @@ def main() -> None:
             _require_directory()
             os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
             namespace = Collection.from_module(tasks)
-            with taking(sys.stdout):  # help, that is: verbs say what they say through a console
+            with output_errors(sys.stdout):  # help, that is: verbs say what they say through a console
                 try:
                     Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()
                 finally:
@@ -136,7 +136,7 @@ def _stop(number: int, _: object) -> None:
 
 
 def _require_directory() -> None:
-    """Raises `HostLacks` where the directory that we are in was removed."""
+    """Raise `HostLacks` where the working directory was removed."""
     try:
         Path.cwd()
     except FileNotFoundError as error:

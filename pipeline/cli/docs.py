@@ -1,4 +1,4 @@
-"""The pages docs/commands.md and docs/exit-codes.md, made from the code they describe.
+"""Generate docs/commands.md and docs/exit-codes.md from the code.
 
 `python -m pipeline.cli.docs [commands|exit-codes]` prints one; a test compares it with the file.
 """
@@ -42,23 +42,23 @@ _EXIT_CODES = """\
 
 Made by `python -m pipeline.cli.docs exit-codes`; do not edit.
 
-The code says whose turn it is. With `--json` the error is also one JSON document on standard output, with
+The code says who must act. With `--json` the error is also one JSON document on standard output, with
 the keys `error`, `exit_code`, `what`, `where`, `why` and `next`.
 """
 _INTERRUPTED = """\
 A run stopped by a signal ends with 128 and the signal's number, as shells report it: 130 for Ctrl-C, 143 for SIGTERM,
-129 when the terminal is closed. Nothing of it goes on running, and the next run continues.
+129 when the terminal is closed. Nothing is left running, and the next run continues.
 """
 
-# For each code a command that ends with it, when it does, and the first line it says.
+# For each code: a command that ends with it, under which condition, and the first line of its output.
 _EXAMPLES = {
     ExitCode.OK: ("./inv lines", "", "the table of lines"),
     ExitCode.BUG: ("", "none is known", "a Python traceback, and to report it"),
-    ExitCode.USAGE: ("./inv lines --show el7", "", "there is no line 'el7'"),
+    ExitCode.USAGE: ("./inv lines --show el7", "", "line 'el7': not found"),
     ExitCode.UNREACHABLE: (
         "./inv fetch lts61 --offline",
         "as the first fetch",
-        "Debian's index has not been asked yet and --offline forbids it",
+        "Debian's index has not been read yet and --offline forbids that",
     ),
     ExitCode.REFUSED: (
         "./inv fetch el6",
@@ -85,7 +85,7 @@ _EXAMPLES = {
 
 
 def commands() -> str:
-    """The page of verbs, options and settings."""
+    """Return the page of verbs, options and settings."""
     import tasks
 
     found = Collection.from_module(tasks).tasks
@@ -94,19 +94,19 @@ def commands() -> str:
 
 
 def exit_codes() -> str:
-    """The page of exit codes."""
+    """Return the page of exit codes."""
     rows = [(str(code.value), code.name, code.meaning, *_example(code)) for code in ExitCode]
-    table = _table(("code", "name", "meaning", "example", "what it says"), rows)
+    table = _table(("code", "name", "meaning", "example", "message"), rows)
     return "\n".join([_EXIT_CODES, table, _INTERRUPTED])
 
 
 def _example(code: ExitCode) -> tuple[str, str]:
-    command, when, said = _EXAMPLES[code]
-    return ", ".join(part for part in (f"`{command}`" if command else "", when) if part), said
+    command, when, message = _EXAMPLES[code]
+    return ", ".join(part for part in (f"`{command}`" if command else "", when) if part), message
 
 
 def _verb(task: Any) -> str:
-    """One verb: how it is typed, what it does, its own options, and the settings that bear on it."""
+    """Return the section of a verb: usage, purpose, its own options, and its settings."""
     arguments = {argument.name.replace("_", "-"): argument for argument in app.arguments(task)}
     rows = [TABLE[name] for name in arguments if name in task.settings]
     own = [argument for name, argument in arguments.items() if name not in task.settings]
@@ -131,7 +131,7 @@ def _usage(task: Any, own: Sequence[Any]) -> Iterator[str]:
 
 
 def _typed(task: Any, argument: Any) -> str:
-    """An option or word as a person types it."""
+    """Return an option or word as typed on the command line."""
     name = argument.name.replace("_", "-")
     if argument.positional or name in (*task.words, task.many):
         return f"`{argument.name.upper()}` or `--{name} {argument.name.upper()}`"
@@ -163,7 +163,7 @@ PAGES: dict[str, Callable[[], str]] = {"commands": commands, "exit-codes": exit_
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the page of that name; the commands without one."""
+    """Print the page of that name; the commands without one."""
     named = list(sys.argv[1:] if arguments is None else arguments) or ["commands"]
     if len(named) > 1 or named[0] not in PAGES:
         print(f"usage: python -m pipeline.cli.docs {{{','.join(PAGES)}}}", file=sys.stderr)

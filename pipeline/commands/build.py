@@ -306,13 +306,13 @@ class BuildCommand:
     def _look(self) -> None:
         """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
         sources = Sources(self.line, self.context.settings, self.context.console)
-        if silent := sources.silent():
+        if missing := sources.unavailable():
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
             if self.context.settings.offline:
                 hint = f"drop --offline, or {hint}"
             if self.base != "lts61":
                 hint += "; or build the current kernel from Debian's archive: ./inv build-all --line lts61"
-            raise preflight.failure(silent, hint)
+            raise preflight.failure(missing, hint)
 
     def _ended(self, summary: Summary, comparison: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.context.settings

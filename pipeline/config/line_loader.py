@@ -60,7 +60,7 @@ def load(name: str | None = None, line_file: Path | None = None) -> Line:
         return line
     path = resources.lines_dir() / f"{name}.toml"
     if name not in names():
-        raise UsageError(f"there is no line {name!r}", why=f"known: {', '.join(names())}", hint="./inv lines")
+        raise UsageError(f"line {name!r}: not found", why=f"known: {', '.join(names())}", hint="./inv lines")
     return _load_file(path)
 
 
@@ -109,7 +109,7 @@ def _read(path: Path) -> _Document:
         text = data.decode()
         return _Document(path, text, hashlib.sha256(data).hexdigest(), tomllib.loads(text))
     except FileNotFoundError:
-        raise UsageError("the line file is not there", where=str(path), hint="./inv lines") from None
+        raise UsageError("the line file: not found", where=str(path), hint="./inv lines") from None
     except (OSError, UnicodeDecodeError) as error:
         what = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"the line file cannot be read: {what}", where=str(path), hint="./inv lines") from None
@@ -148,21 +148,21 @@ def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
     """Return the merged line; attribute mistakes present without the override to its base."""
     own = documents[0]
     stem = own.path.stem if own.path.parent == resources.lines_dir() else None
-    data, found = _judged(documents)
+    data, found = _merge(documents)
     if not any(path == ("name",) for path, _, _ in found):
         found += line_checks.check_name(own.raw, stem, names())
     if data is not None and not found:
         return data
-    inherited = set(_judged(documents[1:])[1]) if overriding else set()
+    inherited = set(_merge(documents[1:])[1]) if overriding else set()
     problems = []
     for item in dict.fromkeys(found):
-        guilty = documents[1:] if item in inherited else documents[:1] if overriding else documents
-        problems.append(_located(guilty, *item))
+        origin = documents[1:] if item in inherited else documents[:1] if overriding else documents
+        problems.append(_locate(origin, *item))
     title = f"{len(problems)} mistake(s) in the line file {documents[0].path}"
     raise FileProblems(title, problems, hint="docs/lines.md describes every key")
 
 
-def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
+def _merge(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
     """Merge the documents, the first on top; return the data and every mistake."""
     raw: dict[str, Any] = {}
     for document in reversed(documents):
@@ -175,7 +175,7 @@ def _judged(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found
     return data, list(line_checks.cross_checks(data))
 
 
-def _located(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
+def _locate(documents: Sequence[_Document], path: Sequence[str | int], what: str, allowed: str) -> Problem:
     """Return the problem in the document with most of `path`; the first of equals."""
     document = max(documents, key=lambda d: len(existing(d.raw, path)))
     return Problem(str(document.path), document.line(existing(document.raw, path)), what, allowed)

@@ -32,9 +32,9 @@ class RoleName(StrEnum):
     STOCK = "stock"
 
 
-def _mistake(kind: str, said: str, allowed: str) -> PydanticCustomError:
+def _mistake(kind: str, message: str, allowed: str) -> PydanticCustomError:
     # The text goes in as a value: as a template its braces would be read.
-    return PydanticCustomError(kind, "{said}", {"said": said, "allowed": allowed})
+    return PydanticCustomError(kind, "{message}", {"message": message, "allowed": allowed})
 
 
 def _pattern(name: str, pattern: str, allowed: str) -> Any:
@@ -204,7 +204,7 @@ Source = Annotated[FileSource | SrpmSource | DebianSource, Field(discriminator="
 
 
 class Role(Model):
-    """What a kernel is for: its patches in order, what marks its packages, and its kernel options."""
+    """A role's kernel: its patches in order, the mark of its packages, and its kernel options."""
 
     buildid: BuildId = ""
     series: tuple[Name, ...] = ()
@@ -212,7 +212,7 @@ class Role(Model):
 
 
 class Rule(Model):
-    """What a patch's content must be for its role to be proven. A path ending in '/' is a directory."""
+    """Requirements on a patch's content that prove its role. A path ending in '/' is a directory."""
 
     must_add: tuple[Inside, ...] = ()
     must_touch: tuple[Inside, ...] = ()
@@ -245,7 +245,7 @@ class Patch(Model):
 
 
 class Play(Model):
-    """A scenario of the lab: the roles whose kernels its parts boot, or why the line leaves it out.
+    """A scenario of the lab: the roles whose kernels its guests boot, or the reason that the line leaves it out.
 
     `known` are defects of the line's own upstream, by what does not work: expected, and shown, not hidden.
     """

@@ -27,24 +27,24 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     if line.name in line_loader.names():
         return
     file = line.files[0].resolve()
-    mine = {"file": str(file), "sha256": sha256_of(file)}
+    own = {"file": str(file), "sha256": sha256_of(file)}
     record = artifacts / "lines" / f"{line.name}.json"
     if not write and not record.exists():
         return
     try:
         with locked(record.with_suffix(".lock")):
-            theirs = _read(record)
-            if theirs and not any(theirs.get(key) == value for key, value in mine.items()):
+            recorded = _read(record)
+            if recorded and not any(recorded.get(key) == value for key, value in own.items()):
                 raise UsageError(
-                    f"the name {line.name} is another line file's here: expected {theirs.get('file')}, got {file}",
+                    f"line name {line.name}: used by another line file; expected {recorded.get('file')}, got {file}",
                     where=str(record),
-                    why="steps, evidence and repository would be one's and then the other's; if the other file is"
+                    why="both files would share steps, evidence and repository; if the other file is"
                     f" given up for good, remove {record}",
                     hint=f'change name = "{line.name}" in {file}, or add --artifacts DIR for a place of its own',
                 )
-            owns = theirs.get("file") == mine["file"] or not Path(theirs.get("file", "")).is_file()
-            if write and theirs != mine and owns:
-                write_atomic(record, json.dumps(mine) + "\n")
+            owns = recorded.get("file") == own["file"] or not Path(recorded.get("file", "")).is_file()
+            if write and recorded != own and owns:
+                write_atomic(record, json.dumps(own) + "\n")
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
         raise disk_space.of_host(error, artifacts) or other from None
@@ -52,7 +52,9 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
 
 def _read(record: Path) -> dict[str, str]:
     try:
-        said = json.loads(read_limited(record, _LARGEST))
+        document = json.loads(read_limited(record, _LARGEST))
     except (FileNotFoundError, ValueError):  # or damaged, which is no answer
         return {}
-    return {key: value for key, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
+    return (
+        {key: value for key, value in document.items() if isinstance(value, str)} if isinstance(document, dict) else {}
+    )

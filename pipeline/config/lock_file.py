@@ -85,7 +85,7 @@ def git_identity(place: Path) -> str:
     name, email = (config("--get", f"user.{each}", with_exceptions=False) for each in ("name", "email"))
     if not (name and email):
         raise UsageError(
-            "git does not know who you are, and a pin names its author",
+            "git has no identity, and a pin names its author",
             hint='git config --global user.name "Your Name" && git config --global user.email you@example.org',
         )
     return f"{name} <{email}>"

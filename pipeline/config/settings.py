@@ -219,7 +219,7 @@ def _read_file(path: Path, required: bool) -> dict[str, Any]:
         if not required:
             return {}
         hint = "unset FNAT_SETTINGS or name a file"
-        raise UsageError("the settings file is not there", where=str(path), hint=hint) from None
+        raise UsageError("the settings file: not found", where=str(path), hint=hint) from None
     except OSError as error:
         hint = "unset FNAT_SETTINGS or name a file" if required else f"mv {path} another-name"
         raise UsageError(f"the settings file cannot be read: {error.strerror}", where=str(path), hint=hint) from None
@@ -246,7 +246,7 @@ def _line_of(text: str, key: str) -> int:
     return 1
 
 
-def _checked(row: Setting, value: Any, said: str) -> Any:
+def _checked(row: Setting, value: Any, origin: str) -> Any:
     """Convert `value` to the row's type. Raises `UsageError` that names its origin."""
     reader: dict[str, _Read] = {
         "flag": _flag,
@@ -262,7 +262,7 @@ def _checked(row: Setting, value: Any, said: str) -> Any:
         number = f"a number, {row.least:g} or more"
         texts = f"one of {', '.join(row.choices)}" if row.choices else "text without control characters"
         wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
-        raise UsageError(f"{said} is {value!r}; it must be {wanted.get(row.kind, number)}", hint=_HINT) from None
+        raise UsageError(f"{origin}: {value!r}; expected {wanted.get(row.kind, number)}", hint=_HINT) from None
 
 
 def _text(value: Any) -> str:

@@ -33,7 +33,7 @@ def once(place: Path, fill: Callable[[Path], None], note: Callable[[str], object
         with locked(place.parent / LOCK):
             if problems := _differences(place):  # another run may have made it meanwhile
                 if os.path.lexists(place):
-                    note(f"{place} is not as it was made, and is made anew: {problems[0]}")
+                    note(f"{place}: changed since it was made, making it anew: {problems[0]}")
                 with fs.scratch(place.parent, ".new-") as scratch, disk_space.writing(place.parent):
                     made = scratch / "made"
                     made.mkdir()

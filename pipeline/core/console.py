@@ -34,12 +34,12 @@ def write(stream: TextIO, text: str) -> None:
 
 
 def _put(stream: TextIO, text: str) -> None:
-    with taking(stream):
+    with output_errors(stream):
         print(text, file=stream, flush=True)
 
 
 @contextlib.contextmanager
-def taking(stream: TextIO) -> Iterator[None]:
+def output_errors(stream: TextIO) -> Iterator[None]:
     """Convert the errors of writing to `stream` as `write` does."""
     try:
         yield
@@ -48,8 +48,8 @@ def taking(stream: TextIO) -> Iterator[None]:
     except OSError as error:
         silence(stream)
         name = "standard error" if stream is sys.stderr else "standard output"
-        what = f"{name}: cannot be written; expected room for what is said, got {error.strerror}"
-        raise HostLacks(what, hint="have it lead elsewhere: ./inv ... > FILE") from None
+        what = f"{name}: cannot be written; expected space for the output, got {error.strerror}"
+        raise HostLacks(what, hint="redirect it: ./inv ... > FILE") from None
 
 
 def silence(stream: TextIO) -> None:

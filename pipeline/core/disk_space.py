@@ -21,7 +21,7 @@ from pipeline.errors import HostLacks
 
 LEAST = 1 << 20  # bytes; with less than that left a program that fails did so for want of room
 FULL = (errno.ENOSPC, errno.EDQUOT)
-HINT = "make room there, then run the same command again"
+HINT = "free some space there, then run the same command again"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of the disk or the kernel, wherever the file lies.
 _HOSTS = (
@@ -45,14 +45,14 @@ def writing(place: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, MemoryError, RuntimeError) as error:
-        if limit := rlimits.behind(error):
+        if limit := rlimits.exceeded(error):
             raise limit from error
         if not isinstance(error, OSError):
             raise
         if error.errno in FULL:
             raise lacking(place, error) from error
         if error.errno in _FORBIDDEN:
-            raise HostLacks(f"it cannot be written: {error.strerror}", where=str(place)) from error
+            raise HostLacks(f"the directory cannot be written: {error.strerror}", where=str(place)) from error
         if not is_there(place):
             raise gone(place) from error
         raise
@@ -71,7 +71,7 @@ def _behind_program(error: ProgramFailed, place: Path) -> HostLacks | None:
 def _limit_of(error: ProgramFailed) -> HostLacks | None:
     if error.result is None:
         return None
-    return rlimits.behind_program(error.result.status, error.result.text + error.result.error_text, error.what)
+    return rlimits.exceeded_by_program(error.result.status, error.result.text + error.result.error_text, error.what)
 
 
 @contextlib.contextmanager
@@ -82,8 +82,8 @@ def below(root: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        if told := of_host(error, root):
-            raise told from error
+        if failure := of_host(error, root):
+            raise failure from error
         raise
     except ProgramFailed as error:
         raise _limit_of(error) or error from error
@@ -91,26 +91,28 @@ def below(root: Path) -> Iterator[None]:
 
 def of_host(error: BaseException, root: Path) -> HostLacks | None:
     """Return the host's problem behind an error that escaped; None where it may be a defect of this program."""
-    if limit := rlimits.behind(error):
+    if limit := rlimits.exceeded(error):
         return limit
     if isinstance(error, MemoryError):
         return HostLacks("the host: no memory is left; expected some for this program", hint="free -m")
     if isinstance(error, RuntimeError) and "start new thread" in str(error):
-        return HostLacks(f"the host: {error}; expected room for one more", hint="cat /proc/sys/kernel/threads-max")
+        return HostLacks(
+            f"the host: {error}; expected one more thread or process", hint="cat /proc/sys/kernel/threads-max"
+        )
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    place, said = Path(_named(error)), os.strerror(error.errno)
+    place, reason = Path(_named(error)), os.strerror(error.errno)
     if error.errno in FULL and error.filename is None and (free(root) < LEAST or _lacks_inodes(root)):
         return lacking(root, error)  # a write names no file, and most of what is written lies there
     if error.errno in FULL and error.filename is None:
-        what = f"there is no room: {said}; expected some for standard output and for temporary files"
+        what = f"no disk space is left: {reason}; expected some for standard output and for temporary files"
         return HostLacks(what, hint=f"df -h . {neutral.word(tempfile.gettempdir())}")
     if error.errno in FULL:
         return lacking(place, error)
     own = temporary.directory_of_run()
     is_ours = error.filename is not None and _is_below(place, (root, own) if own else (root,))
     if error.filename is not None and _unusable(error.errno, place.absolute(), root.absolute()):
-        what = f"the artifacts directory {root} cannot be used: {said}"
+        what = f"the artifacts directory {root} cannot be used: {reason}"
         hint = "have a directory there that you may write, all of it; or name another one: --artifacts DIR"
         return HostLacks(what, where=str(place), hint=hint)
     if error.errno == errno.ENOENT and is_ours:
@@ -118,16 +120,16 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
     if error.errno in _HOSTS or (error.errno in _CHANGED and is_ours):
         where = place if error.filename is not None else "the host"
         hint = f"ls -ld {neutral.word(place)}" if error.filename is not None else "dmesg"
-        return HostLacks(f"{where}: cannot be used; expected one that this user may use, got {said}", hint=hint)
+        return HostLacks(f"{where}: cannot be used; expected one that this user may use, got {reason}", hint=hint)
     return None
 
 
 def gone(place: Path) -> HostLacks:
     """Return the error of a run whose files were removed meanwhile."""
     return HostLacks(
-        f"{place}: not there any more; expected what this run or an earlier one made",
+        f"{place}: missing; expected a file of this run or an earlier one",
         where=str(place),
-        why="something removed it while it was in use",
+        why="it was removed while in use",
         hint="run the same command again: what is missing is made anew",
     )
 
@@ -176,12 +178,12 @@ def require(place: Path, amount: int, what: str) -> None:
     """Raise `HostLacks` unless `amount` bytes are free at `place` for `what`."""
     if free(place) < amount:
         why = f"{what} needs {human_bytes(amount)}, {human_bytes(free(place))} are free"
-        raise HostLacks("there is no room", where=str(place.resolve()), why=why, hint=HINT)
+        raise HostLacks("no disk space is left", where=str(place.resolve()), why=why, hint=HINT)
 
 
 def free(place: Path) -> int:
     """Return the bytes that may still be written at `place`, or where that will be created."""
-    left = os.statvfs(_there(place))
+    left = os.statvfs(_existing_parent(place))
     return left.f_bavail * left.f_frsize
 
 
@@ -191,24 +193,26 @@ def lacking(place: Path, found: BaseException | str) -> HostLacks:
     why = os.strerror(number) if number else found if isinstance(found, str) else getattr(found, "what", str(found))
     if number == errno.EDQUOT:
         hint = "remove what is not needed, ./inv clean says what could go; or have this user's quota raised"
-        return HostLacks("there is no room", where=str(place.resolve()), why=f"{why}: this user's quota", hint=hint)
+        return HostLacks(
+            "no disk space is left", where=str(place.resolve()), why=f"{why}: this user's quota", hint=hint
+        )
     if _lacks_inodes(place):
         return HostLacks(
-            "there is no room: no inodes are left, however many bytes are",
+            "no disk space is left: no inodes, however many bytes",
             where=str(place.resolve()),
             why=f"{why}; {human_bytes(free(place))} and 0 inodes are free",
-            hint=f"df -i {neutral.word(_there(place))}",
+            hint=f"df -i {neutral.word(_existing_parent(place))}",
         )
-    told = f"{why}; {human_bytes(free(place))} are free"
-    return HostLacks("there is no room", where=str(place.resolve()), why=told, hint=HINT)
+    failure = f"{why}; {human_bytes(free(place))} are free"
+    return HostLacks("no disk space is left", where=str(place.resolve()), why=failure, hint=HINT)
 
 
 def _lacks_inodes(place: Path) -> bool:
-    left = os.statvfs(_there(place))
+    left = os.statvfs(_existing_parent(place))
     return left.f_files > 0 and left.f_favail == 0
 
 
-def _there(place: Path) -> Path:
+def _existing_parent(place: Path) -> Path:
     """Return the path itself, or its nearest existing parent."""
     return next(path for path in (place, *place.resolve().parents) if is_there(path))
 
@@ -219,5 +223,5 @@ def _was_full(error: ProgramFailed, place: Path) -> bool:
     with contextlib.suppress(OSError):  # createrepo_c, for one, only says "file operation error"
         if free(place) < LEAST or _lacks_inodes(place):
             return True
-    said = error.result.text + error.result.error_text
-    return any(os.strerror(number) in said for number in FULL)
+    reason = error.result.text + error.result.error_text
+    return any(os.strerror(number) in reason for number in FULL)

@@ -20,7 +20,9 @@ def read_text(path: Path, *, hint: str) -> str:
     try:
         return read_limited(path, MOST).decode()
     except FileNotFoundError:
-        raise Refused(f"{path.name}: missing; expected what was written there", where=str(path), hint=hint) from None
+        raise Refused(
+            f"{path.name}: missing; expected the document of an earlier run", where=str(path), hint=hint
+        ) from None
     except OSError as error:
         raise damaged(path, "text", error.strerror or str(error), hint) from None
     except UnicodeDecodeError as error:

@@ -154,15 +154,15 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
     """
     if not text.strip():
-        raise ValueError("it is empty")
+        raise ValueError("empty")
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise ValueError("it is no JSON document") from None
+        raise ValueError("not a JSON document") from None
     if not isinstance(document, dict) or not isinstance(document.get(SEAL), str):
-        raise ValueError("it bears no seal")
+        raise ValueError("no seal")
     if document.pop(SEAL) != _digest(document):
-        raise ValueError("its seal does not match what it says")
+        raise ValueError("its seal does not match its content")
     return document
 
 
@@ -193,8 +193,8 @@ def check(root: Path, expected: Mapping[str, Any], *, content: bool = False) -> 
     except (OSError, ValueError) as error:
         return (Difference(RECORD, f"no record of what was made: {error}"),)
     if other := [name for name, value in expected.items() if known.get(name) != value]:
-        told = "; ".join(f"{name} {known.get(name)}, expected {expected[name]}" for name in other)
-        return (Difference(RECORD, f"the record of something else: {told}"),)
+        differing = "; ".join(f"{name} {known.get(name)}, expected {expected[name]}" for name in other)
+        return (Difference(RECORD, f"the record of something else: {differing}"),)
     try:
         entries = from_rows(json.loads(rows))
         found = compare(root, entries, content=content)

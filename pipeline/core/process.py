@@ -32,7 +32,7 @@ _GUARD = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", 'unset PWD
 # packages, a few MiB each; what has no end goes to a file, by `start`.
 OUTPUT_MOST = 64 << 20
 _running: set[subprocess.Popen[bytes]] = set()
-_told_to_stop = threading.Event()
+_stop_requested = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -97,14 +97,14 @@ def reproducer(argv: Sequence[str], cwd: Path | None = None) -> str:
 
 def stop_all() -> None:
     """Stop the run: end every program and let none start, so that every waiting thread unwinds."""
-    _told_to_stop.set()
+    _stop_requested.set()
     for child in list(_running):
         _kill_group(child)
 
 
 def go_on() -> None:
     """Raise `Stopped` once the run is to stop; for threads that wait for anything but a program."""
-    if _told_to_stop.is_set():
+    if _stop_requested.is_set():
         raise Stopped
 
 
@@ -258,7 +258,7 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
 def _require(program: str, cwd: Path | None, path: str) -> None:
     """Raise unless the program and its working directory exist, each with an error of its own."""
     if cwd is not None and not cwd.is_dir():
-        what = "a program's working directory: not there any more; something removed it while it was in use"
+        what = "a program's working directory: missing; it was removed while in use"
         raise HostLacks(what, where=str(cwd), hint="run the same command again: what is missing is made anew")
     if shutil.which(program, path=path) is None:
         there = shutil.which(program, os.F_OK, path) is not None

@@ -46,7 +46,7 @@ class Limit:
         return HostLacks(
             f"the shell's limit `ulimit {self.option}` ({self.what}): too low; expected {expected}, got {soft}",
             why=why,
-            hint=f"ulimit {self.option} shows it; start ./inv from a shell without it",
+            hint=f"ulimit {self.option} shows it; use a shell without that limit",
         )
 
     def used_up(self, why: str) -> HostLacks:
@@ -72,7 +72,7 @@ _BY_ERROR = {
 _BY_SIGNAL = {signal.SIGXFSZ: FILE_SIZE, signal.SIGXCPU: CPU, signal.SIGKILL: CPU}
 
 
-def behind(error: BaseException) -> HostLacks | None:
+def exceeded(error: BaseException) -> HostLacks | None:
     """Return the limit behind an error of this process; None where no such limit is set."""
     if isinstance(error, MemoryError):
         return _blamed((MEMORY,), "there was no more memory")
@@ -86,12 +86,12 @@ def behind(error: BaseException) -> HostLacks | None:
     return None
 
 
-def behind_program(status: int, said: str, why: str) -> HostLacks | None:
+def exceeded_by_program(status: int, output: str, why: str) -> HostLacks | None:
     """Return the limit behind a program's `status` (minus the signal's number) and output `said`, or None."""
     if -status in _BY_SIGNAL:
         return _blamed((_BY_SIGNAL[signal.Signals(-status)],), why)
     for number, limit in _BY_ERROR.items():
-        if os.strerror(number) in said and (blamed := _blamed((limit,), why)):
+        if os.strerror(number) in output and (blamed := _blamed((limit,), why)):
             return blamed
     return None
 

@@ -28,7 +28,7 @@ def render(name: str, /, **variables: Any) -> str:
     try:
         return _environment(_kind(name)).get_template(name).render(variables)
     except TemplateNotFound:
-        raise PipelineError(f"there is no template {name}", where=str(resources.data_root())) from None
+        raise PipelineError(f"template {name}: not found", where=str(resources.data_root())) from None
     except TemplateError as error:
         what = f"the template {name} cannot be rendered: {error.message}"
         raise PipelineError(what, where=_place(name, error)) from None
@@ -43,7 +43,7 @@ def source(name: str) -> str:
     try:
         return environment.loader.get_source(environment, name)[0]
     except TemplateNotFound:
-        raise PipelineError(f"there is no template {name}", where=str(resources.data_root())) from None
+        raise PipelineError(f"template {name}: not found", where=str(resources.data_root())) from None
 
 
 def _kind(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Place temporary files in one directory of this user, which other users can neither reach nor block.
+"""Place temporary files in one directory of this user, which is closed to other users.
 
 A run has one directory there for itself and for the programs that it starts (TMPDIR). A killed run's is removed by the
 next. Must not know what is put there.
@@ -99,7 +99,7 @@ def _limit() -> HostLacks | None:
             os.close(handle)
             Path(name).unlink()
     except OSError as error:
-        return rlimits.behind(error)
+        return rlimits.exceeded(error)
     return None
 
 
@@ -122,7 +122,11 @@ def _scratch(root: Path, prefix: str) -> Iterator[Path]:
                 path = held.enter_context(fs.fresh(place, prefix))
                 break
         else:
-            raise HostLacks("the directory for temporary files: removed again and again", where=str(root))
+            raise HostLacks(
+                "the directory for temporary files: removed each time before its first use",
+                where=str(root),
+                hint="TMPDIR=DIR ./inv ...",
+            )
         try:
             yield path
         finally:

@@ -194,7 +194,7 @@ def _back(here: int, identity: tuple[int, int]) -> int:
 
 
 def _entered(here: int, name: str) -> int | None:
-    """Return a handle of a directory that may be read and left again; None for another."""
+    """Return a handle of a directory that may be read and left; None for another."""
     try:
         child = os.open(name, DIRECTORY, dir_fd=here)
     except OSError:

@@ -96,8 +96,8 @@ def _reading(name: str) -> Iterator[None]:
         yield
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk's fault, not the archive's
-            raise HostLacks(f"the archive {name} could not be read or unpacked: {error}") from None
-        raise Refused(f"the archive {name} is damaged or truncated: {error}", hint="fetch it again") from None
+            raise HostLacks(f"the archive {name}: could not be read or unpacked: {error}") from None
+        raise Refused(f"the archive {name}: damaged or truncated: {error}", hint="./inv fetch") from None
 
 
 def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator[Item]:
@@ -117,7 +117,7 @@ def _items(stream: IO[bytes], name: str, limits: Limits, strip: int) -> Iterator
                 headers.begin()
             # The end marker is a block behind the last member; tarfile takes a cut there for the end.
             if archive.fileobj is None or archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:
-                raise EOFError("it ends without the end-of-archive marker")
+                raise EOFError("no end-of-archive marker")
         padding = 0
         while piece := plain.read(CHUNK):  # to the end, where the compression's own checksum stands
             padding += len(piece)
@@ -171,7 +171,7 @@ class _Checker:
         self.total = 0
 
     def refuse(self, member: str, why: str) -> Refused:
-        return Refused(f"the archive {self.name} has a member that is not allowed: {why}", where=ascii(member))
+        return Refused(f"the archive {self.name}: member not allowed: {why}", where=ascii(member))
 
     def path(self, member: str, strip: int) -> str:
         """Return the member's path below the destination; empty for the destination itself."""
@@ -183,7 +183,7 @@ class _Checker:
             raise self.refuse(member, "a control character in its path")
         parts = [part for part in member.split("/") if part not in ("", ".")]
         if ".." in parts:
-            raise self.refuse(member, "its path leaves the destination through '..'")
+            raise self.refuse(member, "a path that leaves the destination through '..'")
         if len(parts) > self.limits.depth:
             raise self.refuse(member[:80], f"a path of more than {self.limits.depth} parts")
         if any(len(part.encode(errors="surrogateescape")) > _LONGEST_NAME for part in parts):
@@ -217,9 +217,9 @@ class _Checker:
         above = path
         while above := above.rpartition("/")[0]:
             if self.kinds.setdefault(above, "directory") != "directory":
-                raise self.refuse(path, f"it lies below {above!a}, which is no directory")
+                raise self.refuse(path, f"a path below {above!a}, which is no directory")
         if path in self.kinds and (kind, self.kinds[path]) != ("directory", "directory"):
-            raise self.refuse(path, "it is there twice")
+            raise self.refuse(path, "a path that is there twice")
         self.kinds[path] = kind
 
     def _target(self, member: tarfile.TarInfo, path: str, kind: str, strip: int) -> str:
@@ -286,7 +286,7 @@ def _write(item: Item, path: Path, destination: Path, name: str) -> None:
                     out.write(chunk)
     except FileExistsError:
         why = "it differs from another member only by case, which this file system cannot hold"
-        raise Refused(f"the archive {name} has a member that is not allowed: {why}", where=ascii(item.path)) from None
+        raise Refused(f"the archive {name}: member not allowed: {why}", where=ascii(item.path)) from None
 
 
 def _chunks(item: Item) -> Iterator[bytes]:
@@ -355,7 +355,7 @@ def beginning(path: Path) -> tuple[str, int]:
     ):
         first = archive.next()
         if first is None:
-            raise EOFError("it has no member")
+            raise EOFError("no member")
         directory, _, below = _Checker(path.name, Limits()).path(first.name, 0).partition("/")
         if not below and not first.isdir():
             raise Refused(f"the archive {path.name} does not begin with a directory of its own")

@@ -96,7 +96,7 @@ def read_manifest(path: Path) -> dict[str, Entry]:
         reader = lzma.LZMADecompressor()
         plain = reader.decompress(read_limited(path, _LARGEST), max_length=8 * _LARGEST)
         if not reader.eof:
-            raise ValueError(f"it is cut short, or holds more than {8 * _LARGEST} bytes")
+            raise ValueError(f"truncated, or more than {8 * _LARGEST} bytes")
         rows = [line.split(" ", 2) for line in plain.decode().splitlines()]
         return {name: Entry(mode, blob) for mode, blob, name in rows}
     except (OSError, lzma.LZMAError, ValueError) as error:

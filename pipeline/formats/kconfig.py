@@ -22,11 +22,11 @@ _VALUE = r'[ymn]|"(?:[^"\\\n]|\\.)*"|-?\d+|0x[0-9A-Fa-f]+'
 _SET = re.compile(rf"(CONFIG_\w+)=({_VALUE})")
 _UNSET = re.compile(r"# (CONFIG_\w+) is not set")
 _ALLOWED = 'CONFIG_X=y, m, a number or "text"; `# CONFIG_X is not set`; comments; empty lines'
-_TOLD = re.compile(r"error: kconfig: (CONFIG_\w+): asked for .*, has (.*)")
+_LOG_ROW = re.compile(r"error: kconfig: (CONFIG_\w+): asked for .*, has (.*)")
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedSymbol:
     """A symbol with the requested value (`n`: off or absent), and the file:line of the request."""
 
     symbol: str
@@ -38,40 +38,40 @@ class Asked:
 class Difference:
     """A symbol with another value than requested."""
 
-    asked: Asked
+    requested: RequestedSymbol
     has: str
 
     def __str__(self) -> str:
         what = "was dropped" if self.has == "n" else f"became {self.has}"
-        return f"{self.asked.where}: {self.asked.symbol}={self.asked.value} {what}"
+        return f"{self.requested.where}: {self.requested.symbol}={self.requested.value} {what}"
 
 
-Configuration = Mapping[str, Asked]
+Configuration = Mapping[str, RequestedSymbol]
 
 
-def fragment(path: Path) -> dict[str, Asked]:
+def fragment(path: Path) -> dict[str, RequestedSymbol]:
     """Read the symbols of a fragment file. Raises `FileProblems` with every mistake in it."""
     return parse(path.read_text(), str(path))
 
 
-def parse(text: str, name: str) -> dict[str, Asked]:
+def parse(text: str, name: str) -> dict[str, RequestedSymbol]:
     """Parse a fragment's text; `name` is the file named in messages."""
-    found: dict[str, Asked] = {}
+    found: dict[str, RequestedSymbol] = {}
     problems: list[Problem] = []
     for number, line in enumerate(text.splitlines(), 1):
         if pair := _assignment(line):
-            asked = Asked(*pair, f"{name}:{number}")
-            known = found.setdefault(asked.symbol, asked)
-            if known is not asked:
-                problems.append(Problem(name, number, f"{asked.symbol} stands already at {known.where}"))
+            requested = RequestedSymbol(*pair, f"{name}:{number}")
+            known = found.setdefault(requested.symbol, requested)
+            if known is not requested:
+                problems.append(Problem(name, number, f"{requested.symbol} is already set at {known.where}"))
         elif line and not line.startswith("#"):
-            problems.append(Problem(name, number, f"{line!r} asks for nothing", _ALLOWED))
+            problems.append(Problem(name, number, f"{line!r} sets no symbol", _ALLOWED))
     if problems:
         raise FileProblems(f"{len(problems)} mistake(s) in the kernel configuration {name}", problems)
     return found
 
 
-def options(values: Mapping[str, str], where: str) -> dict[str, Asked]:
+def options(values: Mapping[str, str], where: str) -> dict[str, RequestedSymbol]:
     """Return symbols given outside a fragment file, such as a role's table in a line file."""
     problems = [
         Problem(where, 1, f"{symbol}={value} is no kernel option and value", _ALLOWED)
@@ -80,12 +80,12 @@ def options(values: Mapping[str, str], where: str) -> dict[str, Asked]:
     ]
     if problems:
         raise FileProblems(f"{len(problems)} mistake(s) in the kernel options of {where}", problems)
-    return {symbol: Asked(symbol, value, where) for symbol, value in values.items()}
+    return {symbol: RequestedSymbol(symbol, value, where) for symbol, value in values.items()}
 
 
-def merged(*parts: Configuration) -> dict[str, Asked]:
+def merged(*parts: Configuration) -> dict[str, RequestedSymbol]:
     """Merge configurations: a later one overrides an earlier one, symbol by symbol."""
-    whole: dict[str, Asked] = {}
+    whole: dict[str, RequestedSymbol] = {}
     for part in parts:
         whole |= part
     return whole
@@ -94,8 +94,8 @@ def merged(*parts: Configuration) -> dict[str, Asked]:
 def text(configuration: Configuration) -> str:
     """Format the configuration for the kernel's tools, sorted: the same symbols give the same bytes."""
     rows = (
-        f"# {asked.symbol} is not set" if asked.value == "n" else f"{asked.symbol}={asked.value}"
-        for asked in sorted(configuration.values(), key=lambda asked: asked.symbol)
+        f"# {requested.symbol} is not set" if requested.value == "n" else f"{requested.symbol}={requested.value}"
+        for requested in sorted(configuration.values(), key=lambda requested: requested.symbol)
     )
     return "".join(f"{row}\n" for row in rows)
 
@@ -105,27 +105,27 @@ def values(config: str) -> dict[str, str]:
     return dict(pair for line in config.splitlines() if (pair := _assignment(line)))
 
 
-def compare(asked: Configuration, config: str) -> list[Difference]:
+def compare(requested: Configuration, config: str) -> list[Difference]:
     """Return the requested symbols with another value in the finished `.config`, in the requested order."""
     has = values(config)
     return [
         Difference(wanted, has.get(symbol, "n"))
-        for symbol, wanted in asked.items()
+        for symbol, wanted in requested.items()
         if has.get(symbol, "n") != wanted.value
     ]
 
 
-def check(asked: Configuration, config: str, name: str) -> None:
+def check(requested: Configuration, config: str, name: str) -> None:
     """Raise `BuildFailed` where the finished configuration `name` differs from the requested one."""
-    if found := compare(asked, config):
+    if found := compare(requested, config):
         raise failure(found, name)
 
 
-def told(lines: Iterable[str], asked: Configuration) -> list[Difference]:
+def from_log(lines: Iterable[str], requested: Configuration) -> list[Difference]:
     """Return the differences that the spec file's own check printed into a build log."""
-    rows = (match for line in lines if (match := _TOLD.match(line)))
-    found = {row[1]: row[2][:_WIDEST] for row in rows if row[1] in asked}
-    return [Difference(wanted, found[symbol]) for symbol, wanted in asked.items() if symbol in found]
+    rows = (match for line in lines if (match := _LOG_ROW.match(line)))
+    found = {row[1]: row[2][:_WIDEST] for row in rows if row[1] in requested}
+    return [Difference(wanted, found[symbol]) for symbol, wanted in requested.items() if symbol in found]
 
 
 def failure(found: Sequence[Difference], name: str, texts: Sequence[str] = ()) -> BuildFailed:
@@ -133,15 +133,15 @@ def failure(found: Sequence[Difference], name: str, texts: Sequence[str] = ()) -
     rows = [f"  {difference}" for difference in found[:LISTED]]
     if len(found) > LISTED:
         rows.append(f"  and {len(found) - LISTED} more")
-    dropped = [difference.asked.symbol for difference in found if difference.has == "n"][:_HINTED]
+    dropped = [difference.requested.symbol for difference in found if difference.has == "n"][:_HINTED]
     if texts:
         needed = dependencies(texts, dropped)
         rows += [f"  {symbol} {_needs(needed.get(symbol))}" for symbol in dropped]
     return BuildFailed(
-        "\n".join([f"the kernel's configuration has {len(found)} symbol(s) otherwise than asked for", *rows]),
+        "\n".join([f"the kernel's configuration: {len(found)} symbol(s) differ from the requested ones", *rows]),
         where=name,
         why="a kernel without them would not do what its packages promise",
-        hint="ask for what they depend on, or do not ask for them",
+        hint="request their dependencies too, or drop them from the line file",
     )
 
 

@@ -105,7 +105,7 @@ def _data_tar(package: Path) -> Iterator[IO[bytes]]:
 def _open_data(package: IO[bytes]) -> IO[bytes]:
     """Yield the unpacked `data.tar*` member of an ar archive."""
     if package.read(len(_AR_MAGIC)) != _AR_MAGIC:
-        raise Refused("it is no Debian package")
+        raise Refused("not a Debian package")
     while len(header := package.read(_AR_HEADER)) == _AR_HEADER:
         name, size = header[:16].decode("ascii", "replace").strip().rstrip("/"), header[48:58].strip()
         if header[58:] != b"`\n" or not size.isdigit():

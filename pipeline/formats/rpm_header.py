@@ -1,7 +1,7 @@
 """Read both headers of an RPM file, without rpm and without running anything.
 
 The layout is that of RPM's docs/manual/format_v4.md (lead, signature header padded to 8 bytes,
-header, payload) and format_header.md (16 bytes of intro, 16 per entry, data); tag numbers are those
+header, payload) and docs/manual/format_header.md (16 bytes of intro, 16 per entry, data); tag numbers are those
 of include/rpm/rpmtag.h. A package may be a
 stranger's: what is read is bounded, and a file of a package cannot be mistaken for two. Proves nothing: digests and
 signatures are `pipeline.sources.openpgp`'s.
@@ -80,7 +80,7 @@ class Tag(IntEnum):
 
 
 Value = bytes | tuple[int, ...] | tuple[str, ...]
-# Entry types of format_header.md: whole numbers by width, then texts; 7 is binary.
+# Entry types of RPM's docs/manual/format_header.md: whole numbers by width, then texts; 7 is binary.
 _NUMBERS = {1: "B", 2: "B", 3: "H", 4: "I", 5: "Q"}
 _TEXTS, _BINARY = (6, 8, 9), 7
 
@@ -194,7 +194,7 @@ class RpmFile:
             texts = (header.texts(Tag.FILE_LINK_TARGETS), header.texts(Tag.FILE_DIGESTS))
             rows = list(zip(paths or header.texts(Tag.OLD_FILE_NAMES), *columns, *texts, strict=True))
         except (ValueError, IndexError):
-            raise Refused(f"{self.nvra}: its header lists its files in lists of different lengths") from None
+            raise Refused(f"{self.nvra}: file lists of different lengths in its header") from None
         self._check_plain("a path", [text for path, _, _, target, _ in rows for text in (path, target)])
         return [PackagedFile(path, flags, mode, target or digest) for path, flags, mode, target, digest in rows]
 
@@ -205,14 +205,16 @@ class RpmFile:
         try:
             found = [_dependency(*row) for row in zip(names, flags, versions, strict=True)]
         except ValueError:
-            raise Refused(f"{self.nvra}: its header lists what it needs in lists of different lengths") from None
+            raise Refused(f"{self.nvra}: dependency lists of different lengths in its header") from None
         self._check_plain("a dependency", found)
         return found
 
     def _check_plain(self, what: str, texts: Sequence[str]) -> None:
         """Raise `Refused` for texts with unprintable characters."""
-        if odd := next((text for text in texts if not text.isprintable()), None):
-            raise Refused(f"{self.nvra}: {what} with characters that cannot be printed; expected none: {odd[:80]!a}")
+        if unprintable := next((text for text in texts if not text.isprintable()), None):
+            raise Refused(
+                f"{self.nvra}: {what} with characters that cannot be printed; expected none: {unprintable[:80]!a}"
+            )
 
     @property
     def whole_size(self) -> int | None:
@@ -239,7 +241,7 @@ def read(path: Path) -> RpmFile:
             if not _is_name(found.file_name) or not all(
                 header.text(tag) for tag in (Tag.NAME, Tag.VERSION, Tag.RELEASE, Tag.ARCH)
             ):
-                raise ValueError(f"its name is not one a file can have: {found.nvra!a}")
+                raise ValueError(f"not a file's name: {found.nvra!a}")
         except (ValueError, struct.error) as error:
             raise Refused(f"not an RPM package: {error}", where=str(path)) from None
     return found
@@ -267,7 +269,7 @@ def _is_name(name: str) -> bool:
 def _exactly(stream: BinaryIO, size: int) -> bytes:
     data = stream.read(size)
     if len(data) != size:
-        raise ValueError("it ends too early")
+        raise ValueError("truncated")
     return data
 
 
@@ -275,13 +277,13 @@ def _header(stream: BinaryIO) -> Header:
     """Read the header at the stream's position."""
     magic, _, entries, size = struct.unpack(">4s4sII", _exactly(stream, 16))
     if magic != _HEADER_MAGIC or entries > _MOST_ENTRIES or size > _MOST_DATA:
-        raise ValueError("one of its headers does not begin as such")
+        raise ValueError("a header without its magic number")
     index, data = _exactly(stream, 16 * entries), _exactly(stream, size)
     tags: dict[int, Value] = {}
     values = used = 0
     for tag, kind, offset, count in struct.iter_unpack(">IIII", index):
         if tag in tags:
-            raise ValueError(f"its tag {tag} is there twice")
+            raise ValueError(f"tag {tag} is there twice")
         values += 1 if kind == _BINARY else count
         if values > _MOST_VALUES:
             raise ValueError(f"a header of more than {_MOST_VALUES} values")

@@ -1,6 +1,6 @@
 """Report whether this host can do the work: each finding, its effect, its remedy.
 
-`fail` means that nothing works before it is mended; `warn` that a later stage does not, or is slow.
+`fail` means that nothing works until it is repaired; `warn` that a later stage does not, or is slow.
 A check that crashes is a `fail` that names our bug: an answer that is missing is never `ok`.
 """
 
@@ -93,7 +93,7 @@ def show(findings: Sequence[Finding], console: Console) -> None:
     for finding in findings:
         console.say(f"{finding.state:4}  {finding.name:{width}}  {finding.found}")
         if finding.state != "ok":
-            for label, text in (("affects", finding.affects), ("mend", finding.mend)):
+            for label, text in (("affects", finding.affects), ("remedy", finding.remedy)):
                 console.say(f"{'':{width + 8}}{label}: {text}" if text else "")
     counts = {state: sum(finding.state == state for finding in findings) for state in ("ok", "warn", "fail")}
     console.say(", ".join(f"{count} {state}" for state, count in counts.items()))
@@ -128,10 +128,10 @@ def _version(program: HostProgram, host: Host) -> tuple[str, str]:
     if found is None or not program.version:
         return "", ""
     try:
-        said = process.run([found, *program.version], timeout=VERSION_TIMEOUT).text
+        output = process.run([found, *program.version], timeout=VERSION_TIMEOUT).text
     except PipelineError as error:
         return "", " ".join(error.what.split())
-    number = re.search(r"\d+(\.\d+)+", said)
+    number = re.search(r"\d+(\.\d+)+", output)
     return (number[0] if number else "of unknown version"), ""
 
 
@@ -146,5 +146,5 @@ def check_kvm(probe: kvm.Probe) -> Finding:
     if verdict.usable:
         return Finding("kvm", "ok", verdict.detail)
     found = verdict.detail if verdict.cause is kvm.Cause.NOT_PROBED else f"unusable: {verdict.detail}"
-    again = f"; asked again at the next boot, or without {probe.memory}" if verdict.kept else ""
-    return Finding("kvm", "warn", found, affects, verdict.mend + again)
+    retry = f"; asked again at the next boot, or without {probe.memory}" if verdict.kept else ""
+    return Finding("kvm", "warn", found, affects, verdict.remedy + retry)

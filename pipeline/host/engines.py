@@ -44,7 +44,7 @@ class Engine:
     version: str = ""
     api: str = ""
     problem: str = ""
-    mend: str = ""
+    remedy: str = ""
 
     def __str__(self) -> str:
         if self.problem:
@@ -63,9 +63,9 @@ def addresses(host: Host) -> list[str]:
 
 
 def ask(address: str, host: Host) -> Engine:
-    """Asks the engine at `address` (a DOCKER_HOST value) for its version."""
-    if address.startswith("unix://") and (silent := _refusal(address)):
-        return silent
+    """Query the version of the engine at `address`, a DOCKER_HOST value."""
+    if address.startswith("unix://") and (refusal := _refusal(address)):
+        return refusal
     docker: Any = importlib.import_module("docker")  # 0.1 s, so only where something listens
 
     client: dict[str, Any] = {"base_url": address}
@@ -73,14 +73,14 @@ def ask(address: str, host: Host) -> Engine:
         if address == host.environ.get("DOCKER_HOST"):
             client = docker.utils.kwargs_from_env(environment=dict(host.environ))  # its TLS settings too
         with contextlib.closing(docker.APIClient(**client, version="auto", timeout=ANSWER)) as api:
-            said = api.version(api_version=False)
+            answer = api.version(api_version=False)
     except (docker.errors.DockerException, OSError, ValueError) as error:
         return Engine(
-            address, problem=f"no answer: {str(error)[:200]}", mend="see that the engine at this address runs"
+            address, problem=f"no answer: {str(error)[:200]}", remedy="see that the engine at this address runs"
         )
-    parts = [part.get("Name", "") for part in said.get("Components") or ()]
+    parts = [part.get("Name", "") for part in answer.get("Components") or ()]
     product = "Podman" if any("Podman" in part for part in parts) else "Docker"
-    return Engine(address, product, said.get("Version", "?"), said.get("ApiVersion", "?"))
+    return Engine(address, product, answer.get("Version", "?"), answer.get("ApiVersion", "?"))
 
 
 def _refusal(address: str) -> Engine | None:
@@ -92,28 +92,28 @@ def _refusal(address: str) -> Engine | None:
         try:
             probe.connect(path)
         except PermissionError:
-            mend = f'sudo usermod -aG docker "$USER", then log in again; or let this user write {path}'
-            return Engine(address, problem="this user may not use it", mend=mend)
+            remedy = f'sudo usermod -aG docker "$USER", then log in again; or let this user write {path}'
+            return Engine(address, problem="this user may not use it", remedy=remedy)
         except FileNotFoundError:
-            return Engine(address, problem="no such socket", mend=f"sudo systemctl start {service}")
+            return Engine(address, problem="no such socket", remedy=f"sudo systemctl start {service}")
         except OSError as error:
             problem = f"the socket is there, but no engine answers ({error.strerror or error})"
-            return Engine(address, problem=problem, mend=f"sudo systemctl start {service}")
+            return Engine(address, problem=problem, remedy=f"sudo systemctl start {service}")
     return None
 
 
 def check_engines(host: Host) -> Finding:
     """Check which container engines answer."""
-    asked = [ask(address, host) for address in addresses(host)]
-    if answering := [engine for engine in asked if not engine.problem]:
+    engines = [ask(address, host) for address in addresses(host)]
+    if answering := [engine for engine in engines if not engine.problem]:
         return Finding("container engine", "ok", "; ".join(str(engine) for engine in answering))
     clients = [name for name in ("docker", "podman") if shutil.which(name, path=host.path)]
-    found = "; ".join(str(engine) for engine in asked) or "no engine's socket is there and DOCKER_HOST is not set"
+    found = "; ".join(str(engine) for engine in engines) or "no engine's socket is there and DOCKER_HOST is not set"
     if clients:
         found = f"the client {' and '.join(clients)} is installed, but no engine answers ({found})"
-    mends = [engine.mend for engine in asked] or ["start or install Docker or Podman"]
-    mend = f"{mends[0]}; or use bubblewrap, which needs no daemon"
-    return Finding("container engine", "warn", found, _BUILDS, mend)
+    remedies = [engine.remedy for engine in engines] or ["start or install Docker or Podman"]
+    remedy = f"{remedies[0]}; or use bubblewrap, which needs no daemon"
+    return Finding("container engine", "warn", found, _BUILDS, remedy)
 
 
 def check_bubblewrap(host: Host) -> Finding:
@@ -122,17 +122,17 @@ def check_bubblewrap(host: Host) -> Finding:
     affects = "builds without a container engine"
     if bwrap is None:
         lacking = [program for program in programs.TABLE if program.command == "bwrap"]
-        return Finding("bubblewrap", "warn", "it is not installed", affects, programs.advice(lacking, host.path))
+        return Finding("bubblewrap", "warn", "not installed", affects, programs.advice(lacking, host.path))
     argv = [bwrap, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     try:
         process.run([*argv, true or "true"], timeout=SANDBOX)
     except PipelineError as error:
         found = "it is installed but makes no sandbox: " + " ".join(error.what.split())
-        return Finding("bubblewrap", "warn", found, affects, _namespace_mend(host))
-    return Finding("bubblewrap", "ok", "it makes sandboxes with their own namespaces and no network")
+        return Finding("bubblewrap", "warn", found, affects, _namespace_remedy(host))
+    return Finding("bubblewrap", "ok", "makes sandboxes with their own namespaces and no network")
 
 
-def _namespace_mend(host: Host) -> str:
+def _namespace_remedy(host: Host) -> str:
     """Return the remedy for the kernel setting that forbids namespaces, or a general one."""
     for name, bad, remedy in _NAMESPACE_SWITCHES:
         with contextlib.suppress(OSError):

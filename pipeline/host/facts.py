@@ -26,7 +26,7 @@ class Finding:
     state: State
     found: str
     affects: str = ""
-    mend: str = ""
+    remedy: str = ""
 
     def as_dict(self) -> dict[str, str]:
         """Return the finding as `--json` prints it."""
@@ -67,17 +67,17 @@ def is_there(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Room:
+class FreeSpace:
     """Free space of a file system for this user: bytes, and inodes, None where the file system has no fixed number."""
 
     free: int
     inodes: int | None
 
 
-def room_at(path: Path) -> Room:
+def free_space(path: Path) -> FreeSpace:
     """Return the free space of an existing path's file system."""
     counts = os.statvfs(path)
-    return Room(counts.f_bavail * counts.f_frsize, counts.f_favail if counts.f_files else None)
+    return FreeSpace(counts.f_bavail * counts.f_frsize, counts.f_favail if counts.f_files else None)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,6 @@ class Host:
     run: Path = Path("/run")  # where system-wide engines have their sockets
     release: str = field(default_factory=lambda: os.uname().release)
     python: tuple[int, ...] = field(default_factory=lambda: sys.version_info[:3])
-    room: Callable[[Path], Room] = room_at
+    free_space: Callable[[Path], FreeSpace] = free_space
     now: Callable[[], float] = time.time
     synchronised: Callable[[], bool | None] = clock_synchronised

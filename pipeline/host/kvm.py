@@ -54,23 +54,23 @@ class Cause(StrEnum):
     CORRECTED = "failed in the lab"
 
 
-_MENDS = {
+_REMEDIES = {
     Cause.NO_DEVICE: "enable virtualisation in the firmware (or nested virtualisation on the hypervisor above), "
     "then: sudo modprobe kvm_intel || sudo modprobe kvm_amd",
     Cause.DENIED: 'sudo usermod -aG kvm "$USER", then log in again',
 }
-_MEND_BROKEN = (
+_REMEDY_BROKEN = (
     "nothing to do for correct results; for speed, run on hardware, "
-    "or mend the nested virtualisation of the machine this one runs on"
+    "or repair the nested virtualisation of the machine this one runs on"
 )
 
 
-_ASKED_ALWAYS = frozenset({Cause.NOT_PROBED, Cause.NO_DEVICE, Cause.DENIED})  # cheap, and mended without a boot
+_NEVER_CACHED = frozenset({Cause.NOT_PROBED, Cause.NO_DEVICE, Cause.DENIED})  # cheap, and repaired without a boot
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of a probe. `detail` is one sentence, `mend` the remedy, `seconds` the duration of the boot.
+    """Result of a probe. `detail` is one sentence, `remedy` what to do, `seconds` the duration of the boot.
 
     `console` and `errors` are the last lines of the guest's serial console and of QEMU itself.
     """
@@ -78,7 +78,7 @@ class Verdict:
     usable: bool
     cause: Cause
     detail: str
-    mend: str = ""
+    remedy: str = ""
     seconds: float = 0.0
     console: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
@@ -86,7 +86,7 @@ class Verdict:
     @property
     def kept(self) -> bool:
         """Whether the result is cached until the next boot of the host."""
-        return self.cause not in _ASKED_ALWAYS
+        return self.cause not in _NEVER_CACHED
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Probe:
             if self.kernel is None and (known := self.remembered()):
                 return known  # found with a kernel that is gone, which makes it no less true
             what = error.what.splitlines()[0] + (f" ({error.where})" if error.where else "")
-            return Verdict(False, Cause.NOT_PROBED, f"not probed: {what}", mend=error.hint)
+            return Verdict(False, Cause.NOT_PROBED, f"not probed: {what}", remedy=error.hint)
         key["kernel"] = fs.sha256_of(kernel)
         if known := self._recall(key):
             return known
@@ -163,13 +163,13 @@ class Probe:
         """
         detail = f"the probe's guest booted, but later: {reason}"
         with locked(self.directory / "kvm.lock"):
-            self._remember(self._key(), Verdict(False, Cause.CORRECTED, detail, mend=_MEND_BROKEN))
+            self._remember(self._key(), Verdict(False, Cause.CORRECTED, detail, remedy=_REMEDY_BROKEN))
 
     def find_kernel(self) -> Path:
         """Return a bootable kernel image, from the first place that has one. Raises `HostLacks`."""
         if self.kernel is not None:
             if not kernel_image.is_bzimage(self.kernel):
-                raise HostLacks("it is no x86 kernel image that we can read", where=str(self.kernel))
+                raise HostLacks("not a readable x86 kernel image", where=str(self.kernel))
             return self.kernel
         if found := kernel_image.kernels_in(self.boot, os.uname().release):
             return found[0]
@@ -232,8 +232,8 @@ class Probe:
             known = self._sealed(self.memory)
             if known["version"] != _VERSION:
                 return None
-            agrees = all(known["key"][name] == key[name] for name in key if name in known["key"] or name != "kernel")
-            return _verdict_of(known["verdict"]) if agrees else None
+            matches = all(known["key"][name] == key[name] for name in key if name in known["key"] or name != "kernel")
+            return _verdict_of(known["verdict"]) if matches else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None  # not there, or not ours: ask again
 
@@ -246,12 +246,12 @@ class Probe:
         fs.write_atomic(initramfs, probe_initramfs())
         begun = time.monotonic()
         with process.start(qemu_argv(self._program(), self.accel, kernel, initramfs)) as child:
-            seen = _watch(child, begun + self.budget)
-        return judge(seen, round(time.monotonic() - begun, 2), self.budget)
+            output = _watch(child, begun + self.budget)
+        return judge(output, round(time.monotonic() - begun, 2), self.budget)
 
 
 @dataclass(frozen=True)
-class Seen:
+class BootOutput:
     """Observations of one boot: both outputs, and QEMU's exit status unless still running."""
 
     console: bytes
@@ -259,24 +259,28 @@ class Seen:
     status: int | None
 
 
-def judge(seen: Seen, seconds: float, budget: float) -> Verdict:
+def judge(output: BootOutput, seconds: float, budget: float) -> Verdict:
     """Return the verdict about one boot of `seconds`."""
-    console, errors = _lines(seen.console), _lines(seen.errors)
-    if MARKER in seen.console:
+    console, errors = _lines(output.console), _lines(output.errors)
+    if MARKER in output.console:
         return Verdict(True, Cause.BOOTED, f"a kernel booted to its init in {seconds:.1f} s", seconds=seconds)
     died = [line for line in console if _DEATH.search(line)]
     guest = (died or console[-1:] or ["nothing was said"])[0]
-    if seen.status is not None and seen.status != 0:
-        how = f"was killed by {_signal(-seen.status)}" if seen.status < 0 else f"ended with exit status {seen.status}"
+    if output.status is not None and output.status != 0:
+        how = (
+            f"was killed by {_signal(-output.status)}"
+            if output.status < 0
+            else f"ended with exit status {output.status}"
+        )
         cause, detail = Cause.ABORTED, f"QEMU {how}: {(errors or [guest])[0]}"  # QEMU names the cause first
-    elif seen.status == 0:
+    elif output.status == 0:
         cause, detail = Cause.ENDED, f"the guest ended without reaching init: {guest}"
     elif not console:
         cause, detail = Cause.SILENT, f"the device opens, but the guest printed nothing within {budget:g} s"
     else:
         cause, detail = Cause.HUNG, f"the guest did not reach init within {budget:g} s; its last words: {guest}"
     kept = tuple(console[-TAIL:]), tuple(errors[-TAIL:])
-    return Verdict(False, cause, detail, _MEND_BROKEN, seconds, *kept)
+    return Verdict(False, cause, detail, _REMEDY_BROKEN, seconds, *kept)
 
 
 def device_refusal(device: Path) -> Verdict | None:
@@ -284,10 +288,10 @@ def device_refusal(device: Path) -> Verdict | None:
     try:
         os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except FileNotFoundError:
-        return Verdict(False, Cause.NO_DEVICE, f"{device} is not there", _MENDS[Cause.NO_DEVICE])
+        return Verdict(False, Cause.NO_DEVICE, f"{device} is not there", _REMEDIES[Cause.NO_DEVICE])
     except OSError as error:
         detail = f"{device} cannot be opened: {error.strerror}"
-        return Verdict(False, Cause.DENIED, detail, _MENDS[Cause.DENIED])
+        return Verdict(False, Cause.DENIED, detail, _REMEDIES[Cause.DENIED])
     return None
 
 
@@ -309,7 +313,7 @@ def probe_initramfs() -> bytes:
     )
 
 
-def _watch(child: subprocess.Popen[bytes], deadline: float) -> Seen:
+def _watch(child: subprocess.Popen[bytes], deadline: float) -> BootOutput:
     """Read both outputs until the marker, the child's end, or `deadline` (monotonic seconds)."""
     assert child.stdout is not None and child.stderr is not None
     kept = {child.stdout: b"", child.stderr: b""}
@@ -333,7 +337,7 @@ def _watch(child: subprocess.Popen[bytes], deadline: float) -> Seen:
     if status is None and MARKER not in kept[child.stdout]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = child.wait(timeout=max(0.0, deadline - time.monotonic()))
-    return Seen(kept[child.stdout], kept[child.stderr], status)
+    return BootOutput(kept[child.stdout], kept[child.stderr], status)
 
 
 def _signal(number: int) -> str:

@@ -30,32 +30,32 @@ ENTROPY_NEVER_BLOCKS = (5, 6)  # /dev/random no longer blocks once seeded (Linux
 
 def check_python(host: Host) -> Finding:
     """Check the version of the Python interpreter."""
-    said = ".".join(str(part) for part in host.python)
+    version = ".".join(str(part) for part in host.python)
     if host.python >= PYTHON:
-        return Finding("python", "ok", said)
+        return Finding("python", "ok", version)
     wanted = ".".join(str(part) for part in PYTHON)
     return Finding(
-        "python", "fail", f"{said}; {wanted} is the oldest that works", "everything", f"install Python {wanted}"
+        "python", "fail", f"{version}; {wanted} is the oldest that works", "everything", f"install Python {wanted}"
     )
 
 
 def check_disk(host: Host, artifacts: Path) -> Finding:
     """Check free bytes and inodes at the artifacts directory."""
-    room = host.room(_existing(artifacts))
-    free = room.free
+    free_space = host.free_space(_existing(artifacts))
+    free = free_space.free
     found = f"{human_bytes(free)} free at {artifacts}"
-    mend = "free some, or put the artifacts elsewhere: --artifacts DIR"
+    remedy = "free some, or put the artifacts elsewhere: --artifacts DIR"
     if free < DISK_FAIL:
-        return Finding("disk", "fail", found, f"everything: even sources want {human_bytes(DISK_FAIL)}", mend)
+        return Finding("disk", "fail", found, f"everything: even sources want {human_bytes(DISK_FAIL)}", remedy)
     if free < DISK_BUILD:
         return Finding(
-            "disk", "warn", found, f"no kernel can be built: el6 refuses below {human_bytes(DISK_BUILD)}", mend
+            "disk", "warn", found, f"no kernel can be built: el6 refuses below {human_bytes(DISK_BUILD)}", remedy
         )
     if free < DISK_WARN:
-        return Finding("disk", "warn", found, f"not all lines fit side by side: {human_bytes(DISK_WARN)} do", mend)
-    if room.inodes is not None and room.inodes < INODES_WARN:
-        found = f"{room.inodes} inodes free at {artifacts}"
-        return Finding("disk", "warn", found, f"a built kernel tree may not fit: {INODES_WARN} do", mend)
+        return Finding("disk", "warn", found, f"not all lines fit side by side: {human_bytes(DISK_WARN)} do", remedy)
+    if free_space.inodes is not None and free_space.inodes < INODES_WARN:
+        found = f"{free_space.inodes} inodes free at {artifacts}"
+        return Finding("disk", "warn", found, f"a built kernel tree may not fit: {INODES_WARN} do", remedy)
     return Finding("disk", "ok", found)
 
 
@@ -114,13 +114,13 @@ def _memory_of(host: Host) -> tuple[int, str]:
 def check_clock(host: Host) -> Finding:
     """Check the clock; a wrong one refuses valid signatures and accepts expired ones."""
     now = datetime.fromtimestamp(host.now(), UTC)
-    found, mend = f"{now:%Y-%m-%d %H:%M} UTC", "sudo timedatectl set-ntp true"
+    found, remedy = f"{now:%Y-%m-%d %H:%M} UTC", "sudo timedatectl set-ntp true"
     if now < RELEASED:
         found = f"{found}, which is before this software's release on {RELEASED:%Y-%m-%d}"
-        return Finding("clock", "fail", found, "signatures, index expiry and TLS", f"set the clock: {mend}")
+        return Finding("clock", "fail", found, "signatures, index expiry and TLS", f"set the clock: {remedy}")
     if host.synchronised() is False:
         found = f"{found}; the kernel says that nothing keeps it right"
-        return Finding("clock", "warn", found, "index expiry and TLS, once it is off", mend)
+        return Finding("clock", "warn", found, "index expiry and TLS, once it is off", remedy)
     return Finding("clock", "ok", found)
 
 
@@ -145,8 +145,8 @@ def check_entropy(host: Host) -> Finding:
     if numbers >= ENTROPY_NEVER_BLOCKS or bits >= ENTROPY_LEAST:
         return Finding("entropy", "ok", f"{bits} bits, kernel {host.release}")
     found = f"{bits} bits, and kernel {host.release} makes readers wait for more"
-    mend = "sudo rngd -r /dev/urandom (package rng-tools), or a host kernel of 5.6 or newer"
-    return Finding("entropy", "warn", found, "el6's module signing key: the build stands still", mend)
+    remedy = "sudo rngd -r /dev/urandom (package rng-tools), or a host kernel of 5.6 or newer"
+    return Finding("entropy", "warn", found, "el6's module signing key: the build stands still", remedy)
 
 
 def _existing(path: Path) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64: domain.md, section 3
+DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64: CONFIG_IP_VS_TAB_BITS=22
 
 
 class Part(StrEnum):

@@ -103,7 +103,7 @@ def _disk(work: Work, place: Place) -> HostLacks:
     with contextlib.suppress(OSError):
         trees.remove(place.top)
     return HostLacks(
-        f"there is no room: {work.step.name} was ended",
+        f"no disk space is left: {work.step.name} was ended",
         where=str(work.scratch.parent.parent.resolve()),
         why=f"{human_bytes(place.limits.free)} must stay free there, {human_bytes(left)} were; "
         f"with what it had written removed {human_bytes(disk_space.free(work.scratch))} are",

@@ -80,7 +80,7 @@ def _new_side(header: int, body: Sequence[bytes]) -> list[tuple[int, str]]:
 
 
 def _of_makefile(path: str, macro: str, lines: Sequence[tuple[int, str]], bodies: dict[str, list[_Body]]) -> None:
-    """By `-D`, or as `NAME=NUMBER`: that may come to be behind a `-D` through a variable, or `--define-macro`."""
+    """Collect a macro set by the compiler's `-D` or `--define-macro`, or as `NAME=NUMBER` for a later `-D`."""
     name = re.escape(macro)
     given = re.compile(rf"-D[\s\"']*{name}(?!\w)(?:=(\S*))?|(?<!\w){name}=(\S*)")
     for number, line in _spliced(lines):

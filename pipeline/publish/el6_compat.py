@@ -58,7 +58,7 @@ def check(path: Path, *, key_id: str | None = None) -> None:
     """
     package = rpm_header.read(path)
     found = list(problems(package))
-    hint = "build it with `--define '_binary_payload w9.gzdio'` and without what is named" if found else ""
+    hint = "rebuild with `rpmbuild --define '_binary_payload w9.gzdio'` and without what is named" if found else ""
     if key_id is not None:
         found += signature_problems(package, key_id)
     if found:

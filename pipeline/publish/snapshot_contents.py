@@ -129,7 +129,7 @@ def _check(contents: Contents) -> None:
             "packages of the small configuration must not be published",
             where=", ".join(small),
             why="they boot in the lab and lack what real machines need",
-            hint="build without --small, or publish them as a small snapshot",
+            hint="./inv build-all --kernel-config full",
         )
 
 
@@ -231,7 +231,7 @@ def _about(document: Mapping[str, Any]) -> list[str]:
 
 
 def _guards(document: Mapping[str, Any], name: str) -> list[str]:
-    """How to keep stock packages, whose versions sort higher, from replacing ours (domain.md section 4)."""
+    """How to keep stock packages, whose versions sort higher, from replacing ours (docs/troubleshooting.md)."""
     files = document["sets"][name]
     names = sorted({document["packages"][file]["nevra"].rsplit("-", 2)[0] for file in files})
     return [

@@ -45,7 +45,7 @@ def _bubblewrap(host: Host) -> Bubblewrap:
     try:
         runtime.prove_on_host()
     except HostLacks as error:
-        hint = engines.check_bubblewrap(host).mend or error.hint
+        hint = engines.check_bubblewrap(host).remedy or error.hint
         raise HostLacks(error.what, why=error.why, hint=hint) from None
     return runtime
 
@@ -56,4 +56,4 @@ def engine(host: Host | None = None) -> ContainerEngine:
     if found := answering(host):
         return found[0]
     finding = engines.check_engines(host)
-    raise HostLacks("no container engine answers", why=finding.found, hint=finding.mend)
+    raise HostLacks("no container engine answers", why=finding.found, hint=finding.remedy)

@@ -259,7 +259,7 @@ def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:
 def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path) -> list[str]:
     """The command. As root in namespaces of its own, so that our death ends all of it, mounts too."""
     if shutil.which("mmdebstrap") is None:
-        raise HostLacks("the program mmdebstrap is not installed", hint="./inv doctor --install")
+        raise HostLacks("the program mmdebstrap is not installed", hint="./inv doctor")
     keyring = scratch / "keyring.gpg"
     keyring.write_bytes(recipe.keyring)
     rows = [f"deb [signed-by={keyring.resolve()}] {url} {suite} main" for suite, url in recipe.archives.items()]

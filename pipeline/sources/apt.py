@@ -56,7 +56,7 @@ class Resolved:
 
 
 def is_archive(base: str) -> bool:
-    """Return whether `base` is a local directory laid out as a Debian archive."""
+    """Return whether `base` is a local directory with the layout of a Debian archive."""
     return (Path(base) / "dists").is_dir()
 
 
@@ -93,11 +93,11 @@ def _of_host(suites: Sequence[str]) -> dict[str, str]:
         return {}
     rows = [line.rsplit(" ", 2) for line in dict.fromkeys(listed.splitlines())]
     entries = [(address.rstrip("/"), release) for address, release, component in rows if component == "main"]
-    found = {suite: _likeliest(suite, entries) for suite in suites}
+    found = {suite: _best_match(suite, entries) for suite in suites}
     return {suite: address for suite, address in found.items() if address}
 
 
-def _likeliest(suite: str, entries: Sequence[tuple[str, str]]) -> str:
+def _best_match(suite: str, entries: Sequence[tuple[str, str]]) -> str:
     """Return the address with Debian's path or the release `suite`, at best both: others have `bookworm` too."""
     kind = "/debian-security" if suite.endswith("-security") else "/debian"
     by_path = [entry for entry in entries if entry[0].endswith(kind)]
@@ -199,9 +199,9 @@ class AptRoot:
             kind: type[PipelineError] = Refused if bad else Unreachable
             what = "is not signed by a pinned key, damaged or out of date" if bad else "could not be read"
             raise kind(f"Debian's source index {what}", where=where, why=error.what, hint=_HINT) from None
-        self._own_what_is_linked()
+        self._copy_linked_lists()
 
-    def _own_what_is_linked(self) -> None:
+    def _copy_linked_lists(self) -> None:
         """Replace apt's links into a local mirror by copies: the medium may be removed."""
         for link in [path for path in (self.root / "lists").iterdir() if path.is_symlink()]:
             write_atomic(link, link.read_bytes())

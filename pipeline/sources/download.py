@@ -28,7 +28,7 @@ from pipeline.core.console import Console, Meter
 from pipeline.errors import HostLacks, Locked, PipelineError, Refused, Unreachable, UsageError
 from pipeline.formats import file_kind
 from pipeline.sources import transport
-from pipeline.sources.part_file import Intake
+from pipeline.sources.part_file import PartWriter
 from pipeline.sources.store import Partial, Store
 from pipeline.sources.transport import Address, Body, Failed, Wrong, local_path
 
@@ -111,7 +111,7 @@ def fetch(wanted: Wanted, store: Store, options: Options, meter: Meter) -> Fetch
     """Fetch `wanted` into the store and return its place; send no request when it is there already.
 
     Raises `Refused` when any place gave wrong bytes and none the right ones, `Unreachable` when
-    no place gave anything, `HostLacks` when there is no room.
+    no place gave anything, `HostLacks` when no disk space is left.
     """
     return _fetch(wanted, store, options, meter, threading.Event())
 
@@ -127,12 +127,12 @@ def fetch_unverified(
     `fetch` does.
     """
     key = "unpinned-" + hashlib.sha256("\n".join([wanted.name, *wanted.urls]).encode()).hexdigest()
-    with store.using(), _alone(store, key, meter):
+    with store.using(), _locked(store, key, meter):
         job = _Job(wanted, store, options, meter, store.partial(key), threading.Event(), prove)
-        had = job.run()
+        fetched = job.run()
         # Named by content, so that what a killed run left is found and replaced by the next one.
-        path = had.path.rename(had.path.with_name(f"unverified-{had.sha256}"))
-        return replace(had, path=path)
+        path = fetched.path.rename(fetched.path.with_name(f"unverified-{fetched.sha256}"))
+        return replace(fetched, path=path)
 
 
 def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console: Console) -> list[Fetched]:
@@ -156,7 +156,7 @@ def fetch_all(wanted: Sequence[Wanted], store: Store, options: Options, console:
             stop.set()  # after Ctrl-C the threads end at their next chunk
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
     if errors:
-        raise _together(errors)
+        raise _combined(errors)
     return [outcome for outcome in outcomes if isinstance(outcome, Fetched)]
 
 
@@ -181,7 +181,7 @@ def _in_threads(work: Callable[[Wanted], _T], items: Sequence[Wanted], jobs: int
     return [done[index] for index in range(len(items))]
 
 
-def _together(errors: list[Exception]) -> Exception:
+def _combined(errors: list[Exception]) -> Exception:
     """Combine errors into one; a defect of this program is raised as it is."""
     for error in errors:
         if not isinstance(error, PipelineError):
@@ -189,7 +189,7 @@ def _together(errors: list[Exception]) -> Exception:
     if len(errors) == 1:
         return errors[0]
     worst = next((k for k in (Refused, UsageError, HostLacks, Unreachable) for e in errors if isinstance(e, k)), None)
-    return (worst or PipelineError)("\n".join([f"{len(errors)} files could not be had", *map(str, errors)]))
+    return (worst or PipelineError)("\n".join([f"{len(errors)} files could not be fetched", *map(str, errors)]))
 
 
 def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: threading.Event) -> Fetched:
@@ -198,14 +198,14 @@ def _fetch(wanted: Wanted, store: Store, options: Options, meter: Meter, stop: t
     with store.using():
         if found := in_store(wanted, store):
             return found
-        with _alone(store, wanted.sha256, meter):
+        with _locked(store, wanted.sha256, meter):
             # Another run may have fetched it while this one waited.
             if found := in_store(wanted, store):
                 return found
             if damaged := store.evict(wanted.sha256, locked=True):
                 meter.note(f"warning: {damaged}")
-            had = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
-            return replace(had, path=store.adopt(had.path, wanted.sha256))
+            fetched = _Job(wanted, store, options, meter, store.partial(wanted.sha256), stop).run()
+            return replace(fetched, path=store.adopt(fetched.path, wanted.sha256))
 
 
 def in_store(wanted: Wanted, store: Store) -> Fetched | None:
@@ -217,7 +217,7 @@ def in_store(wanted: Wanted, store: Store) -> Fetched | None:
 
 
 @contextlib.contextmanager
-def _alone(store: Store, key: str, meter: Meter) -> Iterator[None]:
+def _locked(store: Store, key: str, meter: Meter) -> Iterator[None]:
     """Hold the object's lock; note when that means waiting."""
     with contextlib.ExitStack() as held:
         try:
@@ -262,13 +262,13 @@ class _Job:
 
     def run(self) -> Fetched:
         """Return the file with the right digest (any, without a pin), still in `partial/`."""
-        if had := self._complete_already():
-            return had
+        if fetched := self._complete_already():
+            return fetched
         for address in addresses(self.wanted, self.options):
-            if had := self._address(address):
-                for lied in filter(lambda attempt: attempt.wrong, self.attempts):
-                    self.meter.note(f"warning: {lied.url} {lied.what}")
-                return had
+            if fetched := self._address(address):
+                for attempt in filter(lambda attempt: attempt.wrong, self.attempts):
+                    self.meter.note(f"warning: {attempt.url} {attempt.what}")
+                return fetched
         raise self._failure()
 
     def _complete_already(self) -> Fetched | None:
@@ -278,9 +278,9 @@ class _Job:
             return None
         with self.part.path.open("rb") as stream:
             actual = hashlib.file_digest(stream, "sha256").hexdigest()
-        return self._had(actual, size, self.part.origin()[0] or None) if actual == self.wanted.sha256 else None
+        return self._fetched(actual, size, self.part.origin()[0] or None) if actual == self.wanted.sha256 else None
 
-    def _had(self, sha256: str, size: int, url: str | None) -> Fetched:
+    def _fetched(self, sha256: str, size: int, url: str | None) -> Fetched:
         faults.point("verify.done")
         if url and self.wanted.sha256:  # before the sidecar, which says so too, is gone: a kill must not lose it
             self.store.write_origin(sha256, url)
@@ -289,7 +289,7 @@ class _Job:
     def _address(self, address: Address) -> Fetched | None:
         """Make all attempts at one address; return None when none succeeded."""
         if self.options.offline and address.path is None:
-            self.attempts.append(Attempt(address.shown, "not asked: offline"))
+            self.attempts.append(Attempt(address.shown, "not requested: offline"))
             return None
         for number in range(1, self.options.retries + 1):
             if self.stop.is_set():
@@ -321,20 +321,22 @@ class _Job:
         if self.wanted.sha256 in (None, sha256) and self.wanted.size in (None, size):
             refusal = self._refusal()
             if refusal is None:
-                return self._had(sha256, size, address.shown)
+                return self._fetched(sha256, size, address.shown)
         if body.start:
             # The file may have changed between two attempts; only a whole one tells.
-            self.meter.note(f"{address.shown}: what was resumed is not the file wanted; downloading it whole")
+            self.meter.note(f"{address.shown}: the resumed file is not the wanted one; downloading the whole file")
             return self._once(address, resume=False)
         self.part.settle()
-        seems = file_kind.of(self.part.path)
-        said = [refusal.what if refusal else "", "" if refusal and seems in refusal.what else seems, body.about]
+        kind = file_kind.of(self.part.path)
+        reasons = [refusal.what if refusal else "", "" if refusal and kind in refusal.what else kind, body.about]
         kept = self.store.keep_bad(self.part.path, self.wanted.name, sha256)
         if refusal:
             refusal.where = f"{address.shown}, kept as {kept}"
-            refusal.why = "; ".join(filter(None, [f"it is {said[1]}" if said[1] else "", refusal.why]))
+            refusal.why = "; ".join(filter(None, [f"it is {reasons[1]}" if reasons[1] else "", refusal.why]))
             self.refusals.append(refusal)
-        what = "; ".join(filter(None, [f"gave wrong bytes: sha256 {sha256}, {size} bytes", *said, f"kept as {kept}"]))
+        what = "; ".join(
+            filter(None, [f"gave wrong bytes: sha256 {sha256}, {size} bytes", *reasons, f"kept as {kept}"])
+        )
         raise Failed(what, final=True, wrong=Wrong(sha256, size, kept))
 
     def _refusal(self) -> Refused | None:
@@ -367,8 +369,8 @@ class _Job:
             self.part.restart(address.shown, body.validator)
         total = body.total if wanted is None else wanted
         self.meter.start(total, body.start)
-        with self.store.writing(total and total - body.start), Intake(self.part.path) as intake:
-            size = self._pump(body, intake)
+        with self.store.writing(total and total - body.start), PartWriter(self.part.path) as part:
+            size = self._pump(body, part)
         if wanted is None and size > self.wanted.most:
             self.part.forget()  # what has no end is no evidence, and would fill the disk
             raise Failed(f"sends more than {self.wanted.most} bytes", final=True)
@@ -376,9 +378,9 @@ class _Job:
         another = body.total is None and size > 0 and file_kind.of(self.part.path)  # such as a page to sign in on
         if short and not another and not (body.whole and body.total is None):
             raise Failed(f"broke off at {size} of {total} bytes")
-        return intake.sha256.hexdigest(), size
+        return part.sha256.hexdigest(), size
 
-    def _pump(self, body: Body, intake: Intake) -> int:
+    def _pump(self, body: Body, part: PartWriter) -> int:
         """Copy bytes until the end, or one chunk past the allowed size; return the file's size in bytes.
 
         Only time spent waiting for the sender counts against it, not that of our own disk.
@@ -392,7 +394,7 @@ class _Job:
                 break
             if self.stop.is_set():
                 raise _Stopped
-            intake.put(chunk)
+            part.put(chunk)
             self.meter.advance(len(chunk))
             size, moved = size + len(chunk), moved + len(chunk)
             if waited >= self.options.stall:
@@ -403,8 +405,8 @@ class _Job:
 
     def _failure(self) -> PipelineError:
         """Return the error: the wanted file, and the result of every address."""
-        said = Counter(f"{attempt.url}: {attempt.what}" for attempt in self.attempts)
-        lines = [f"  {text}" + (f" ({times} times)" if times > 1 else "") for text, times in said.items()]
+        reasons = Counter(f"{attempt.url}: {attempt.what}" for attempt in self.attempts)
+        lines = [f"  {text}" + (f" ({times} times)" if times > 1 else "") for text, times in reasons.items()]
         wrong = [attempt for attempt in self.attempts if attempt.wrong]
         if len(self.refusals) == len(wrong) == 1:
             return self.refusals[0]  # which says more
@@ -413,7 +415,7 @@ class _Job:
         pinned = f"  wanted {digest}, {'any size' if size is None else f'{size} bytes'}"
         if wrong:
             return Refused(
-                "\n".join([f"{name}: what was had is not the file that is pinned", pinned, *lines]),
+                "\n".join([f"{name}: downloaded content differs from the pinned file", pinned, *lines]),
                 where=wrong[0].url,
                 why="the file was changed or replaced there, or the pin is wrong; nothing of it is used",
                 hint="look at the file that was kept; --mirror DIR uses a good copy from DIR",
@@ -422,4 +424,4 @@ class _Job:
             hint = "drop --offline, or add --mirror DIR with the file in DIR"
         else:
             hint = "check the network and try again, or add --mirror DIR with the file in DIR"
-        return Unreachable("\n".join([f"{name}: no place gave it", pinned, *lines]), hint=hint)
+        return Unreachable("\n".join([f"{name}: no address delivered the file", pinned, *lines]), hint=hint)

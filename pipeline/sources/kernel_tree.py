@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.line_model import SrpmSource
-from pipeline.core import disk_space as room
-from pipeline.core import faults, manifest
+from pipeline.core import disk_space, faults, manifest
 from pipeline.core.console import Console
 from pipeline.core.fs import scratch
 from pipeline.errors import HostLacks
@@ -54,7 +53,7 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
             fresh.replace(place)
         except OSError as error:
             other = HostLacks(f"the kernel tree cannot be unpacked: {error}", where=str(place))
-            raise room.of_host(error, sources.settings.artifacts) or other from None
+            raise disk_space.of_host(error, sources.settings.artifacts) or other from None
     return Pristine(git_tree.tree_id(listing), listing, place / "files")
 
 
@@ -78,15 +77,15 @@ def verified(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _read(
-    sources: Sources, source: Verified, wanted: Collection[str], into: Path, room: Path
+    sources: Sources, source: Verified, wanted: Collection[str], into: Path, directory: Path
 ) -> dict[str, git_tree.Entry]:
     into.mkdir(parents=True)
     model = sources.line.data.sources[source.name]
     tarball = source.path
     if isinstance(model, SrpmSource):
         with archive.opened(source.path) as stream:
-            archive.listing(stream, source.file, keep={model.tree.archive}, into=room)
-        tarball = room / model.tree.archive
+            archive.listing(stream, source.file, keep={model.tree.archive}, into=directory)
+        tarball = directory / model.tree.archive
     with archive.opened(tarball) as stream:
         found = archive.listing(stream, tarball.name, strip=1, keep=frozenset(wanted), into=into)
     if isinstance(model, SrpmSource) and git_tree.tree_id(found) != model.tree.git_tree:

@@ -172,17 +172,17 @@ def verdicts(status: str, keys: Sequence[K]) -> list[Verdict[K]]:
     return [_verdict({row[0]: row[1:] for row in group}, keys) for group in _cut(rows, starts)]
 
 
-def _verdict(said: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
-    if valid := said.get("VALIDSIG"):
-        return _judged(valid, said, keys)
-    if "BADSIG" in said:
+def _verdict(status: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
+    if valid := status.get("VALIDSIG"):
+        return _judge(valid, status, keys)
+    if "BADSIG" in status:
         return Verdict(None, "it is not over this content")
-    if bad := said.get("ERRSIG"):
+    if bad := status.get("ERRSIG"):
         return Verdict(None, _unchecked(bad, keys))
-    return Verdict(None, f"gpgv did not check it: {', '.join(said)}")
+    return Verdict(None, f"gpgv did not check it: {', '.join(status)}")
 
 
-def _judged(valid: Sequence[str], said: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
+def _judge(valid: Sequence[str], status: dict[str, list[str]], keys: Sequence[K]) -> Verdict[K]:
     """Return the verdict of a cryptographically valid signature, from key, time, end and digest in VALIDSIG."""
     fingerprint, when, ends, digest, primary = valid[0], _time(valid[2]), valid[3], valid[7], valid[9]
     key = next((key for key in keys if key.block.fingerprint == primary), None)
@@ -190,10 +190,10 @@ def _judged(valid: Sequence[str], said: dict[str, list[str]], keys: Sequence[K])
     if key is None or part is None:
         return Verdict(None, f"it is by {primary}, which is none of the pinned keys")
     problem = key.block.problem(part, when) or _weak(digest, key)
-    if "EXPSIG" in said:
+    if "EXPSIG" in status:
         problem = problem or f"it was only good until {_time(ends):%Y-%m-%d}"
-    if not problem and not {"GOODSIG", "EXPKEYSIG", "REVKEYSIG"} & said.keys():
-        problem = f"gpgv does not call it good: {', '.join(said)}"
+    if not problem and not {"GOODSIG", "EXPKEYSIG", "REVKEYSIG"} & status.keys():
+        problem = f"gpgv does not call it good: {', '.join(status)}"
     return Verdict(None, problem) if problem else Verdict((key, part, when))
 
 

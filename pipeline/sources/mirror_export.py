@@ -38,7 +38,7 @@ def export(line: Line, settings: Settings, console: Console, directory: str, ima
     """
     target = Path(directory)
     if target.exists() and not target.is_dir():
-        raise UsageError("this is no directory", where=directory)
+        raise UsageError("not a directory", where=directory)
     sources = Sources(line, settings, console)
     found = sources.fetch(image)
     try:
@@ -64,7 +64,7 @@ def import_(line: Line, settings: Settings, console: Console, directory: str, im
     """Import a line's sources from an exported directory into the store, without network requests."""
     if not any(Path(directory).glob("mirror-*.json")):
         hint = "./inv mirror export DIR, on a host with network"
-        raise UsageError("this is no exported mirror: there is no mirror-LINE.json in it", where=directory, hint=hint)
+        raise UsageError("not an exported mirror: no mirror-LINE.json in it", where=directory, hint=hint)
     offline = replace(settings, offline=True, refresh=True, mirror=(directory, *settings.mirror))
     found = Sources(line, offline, console).fetch(image)
     console.say(summary(found))

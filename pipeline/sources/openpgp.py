@@ -51,7 +51,7 @@ class Signature:
     signer: str
     fingerprint: str
     made: str
-    said: str
+    sentence: str
     when: datetime
     expires: datetime | None
 
@@ -121,18 +121,18 @@ def _check(rpm: Path, keys: Sequence[PublicKey], ring: Path, base: Sequence[str]
     # Without this level rpmkeys calls an unsigned package fine.
     check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", "-"]
     with rpm_lead.opened(rpm) as stream:
-        said = process.run(check, env=env, stdin=stream, accept=range(256))
+        verified = process.run(check, env=env, stdin=stream, accept=range(256))
     query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
-    asked = ["rpm", *base, "--nosignature", "--nomanifest", "-qp", "--qf", query, "-"]
+    query_command = ["rpm", *base, "--nosignature", "--nomanifest", "-qp", "--qf", query, "-"]
     with rpm_lead.opened(rpm) as stream:
-        stamp = process.run(asked, env=env, stdin=stream, accept=range(256)).text
-    lines = [line.strip() for line in said.text.splitlines()[1:]]
+        stamp = process.run(query_command, env=env, stdin=stream, accept=range(256)).text
+    lines = [line.strip() for line in verified.text.splitlines()[1:]]
     signed = [line for line in lines if "ignature" in line and line.endswith(": OK")]
-    if said.status != 0 or not signed or not all(line.endswith(": OK") for line in lines):
+    if verified.status != 0 or not signed or not all(line.endswith(": OK") for line in lines):
         raise Refused(
             "the package's signature or digests are not good",
             where=str(rpm),
-            why="; ".join(lines) or said.error_text.strip() or "rpmkeys said nothing",
+            why="; ".join(lines) or verified.error_text.strip() or "no output of rpmkeys",
             hint="fetch it from another place, or name its signer's key in a line file of your own (docs/lines.md)",
         )
     key, part, when = _signer(rpm, keys, ring)

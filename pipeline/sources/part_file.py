@@ -43,7 +43,7 @@ class _Worker:
         self.thread.join()
 
 
-class Intake:
+class PartWriter:
     """Write and hash bytes, each in a thread of its own: both release the interpreter's lock.
 
     With one thread the time would be the sum of receiving, writing and hashing; so it is that of
@@ -54,7 +54,7 @@ class Intake:
         self.path = path
         self.sha256 = hashlib.sha256()
 
-    def __enter__(self) -> Intake:
+    def __enter__(self) -> PartWriter:
         self.handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         self.hasher, self.writer = _Worker(self.sha256.update), _Worker(self._write)
         try:

@@ -22,7 +22,7 @@ SHARE = 0.2
 
 
 @dataclass(frozen=True)
-class Silent:
+class MissingSource:
     """A file that no address has, with the result of each address."""
 
     name: str
@@ -30,49 +30,49 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class _Patience:
+class _ProbeTimeouts:
     """Time limits of the preflight in seconds, as `transport.Timeouts`."""
 
     connect: float
     stall: float
 
 
-def look(wanted: Sequence[Wanted], options: Options) -> list[Silent]:
+def probe(wanted: Sequence[Wanted], options: Options) -> list[MissingSource]:
     """Probe every address of `wanted` in parallel; return the files that none of their addresses has.
 
     Returns as soon as that is known. With `offline` only what is on this machine is asked.
     """
-    told: queue.SimpleQueue[tuple[str, Attempt | None]] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[str, Attempt | None]] = queue.SimpleQueue()
     places = {item.name: list(addresses(item, options)) for item in wanted}
-    patience = _Patience(options.connect * SHARE, options.stall * SHARE)
+    timeouts = _ProbeTimeouts(options.connect * SHARE, options.stall * SHARE)
 
-    def ask(name: str, address: Address) -> None:
-        told.put((name, _asked(address, patience, options.offline)))
+    def work(name: str, address: Address) -> None:
+        results.put((name, _probe(address, timeouts, options.offline)))
 
-    for name, asked in places.items():
-        for address in asked:  # daemons: those that nobody waits for any more do not keep us
-            threading.Thread(target=ask, args=(name, address), name=f"look-{name}", daemon=True).start()
+    for name, candidates in places.items():
+        for address in candidates:  # daemons: those that nobody waits for any more do not keep us
+            threading.Thread(target=work, args=(name, address), name=f"look-{name}", daemon=True).start()
     open_, failed = dict(places), defaultdict[str, list[Attempt]](list)
     while undecided := [name for name in open_ if len(failed[name]) < len(places[name])]:
-        name, attempt = told.get()
+        name, attempt = results.get()
         if attempt is None:
             open_.pop(name, None)
         elif name in undecided:
             failed[name].append(attempt)
-    return [Silent(name, _in_order(failed[name], places[name])) for name in open_]
+    return [MissingSource(name, _in_order(failed[name], places[name])) for name in open_]
 
 
-def _in_order(attempts: Iterable[Attempt], asked: Sequence[Address]) -> tuple[Attempt, ...]:
-    order = [address.shown for address in asked]
+def _in_order(attempts: Iterable[Attempt], candidates: Sequence[Address]) -> tuple[Attempt, ...]:
+    order = [address.shown for address in candidates]
     return tuple(sorted(attempts, key=lambda attempt: order.index(attempt.url)))
 
 
-def _asked(address: Address, patience: _Patience, offline: bool) -> Attempt | None:
+def _probe(address: Address, timeouts: _ProbeTimeouts, offline: bool) -> Attempt | None:
     """Return the failure of an address; None when it begins to deliver, or asks for a later attempt."""
     if offline and address.path is None:
-        return Attempt(address.shown, "not asked: offline")
+        return Attempt(address.shown, "not requested: offline")
     try:
-        with transport.opened(address, 0, "", patience):
+        with transport.opened(address, 0, "", timeouts):
             return None
     except Failed as failure:
         return Attempt(address.shown, failure.what) if failure.final or not failure.answered else None
@@ -80,12 +80,12 @@ def _asked(address: Address, patience: _Patience, offline: bool) -> Attempt | No
         return Attempt(address.shown, str(error) or type(error).__name__)
 
 
-def failure(silent: Sequence[Silent], hint: str) -> Unreachable:
+def failure(missing: Sequence[MissingSource], hint: str) -> Unreachable:
     """Return the error: each file with each address's result."""
-    rows = [f"{len(silent)} source{'s' * (len(silent) != 1)} cannot be had from here: no address answers"]
-    for item in silent:
+    rows = [f"{len(missing)} source{'s' * (len(missing) != 1)} cannot be fetched from here: no address answers"]
+    for item in missing:
         rows.append(f"  {item.name}")
-        rows += [f"    {attempt.url}: {attempt.what}" for attempt in item.attempts] or ["    it has no address"]
+        rows += [f"    {attempt.url}: {attempt.what}" for attempt in item.attempts] or ["    no address"]
     return Unreachable(
-        "\n".join(rows), why="what is not here must be fetched before anything is built; nothing was begun", hint=hint
+        "\n".join(rows), why="missing sources must be fetched before a build; nothing was started", hint=hint
     )

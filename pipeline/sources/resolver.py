@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imported where they are used: a run that has everything nee
     from pipeline.sources.apt import AptRoot, Index, Resolved
     from pipeline.sources.openpgp import PublicKey
 
-_RULES = 2  # of what a proof says: an older one was made without a look at the state of its key
+_RULES = 3  # version of what a proof records; 2 added the state of its key
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class Sources:
         wanted = {name: source for name, source in self._sources() if _needed(source, image)}
         unpinned = [name for name, source in wanted.items() if not self._known(name, source)]
         pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in unpinned]
-        had = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
+        fetched_all = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
         with self.store.using():
-            found = [self._verify(item, fetched) for item, fetched in zip(pinned, had, strict=True)]
+            found = [self._verify(item, fetched) for item, fetched in zip(pinned, fetched_all, strict=True)]
         self._record(found)
         if unpinned:
             raise self._not_pinned(unpinned)
@@ -102,7 +102,7 @@ class Sources:
         """Return whether there are sources that only building in `image` needs."""
         return any(_needed(source, image) and not _needed(source, "") for _, source in self._sources())
 
-    def silent(self) -> list[preflight.Silent]:
+    def unavailable(self) -> list[preflight.MissingSource]:
         """Return the sources that are neither in the store nor delivered by any address, within seconds.
 
         A Debian source is asked for where the index has named its address already.
@@ -111,7 +111,7 @@ class Sources:
         for digest in (item.sha256 for item in missing if item.sha256 is not None):
             if damaged := self.store.evict(digest):
                 self.console.warn(str(damaged))
-        return preflight.look(missing, self.options)
+        return preflight.probe(missing, self.options)
 
     def _addressed(self) -> Iterator[download.Wanted]:
         for name, source in self._sources():
@@ -133,8 +133,8 @@ class Sources:
             proof: dict[str, Any] = {}
 
             def prove(path: Path) -> None:
-                if said := file_kind.no_rpm(path):
-                    raise Refused(f"{source.file}: expected a source package, got {said}", hint=_ANOTHER)
+                if kind := file_kind.no_rpm(path):
+                    raise Refused(f"{source.file}: expected a source package, got {kind}", hint=_ANOTHER)
                 self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
                 proof.update(self._prove_srpm(path, source))
 
@@ -193,7 +193,7 @@ class Sources:
         source = self.line.data.sources[item.name]
         how = item.how
         if isinstance(source, SrpmSource):
-            how += "; " + self._proof(fetched, source)["said"]
+            how += "; " + self._proof(fetched, source)["sentence"]
         elif isinstance(source, FileSource) and source.members:
             self._check_members(fetched, source)
             how += f"; {len(source.members)} members as pinned"
@@ -228,10 +228,10 @@ class Sources:
     # Proofs, each made once of the same bytes and the same pins.
 
     def _proof_name(self, sha256: str, source: SrpmSource | FileSource) -> str:
-        pins = {"source": source.model_dump(mode="json"), "keys": self._known_of_keys(source), "rules": _RULES}
+        pins = {"source": source.model_dump(mode="json"), "keys": self._key_state(source), "rules": _RULES}
         return f"proof-{sha256}-{hashlib.sha256(json.dumps(pins, sort_keys=True).encode()).hexdigest()[:16]}"
 
-    def _known_of_keys(self, source: SrpmSource | FileSource) -> list[Any]:
+    def _key_state(self, source: SrpmSource | FileSource) -> list[Any]:
         """Return the key state of a proof: the line's exceptions, and local copies that may have a revocation."""
         keys = [self.line.data.keys[name] for name in (source.signers if isinstance(source, SrpmSource) else ())]
         found = []
@@ -292,7 +292,7 @@ class Sources:
         if not found:
             raise missing[0] if len(missing) == 1 else Unreachable("\n".join(map(str, missing)))
         for reason in missing:
-            self.console.warn(f"{reason.what}; what it signed will be refused")
+            self.console.warn(f"{reason.what}; its signatures will be refused")
         return found
 
     def _public_key(self, name: str, key: Key) -> PublicKey:
@@ -300,25 +300,25 @@ class Sources:
 
         record = f"key-{key.fingerprint}"
         known = self.store.record(record)
-        had = [(known["origin"], known["armor"].encode())] if known else []
+        materials = [(known["origin"], known["armor"].encode())] if known else []
         tried = []
         for where, material in self._key_material(name, key):
-            if where in key.urls and had and not self.settings.refresh:
+            if where in key.urls and materials and not self.settings.refresh:
                 break
             try:
                 openpgp.public_key(name, key, material)
             except Refused as error:
                 tried.append(f"{where}: {error.why}")
                 continue
-            had.append((where, material))
-        if had:
-            found = openpgp.public_key(name, key, *(material for _, material in had))
-            kept = {"armor": found.armor.decode(), "origin": had[0][0]}
+            materials.append((where, material))
+        if materials:
+            found = openpgp.public_key(name, key, *(material for _, material in materials))
+            kept = {"armor": found.armor.decode(), "origin": materials[0][0]}
             if kept != known:
                 self.store.write_record(record, kept)
             return found
         raise Unreachable(
-            f"the key {name} ({key.fingerprint}) could not be had",
+            f"the key {name} ({key.fingerprint}) could not be fetched",
             why="; ".join([*tried, f"looked for in {', '.join((*key.files, *key.urls)) or 'no place: none is named'}"]),
             hint="put it into a file named under [keys], or into DIR/keys/FINGERPRINT.asc of --mirror DIR",
         )
@@ -367,16 +367,16 @@ class Sources:
             self.store.write_record(record_name, record)
         suites = " and ".join(index["suite"] for index in record["indexes"])
         how = f"digest in Debian's signed index of {suites}"
-        how += "".join(f"; {version} is newer and was not to be had" for version in record["passed"][:1])
+        how += "".join(f"; {version} is newer and not available" for version in record["passed"][:1])
         return _Pinned(name, _wanted(record), record["version"], how)
 
     def _record_name(self, name: str, source: DebianSource) -> str:
-        return f"debian-{self.line.name}-{name}-{self._question(source)}"
+        return f"debian-{self.line.name}-{name}-{self._query_digest(source)}"
 
-    def _question(self, source: DebianSource) -> str:
+    def _query_digest(self, source: DebianSource) -> str:
         keys = [self.line.data.keys[key].fingerprint for key in self._debian.keyring]
-        asked = {"source": source.model_dump(mode="json"), "suites": self._debian.suites, "keys": keys}
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+        query = {"source": source.model_dump(mode="json"), "suites": self._debian.suites, "keys": keys}
+        return hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()[:16]
 
     def _ask_index(self, name: str, source: DebianSource) -> dict[str, Any]:
         """Query the index and return the answer to record; with `accept_older`, one whose file is available."""
@@ -386,25 +386,25 @@ class Sources:
             if source.sha256 not in (None, resolved.sha256):
                 why = f"wanted {source.sha256}, the index says {resolved.sha256}"
                 raise Refused(f"Debian's index has another {resolved.file} than the pinned one", why=why)
-            if not source.accept_older or self._to_be_had(resolved):
+            if not source.accept_older or self._is_available(resolved):
                 return {**asdict(resolved), "indexes": root.evidence(), "passed": passed}
             passed.append(resolved.version)
-            self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not to be had yet")
+            self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not available yet")
         raise Unreachable(
-            f"none of the {source.package} {source.version} versions in Debian's index could be had",
+            f"none of the {source.package} {source.version} versions in Debian's index could be fetched",
             why=f"tried {', '.join(passed)}",
             hint="name another archive: --debian-mirror URL",
         )
 
-    def _to_be_had(self, resolved: Resolved) -> bool:
+    def _is_available(self, resolved: Resolved) -> bool:
         wanted = download.Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
         with self.console.progress() as progress, self.store.using():
             try:
-                had = download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
+                fetched = download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
             except Unreachable:
                 return False
-        if had.url is not None:
-            self._fetched.add(had.sha256)
+        if fetched.url is not None:
+            self._fetched.add(fetched.sha256)
         return True
 
     def apt_root(self) -> AptRoot:
@@ -448,7 +448,7 @@ class Sources:
         archives = apt.archive_addresses(suites, self.settings.debian_mirror, self.options.mirrors)
         if self.settings.offline and not all(address.startswith("file:") for address in archives.values()):
             raise Unreachable(
-                "Debian's index has not been asked yet and --offline forbids it",
+                "Debian's index has not been read yet and --offline forbids that",
                 where=", ".join(archives.values()),
                 hint="run once without --offline, or add --mirror DIR of an exported mirror",
             )

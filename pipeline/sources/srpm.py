@@ -32,7 +32,7 @@ class Proof:
     signer: str
     fingerprint: str
     signed: str
-    said: str
+    sentence: str
     expires: float | None
     accepted: bool
     nevra: str
@@ -46,11 +46,13 @@ class Proof:
         return asdict(self)
 
 
-def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], manifest: Path | None, room: Path) -> Proof:
+def prove(
+    rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], manifest: Path | None, parent: Path
+) -> Proof:
     """Check the SRPM at `rpm` against everything in the line file, the cheapest check first.
 
     `manifest` lists the pristine tree, so that a tree that differs can be told path by path. The
-    payload is unpacked below `room`, and removed again.
+    payload is unpacked below `parent`, and removed again.
     Raises `Refused` for the first thing that does not hold.
     """
     signature = openpgp.check_rpm(rpm, keys)
@@ -58,7 +60,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
     nevra = _nevra(rpm)
     if nevra != source.nevra:
         raise Refused(f"{source.file} holds another package", where=str(rpm), why=f"wanted {source.nevra}, had {nevra}")
-    with scratch(room) as directory:
+    with scratch(parent) as directory:
         payload = directory / "payload"
         archive.unpack(rpm, payload, source.file)
         spec = _check_spec(payload, source, signature)
@@ -70,7 +72,7 @@ def prove(rpm: Path, source: SrpmSource, keys: Sequence[openpgp.PublicKey], mani
         signature.signer,
         signature.fingerprint,
         signature.made,
-        signature.said,
+        signature.sentence,
         expires,
         accepted,
         nevra,
@@ -89,16 +91,16 @@ def check_accepted(
     Who has the secret part of an expired key can set back a signature's time, so somebody must have decided.
     """
     key = next(key for key in keys if key.name == signer)
-    said = f"`expired = {key.expired or (expires and expires.date())}` under [keys.{signer}]"
+    setting = f"`expired = {key.expired or (expires and expires.date())}` under [keys.{signer}]"
     if key.expired and when.date() >= key.expired:
-        why = f"it was signed on {when:%Y-%m-%d}; {said} accepts what was signed before that day"
+        why = f"it was signed on {when:%Y-%m-%d}; {setting} accepts what was signed before that day"
         raise Refused(f"the key {signer} had expired when the package was signed", where=str(where), why=why)
     if not key.expired and expires and expires <= datetime.now(UTC):
         raise Refused(
             f"the key {signer} has expired, and the line file does not say that this is accepted",
             where=str(where),
             why=f"it expired on {expires:%Y-%m-%d}; the package says it was signed on {when:%Y-%m-%d}",
-            hint=f"where that can be believed, put {said} in the line file (docs/lines.md)",
+            hint=f"where that can be believed, put {setting} in the line file (docs/lines.md)",
         )
 
 

@@ -181,7 +181,7 @@ class Store:
         if found is _DAMAGED:
             path = self._record(name)
             self.keep_bad(path, path.name, _actual(path))
-            self.note(f"the record {name} of the store is not as it was written, and is not believed")
+            self.note(f"the record {name} of the store: damaged, ignored")
         return found if isinstance(found, dict) else None
 
     def records(self, prefix: str) -> dict[str, dict[str, Any]]:
@@ -209,11 +209,11 @@ class Store:
             return None
         except (OSError, ValueError):
             return _DAMAGED
-        said = document.get("says")
-        if document.get("record") != name or not isinstance(said, dict):
+        content = document.get("says")
+        if document.get("record") != name or not isinstance(content, dict):
             return _DAMAGED
         shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
-        return said if all(isinstance(said.get(key), kind) for key, kind in shape.items()) else _DAMAGED
+        return content if all(isinstance(content.get(key), kind) for key, kind in shape.items()) else _DAMAGED
 
     def write_record(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace the document called `name` by one rename. Raises `HostLacks`."""
@@ -320,17 +320,18 @@ class Store:
         try:
             yield
         except OSError as error:
-            if limit := rlimits.behind(error):
+            if limit := rlimits.exceeded(error):
                 raise limit from error
             if error.errno in (*disk_space.FULL, errno.EFBIG):
                 amount = f"for {human_bytes(needed)} " if needed else ""
-                told = disk_space.lacking(self.root, error)
-                goes_on = "make room there, then run the same command again: it goes on where it stopped"
+                failure = disk_space.lacking(self.root, error)
+                hint = "free some space there, then run the same command again: it goes on where it stopped"
+                what = failure.what.replace("no disk space is left", f"no disk space {amount}is left in the store")
                 raise HostLacks(
-                    f"{told.what.replace('no room', f'no room {amount}in the store')}: {error.strerror}",
+                    f"{what}: {error.strerror}",
                     where=str(self.root),
-                    why=told.why,
-                    hint=goes_on if told.hint == disk_space.HINT else told.hint,
+                    why=failure.why,
+                    hint=hint if failure.hint == disk_space.HINT else failure.hint,
                 ) from error
             if error.errno in _FORBIDDEN:
                 raise HostLacks(f"the store cannot be written: {error.strerror}", where=str(self.root)) from error
@@ -356,8 +357,8 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """Return URL and validator (ETag, Last-Modified) of the bytes; empty texts when unknown."""
         try:
-            said = json.loads(read_limited(self._sidecar, MOST))
-            return str(said["url"]), str(said["validator"])
+            document = json.loads(read_limited(self._sidecar, MOST))
+            return str(document["url"]), str(document["validator"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", ""
 

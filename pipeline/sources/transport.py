@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = 10
 _LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better, all others will not
-_WORDS_MOST = 1000  # lines that an FTP server says: some greet with a page of text
+_LINES_MOST = 1000  # lines that an FTP server says: some greet with a page of text
 _T = TypeVar("_T")
 
 
@@ -136,7 +136,7 @@ def opened(address: Address, offset: int, validator: str, options: Timeouts) -> 
     elif scheme == "ftp":
         opened = _opened_ftp(address.url, offset, validator, options)
     else:
-        raise Failed(f"no such kind of address: {scheme or 'not a URL'}", final=True)
+        raise Failed(f"unknown kind of address: {scheme or 'not a URL'}", final=True)
     with opened as body:
         yield body
 
@@ -162,7 +162,7 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
     return answer.result()
 
 
-def _patience(options: Timeouts) -> float:
+def _answer_timeout(options: Timeouts) -> float:
     """Return the seconds until an answer must begin, including look-up, connection and redirects."""
     return 2 * (options.connect + options.stall)
 
@@ -195,11 +195,11 @@ def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> It
         session.hooks["response"].append(_without_a_redirects_body)
 
         def ask(start: int) -> requests.Response:
-            response = _within(_patience(options), lambda: _ask(session, url, start, validator, options))
+            response = _within(_answer_timeout(options), lambda: _ask(session, url, start, validator, options))
             return open_responses.enter_context(contextlib.closing(response))
 
         response = ask(offset)
-        if offset and (response.status_code == 416 or not _goes_on(response, offset, validator)):
+        if offset and (response.status_code == 416 or not _is_continued(response, offset, validator)):
             offset, response = 0, ask(0)
         elif response.status_code == 200:
             offset = 0
@@ -233,7 +233,7 @@ def _ask(session: requests.Session, url: str, offset: int, validator: str, optio
         raise Failed(what, final=final) from None
 
 
-def _goes_on(response: requests.Response, offset: int, validator: str) -> bool:
+def _is_continued(response: requests.Response, offset: int, validator: str) -> bool:
     """Return False for a part other than the requested one, or of another file."""
     if response.status_code != 206:
         return True
@@ -264,14 +264,14 @@ def _check_status(response: requests.Response, wanted: int) -> None:
 def _about(response: requests.Response) -> str:
     """Return origin and type of the answer where they differ from the request."""
     kind, coding = (response.headers.get(name, "") for name in ("Content-Type", "Content-Encoding"))
-    said = []
+    deviations = []
     if response.history:
-        said.append(f"redirected to {Address(response.url or '').shown}")
+        deviations.append(f"redirected to {Address(response.url or '').shown}")
     if kind.lower().startswith(("text/html", "application/xhtml")):
-        said.append(f"of type {kind.partition(';')[0].strip()}")
+        deviations.append(f"of type {kind.partition(';')[0].strip()}")
     if coding.lower() not in ("", "identity"):
-        said.append(f"with the encoding {coding[:40]}, which was not asked for")
-    return ", ".join(said)
+        deviations.append(f"with the encoding {coding[:40]}, which was not requested")
+    return ", ".join(deviations)
 
 
 def _seconds(retry_after: str) -> float:
@@ -323,7 +323,7 @@ def _innermost(error: BaseException) -> str:
             break  # what is inside speaks of Python's numbers
         error = inner
     if isinstance(error, no_answer) and not isinstance(error, http.client.RemoteDisconnected):
-        return f"what came is no HTTP answer: {str(error.args[0])[:60]!a}"
+        return f"not an HTTP answer: {str(error.args[0])[:60]!a}"
     if isinstance(error, ValueError) and "int() with base 16" in str(error):
         return "the length of a chunk is no number"
     if isinstance(error, TimeoutError):
@@ -336,13 +336,13 @@ def _innermost(error: BaseException) -> str:
 class _Ftp(ftplib.FTP):
     """FTP with a limit on the lines of an answer, all of which ftplib keeps."""
 
-    heard = 0
+    lines_read = 0
 
     def getline(self) -> str:
         """Return one line of an answer."""
-        self.heard += 1
-        if self.heard > _WORDS_MOST:
-            raise ftplib.error_perm(f"the server says more than {_WORDS_MOST} lines")
+        self.lines_read += 1
+        if self.lines_read > _LINES_MOST:
+            raise ftplib.error_perm(f"the server says more than {_LINES_MOST} lines")
         return super().getline()
 
 
@@ -351,7 +351,7 @@ def _opened_ftp(url: str, offset: int, validator: str, options: Timeouts) -> Ite
     """Open an FTP transfer, with time and size of the file in place of an ETag. Uses no proxy."""
     ftp = _Ftp()
     try:
-        opened = _within(_patience(options), lambda: _ftp_transfer(ftp, url, offset, validator, options))
+        opened = _within(_answer_timeout(options), lambda: _ftp_transfer(ftp, url, offset, validator, options))
         with opened.connection as connection:
 
             def read() -> bytes:

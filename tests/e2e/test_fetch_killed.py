@@ -31,13 +31,14 @@ from tests.fixtures.toy import SRPM, TARBALL, Toy, make_toy
 ROUNDS = 12
 PIECES = 12  # in which the server sends a file
 PAUSE = 0.02  # seconds after each of them
-FETCHED = ("fetching", "download", "intake", "store")  # the modules whose points every fetch passes
+FETCHED = ("download", "part_file", "store")  # the modules whose points every fetch passes
 POINTS = sorted(
     {
         point
         for module in FETCHED
-        if (path := ROOT / "pipeline" / "sources" / f"{module}.py").is_file()
-        for point in re.findall(r'trace\.point\("([^"]+)"\)', path.read_text())
+        for point in re.findall(
+            r'faults\.point\("([^"]+)"\)', (ROOT / "pipeline" / "sources" / f"{module}.py").read_text()
+        )
     }
 )
 

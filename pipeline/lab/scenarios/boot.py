@@ -1,4 +1,4 @@
-"""Each kernel boots, is the one that was built, and shows from inside what its role gives. domain.md, section 3."""
+"""Boot every kernel; check its release and its role from inside (docs/lab.md)."""
 
 from __future__ import annotations
 

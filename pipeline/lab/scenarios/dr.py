@@ -1,4 +1,4 @@
-"""DR: the director changes only the frame's target; servers hold the VIP in silence. domain.md, section 6."""
+"""Check DR: the director changes only the frame's target; servers do not answer ARP for the VIP (docs/lab.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FULLNAT: both addresses rewritten; toa gives the client's back to the servers. domain.md, sections 3, 4, 6 and 8."""
+"""Check FULLNAT: both addresses rewritten; toa restores the client's on the servers (docs/lab.md)."""
 
 from __future__ import annotations
 

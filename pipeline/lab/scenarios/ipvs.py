@@ -44,7 +44,7 @@ def servers(machine: Machine, service: str) -> list[str]:
 def connections(machine: Machine, addresses: Iterable[str]) -> list[str]:
     """Which of the servers at `addresses` the connection table names.
 
-    The kernel's own list of it, for `ipvsadm -Lnc` of the FULLNAT tools garbles it: domain.md, section 4.
+    Reads the kernel's own list: `ipvsadm -Lnc` of the FULLNAT tools garbles the state column.
     """
     table = machine.run("cat", "/proc/net/ip_vs_conn").out
     return sorted(address for address in addresses if f" {int(IPv4Address(address)):08X} " in table)

@@ -1,4 +1,4 @@
-"""NAT: the director rewrites one address; answers come back through it. domain.md, section 6."""
+"""Check NAT: the director rewrites one address; answers come back through it (docs/lab.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TUN: as DR, but packets go to the servers in packets: ipip. domain.md, section 6."""
+"""Check TUN: as DR, with packets to the servers encapsulated as ipip (docs/lab.md)."""
 
 from __future__ import annotations
 

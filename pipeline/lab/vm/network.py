@@ -73,7 +73,7 @@ class Segment:
         raise self._failed(said)
 
     def _failed(self, said: str) -> Exception:
-        if limit := rlimits.behind_program(self.child.returncode, said, f"the capture of segment {self.name}"):
+        if limit := rlimits.exceeded_by_program(self.child.returncode, said, f"the capture of segment {self.name}"):
             return limit
         if self.capture and any(said == f"{self.capture}: {os.strerror(number)}" for number in disk_space.FULL):
             return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {said}")

@@ -203,7 +203,7 @@ class Qemu:
         status = self.child.wait()
         self._until(lambda: self.monitor.event("SHUTDOWN") is not None, 0.2)  # it comes by another way
         reason = self.monitor.event("SHUTDOWN")
-        if limit := rlimits.behind_program(status, "", f"guest {self.files.name}: QEMU was killed"):
+        if limit := rlimits.exceeded_by_program(status, "", f"guest {self.files.name}: QEMU was killed"):
             raise limit
         if status < 0:
             hint = "whoever did it; dmesg of the host says when it was for want of memory"

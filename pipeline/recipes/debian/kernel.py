@@ -120,7 +120,7 @@ def of_line(
     )
 
 
-def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
+def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     """The configuration asked for: base, role, the role's options in the line file, and the release."""
     directory = resources.specs_dir() / "lts61" / "config"
     suffix = f"-{parameters.release}.{ARCH}"
@@ -169,7 +169,7 @@ def explain(log: Path, parameters: Parameters, top: Path | None = None) -> None:
 
     `top` is the build's top directory as the host sees it: with the tree there, dependencies are told too.
     """
-    found = kconfig.told(log_errors.lines(log), asked(parameters))
+    found = kconfig.from_log(log_errors.lines(log), asked(parameters))
     if found:
         tree = outputs.texts(top, f"BUILD/{parameters.tree}", "Kconfig", _KCONFIG) if top is not None else ()
         raise kconfig.failure(found, str(log), list(tree))

@@ -51,7 +51,9 @@ PROGRAMS = (
 _LACKING_TOLD = re.compile(r"^error: the image lacks (.{1,500})")
 _TREE_TOLD = re.compile(r"^error: tree: (.{1,500})")
 _TREE_MOST = 50  # rows; the spec's own check says no more
-_SIGNING_RACE = re.compile("multiple definition of .no symbol.")  # in whichever quotation marks: domain.md, section 2
+_SIGNING_RACE = re.compile(
+    "multiple definition of .no symbol."
+)  # in whichever quotation marks: ld, of objects that parallel jobs mixed up
 _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts into the tree besides its sources
 
 
@@ -105,7 +107,7 @@ class Parameters:
         """rpmbuild's: the base kernel and its firmware, which it requires; kABI where the role keeps it."""
         without = {"debuginfo"}
         if self.role is RoleName.DIRECTOR or self.small:
-            without.add("kabichk")  # LVS changes two symbols of the list: domain.md, section 2
+            without.add("kabichk")  # LVS changes two symbols of the kABI list: (un)register_ip_vs_scheduler
         if self.image != BUILDER_WITH_SIGNING:
             without |= set(_LEFT_OUT_THERE)
         pairs = [("--with", "baseonly"), ("--with", "firmware"), *(("--without", name) for name in sorted(without))]
@@ -139,7 +141,7 @@ def of_line(
     )
 
 
-def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
+def laid_over(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     """The symbols that are laid over config-generic, for a small kernel too.
 
     The spec completes the distribution's configurations before ours is made, and that fails for an
@@ -154,7 +156,7 @@ def laid_over(parameters: Parameters) -> dict[str, kconfig.Asked]:
     )
 
 
-def asked(parameters: Parameters) -> dict[str, kconfig.Asked]:
+def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     """The symbols that the finished configuration must have."""
     if not parameters.small:
         return laid_over(parameters)
@@ -316,7 +318,7 @@ def explain(log: Path, parameters: Parameters) -> None:
             why="what is compiled must be what was proven",
             hint="./inv patches shows what the series does; a spec that applies more is another source",
         )
-    if found := kconfig.told(log_errors.lines(log), asked(parameters)):
+    if found := kconfig.from_log(log_errors.lines(log), asked(parameters)):
         raise kconfig.failure(found, str(log))
 
 

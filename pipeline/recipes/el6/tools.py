@@ -34,7 +34,7 @@ TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"
 NEWEST_GLIBC = (2, 12)  # the C library of el6
-# The guides' names of the packages: ipvsadm's is of the IPVS interface, keepalived's its own. domain.md, section 4.
+# The guides' names of the packages: ipvsadm's is of the IPVS interface, keepalived's its own.
 VERSIONS = {Tool.IPVSADM: "1.2.1", Tool.KEEPALIVED: "1.2.2"}
 # What keepalived's configure must say at its end: its label, its word.
 SUMMARY = (

@@ -278,7 +278,7 @@ def test_a_device_that_is_gone_is_noticed_whatever_is_remembered(stand: Stand) -
     assert stand.probe().probe().usable
     (stand.place / "kvm").unlink()
     verdict = stand.probe().probe()
-    assert (verdict.usable, verdict.cause) == (False, Cause.NO_DEVICE) and "modprobe" in verdict.mend
+    assert (verdict.usable, verdict.cause) == (False, Cause.NO_DEVICE) and "modprobe" in verdict.remedy
 
 
 def test_a_device_that_refuses_to_open_is_told_apart(stand: Stand) -> None:
@@ -293,14 +293,14 @@ def test_without_any_kernel_it_is_not_probed_and_not_usable(stand: Stand) -> Non
     stand.kernel.unlink()
     verdict = stand.probe().probe()
     assert (verdict.usable, verdict.cause) == (False, Cause.NOT_PROBED)
-    assert "no kernel to boot" in verdict.detail and "--kernel" in verdict.mend
+    assert "no kernel to boot" in verdict.detail and "--kernel" in verdict.remedy
     assert stand.probe().remembered() is None, "no answer is no answer to remember"
 
 
 def test_without_qemu_it_is_not_probed_and_the_mend_installs_it(stand: Stand) -> None:
     probe = dataclasses.replace(stand.probe(), qemu="qemu-system-x86_64", path=str(stand.place))
     verdict = probe.probe()
-    assert verdict.cause is Cause.NOT_PROBED and "qemu-system-x86" in verdict.mend
+    assert verdict.cause is Cause.NOT_PROBED and "qemu-system-x86" in verdict.remedy
 
 
 def no_kernel() -> Path | None:
@@ -321,7 +321,7 @@ def test_a_provider_that_cannot_reach_its_source_leaves_it_not_probed(stand: Sta
     stand.kernel.unlink()
     verdict = dataclasses.replace(stand.probe(), kernel_provider=unreachable).probe()
     assert verdict.cause is Cause.NOT_PROBED and "no mirror answers" in verdict.detail
-    assert verdict.mend == "./inv fetch"
+    assert verdict.remedy == "./inv fetch"
 
 
 def test_the_provided_package_is_asked_for_once(stand: Stand) -> None:

@@ -201,11 +201,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "record, emptied": (lambda p: (p / "meta.json").write_text(""), "its record is damaged: it is empty"),
     "record, cut": (
         lambda p: os.truncate(p / "meta.json", (p / "meta.json").stat().st_size // 2),
-        "its record is damaged: it is no JSON document",
+        "its record is damaged: not a JSON document",
     ),
     "record, edited": (
         lambda p: (p / "meta.json").write_text((p / "meta.json").read_text().replace("never run", "always run")),
-        "its record is damaged: its seal does not match what it says",
+        "its record is damaged: its seal does not match its content",
     ),
     "record, deep": (lambda p: (p / "meta.json").write_text("[" * 99_999), "its record is damaged: it is no JSON"),
     "record, gone": (lambda p: (p / "meta.json").unlink(), "its record is damaged: it is missing"),
@@ -215,7 +215,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "record, of before": (
         lambda p: (p / "meta.json").write_text('{"step": "kernel", "state": "done"}'),
-        "its record is damaged: it bears no seal",
+        "its record is damaged: no seal",
     ),
     "record, sealed by hand": (
         lambda p: (p / "meta.json").write_text(manifest.sealed({"step": "kernel", "state": "done"})),

@@ -154,7 +154,7 @@ def test_what_lies_in_the_development_keys_place_is_not_touched(inv: Inv, tmp_pa
 def test_no_room_for_a_key_is_the_hosts_fault(inv: Inv, tmp_path: Path, stand_in: StandIn) -> None:
     full = "echo 'gpg: agent_genkey failed: No space left on device' >&2; exit 2"
     stand_in("gpg", f'case "$*" in *--quick-generate-key*) {full};; esac; exec "$REAL" "$@"')
-    with pytest.raises(HostLacks, match="no room") as lacks, signing.opened("", tmp_path / "keys"):
+    with pytest.raises(HostLacks, match="no disk space") as lacks, signing.opened("", tmp_path / "keys"):
         pass
     assert lacks.value.where == str(tmp_path / "keys")
     assert [path.name for path in (tmp_path / "keys").iterdir()] == [".lock"]

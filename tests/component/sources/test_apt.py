@@ -231,7 +231,7 @@ def test_a_newest_version_whose_file_is_missing_is_unreachable(world: World) -> 
     path = world.archive.pool(SECURITY, "linux", "6.1.10-1")
     world.server.at(path, status(404))
     said = world.refused(world.line(), code=ExitCode.UNREACHABLE)
-    assert "linux_6.1.10.orig.tar.xz: no place gave it" in said["what"]
+    assert "linux_6.1.10.orig.tar.xz: no address delivered the file" in said["what"]
     assert f"{world.server.url(path)}: HTTP 404" in said["what"]
 
 
@@ -241,8 +241,8 @@ def test_with_accept_older_the_newest_that_is_there_is_taken_and_that_is_said(wo
     ended = world.fetch(line, "--json")
     [found] = ended.json["sources"]
     assert (found["version"], found["sha256"]) == ("6.1.9-1", OLD_DIGEST)
-    assert found["how"].endswith("; 6.1.10-1 is newer and was not to be had")
-    assert "warning: linux: 6.1.10-1 is in Debian's index, but its file is not to be had yet" in ended.err
+    assert found["how"].endswith("; 6.1.10-1 is newer and not available")
+    assert "warning: linux: 6.1.10-1 is in Debian's index, but its file is not available yet" in ended.err
     assert world.source(line, "--offline")["how"] == found["how"], "also by a run that did not see it"
 
 
@@ -262,7 +262,7 @@ def test_when_no_version_is_there_all_that_were_tried_are_named(world: World) ->
 def test_a_file_with_wrong_bytes_is_refused_and_no_older_one_taken_instead(world: World, accept_older: bool) -> None:
     world.server.at(world.archive.pool(SECURITY, "linux", "6.1.10-1"), wrong(NEW))
     said = world.refused(world.line(accept_older=accept_older))
-    assert "linux_6.1.10.orig.tar.xz: what was had is not the file that is pinned" in said["what"]
+    assert "linux_6.1.10.orig.tar.xz: downloaded content differs from the pinned file" in said["what"]
     assert f"wanted sha256 {NEW_DIGEST}, {len(NEW)} bytes" in said["what"]
     [kept] = (world.inv.store / "bad").iterdir()
     assert kept.name == f"{sha256_of(kept)}-linux_6.1.10.orig.tar.xz"
@@ -360,7 +360,7 @@ def test_an_export_reads_no_index_for_what_it_does_not_carry(world: World) -> No
 def test_offline_fails_before_the_index_was_asked_and_works_after(world: World) -> None:
     line = world.line(accept_older=True)
     said = world.refused(line, "--offline", code=ExitCode.UNREACHABLE)
-    assert said["what"] == "Debian's index has not been asked yet and --offline forbids it"
+    assert said["what"] == "Debian's index has not been read yet and --offline forbids that"
     assert "run once without --offline" in said["next"]
     assert world.server.count() == 0
     first = world.source(line)
@@ -377,7 +377,7 @@ def test_offline_with_the_index_but_without_the_file_fails(world: World) -> None
     world.server.at(path, good(NEW))
     asked = world.server.count()
     said = world.refused(line, "--offline", code=ExitCode.UNREACHABLE)
-    assert "not asked: offline" in said["what"] and "drop --offline" in said["next"]
+    assert "not requested: offline" in said["what"] and "drop --offline" in said["next"]
     assert world.server.count() == asked
 
 
@@ -385,7 +385,7 @@ def test_a_key_that_is_not_there_is_said_before_anything_is_asked(world: World) 
     line = world.line()
     (line.parent / "archive.asc").unlink()
     said = world.refused(line, code=ExitCode.UNREACHABLE)
-    assert said["what"] == f"the key archive ({key().fingerprint}) could not be had"
+    assert said["what"] == f"the key archive ({key().fingerprint}) could not be fetched"
     assert world.server.count() == 0
 
 

@@ -535,7 +535,7 @@ def test_offline_makes_no_request_and_says_what_would_help(bench: Bench, tmp_pat
     url = bench.server.at("/f", good(BODY))
     given_up = bench.gives_up(url, offline=True, mirrors=(bench.server.url(), str(tmp_path)))
     assert bench.server.count() == 0
-    assert f"{url}: not asked: offline" in str(given_up)
+    assert f"{url}: not requested: offline" in str(given_up)
     assert "--offline" in given_up.hint
     assert "--mirror" in given_up.hint
 
@@ -622,8 +622,8 @@ def raw(answer: bytes) -> bad.Behaviour:
         (bad.status(204), "HTTP 204", 1),
         (bad.status(206), "HTTP 206", 1),
         (bad.status(302), "HTTP 302 Found, without an address to go to", 1),
-        (raw(b"content\r\n"), "what came is no HTTP answer: 'content", 3),
-        (raw(b"HTTP/9.9 what\r\n\r\n"), "what came is no HTTP answer: 'HTTP/9.9 what", 3),
+        (raw(b"content\r\n"), "not an HTTP answer: 'content", 3),
+        (raw(b"HTTP/9.9 what\r\n\r\n"), "not an HTTP answer: 'HTTP/9.9 what", 3),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the length of a chunk is no number", 3),
     ],
 )
@@ -732,7 +732,7 @@ def check_no_room(bench: Bench, make_room: Callable[[], None], said: str) -> Hos
 
 def test_a_full_disk_is_the_hosts_fault_and_room_made_the_run_goes_on(bench: Bench) -> None:
     with full_disk(bench.store) as make_room:
-        lacks = check_no_room(bench, make_room, r"no room for 293\.0 KiB")
+        lacks = check_no_room(bench, make_room, r"no disk space for 293\.0 KiB")
     assert lacks.where == str(bench.store.root)
 
 
@@ -786,9 +786,9 @@ def test_all_errors_are_told_and_wrong_bytes_decide_the_exit_code(bench: Bench) 
     with pytest.raises(PipelineError) as failed:
         fetch_all(wanted, bench.store, bench.options, console())
     assert failed.value.code is ExitCode.REFUSED
-    assert "2 files could not be had" in str(failed.value)
-    assert "missing: no place gave it" in str(failed.value)
-    assert "lying: what was had is not the file that is pinned" in str(failed.value)
+    assert "2 files could not be fetched" in str(failed.value)
+    assert "missing: no address delivered the file" in str(failed.value)
+    assert "lying: downloaded content differs from the pinned file" in str(failed.value)
     assert bench.store.has(DIGEST)  # one failure stops no other file
 
 

@@ -179,7 +179,7 @@ def test_a_package_that_rpm_calls_good_is_judged_as_well(
             "subkey retired": f"the subkey {key.subkey} was revoked on 2023-01-01: retired",
         }[change]
         later = f" of 2022-01-01, and {since}" if since else ""
-        assert found.said == f"good signature by house ({key.fingerprint}){later}"
+        assert found.sentence == f"good signature by house ({key.fingerprint}){later}"
 
 
 def test_a_package_signed_with_sha1_needs_a_line_that_says_so(tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def of(carried: Carried, name: str) -> Path:
 def test_a_flipped_bit_in_a_file_is_refused(el6: Carried, name: str) -> None:
     flip(of(el6, name))
     said = el6.refused()
-    assert "what was had is not the file that is pinned" in said["what"]
+    assert "downloaded content differs from the pinned file" in said["what"]
     assert str(of(el6, name)) in said["what"]
 
 
@@ -302,7 +302,7 @@ def test_the_carried_list_of_sources_is_not_what_is_believed(el6: Carried) -> No
 def test_a_file_that_is_missing_is_said_and_the_others_are_taken(el6: Carried) -> None:
     of(el6, "lvs-tarball").unlink()
     said = el6.import_("--json", expect=ExitCode.UNREACHABLE).json
-    assert f"{TARBALL}: no place gave it" in said["what"]
+    assert f"{TARBALL}: no address delivered the file" in said["what"]
     srpm = of(el6, "kernel-srpm").name
     assert (el6.there.store / "sha256" / srpm[:2] / srpm).is_file()
 
@@ -318,14 +318,14 @@ def test_what_is_no_exported_directory_is_a_mistake_on_the_command_line(tmp_path
     if kind == "file":
         place.write_text("no directory")
     said = Inv(tmp_path)("mirror", "import", place, "--line", "el6", "--json", expect=ExitCode.USAGE).json
-    assert said["what"].startswith("this is no exported mirror")
+    assert said["what"].startswith("not an exported mirror")
     assert said["where"] == str(place) and "./inv mirror export DIR" in said["next"]
 
 
 def test_an_export_to_a_file_is_a_mistake_on_the_command_line(el6: Carried, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     ended = el6.here("mirror", "export", tmp_path / "file", "--line-file", el6.line, expect=ExitCode.USAGE)
-    assert "this is no directory" in ended.err
+    assert "not a directory" in ended.err
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -104,7 +104,7 @@ def test_a_good_rpm_is_accepted_and_its_signer_named(tmp_path: Path) -> None:
     toy = make_toy(tmp_path)
     found = openpgp.check_rpm(toy.mirror / SRPM, keys_of(toy))
     assert (found.signer, found.fingerprint) == ("toy", toy.key_fingerprint)
-    assert found.said == f"good signature by toy ({toy.key_fingerprint})"
+    assert found.sentence == f"good signature by toy ({toy.key_fingerprint})"
     assert re.fullmatch(r"RSA/SHA\d+, \w{3} \w{3} .* 20\d\d", found.made)
 
 
@@ -120,7 +120,7 @@ def test_a_good_signature_by_an_expired_key_is_accepted_and_said(tmp_path: Path)
     expires = key.block.parts[0].expires
     assert expires is not None
     found = openpgp.check_rpm(toy.mirror / SRPM, [key])
-    assert found.said == (
+    assert found.sentence == (
         f"good signature by toy ({toy.key_fingerprint}) of 2020-01-01, and the key expired on {expires:%Y-%m-%d}"
     )
     assert f"{expires:%Y}" == "2020"

@@ -17,7 +17,7 @@ from pipeline.core.console import Console
 from pipeline.errors import ExitCode
 from pipeline.sources import preflight
 from pipeline.sources.download import Options, Wanted
-from pipeline.sources.preflight import Silent
+from pipeline.sources.preflight import MissingSource
 from pipeline.sources.resolver import Sources
 from tests.fixtures.badserver import BadServer, Exchange, dripping_headers, good, payload, redirect, reset, status
 from tests.fixtures.commandline import Inv
@@ -64,11 +64,11 @@ def wanted(*urls: str, name: str = "kernel.src.rpm") -> Wanted:
     return Wanted(name, urls, hashlib.sha256(BODY).hexdigest(), len(BODY))
 
 
-def look(*asked: Wanted, mirrors: tuple[str, ...] = (), offline: bool = False) -> list[Silent]:
-    return preflight.look(asked, Options(mirrors, offline, jobs=4, retries=4, stall=2.0, connect=2.0))
+def look(*asked: Wanted, mirrors: tuple[str, ...] = (), offline: bool = False) -> list[MissingSource]:
+    return preflight.probe(asked, Options(mirrors, offline, jobs=4, retries=4, stall=2.0, connect=2.0))
 
 
-def said(silent: list[Silent]) -> dict[str, str]:
+def said(silent: list[MissingSource]) -> dict[str, str]:
     """What each address said."""
     return {attempt.url: attempt.what for item in silent for attempt in item.attempts}
 
@@ -136,13 +136,13 @@ def test_the_error_names_each_file_each_address_and_each_reason(server: BadServe
     error = preflight.failure(look(*asked), "try this")
     assert error.code is ExitCode.UNREACHABLE
     assert str(error).splitlines() == [
-        "2 sources cannot be had from here: no address answers",
+        "2 sources cannot be fetched from here: no address answers",
         "  kernel.src.rpm",
         f"    {closed}/f: Connection refused",
         f"    {server.url('/gone')}: HTTP 404 Not Found",
         "  other.rpm",
-        "    it has no address",
-        "  why: what is not here must be fetched before anything is built; nothing was begun",
+        "    no address",
+        "  why: missing sources must be fetched before a build; nothing was started",
         "  next: try this",
     ]
 
@@ -156,7 +156,7 @@ def test_what_the_store_has_is_asked_for_nowhere(tmp_path: Path) -> None:
 
     def silent(artifacts: Path) -> list[str]:
         settings = load({"artifacts": str(artifacts)}, {})
-        return [item.name for item in Sources(line, settings, Console(quiet=True)).silent()]
+        return [item.name for item in Sources(line, settings, Console(quiet=True)).unavailable()]
 
     assert silent(inv.artifacts) == []
     assert silent(tmp_path / "empty") == [SRPM, TARBALL]

@@ -153,7 +153,7 @@ def test_without_a_git_identity_nothing_is_pinned_nor_fetched(inv: Inv, tmp_path
     toy = make_toy(tmp_path / "toy")
     inv.git_config.write_text("[user]\n\tname = Ada Example\n")
     ended = pin(inv, toy, expect=ExitCode.USAGE)
-    assert "error: git does not know who you are" in ended.err
+    assert "error: git has no identity" in ended.err
     assert "next: git config --global user.name" in ended.err
     assert not lock_file(toy).exists() and not inv.store.exists()
 
@@ -248,7 +248,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_kept(inv: Inv, tmp_path
     other = make_toy(tmp_path / "other", tree_extra={"net/extra.c": "/* another */\n"})
     (toy.mirror / SRPM).write_bytes((other.mirror / SRPM).read_bytes())
     ended = fetch(inv, toy, expect=ExitCode.REFUSED)
-    assert f"{SRPM}: what was had is not the file that is pinned" in ended.err
+    assert f"{SRPM}: downloaded content differs from the pinned file" in ended.err
     assert locked(toy)["sha256"] in ended.err
 
 
@@ -449,7 +449,7 @@ def test_a_key_that_cannot_be_had_is_said_and_the_other_one_does(inv: Inv, tmp_p
     toy = two_signers(tmp_path, signed_by="toy")
     (toy.line_file.parent / "old-key.asc").unlink()
     ended = pin(inv, toy)
-    assert "warning: the key old (" in ended.err and "what it signed will be refused" in ended.err
+    assert "warning: the key old (" in ended.err and "its signatures will be refused" in ended.err
     assert locked(toy)["signer"] == "toy"
 
 
@@ -457,7 +457,7 @@ def test_without_any_key_nothing_is_pinned_and_the_places_are_named(inv: Inv, tm
     toy = make_toy(tmp_path / "toy")
     (toy.line_file.parent / "toy-key.asc").unlink()
     said = pin(inv, toy, "--json", expect=ExitCode.UNREACHABLE).json
-    assert said["what"] == f"the key toy ({toy.key_fingerprint}) could not be had"
+    assert said["what"] == f"the key toy ({toy.key_fingerprint}) could not be fetched"
     assert "toy-key.asc" in said["why"] and "keys/FINGERPRINT.asc" in said["next"]
     assert not lock_file(toy).exists()
 

@@ -379,7 +379,7 @@ def test_a_record_that_is_not_as_it_was_written_is_not_believed(store: Store, ho
         store.records("p")
     assert refused.value.hint == "./inv fetch in"
     assert store.record("pin") is None
-    assert "the record pin of the store is not as it was written" in said[0]
+    assert "the record pin of the store: damaged, ignored" in said[0]
     assert len(list((store.root / "bad").iterdir())) == 1, "kept as evidence"
     assert store.record("other") == {"tree": "right for other"}
     assert list(store.problems()) == []

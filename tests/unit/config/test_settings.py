@@ -118,7 +118,7 @@ def test_the_file_may_be_elsewhere_and_then_must_be_there(tmp_path: Path) -> Non
     Path("inv.toml").write_text("jobs = 2\n")
     (tmp_path / "other.toml").write_text("jobs = 3\n")
     assert load({}, {"FNAT_SETTINGS": str(tmp_path / "other.toml")}).jobs == 3
-    with pytest.raises(UsageError, match="not there") as caught:
+    with pytest.raises(UsageError, match="not found") as caught:
         load({}, {"FNAT_SETTINGS": str(tmp_path / "none.toml")})
     assert caught.value.where == str(tmp_path / "none.toml")
 
@@ -154,7 +154,7 @@ def test_a_bad_value_is_told_with_where_it_came_from_and_what_it_must_be(name: s
     for options, environ, said in [({row.attribute: bad}, {}, row.option), ({}, {row.variable: bad}, row.variable)]:
         with pytest.raises(UsageError) as caught:
             load(options, environ)
-        assert caught.value.what == f"{said} is {bad!r}; it must be {wanted}"
+        assert caught.value.what == f"{said}: {bad!r}; expected {wanted}"
 
 
 def test_every_mistake_of_the_file_is_told_with_its_line_at_once() -> None:
@@ -163,10 +163,10 @@ def test_every_mistake_of_the_file_is_told_with_its_line_at_once() -> None:
         load({}, {})
     assert [(p.file, p.line, p.what) for p in caught.value.problems] == [
         ("inv.toml", 2, "unknown setting 'josb'"),
-        ("inv.toml", 3, "retries is 0; it must be a number, 1 or more"),
-        ("inv.toml", 5, "offline is 'maybe'; it must be true or false"),
+        ("inv.toml", 3, "retries: 0; expected a number, 1 or more"),
+        ("inv.toml", 5, "offline: 'maybe'; expected true or false"),
         ("inv.toml", 6, "unknown setting 'mirrors'"),
-        ("inv.toml", 7, "mirror is 3; it must be a list of texts"),
+        ("inv.toml", 7, "mirror: 3; expected a list of texts"),
     ]
     assert caught.value.problems[0].allowed == ", ".join(TABLE)
 
@@ -192,7 +192,7 @@ def test_a_file_that_is_not_toml_is_the_persons_mistake(content: bytes) -> None:
 def test_a_text_with_a_line_break_is_refused(name: str) -> None:
     """It would begin a line of its own in the file that it is written into."""
     text = "http://mirror.example\ngpgcheck=0"
-    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is"):
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')}: "):
         load({name: [text] if name == "mirror" else text}, {})
 
 
@@ -203,7 +203,7 @@ def test_a_text_with_a_line_break_is_refused(name: str) -> None:
         ("fifo", "expected a regular file, got a FIFO"),
         ("/proc", "expected a regular file, got a directory"),
         ("large", "expected at most 1048576 bytes, got more"),
-        ("absent", "is not there"),
+        ("absent", "not found"),
     ],
 )
 def test_a_settings_file_is_a_file_with_an_end(path: str, said: str) -> None:

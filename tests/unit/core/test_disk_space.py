@@ -15,7 +15,7 @@ from pipeline.errors import ExitCode, HostLacks
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_told_with_place_and_bytes(tmp_path: Path, number: int) -> None:
-    with pytest.raises(HostLacks, match="no room") as caught, disk_space.writing(tmp_path):
+    with pytest.raises(HostLacks, match="no disk space") as caught, disk_space.writing(tmp_path):
         raise OSError(number, os.strerror(number))
     assert caught.value.where == str(tmp_path)
     assert os.strerror(number) in caught.value.why
@@ -25,7 +25,7 @@ def test_a_full_disk_is_told_with_place_and_bytes(tmp_path: Path, number: int) -
 
 def test_a_program_that_says_so_is_believed(tmp_path: Path) -> None:
     result = Result(("tar",), 2, b"", b"tar: x: Cannot write: No space left on device\n")
-    with pytest.raises(HostLacks, match="no room"), disk_space.writing(tmp_path):
+    with pytest.raises(HostLacks, match="no disk space"), disk_space.writing(tmp_path):
         raise ProgramFailed("tar failed with exit status 2", ["tar"], result)
 
 
@@ -39,7 +39,7 @@ def test_any_other_failure_stays_what_it_was(tmp_path: Path) -> None:
 
 def test_what_is_needed_is_told_with_what_is_there(tmp_path: Path) -> None:
     disk_space.require(tmp_path, 1, "anything")
-    with pytest.raises(HostLacks, match="no room") as caught:
+    with pytest.raises(HostLacks, match="no disk space") as caught:
         disk_space.require(tmp_path / "will/be", 1 << 60, "a build of everything")
     assert caught.value.why.startswith(f"a build of everything needs {1 << 30}.0 GiB, ")
     assert caught.value.where == str(tmp_path / "will/be")
@@ -88,10 +88,10 @@ def test_a_mistake_of_ours_stays_one(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_below_the_artifacts_was_removed_by_somebody(tmp_path: Path) -> None:
-    with pytest.raises(HostLacks, match="not there any more") as caught, disk_space.below(tmp_path):
+    with pytest.raises(HostLacks, match="missing; expected a file") as caught, disk_space.below(tmp_path):
         (tmp_path / "missing").read_text()
     assert caught.value.where == str(tmp_path / "missing")
-    with pytest.raises(HostLacks, match="not there any more"), disk_space.writing(tmp_path / "work"):
+    with pytest.raises(HostLacks, match="missing; expected a file"), disk_space.writing(tmp_path / "work"):
         raise ProgramFailed("make failed", ["make"], Result(("make",), 2, b"", b"make: x: No such file or directory\n"))
 
 
@@ -125,6 +125,6 @@ def test_a_directory_for_a_file_and_the_other_way_round_are_told(tmp_path: Path,
 
 
 def test_no_room_is_told_wherever_it_was(tmp_path: Path) -> None:
-    with pytest.raises(HostLacks, match="no room") as caught, disk_space.below(tmp_path / "elsewhere"):
+    with pytest.raises(HostLacks, match="no disk space") as caught, disk_space.below(tmp_path / "elsewhere"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
     assert caught.value.where == str(tmp_path)

@@ -49,7 +49,7 @@ def test_an_error_of_ours_is_put_down_to_the_limit(
     with held_to(limit, amount), pytest.raises(HostLacks) as caught, guard:
         raise error
     assert caught.value.what.startswith(f"the shell's limit `ulimit {limit.option}`")
-    assert caught.value.hint.startswith(f"ulimit {limit.option} shows it") and "no room" not in str(caught.value)
+    assert caught.value.hint.startswith(f"ulimit {limit.option} shows it") and "no disk space" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_so_is_the_end_of_a_program(tmp_path: Path, limit: Limit, status: int, s
 
 def test_a_limit_that_is_not_set_is_not_blamed(tmp_path: Path) -> None:
     error = OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(tmp_path / "log"))
-    assert rlimits.behind(error) is None
+    assert rlimits.exceeded(error) is None
     with pytest.raises(HostLacks) as caught, disk_space.below(tmp_path):
         raise error
     assert "ulimit" not in str(caught.value) and os.strerror(errno.EFBIG) in str(caught.value)
@@ -107,7 +107,7 @@ def test_the_command_line_blames_the_limit_that_its_shell_set(tmp_path: Path, ul
     inv = Inv(tmp_path)
     inv.before = ("bash", "-c", f'ulimit {ulimit}; exec "$@"', "bash")
     ended = inv(*words, expect=ExitCode.HOST)
-    assert f"`ulimit {ulimit.split()[0]}`" in ended.err and "no room" not in ended.err
+    assert f"`ulimit {ulimit.split()[0]}`" in ended.err and "no disk space" not in ended.err
 
 
 def test_a_run_out_of_cpu_time_ends_in_good_order(tmp_path: Path) -> None:

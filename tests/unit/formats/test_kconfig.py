@@ -56,7 +56,7 @@ config IP_VS_MH
 """
 
 
-def base() -> dict[str, kconfig.Asked]:
+def base() -> dict[str, kconfig.RequestedSymbol]:
     return kconfig.parse(BASE, "base.config")
 
 
@@ -79,7 +79,7 @@ def test_every_mistake_of_a_fragment_is_told_at_once_with_its_line() -> None:
     with pytest.raises(FileProblems) as caught:
         kconfig.parse("\n".join(lines), "x.config")
     assert [problem.line for problem in caught.value.problems] == [2, 3, 4, 5, 6, 7]
-    assert "CONFIG_A stands already at x.config:1" in str(caught.value)
+    assert "CONFIG_A is already set at x.config:1" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["y", "m", "n", "12", "-1", "0x1F", '"text"', '"a \\"b\\" c"', '""'])
@@ -173,11 +173,11 @@ def test_the_words_of_the_spec_files_own_check_are_understood() -> None:
         'error: kconfig: CONFIG_LSM: asked for "yama,bpf", has "yama"\n'
         "error: kconfig: CONFIG_NEVER: asked for y, has n\n"
     )
-    assert [str(difference) for difference in kconfig.told(log.splitlines(), base())] == [
+    assert [str(difference) for difference in kconfig.from_log(log.splitlines(), base())] == [
         "base.config:4: CONFIG_IP_VS=m was dropped",
         'base.config:6: CONFIG_LSM="yama,bpf" became "yama"',
     ]
-    assert kconfig.told(["make: all well"], base()) == []
+    assert kconfig.from_log(["make: all well"], base()) == []
 
 
 @pytest.mark.parametrize("file", sorted(resources.specs_dir().glob("*/config/*.config")), ids=lambda file: file.name)

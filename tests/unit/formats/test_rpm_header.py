@@ -96,7 +96,10 @@ def twice() -> bytes:
 
 
 BOMBS = {
-    "says 4 GiB": (b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", 1, 0xFFFFFFFF), "does not begin as such"),
+    "says 4 GiB": (
+        b"\x8e\xad\xe8\x01\0\0\0\0" + struct.pack(">II", 1, 0xFFFFFFFF),
+        "a header without its magic number",
+    ),
     "overlaps": (overlapping(), "overlap"),
     "20 million texts": (many_texts(), "more than 2000000 values"),
     "has a tag twice": (twice(), "twice"),

@@ -24,11 +24,11 @@ from pipeline.config import settings
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode
 from pipeline.host import doctor, engines, facts, kvm, programs, system
-from pipeline.host.facts import Finding, Host, Room
+from pipeline.host.facts import Finding, FreeSpace, Host
 from tests.fixtures.commandline import ROOT
 
 GIB = system.GIB
-PLENTY = Room(100 * GIB, 10_000_000)
+PLENTY = FreeSpace(100 * GIB, 10_000_000)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def host(tmp_path: Path) -> Host:
         run=tmp_path / "run",
         release="6.1.0-1-amd64",
         python=(3, 12, 1),
-        room=lambda _: PLENTY,
+        free_space=lambda _: PLENTY,
         now=lambda: (system.RELEASED + timedelta(days=30)).timestamp(),
         synchronised=lambda: True,
     )
@@ -74,7 +74,7 @@ def test_the_oldest_python_is_the_one_that_the_package_names() -> None:
 def assert_helpful(finding: Finding, state: str) -> None:
     """A finding that is not ok says what suffers and what to do."""
     assert finding.state == state, finding
-    assert finding.found and finding.affects and finding.mend, finding
+    assert finding.found and finding.affects and finding.remedy, finding
 
 
 @pytest.mark.parametrize(("version", "state"), [(system.PYTHON, "ok"), ((3, 14, 0), "ok"), ((3, 10, 99), "fail")])
@@ -84,33 +84,33 @@ def test_python(host: Host, version: tuple[int, ...], state: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("room", "state", "says"),
+    ("free_space", "state", "says"),
     [
         (PLENTY, "ok", "100.0 GiB"),
-        (Room(system.DISK_WARN, None), "ok", "20.0 GiB"),
-        (Room(system.DISK_WARN - 1, None), "warn", "side by side"),
-        (Room(system.DISK_BUILD - 1, None), "warn", "no kernel can be built"),
-        (Room(system.DISK_FAIL, None), "warn", "no kernel can be built"),
-        (Room(system.DISK_FAIL - 1, None), "fail", "everything"),
-        (Room(100 * GIB, system.INODES_WARN - 1), "warn", "inodes"),
+        (FreeSpace(system.DISK_WARN, None), "ok", "20.0 GiB"),
+        (FreeSpace(system.DISK_WARN - 1, None), "warn", "side by side"),
+        (FreeSpace(system.DISK_BUILD - 1, None), "warn", "no kernel can be built"),
+        (FreeSpace(system.DISK_FAIL, None), "warn", "no kernel can be built"),
+        (FreeSpace(system.DISK_FAIL - 1, None), "fail", "everything"),
+        (FreeSpace(100 * GIB, system.INODES_WARN - 1), "warn", "inodes"),
     ],
 )
-def test_disk(host: Host, tmp_path: Path, room: Room, state: str, says: str) -> None:
-    finding = system.check_disk(dataclasses.replace(host, room=lambda _: room), tmp_path / "not/yet/there")
+def test_disk(host: Host, tmp_path: Path, free_space: FreeSpace, state: str, says: str) -> None:
+    finding = system.check_disk(dataclasses.replace(host, free_space=lambda _: free_space), tmp_path / "not/yet/there")
     assert finding.state == state and says in finding.found + finding.affects
-    assert state == "ok" or finding.mend
+    assert state == "ok" or finding.remedy
 
 
 def test_room_is_asked_where_the_artifacts_will_be(host: Host, tmp_path: Path) -> None:
     asked: list[Path] = []
 
-    def room(path: Path) -> Room:
+    def free_space(path: Path) -> FreeSpace:
         asked.append(path)
         return PLENTY
 
-    system.check_disk(dataclasses.replace(host, room=room), tmp_path / "not/yet/there")
+    system.check_disk(dataclasses.replace(host, free_space=free_space), tmp_path / "not/yet/there")
     assert asked == [tmp_path]
-    assert facts.room_at(tmp_path).free > 0
+    assert facts.free_space(tmp_path).free > 0
 
 
 def test_room_below_a_directory_that_cannot_be_looked_into_is_that_of_its_parent(host: Host, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_file_system_that_ignores_case_fails(tmp_path: Path) -> None:
 def test_memory(host: Host, kib: int, state: str) -> None:
     (host.proc / "meminfo").write_text(f"MemFree: 1 kB\nMemTotal:       {kib} kB\n")
     finding = system.check_memory(host)
-    assert finding.state == state and (state == "ok" or (finding.affects and finding.mend))
+    assert finding.state == state and (state == "ok" or (finding.affects and finding.remedy))
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
@@ -187,7 +187,7 @@ def test_without_a_vsyscall_page_centos_6_is_warned_of(host: Host) -> None:
     (host.proc / "self/maps").write_text("7ff0-7ff1 r-xp 0 00:00 0 [vdso]\n")
     finding = system.check_vsyscall(host)
     assert_helpful(finding, "warn")
-    assert "139" in finding.affects and "vsyscall=xonly" in finding.mend and "manylinux2010" in finding.mend
+    assert "139" in finding.affects and "vsyscall=xonly" in finding.remedy and "manylinux2010" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_without_a_vsyscall_page_centos_6_is_warned_of(host: Host) -> None:
 def test_entropy_matters_only_where_readers_wait(host: Host, bits: str, release: str, state: str) -> None:
     (host.proc / "sys/kernel/random/entropy_avail").write_text(f"{bits}\n")
     finding = system.check_entropy(dataclasses.replace(host, release=release))
-    assert finding.state == state and (state == "ok" or "rngd" in finding.mend)
+    assert finding.state == state and (state == "ok" or "rngd" in finding.remedy)
 
 
 def test_every_program_of_the_table_tells_its_version_as_it_is_asked() -> None:
@@ -228,7 +228,7 @@ def test_a_missing_program_fails_only_what_everything_needs(host: Host, group: p
     assert_helpful(finding, state)
     absent = programs.missing([group], host.path)
     assert all(f"{one.command} is not installed" in finding.found for one in absent)
-    assert all(one.apt in finding.mend for one in absent) and "apt-get install" in finding.mend
+    assert all(one.apt in finding.remedy for one in absent) and "apt-get install" in finding.remedy
 
 
 def test_a_program_that_does_not_run_is_as_bad_as_a_missing_one(host: Host) -> None:
@@ -313,7 +313,7 @@ def test_a_socket_nobody_listens_on_is_told_from_none(host: Host, short: Path) -
     socketserver.UnixStreamServer(str(short / "docker.sock"), _Engine).server_close()
     finding = engines.check_engines(dataclasses.replace(host, run=short))
     assert_helpful(finding, "warn")
-    assert "the socket is there, but no engine answers" in finding.found and "systemctl start docker" in finding.mend
+    assert "the socket is there, but no engine answers" in finding.found and "systemctl start docker" in finding.remedy
 
 
 def test_an_engine_that_accepts_and_then_says_nothing_is_given_up_soon(host: Host, short: Path) -> None:
@@ -347,7 +347,7 @@ def test_bubblewrap_that_is_missing_can_be_installed(host: Host) -> None:
     program(host, "dnf")
     finding = engines.check_bubblewrap(host)
     assert_helpful(finding, "warn")
-    assert "dnf install -y bubblewrap" in finding.mend
+    assert "dnf install -y bubblewrap" in finding.remedy
 
 
 @pytest.mark.parametrize(
@@ -364,7 +364,7 @@ def test_bubblewrap_without_namespaces_names_the_switch(host: Host, switch: str,
     (host.proc / "sys" / switch).write_text(f"{value}\n")
     finding = engines.check_bubblewrap(host)
     assert_helpful(finding, "warn")
-    assert "No permissions to create new namespace" in finding.found and remedy in finding.mend
+    assert "No permissions to create new namespace" in finding.found and remedy in finding.remedy
 
 
 def fake_kernel(path: Path) -> None:
@@ -389,7 +389,7 @@ def test_kvm_that_aborts_warns_with_the_cause_and_when_it_is_asked_again(host: H
     finding = doctor.examine(settings_for(tmp_path), host=host)[-1]
     assert_helpful(finding, "warn")
     assert finding.found.startswith("unusable: ") and "failed to set MSR 0x10a" in finding.found
-    assert "kvm.json" in finding.mend and "TCG" in finding.affects
+    assert "kvm.json" in finding.remedy and "TCG" in finding.affects
 
 
 def test_kvm_without_a_kernel_is_not_probed(host: Host, tmp_path: Path) -> None:
@@ -417,7 +417,7 @@ def test_a_check_that_crashes_is_our_failure_and_leaves_the_others_alone(host: H
     (host.proc / "meminfo").unlink()
     findings = {finding.name: finding for finding in doctor.examine(settings_for(tmp_path), host=host)}
     assert_helpful(findings["memory"], "fail")
-    assert "crashed: FileNotFoundError" in findings["memory"].found and "report" in findings["memory"].mend
+    assert "crashed: FileNotFoundError" in findings["memory"].found and "report" in findings["memory"].remedy
     assert findings["clock"].state == "ok" and findings["vsyscall"].state == "ok"
     assert doctor.exit_code(list(findings.values())) is ExitCode.HOST
 
@@ -436,7 +436,7 @@ def test_what_is_shown_and_what_json_says(host: Host) -> None:
         "ok    disk  much",
         "warn  kvm   none",
         "            affects: speed",
-        "            mend: mend it",
+        "            remedy: mend it",
         "1 ok, 1 warn, 0 fail",
     ]
     assert findings[1].as_dict() == {
@@ -444,7 +444,7 @@ def test_what_is_shown_and_what_json_says(host: Host) -> None:
         "state": "warn",
         "found": "none",
         "affects": "speed",
-        "mend": "mend it",
+        "remedy": "mend it",
     }
 
 

@@ -63,21 +63,21 @@ def test_a_list_of_symbols_that_is_damaged_is_refused(data: bytes) -> None:
 def test_a_program_that_needs_the_same_long_text_a_million_times_is_refused() -> None:
     rows = struct.pack("<qQ", 5, 0) + struct.pack("<qQ", 1, 0) * 500_000
     body = rows + b"x" * (20 * MIB) + b"\0"
-    with pytest.raises(Refused, match="is no whole program"):
+    with pytest.raises(Refused, match="not a whole program"):
         elf.program(program([(1, 4096, 0, len(body)), (2, 4096, 0, len(rows))], body), "x")
 
 
 def test_a_loader_without_end_is_refused() -> None:
-    with pytest.raises(Refused, match="is no whole program"):
+    with pytest.raises(Refused, match="not a whole program"):
         elf.program(program([(3, 4096, 0, 30 * MIB)], b"x" * (30 * MIB)), "x")
 
 
 @pytest.mark.parametrize("at", [1 << 62, (1 << 63) - 1, 1 << 63, (1 << 64) - 1])
 def test_tables_that_begin_beyond_what_any_file_has_are_refused(at: int) -> None:
     head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 2, 62, 1, 0, at, at, 0, 64, 56, 1, 64, 1, 0)
-    with pytest.raises(Refused, match="is no whole program"):
+    with pytest.raises(Refused, match="not a whole program"):
         elf.program(head, "x")
-    with pytest.raises(Refused, match="is no whole ELF file"):
+    with pytest.raises(Refused, match="not a whole ELF file"):
         elf.section(head, ".modinfo", "x")
 
 

@@ -72,7 +72,7 @@ def test_a_limit_is_told_with_its_option_and_the_last_words(
 @pytest.mark.parametrize("ended", [Ended(End.DISK, -9), Ended(End.EXIT, 1)])
 def test_a_full_disk_is_no_failed_build_and_what_was_written_is_removed(tmp_path: Path, ended: Ended) -> None:
     error = told(tmp_path, ended, "cc1: No space left on device\n", replace(LIMITS, free=1 << 60))
-    assert isinstance(error, HostLacks) and "no room" in error.what
+    assert isinstance(error, HostLacks) and "no disk space" in error.what
     assert error.where == str(tmp_path) and "must stay free" in error.why
     assert not (tmp_path / "w/scratch/build").exists()
     assert (tmp_path / "w/log").exists()

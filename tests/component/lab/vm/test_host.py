@@ -142,7 +142,7 @@ def test_a_full_disk_is_what_the_host_lacks(tmp_path: Path, monkeypatch: pytest.
     with lab(tmp_path, tcg()) as running:
         running.look()
         monkeypatch.setattr(disk_space, "free", lambda place: disk_space.LEAST - 1)
-        with pytest.raises(HostLacks, match="there is no room") as caught:
+        with pytest.raises(HostLacks, match="no disk space is left") as caught:
             running.look()
     assert "consoles and captures" in caught.value.why
 

@@ -333,7 +333,7 @@ def test_what_is_not_as_it_was_made_is_made_anew_before_it_is_booted(
     assert path.parent in {found.parent for found, _ in verified(cache)}
     assert initramfs.made(contents, cache, said.append) == image
     assert {path: path.read_bytes() for path in right} == right
-    assert len(said) == 1 and "is not as it was made, and is made anew" in said[0]
+    assert len(said) == 1 and "changed since it was made, making it anew" in said[0]
     assert list(verified(cache)) == []
 
 

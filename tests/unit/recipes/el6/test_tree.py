@@ -204,7 +204,7 @@ def test_the_builder_tells_of_a_configuration_what_python_tells_of_it(
     (tmp_path / "asked").write_text(kconfig.text(asked))
     script = specs_dir() / "common" / "asked.awk"
     ended = run(["awk", "-f", script, tmp_path / "finished", tmp_path / "asked"], accept=(0, 1))
-    differences = kconfig.told(ended.text.splitlines(), asked)
+    differences = kconfig.from_log(ended.text.splitlines(), asked)
     assert ended.status == bool(told)
     assert [str(found).partition(": ")[2] for found in differences] == [
         row if row.startswith("CONFIG_") else f"CONFIG_IP_VS_{row}" for row in told
