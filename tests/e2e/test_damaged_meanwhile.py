@@ -22,7 +22,7 @@ def test_what_is_removed_under_a_run_is_named_and_the_next_run_goes_on(shop: Wor
         shutil.rmtree(artifacts / what)
         said, _ = child.communicate(timeout=120)
     assert child.returncode == ExitCode.HOST, said
-    assert "Traceback" not in said and "missing; expected a file" in said and str(what) in said
+    assert "Traceback" not in said and ": missing; " in said and str(what) in said
     shop.line.makefile()
     assert PACKAGE in shop.build("ipvsadm").out
 

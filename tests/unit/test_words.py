@@ -85,10 +85,10 @@ def summaries(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             text = ast.get_docstring(node)
-            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-            properties = {"property", "cached_property"}
-            if function and any(ast.unparse(d).rpartition(".")[2] in properties for d in node.decorator_list):
-                function = False
+            decorators = {ast.unparse(d).rpartition(".")[2] for d in getattr(node, "decorator_list", [])}
+            function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not (
+                decorators & {"property", "cached_property"}
+            )
             if text:
                 yield getattr(node, "lineno", 1), text.splitlines()[0], function
 
