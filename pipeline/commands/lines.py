@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.config import line_checks, lock_file
+from pipeline.config import git_checkout, line_checks, lock_file
 from pipeline.config.line_model import DebianSource, Line, RoleName
 from pipeline.core.console import Console
+from pipeline.errors import HostLacks
 
 
 def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
@@ -33,10 +34,12 @@ def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
 def show_line(line: Line, console: Console) -> dict[str, Any]:
     """The resolved line, its overrides and pins included; returned as `--json` prints it."""
     pins = {name: asdict(pin) for name, pin in lock_file.read(line).items()}
+    committed, said = _lock_change(line) if pins else (None, "")
     whole = {
         **line.evidence(),
         "files": [str(path) for path in line.files],
         "pins": pins,
+        "pins_committed": committed,
         **line.data.model_dump(mode="json", by_alias=True, exclude={"name", "kernel"}),
     }
     console.say(f"line {line.label}: {line.data.title}")
@@ -45,12 +48,26 @@ def show_line(line: Line, console: Console) -> dict[str, Any]:
     console.table(
         ("source", "kind", "file", "pinned by"), [_source_row(name, line, pins) for name in line.data.sources]
     )
+    if said:
+        console.say(f"pins: {line.lock_file}, {said}")
     console.table(
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
     console.say(f"every value: ./inv lines --json {line_checks.option(line, '--show')}")
     return whole
+
+
+def _lock_change(line: Line) -> tuple[dict[str, Any] | None, str]:
+    """The last commit of the lock file, as `--json` prints it and in words."""
+    try:
+        found = git_checkout.last_change(line.lock_file)
+    except HostLacks as error:
+        return None, f"commit unknown: {error.what}"
+    if found is None:
+        return None, "in no commit"
+    since = "; changed since" if found.modified else ""
+    return found.as_dict(), f"last changed by {found.author} on {found.date} in commit {found.commit}{since}"
 
 
 def _source_row(name: str, line: Line, pins: dict[str, dict[str, Any]]) -> tuple[str, ...]:

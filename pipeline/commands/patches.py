@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import line_checks
+from pipeline import __version__
+from pipeline.config import git_checkout, line_checks
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line, RoleName
 from pipeline.core.fs import write_atomic
@@ -37,10 +38,24 @@ def verify_line(line: Line, context: RunContext) -> dict[str, Any]:
         _show_patch(item, line, context)
     proofs = series.verify_roles(line, patches, trees)
     roles = {role: _applied(role, proofs.get(role), trees, context) for role in line.data.roles}
-    document = {**line.evidence(), "patches": [item.as_dict() for item in patches], "roles": roles}
+    document = {
+        **line.evidence(),
+        "pipeline": _made_by(context),
+        "patches": [item.as_dict() for item in patches],
+        "roles": roles,
+    }
     write_atomic(_evidence(context, line), json.dumps(document, indent=2, default=str) + "\n")
     context.console.say(f"evidence: {_evidence(context, line)}")
     return document
+
+
+def _made_by(context: RunContext) -> dict[str, Any]:
+    """The program that wrote the evidence: its version, and the commit of its checkout, which no package holds."""
+    checkout = git_checkout.of_project()
+    if checkout is not None:
+        since = ", changed since" if checkout.dirty else ""
+        context.console.say(f"verified by version {__version__}, commit {checkout.commit}{since}")
+    return {"version": __version__, "checkout": checkout.as_dict() if checkout else None}
 
 
 def _row(item: VerifiedPatch) -> tuple[str, ...]:

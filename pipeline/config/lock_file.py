@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 from pipeline.config.line_loader import LARGEST
 from pipeline.config.line_model import Line
 from pipeline.core.fs import read_limited, write_atomic
-from pipeline.errors import FileProblems, HostLacks, Problem, UsageError
+from pipeline.errors import FileProblems, HostLacks, Problem
 
 _HEAD = "# Written by `inv pin`; commit it. Each table is a source that was proven and pinned on first use.\n"
 
@@ -70,22 +69,3 @@ def write(line: Line, name: str, pin: Pin) -> None:
     except OSError as error:
         hint = "use a line file of your own, outside the project: --line-file PATH"
         raise HostLacks(f"the pin cannot be written: {error}", where=str(line.lock_file), hint=hint) from None
-
-
-def git_identity(place: Path) -> str:
-    """Return the person's git identity for commits in the directory `place`, not in the current one.
-
-    Raises `UsageError` when git has none, `HostLacks` without git.
-    """
-    try:
-        import git
-    except ImportError:  # so GitPython says that there is no git
-        raise HostLacks("the program git is not installed", why="a pin names its author", hint="./inv doctor") from None
-    config = git.Git(str(place)).config
-    name, email = (config("--get", f"user.{each}", with_exceptions=False) for each in ("name", "email"))
-    if not (name and email):
-        raise UsageError(
-            "git has no identity, and a pin names its author",
-            hint='git config --global user.name "Your Name" && git config --global user.email you@example.org',
-        )
-    return f"{name} <{email}>"

@@ -1,7 +1,9 @@
 """Compute git's object ids of files and trees without a repository.
 
 A kernel tree is known by its git tree id: the hash git gives a tree whose files are all added
-(ignore rules, attributes and line-end conversion play no part). Knows nothing of archives.
+(ignore rules, attributes and line-end conversion play no part). No repository and no program is needed: a kernel's
+tens of thousands of files pass by once, in a tar stream, and an index would want each on disk and copied into its
+objects. Knows nothing of archives.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config import lock_file
+from pipeline.config import git_checkout, lock_file
 from pipeline.config.line_checks import required
 from pipeline.config.line_model import Debian, DebianSource, FileSource, Key, Line, SrpmSource
 from pipeline.config.settings import Settings
@@ -126,7 +126,7 @@ class Sources:
         if not isinstance(source, SrpmSource):
             pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
             raise UsageError(f"{name} is no source of {self.line.name} to pin", why=f"those are: {pinnable}")
-        by = lock_file.git_identity(self.line.lock_file.parent)
+        by = git_checkout.identity(self.line.lock_file.parent)
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:
             wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)

@@ -16,6 +16,7 @@ from pipeline.packaging.rpmbuild import package
 from pipeline.publish import el6_compat, signers
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.toy import make_toy
+from tests.fixtures.toy.house_fix import add_fix
 from tests.fixtures.workshop import ToyShop
 
 ROLES = {"director": ".fnat", "realserver": ".toa", "stock": ".stock"}
@@ -148,6 +149,18 @@ def test_the_second_run_builds_nothing_and_asks_nobody(built: Built) -> None:
     again = built.shop.inv(*built.shop.words(), "--json", "--offline", **stand_ins).json
     assert {step["state"] for step in again["steps"].values()} == {"reused"}
     assert built.shop.inv.called == ""
+
+
+def test_a_kernel_is_built_from_a_series_of_two(images: Path) -> None:
+    """Upstream's patch and a fix of the house: what is compiled is the tree that both leave, in their order."""
+    with ToyShop.opened(images) as shop:
+        add_fix(shop.toy, "toa", "net/toa/toa.c", "opcode == TCPOPT_TOA", "TCPOPT_TOA == opcode")
+        proven = shop.inv("patches", "--line-file", shop.toy.line_file, "--json").json["roles"]["realserver"]
+        [step] = shop.build("kernel:realserver", "--json").json["steps"].values()
+        evidence = json.loads((shop.inv.cwd / step["out"] / "evidence.json").read_text())
+        assert (proven["patches"], proven["proven_by"]) == (2, "toa")
+        assert (evidence["tree"], evidence["role"]["role"]) == (proven["tree"], "realserver")
+        assert evidence["parameters"]["patches"] == ["toa.patch", "fix.patch"]
 
 
 def told(shop: ToyShop, *options: str) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from pipeline.core import process, resources
 from pipeline.errors import ExitCode
 from pipeline.formats import git_tree
 from pipeline.sources import kernel_tree
 from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.toy import Toy, make_toy
+from tests.fixtures.toy.house_fix import add_fix
 
 
 @pytest.fixture
@@ -41,6 +43,9 @@ def test_each_role_is_shown_to_get_its_own_patch_and_evidence_is_written(inv: In
     assert "OVERRIDES el6" in ended.out
     evidence = json.loads((inv.artifacts / "evidence/toy/patches.json").read_text())
     assert evidence["override"]["base"] == "el6"
+    commit = process.run(["git", "-C", str(resources.PACKAGE.parent), "rev-parse", "HEAD"]).text.strip()
+    assert evidence["pipeline"]["checkout"]["commit"] == commit
+    assert evidence["roles"]["director"]["proven_by"] == "lvs" and "realserver: proven by toa" in ended.out
     assert {p["patch"]: p["role_found"] for p in evidence["patches"]} == {"lvs": "director", "toa": "realserver"}
     assert all(hunk["fuzz"] == 0 for file in evidence["roles"]["director"]["files"] for hunk in file["hunks"])
 
@@ -127,6 +132,38 @@ def test_any_patch_file_can_be_held_against_the_rules(inv: Inv, tmp_path: Path) 
     said = proven(inv, toy, "--classify", str(neither), expect=ExitCode.REFUSED)
     assert "does not add net/toa/toa.c" in said.out
     assert "fits the rules of no role" in said.err
+
+
+TOA_C, TEST = "net/toa/toa.c", "opcode == TCPOPT_TOA"
+
+
+def test_a_fix_of_ones_own_stands_beside_upstreams_patch(inv: Inv, tmp_path: Path) -> None:
+    toy = pinned(inv, tmp_path)
+    fix = add_fix(toy, "toa", TOA_C, TEST, "TCPOPT_TOA == opcode")
+    ended = proven(inv, toy)
+    row = next(row for row in ended.out.splitlines() if row.startswith("fix  "))
+    assert "part of realserver" in row
+    assert "fix: no role by itself, part of the realserver's series by its pinned digest" in ended.out
+    assert "realserver: proven by toa" in ended.out
+    evidence = json.loads((inv.artifacts / "evidence/toy/patches.json").read_text())
+    hunks = sum(item["hunks"] for item in evidence["patches"] if item["role"] == "realserver")
+    assert f"realserver: {hunks} hunks applied, 0 at an offset" in ended.out
+    found = {item["patch"]: (item["role"], item["role_found"]) for item in evidence["patches"]}
+    assert found["fix"] == ("realserver", None)
+    role = evidence["roles"]["realserver"]
+    assert (role["patches"], role["role_found"], role["option_number"]) == (2, "realserver", [200])
+    assert [item["patch"] for item in role["files"] if item["path"] == TOA_C] == ["toa", "fix"]
+    said = proven(inv, toy, "--classify", str(fix), expect=ExitCode.REFUSED)
+    assert "fix (2 of 2 in the realserver's series)" in said.out
+    assert "a role is proven of a series as a whole" in said.err
+
+
+def test_a_fix_that_changes_the_option_number_is_refused_by_name(inv: Inv, tmp_path: Path) -> None:
+    toy = pinned(inv, tmp_path)
+    add_fix(toy, "toa", "net/toa/toa.h", "TCPOPT_TOA  200", "TCPOPT_TOA  254")
+    said = proven(inv, toy, expect=ExitCode.REFUSED).err
+    assert "patch fix: it undoes what toa established for the realserver" in said
+    assert "TCP option number 254 (TCPOPT_TOA in net/toa/toa.h, line 4 of the patched file" in said
 
 
 def test_two_versions_are_compared_by_effect(inv: Inv, tmp_path: Path) -> None:
