@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import leftovers
 from pipeline.commands.build_summary import Summary, failure, foretold
+from pipeline.config import line_loader
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line, RoleName
+from pipeline.config.line_checks import required
+from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName
 from pipeline.config.settings import TABLE, Settings
 from pipeline.core import neutral, trees
 from pipeline.core.fs import write_atomic
@@ -30,11 +32,9 @@ from pipeline.packaging.graph import Plan, Step, Work
 from pipeline.packaging.scheduler import SHELL_LOCK, Outcome, Scheduler, State
 from pipeline.packaging.step_record import Phase
 from pipeline.patching import series
-from pipeline.recipes import guest_userland
-from pipeline.recipes.base import BuildInputs
+from pipeline.recipes import guest_userland, registry
+from pipeline.recipes.base import BuildInputs, Recipe
 from pipeline.recipes.builder_images import builder, check_image
-from pipeline.recipes.debian import recipe as lts61
-from pipeline.recipes.el6 import recipe as el6
 from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
 from pipeline.sources import preflight
@@ -43,7 +43,6 @@ from pipeline.sources.resolver import Sources, Verified
 if TYPE_CHECKING:
     from pipeline.publish.snapshot_contents import Contents
 
-RECIPES: Mapping[str, Any] = {"el6": el6, "lts61": lts61}
 PUBLISH = "repository"
 AGAIN = "+again"  # behind a line's name, where no line's name can have it: its second builds
 # What `inv build` takes, each a step or several: packages, and the programs of the lab's guests.
@@ -93,11 +92,6 @@ class BuildCommand:
     context: RunContext
     again: bool = False
 
-    @property
-    def base(self) -> str:
-        """The project's line whose recipe builds this one."""
-        return self.line.override.base if self.line.override else self.line.name
-
     @cached_property
     def runner(self) -> Scheduler:
         """What runs the plan."""
@@ -131,23 +125,20 @@ class BuildCommand:
         words = [w for option, value in given.items() if value != TABLE[option[2:]].default for w in (option, value)]
         return neutral.command(["./inv", "build-all", *self.options, *words])
 
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How this line is built. Raises `FileProblems` where its file does not say it, or not all of it."""
+        return registry.recipe(self.line)
+
     @property
-    def recipe(self) -> Any:
-        """The module that knows how this line is built. Raises `UsageError` for a line that has none."""
-        recipe = RECIPES.get(self.base)
-        if recipe is None:
-            raise UsageError(
-                f"the line {self.line.name} cannot be built yet",
-                why=f"lines with a recipe: {', '.join(RECIPES)}",
-                hint="./inv build-all --line lts61; for this line: ./inv fetch, ./inv patches",
-            )
-        recipe.check_sources(self.line)
-        return recipe
+    def build_spec(self) -> BuildSpec:
+        """What the line says of its build."""
+        return required(self.line.data.build, "[build]")
 
     def image(self, *, fresh: bool = False) -> images.Image:
         """The builder image, made when it is not there. Before that, what killed runs left goes."""
         leftovers.remove(self.context.settings.artifacts)
-        return builder(self.context, self.recipe.IMAGES, fresh=fresh)
+        return builder(self.context, self.build_spec.images, fresh=fresh)
 
     @property
     def small(self) -> bool:
@@ -167,7 +158,7 @@ class BuildCommand:
             found = sources.fetch(image.name)
         verified = _by_name(found)
         bench = sandboxed.Bench(LazyRuntime(self.context), image, self.ccache(image.name), _limits(settings))
-        steps = recipe.plan(BuildInputs(self.line, verified, proven, bench, trees.of, self.small))
+        steps = recipe.steps(BuildInputs(self.line, verified, proven, bench, trees.of, self.small))
         published = [step.name for step in steps if step.name != guest_userland.STEP]
         whole = Plan([*steps, self._publish_step(published)])
         return whole.only(settings.only) if settings.only else whole
@@ -186,6 +177,7 @@ class BuildCommand:
             "gpg-key": settings.gpg_key or "development",
             "baseurl": settings.baseurl,
             "small": self.small,
+            "old-readers": self.build_spec.old_readers,
         }
         return Step(PUBLISH, self._publish, inputs, tuple(needs), _PUBLISHING)
 
@@ -232,7 +224,7 @@ class BuildCommand:
             label=self.line.label,
             sets=sets,
             notice=self.line.notice,
-            old_readers=self.base == "el6",
+            old_readers=self.build_spec.old_readers,
             small=self.small,
             baseurl=self.context.settings.baseurl,
         )
@@ -272,7 +264,7 @@ class BuildCommand:
     def _check_names(self) -> None:
         """Raises `UsageError` for a line, an image or steps that are not there, before anything is asked for."""
         settings = self.context.settings
-        check_image(settings.image, self.recipe.IMAGES)
+        check_image(settings.image, self.build_spec.images)
         known = (*PACKAGES, *(f"kernel:{role}" for role in self.line.data.roles), PUBLISH)
         for option, names in (("--only", settings.only), ("--force", settings.force)):
             if unknown := [name for name in names if name not in known]:
@@ -310,8 +302,8 @@ class BuildCommand:
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
             if self.context.settings.offline:
                 hint = f"drop --offline, or {hint}"
-            if self.base != "lts61":
-                hint += "; or build the current kernel from Debian's archive: ./inv build-all --line lts61"
+            if others := [name for name in line_loader.names() if name != self.line.base and _is_of_debian(name)]:
+                hint += f"; or build a kernel from Debian's archive: ./inv build-all --line {others[0]}"
             raise preflight.failure(missing, hint)
 
     def _ended(self, summary: Summary, comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -385,6 +377,11 @@ class BuildCommand:
 
 def _by_name(found: Sequence[Verified]) -> dict[str, Verified]:
     return {item.name: item for item in found}
+
+
+def _is_of_debian(name: str) -> bool:
+    """Whether every source of a line of the project comes from Debian's archive, which many hosts mirror."""
+    return all(isinstance(source, DebianSource) for source in line_loader.load(name).data.sources.values())
 
 
 def _limits(settings: Settings) -> Limits:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
+from pipeline.config import image_file
 from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, RoleName, SrpmSource
 from pipeline.core import neutral, resources
 from pipeline.errors import UsageError
@@ -96,9 +97,28 @@ def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -
 
 def cross_checks(data: LineData) -> Iterator[Found]:
     """Yield contradictions between keys: unknown names, and roles without a rule."""
-    checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (_check_keys, _check_roles, _check_patches, _check_lab)
+    checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (
+        *(_check_build, _check_keys, _check_roles, _check_patches, _check_lab),
+    )
     for check in checks:
         yield from check(data)
+
+
+def _check_build(data: LineData) -> Iterator[Found]:
+    build = data.build
+    if build is None:
+        return
+    known = image_file.names()
+    for index, image in enumerate(build.images):
+        if image not in known:
+            yield ("build", "images", index), f"no builder image {image!r}", ", ".join(known)
+    for name, source in data.sources.items():
+        if isinstance(source, DebianSource) and source.image not in (None, *build.images):
+            where = ("sources", name, "image")
+            yield where, f"the line is not built in the image {source.image!r}", ", ".join(build.images)
+    if not build.takes(data.kernel.partition("-")[0]):
+        what = f"the kernel {data.kernel} is not of the series {build.kernel_series}"
+        yield ("kernel",), what, f"{build.kernel_series}, or {build.kernel_series}.N"
 
 
 def _check_keys(data: LineData) -> Iterator[Found]:

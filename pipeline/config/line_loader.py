@@ -9,7 +9,7 @@ import codecs
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,14 @@ def load(name: str | None = None, line_file: Path | None = None) -> Line:
     return _load_file(path)
 
 
+def refusal(line: Line, found: Iterable[Found]) -> FileProblems:
+    """Locate mistakes that were found in a line after it was read, such as those of its recipe."""
+    documents = [_read(path) for path in line.files]
+    problems = [_locate(documents, *item) for item in found]
+    title = f"{len(problems)} mistake(s) in the line file {line.files[0]}"
+    return FileProblems(title, problems, hint="docs/lines.md describes every key")
+
+
 def _load_file(path: Path) -> Line:
     own = _read(path)
     base_name = own.raw.get("extends")
@@ -82,7 +90,10 @@ def _load_file(path: Path) -> Line:
     data = _validated(documents, overriding=override is not None)
     beside = resources.locks_dir() if path.parent == resources.lines_dir() else path.parent
     lock = beside / f"{path.name.removesuffix('.toml')}.lock.toml"
-    return Line(data, tuple(document.path for document in documents), lock, override)
+    # Not where they are inherited: what an override says of itself would not tell of other spec files.
+    names_specs = path.parent != resources.lines_dir() and "specs" in own.raw.get("build", {})
+    own_specs = path.parent / "specs" if names_specs else None
+    return Line(data, tuple(document.path for document in documents), lock, override, own_specs)
 
 
 def _base_document(own: _Document, base_name: object) -> _Document:

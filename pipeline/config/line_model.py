@@ -32,13 +32,21 @@ class RoleName(StrEnum):
     STOCK = "stock"
 
 
+class Init(StrEnum):
+    """The program that starts services."""
+
+    SYSV = "sysv"
+    SYSTEMD = "systemd"
+
+
 def _mistake(kind: str, message: str, allowed: str) -> PydanticCustomError:
     # The text goes in as a value: as a template its braces would be read.
     return PydanticCustomError(kind, "{message}", {"message": message, "allowed": allowed})
 
 
-def _pattern(name: str, pattern: str, allowed: str) -> Any:
-    compiled = re.compile(pattern)
+def pattern(name: str, expression: str, allowed: str) -> Any:
+    """Check a string by a regular expression, in an `Annotated`; `name` and `allowed` are for the message."""
+    compiled = re.compile(expression)
 
     def check(value: str) -> str:
         if compiled.fullmatch(value):
@@ -68,21 +76,23 @@ def _inside(value: str) -> str:
     raise _mistake("path", f"{value!r} leaves its directory", allowed)
 
 
-Sha256 = Annotated[str, _pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
-ObjectId = Annotated[str, _pattern("git object id", r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")]
-Fingerprint = Annotated[
-    str, _pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")
-]
+Sha256 = Annotated[str, pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
+ObjectId = Annotated[str, pattern("git object id", r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")]
+Fingerprint = Annotated[str, pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")]
 # Directories bear it: beside others, with -small behind it for the small configuration, and in a package's release.
 _LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:-[a-z0-9]+)*"
 _LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
-LineName = Annotated[str, _pattern("name", _LINE, _LINES)]
-Name = Annotated[str, _pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
-FileName = Annotated[
-    str, _pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 at most")
-]
-BuildId = Annotated[str, _pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
-Config = Annotated[str, _pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
+LineName = Annotated[str, pattern("name", _LINE, _LINES)]
+Name = Annotated[str, pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
+FileName = Annotated[str, pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 at most")]
+BuildId = Annotated[str, pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
+Config = Annotated[str, pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
+Dist = Annotated[str, pattern("dist", r"\.[a-z0-9_]+", "'.' and lower-case letters, digits, '_'")]
+Series = Annotated[str, pattern("series of kernels", r"[0-9]+(\.[0-9]+)+", "numbers with '.' between, such as 6.1")]
+Glibc = Annotated[str, pattern("version of glibc", r"[0-9]+\.[0-9]+", "two numbers with '.' between, such as 2.34")]
+Symbol = Annotated[str, pattern("symbol", r"[A-Za-z_][A-Za-z0-9_]*", "a C identifier")]
+Crc = Annotated[str, pattern("CRC", r"0x[0-9a-f]{8}", "0x and 8 lower-case hexadecimal digits")]
+SpecLine = Annotated[str, pattern("line of a spec file", r"\S(.*\S)?", "one line, no blank around it")]
 Url = Annotated[str, AfterValidator(_url)]
 Inside = Annotated[str, AfterValidator(_inside)]
 Size = Annotated[int, Field(gt=0, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
@@ -203,12 +213,58 @@ class Debian(Model):
 Source = Annotated[FileSource | SrpmSource | DebianSource, Field(discriminator="kind")]
 
 
+class Anchors(Model):
+    """The lines of a Red Hat style kernel.spec that changes of the build hang on, each once in the file."""
+
+    patch_declared: SpecLine
+    patch_applied: SpecLine
+    release: SpecLine
+    signing: SpecLine
+    prep: SpecLine
+    build: SpecLine
+    debuginfo: SpecLine
+    find_provides: SpecLine
+    find_requires: SpecLine
+
+
+class BuildSpec(Model):
+    """How a line is built: its recipe by name, the builder images in order of preference, and what differs by line.
+
+    `specs` is a directory below `specs/`. `glibc_max` is the newest C library that a tool may need. `old_readers`:
+    the packages are for systems whose rpm and yum read the formats of that time alone.
+    """
+
+    recipe: Name
+    images: tuple[Name, ...] = Field(min_length=1)
+    specs: Name
+    dist: Dist
+    kernel_series: Series
+    glibc_max: Glibc
+    init: Init
+    old_readers: Flag = False
+    anchors: Anchors | None = None
+
+    @property
+    def glibc(self) -> tuple[int, ...]:
+        """The newest C library, as numbers that compare."""
+        return tuple(map(int, self.glibc_max.split(".")))
+
+    def takes(self, version: str) -> bool:
+        """Tell whether a kernel of this version is of the series: 6.1.187 is of 6.1, 6.12 is not."""
+        return re.fullmatch(rf"{re.escape(self.kernel_series)}(\.[0-9]+)?", version) is not None
+
+
 class Role(Model):
-    """A role's kernel: its patches in order, the mark of its packages, and its kernel options."""
+    """A role's kernel: its patches in order, the mark of its packages, and its kernel options.
+
+    `symbols` are exported symbols with the CRCs that a kernel of the whole configuration must have; those of the
+    role stock hold for every role that does not say otherwise.
+    """
 
     buildid: BuildId = ""
     series: tuple[Name, ...] = ()
     config: Table[Config, str] = Field(default_factory=_empty)
+    symbols: Table[Symbol, Crc] = Field(default_factory=_empty)
 
 
 class Rule(Model):
@@ -268,6 +324,7 @@ class LineData(Model):
     kernel: str
     kernel_source: Name | None = None
     released: Day | None = None  # upstream's day; everything that is built bears it
+    build: BuildSpec | None = None
     keys: Table[Name, Key] = Field(default_factory=_empty)
     debian: Debian | None = None
     sources: Table[Name, Source]
@@ -289,17 +346,26 @@ class Override:
 
 @dataclass(frozen=True)
 class Line:
-    """A loaded line."""
+    """A loaded line.
+
+    `own_specs` is the directory `specs` beside a line file outside the project that names its own spec files.
+    """
 
     data: LineData
     files: tuple[Path, ...]
     lock_file: Path
     override: Override | None = None
+    own_specs: Path | None = None
 
     @property
     def name(self) -> str:
         """The line's name; an override always has one of its own."""
         return self.data.name
+
+    @property
+    def base(self) -> str:
+        """The name of the line that an override extends, or its own: what packages say of the line they are for."""
+        return self.name if self.override is None else self.override.base
 
     @property
     def label(self) -> str:

@@ -8,30 +8,51 @@ macro that rpmbuild runs. What needs one of those is our own text, and the templ
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.core import neutral, resources
-from pipeline.errors import PipelineError
+from pipeline.core import fs, neutral, resources
+from pipeline.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    from jinja2 import BaseLoader, Environment
+
+_LARGEST = 4 << 20  # bytes of a template from outside the project
 
 
-def render(name: str, /, **variables: Any) -> str:
-    """Render the template `name`, such as `specs/lts61/kernel.spec.j2`, with `variables`.
+@dataclass(frozen=True)
+class OwnSpecs:
+    """Spec files outside the project: the directory `root/name` stands before the directory of that name in `specs/`."""
 
-    Raises `PipelineError`, with the template's file and line where it has one, when it cannot be rendered.
+    root: Path
+    name: str
+
+
+def render(name: str, own: OwnSpecs | None = None, /, **variables: Any) -> str:
+    """Render the template `name`, such as `specs/debian-tarball/kernel.spec.j2`, with `variables`.
+
+    With `own` it may be one from outside the project: then it is rendered in Jinja's sandbox, in which a template
+    reaches nothing but its variables. Raises `PipelineError`, with the template's file and line where it has one,
+    when it cannot be rendered; `UsageError` where it may be one of `own`.
     """
     from jinja2 import TemplateError, TemplateNotFound
 
+    failed: type[PipelineError] = PipelineError if own is None else UsageError
     try:
-        return _environment(_kind(name)).get_template(name).render(variables)
-    except TemplateNotFound:
-        raise PipelineError(f"template {name}: not found", where=str(resources.data_root())) from None
+        return _environment(_kind(name), own).get_template(name).render(variables)
+    except TemplateNotFound as error:
+        raise failed(f"template {error.name}: not found", where=str(resources.data_root())) from None
     except TemplateError as error:
         what = f"the template {name} cannot be rendered: {error.message}"
-        raise PipelineError(what, where=_place(name, error)) from None
+        raise failed(what, where=_place(name, error, own)) from None
+    except Exception as error:
+        if own is None:
+            raise
+        what = f"the template {name} cannot be rendered: {type(error).__name__}: {error}"
+        raise failed(what, where=_place(name, error, own)) from None
 
 
 def source(name: str) -> str:
@@ -53,14 +74,16 @@ def _kind(name: str) -> str:
 
 
 @cache
-def _environment(kind: str) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, PrefixLoader, StrictUndefined
+def _environment(kind: str, own: OwnSpecs | None = None) -> Environment:
+    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, PrefixLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    loaders = {
-        "specs": FileSystemLoader(resources.specs_dir()),
-        "containers": FileSystemLoader(resources.containers_dir()),
-    }
-    return Environment(
+    specs: BaseLoader = FileSystemLoader(resources.specs_dir())
+    if own is not None:
+        specs = ChoiceLoader([PrefixLoader({own.name: FunctionLoader(_reader(own.root / own.name))}), specs])
+    loaders = {"specs": specs, "containers": FileSystemLoader(resources.containers_dir())}
+    made = Environment if own is None else ImmutableSandboxedEnvironment
+    return made(
         loader=PrefixLoader(loaders),
         undefined=StrictUndefined,
         finalize=_given if kind == "html" else partial(_value, kind),
@@ -69,6 +92,23 @@ def _environment(kind: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _reader(directory: Path) -> Callable[[str], tuple[str, str, None] | None]:
+    """Make a loader's function that reads regular files of a limited size below a directory."""
+    from jinja2 import TemplateNotFound
+    from jinja2.loaders import split_template_path
+
+    def read(name: str) -> tuple[str, str, None] | None:
+        path = directory.joinpath(*split_template_path(name))
+        if not path.is_file():
+            return None
+        try:
+            return fs.read_limited(path, _LARGEST).decode(), str(path), None
+        except (OSError, UnicodeDecodeError) as error:
+            raise TemplateNotFound(name, f"{path} cannot be read: {error}") from None
+
+    return read
 
 
 def _given(value: Any) -> Any:
@@ -91,12 +131,15 @@ def _value(kind: str, value: Any) -> Any:
     return value
 
 
-def _place(name: str, error: Exception) -> str:
+def _place(name: str, error: Exception, own: OwnSpecs | None) -> str:
     """Return file and line in the template: a syntax error has its own, others the last one in the traceback."""
+    found = resources.data_root() / name
+    if own is not None and (outside := own.root / name.removeprefix("specs/")).is_file():
+        found = outside
     line = getattr(error, "lineno", None)
     step = error.__traceback__
     while step is not None and line is None:
         if step.tb_next is None or step.tb_frame.f_code.co_filename.endswith(name):
             line = step.tb_lineno if step.tb_frame.f_code.co_filename.endswith(name) else None
         step = step.tb_next
-    return f"{resources.data_root() / name}:{line}" if line else str(resources.data_root() / name)
+    return f"{found}:{line}" if line else str(found)

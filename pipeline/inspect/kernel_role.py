@@ -1,4 +1,4 @@
-"""Which role a built el6 kernel has, by what is in its packages; and whether it keeps the kernel ABI.
+"""Which role a built kernel of RHEL 6 has, by what is in its packages; and whether it keeps the kernel ABI.
 
 A name and a buildid are claims; these are the proofs. The rules are domain facts of the two patches:
 what only the patched tree exports, configures or brings along.
@@ -17,15 +17,6 @@ from pipeline.inspect import kernel_files
 from pipeline.packaging.rpmbuild import Package
 
 FULLNAT_WORD = b"IP_VS_CONN_F_FULLNAT"  # of the director's linux/ip_vs.h
-# CRCs of a standard x86_64 configuration without debugging. The first two stand in the kABI list.
-DIRECTOR_CRCS = {"register_ip_vs_scheduler": "0x5180a05d", "unregister_ip_vs_scheduler": "0xccc83dea"}
-REALSERVER_CRCS = {"inet_stream_ops": "0x51888a5d", "ipv4_specific": "0xbad7603a"}
-STOCK_CRCS = {
-    "register_ip_vs_scheduler": "0x4660b4b4",
-    "unregister_ip_vs_scheduler": "0x4d4894bd",
-    "inet_stream_ops": "0x758e2721",
-    "ipv4_specific": "0xd5ad92fc",
-}
 GUIDE = "the LVS patch on a real server applies, builds and boots, and the client's address is lost in silence"
 
 
@@ -104,20 +95,20 @@ def check_role(seen: Seen, wanted: RoleName, name: str) -> None:
     )
 
 
-def check_crcs(seen: Seen, role: RoleName, name: str) -> dict[str, str]:
-    """The CRCs that tell the roles apart, as they must be with the distribution's configuration."""
-    own = {RoleName.DIRECTOR: DIRECTOR_CRCS, RoleName.REALSERVER: REALSERVER_CRCS}.get(role, {})
-    wanted = {**STOCK_CRCS, **own}
+def check_crcs(seen: Seen, wanted: Mapping[str, str], name: str) -> None:
+    """Raise `Refused` unless the exported symbols have the CRCs that tell the roles apart.
+
+    They are as the line file has them, of the distribution's configuration.
+    """
     _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
-    return wanted
 
 
-def check_kabi(seen: Seen, reference: Mapping[str, str], role: RoleName, name: str) -> int:
+def check_kabi(seen: Seen, reference: Mapping[str, str], changed: Mapping[str, str], name: str) -> int:
     """Holds exported symbols against the distribution's list; returns how many symbols that has.
 
-    A director's two known changes are allowed, with exactly their new CRCs.
+    The symbols `changed`, which the role's patches are known to change, are allowed with exactly these CRCs.
     """
-    wanted = {**reference, **(DIRECTOR_CRCS if role is RoleName.DIRECTOR else {})}
+    wanted = {**reference, **changed}
     _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
     return len(reference)
 

@@ -1,12 +1,13 @@
-"""What a line's recipe gets to plan with: proven sources and patches, and where to build. Knows no recipe."""
+"""What a recipe is, and what it gets to plan with: proven sources and patches, and where to build. Knows no recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config.line_model import Line, RoleName
+from pipeline.packaging.graph import Step
 from pipeline.packaging.job import Bench
 from pipeline.sources.resolver import Verified
 
@@ -29,3 +30,13 @@ class BuildInputs:
     bench: Bench
     tree: Callable[[RoleName], Proof]
     small: bool = False
+
+
+class Recipe(Protocol):
+    """How the packages of a line are made. Its state is nothing but what a line file says."""
+
+    def validate(self, line: Line) -> None:
+        """Raise `FileProblems` with everything that a line file must say for this recipe and does not."""
+
+    def steps(self, inputs: BuildInputs) -> Sequence[Step]:
+        """Plan every step that ends in packages, and the one that makes the lab's programs."""

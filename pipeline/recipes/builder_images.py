@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.config import image_file
 from pipeline.config.context import RunContext
-from pipeline.config.line_checks import required
+from pipeline.config.image_file import CentosImage, DebianImage
 from pipeline.errors import HostLacks, UsageError
 from pipeline.sandbox import images
 
 if TYPE_CHECKING:
-    from pipeline.config.line_model import Line
     from pipeline.sandbox.centos6_image import CentosRecipe
 
-DEBIAN, CENTOS = "debian12", "centos6"
 AUTO = "auto"
 
 
@@ -28,10 +28,11 @@ def builder(context: RunContext, usable: Sequence[str], *, fresh: bool = False) 
     if asked == AUTO:
         return _automatic(context, usable, fresh)
     try:
-        return _MAKERS[asked](context, fresh)
+        return _image(context, asked, fresh)
     except HostLacks as lacking:
-        if asked == CENTOS and DEBIAN in usable:
-            lacking.hint = f"{lacking.hint}; or --image {DEBIAN}, which needs no engine"
+        others = [name for name in usable if name != asked and isinstance(image_file.load(name), DebianImage)]
+        if others:
+            lacking.hint = f"{lacking.hint}; or --image {others[0]}, which needs no engine"
         raise
 
 
@@ -43,63 +44,69 @@ def check_image(asked: str, usable: Sequence[str]) -> None:
 
 
 def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> images.Image:
-    if CENTOS in usable:
+    for name, following in itertools.pairwise(usable):
         try:
-            return _centos(context, fresh)
+            return _image(context, name, fresh)
         except HostLacks as lacking:
-            context.console.note(
-                f"builds run in {DEBIAN}, with our toolchain wrapper: {CENTOS} cannot run: {lacking.what}"
-            )
-    return _debian(context, fresh)
+            context.console.note(f"builds run in {following}: {name} cannot run: {lacking.what}")
+    return _image(context, usable[-1], fresh)
 
 
-def _debian(context: RunContext, fresh: bool) -> images.Image:
-    from pipeline.config import line_loader
+def _image(context: RunContext, name: str, fresh: bool) -> images.Image:
+    found = image_file.load(name)
+    if isinstance(found, DebianImage):
+        return _debian(context, name, found, fresh)
+    return _centos(context, name, found, fresh)
+
+
+def debian_request(name: str, image: DebianImage) -> images.DebianRecipe:
+    """What identifies an image of Debian: its packages and suites, whichever archive and keys they come from."""
     from pipeline.core import templates
+
+    packages = images.package_list(templates.render(f"containers/{name}/packages.j2"))
+    return images.DebianRecipe(name, packages, dict.fromkeys(image.debian.suites, ""), b"")
+
+
+def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> images.Image:
+    from dataclasses import replace
+
     from pipeline.host import programs
-    from pipeline.sources import apt, openpgp
-    from pipeline.sources.resolver import Sources
+    from pipeline.sources import apt, openpgp, public_keys
+    from pipeline.sources.store import Store
 
     settings, console = context.settings, context.console
-    packages = images.package_list(templates.render(f"containers/{DEBIAN}/packages.j2"))
-    # Whichever line is built: one image serves all of them, and a line's own suites are where its sources come from.
-    line: Line = line_loader.load("lts61")
-    debian = required(line.data.debian, "[debian]")
-    asked = images.DebianRecipe(DEBIAN, packages, dict.fromkeys(debian.suites, ""), b"")
+    asked = debian_request(name, image)
     known = None if fresh else images.kept(asked, settings.artifacts / "images")
     if known is not None:
         return known
     programs.ensure({"build"}, console)
-    archives = apt.archive_addresses(debian.suites, settings.debian_mirror, ())
-    ring = openpgp.keyring(Sources(line, settings, console).public_keys(debian.keyring))
-    recipe = images.DebianRecipe(DEBIAN, packages, archives, ring)
+    archives = apt.archive_addresses(image.debian.suites, settings.debian_mirror, ())
+    ring = openpgp.keyring(public_keys.of_image(image, Store(settings.store, console.warn), settings, console))
+    recipe = replace(asked, archives=archives, keyring=ring)
     return images.debian_image(recipe, settings.artifacts / "images", console, offline=settings.offline, fresh=fresh)
 
 
-def _centos(context: RunContext, fresh: bool) -> images.Image:
+def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> images.Image:
     from pipeline.sandbox import centos6_image
     from pipeline.sandbox.choice import engine
 
     settings = context.settings
-    recipe = centos_recipe(settings.centos_base or centos6_image.BASE)
-    centos6_image.check_vsyscall(recipe.base)  # of an image that is there too: the host may have been started otherwise
+    recipe = centos_recipe(name, image, settings.centos_base or image.base)
+    centos6_image.check_vsyscall(recipe)  # of an image that is there too: the host may have been started otherwise
     root = settings.artifacts / "images"
-    known = None if fresh else images.kept_as(CENTOS, recipe.request, root)
+    known = None if fresh else images.kept_as(name, recipe.request, root)
     if known is not None:
         return known
     return centos6_image.centos6_image(recipe, engine(), root, context.console, offline=settings.offline, fresh=fresh)
 
 
-def centos_recipe(base: str) -> CentosRecipe:
+def centos_recipe(name: str, image: CentosImage, base: str) -> CentosRecipe:
     """The CentOS 6 builder's rendered files."""
     from pipeline.core import templates
     from pipeline.sandbox import centos6_image
 
-    directory = f"containers/{CENTOS}"
+    directory = f"containers/{name}"
     requires = images.package_list(templates.render(f"{directory}/requires.j2"))
-    given = centos6_image.variables(requires, base)
-    files = {name: templates.render(f"{directory}/{name}.j2", **given) for name in ("Dockerfile", "vault.repo")}
-    return centos6_image.CentosRecipe(base, files, requires)
-
-
-_MAKERS = {DEBIAN: _debian, CENTOS: _centos}
+    given = centos6_image.variables(requires, base, image.vault)
+    files = {file: templates.render(f"{directory}/{file}.j2", **given) for file in ("Dockerfile", "vault.repo")}
+    return centos6_image.CentosRecipe(name, base, image.without_vsyscall, files, requires)

@@ -13,11 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipeline.core import fs as files
-from pipeline.core import resources
 from pipeline.errors import BuildFailed, Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import package_contents
 from pipeline.packaging import log_errors, rpmbuild
+from pipeline.recipes.spec_files import SpecFiles
 
 ARCH = "x86_64"
 # The modules whose source makes the output of every recipe of tools, for the key of a step.
@@ -143,7 +143,7 @@ def libraries(
     return needed
 
 
-def glibc(package: rpmbuild.Package, found: package_contents.Promises, newest: tuple[int, int]) -> str:
+def glibc(package: rpmbuild.Package, found: package_contents.Promises, newest: tuple[int, ...]) -> str:
     """The version of the C library that a package needs, which is not above `newest`. Raises `Refused`."""
     versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
     needed = max(versions, default=(0, 0))
@@ -154,7 +154,6 @@ def glibc(package: rpmbuild.Package, found: package_contents.Promises, newest: t
     return ".".join(map(str, needed))
 
 
-def installed(line: str, names: Collection[str]) -> dict[str, str]:
-    """The texts of what a tool installs besides the build's products: the line's own, or those of all lines."""
-    places = [resources.specs_dir() / part / "tools" for part in (line, "common")]
-    return {name: next(place / name for place in places if (place / name).is_file()).read_text() for name in names}
+def installed(files: SpecFiles, names: Collection[str]) -> dict[str, str]:
+    """The texts of what a tool installs besides the build's products, by name."""
+    return {name: files.text(f"tools/{name}") for name in names}

@@ -10,15 +10,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.config.line_model import RoleName
+from pipeline.config.line_model import Init, RoleName
 from pipeline.core import fs, templates
 from pipeline.errors import Refused, UsageError
 from pipeline.inspect import package_contents
 from pipeline.packaging import rpmbuild
+from pipeline.recipes.spec_files import BuildTarget
 
 VERSION = "1.0"
 SPEC = "roles.spec"
@@ -28,13 +28,6 @@ LIBEXEC = "/usr/libexec/lvs-fnat"
 MODES = ("fullnat", "nat", "dr", "tun")
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
-
-
-class Init(StrEnum):
-    """What starts services."""
-
-    SYSV = "sysv"
-    SYSTEMD = "systemd"
 
 
 @dataclass(frozen=True)
@@ -219,11 +212,13 @@ _EXAMPLES = {
 class Parameters:
     """Everything that decides what the packages of one line are.
 
-    `fullnat` is whether the line's keepalived knows FULLNAT's words, `modern` whether it is 2.x.
+    `line` is its name, `dist` ends the release. `fullnat` is whether the line's keepalived knows FULLNAT's words,
+    `modern` whether it is 2.x.
     `guard` is RPM's Epoch, 0 for none; `epoch` is SOURCE_DATE_EPOCH in seconds.
     """
 
     line: str
+    dist: str
     init: Init
     epoch: int
     run: str = "/run"
@@ -235,15 +230,15 @@ class Parameters:
     tag: str = ""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9]+", self.line) or not _TAG.fullmatch(self.tag):
-            raise UsageError(f"{self.line}{self.tag} cannot stand in a package's release")
+        if not _TAG.fullmatch(self.tag) or not _TAG.fullmatch(self.dist):
+            raise UsageError(f"{self.tag}{self.dist} cannot stand in a package's release")
         if self.number < 1 or self.guard < 0:
             raise UsageError("a release counts from 1, an Epoch from 0", why=f"{self.number}, {self.guard}")
 
     @property
     def release(self) -> str:
         """RPM's release. Letters are older than digits: see the comment in the spec file."""
-        return f"fnat.{self.number}{self.tag}.{self.line}"
+        return f"fnat.{self.number}{self.tag}{self.dist}"
 
     @property
     def nevras(self) -> dict[str, str]:
@@ -284,23 +279,19 @@ class File:
     flag: str = ""
 
 
-_LINES: dict[str, dict[str, Any]] = {
-    "el6": {
-        "init": Init.SYSV,
-        "run": "/var/run",  # there is no /run; emptied at boot all the same
-        "fullnat": True,
-        "modern": False,
-        "requires": ("coreutils", "iproute", "module-init-tools"),
-    },
-    "lts61": {"init": Init.SYSTEMD, "requires": ("coreutils", "iproute", "kmod")},
+# What an init system brings with it: where the state of running services is, and the programs that scripts call.
+_RUN = {Init.SYSV: "/var/run", Init.SYSTEMD: "/run"}  # with SysV init there is no /run; emptied at boot all the same
+_REQUIRES = {
+    Init.SYSV: ("coreutils", "iproute", "module-init-tools"),
+    Init.SYSTEMD: ("coreutils", "iproute", "kmod"),
 }
 
 
-def of_line(name: str, *, epoch: int, **more: Any) -> Parameters:
-    """The parameters of one of the lines. Raises `UsageError` for one that has no role packages."""
-    if name not in _LINES:
-        raise UsageError(f"there are no role packages of the line {name!r}", why=f"there are: {', '.join(_LINES)}")
-    return Parameters(**{"line": name, "epoch": epoch, **_LINES[name], **more})
+def of_target(target: BuildTarget, *, epoch: int, **more: Any) -> Parameters:
+    """The parameters of the packages of one line; `more` as `Parameters` has them."""
+    init = target.build.init
+    given = {"line": target.line, "dist": target.build.dist, "init": init, "run": _RUN[init]}
+    return Parameters(**{**given, "requires": _REQUIRES[init], "epoch": epoch, **more})
 
 
 def package_name(role: RoleName) -> str:

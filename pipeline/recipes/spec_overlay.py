@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.config.line_model import Anchors
 from pipeline.errors import Refused
 
-DECLARED = "Patch999999: linux-kernel-test.patch"
-APPLIED = "ApplyOptionalPatch linux-kernel-test.patch"
-RELEASE = "%define pkg_release %{distro_build}%{?stable_rctag}%{?dist}%{?buildid}"
-SIGNING = "%define signmodules 1"
 FIRST_NUMBER = 990001  # of our patches: above every patch of the distribution, below its hook
 
 
@@ -31,7 +28,7 @@ class Edit:
     why: str
 
 
-def spec_edits(patches: Sequence[str], *, sign_modules: bool) -> list[Edit]:
+def spec_edits(anchors: Anchors, patches: Sequence[str], *, sign_modules: bool) -> list[Edit]:
     """What our build changes in the spec: its patches declared and applied by name, signing as asked.
 
     `patches` are file names in order. The buildid is given on rpmbuild's command line; that the
@@ -40,13 +37,20 @@ def spec_edits(patches: Sequence[str], *, sign_modules: bool) -> list[Edit]:
     declared = tuple(f"Patch{FIRST_NUMBER + index}: {name}" for index, name in enumerate(patches))
     applied = tuple(f"ApplyPatch {name}" for name in patches)
     edits = [
-        Edit(DECLARED, "before", declared, "an undeclared patch is absent from the rebuilt source package"),
-        Edit(APPLIED, "before", applied, "behind the distribution's own patches, before the configuration is made"),
-        Edit(RELEASE, "before", (), "the buildid given on the command line tells the roles apart"),
+        Edit(
+            anchors.patch_declared, "before", declared, "an undeclared patch is absent from the rebuilt source package"
+        ),
+        Edit(
+            anchors.patch_applied,
+            "before",
+            applied,
+            "behind the distribution's own patches, before the configuration is made",
+        ),
+        Edit(anchors.release, "before", (), "the buildid given on the command line tells the roles apart"),
     ]
     if not sign_modules:
         why = "the builder's gpg makes no key of the kind this kernel verifies"
-        edits.append(Edit(SIGNING, "instead", ("%define signmodules 0",), why))
+        edits.append(Edit(anchors.signing, "instead", ("%define signmodules 0",), why))
     return edits
 
 
@@ -78,8 +82,7 @@ def _only(lines: Sequence[str], edit: Edit, name: str) -> int:
             f"{name} has the line `{edit.anchor}` {times}, and our change hangs on it",
             where=f"{name}:{found[1] + 1}" if found else name,
             why=f"{edit.why}; guessing another place could build an unpatched kernel in silence{near}",
-            hint="this spec is of another release: look at it, then change the anchors, which are in "
-            "pipeline/recipes/spec_overlay.py and pipeline/recipes/el6/kernel.py",
+            hint="this spec is of another release: look at it, then change [build.anchors] of the line file",
         )
     return found[0]
 

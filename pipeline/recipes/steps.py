@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import role_packages as roles
+from pipeline.recipes import spec_files
 from pipeline.recipes.base import BuildInputs
 
 Check = Callable[[Path], Mapping[str, Any]]
@@ -49,11 +49,13 @@ def packages(
     return Step(name, action, keyed, needs, code, weight, differs)
 
 
-def role_packages(material: BuildInputs, epoch: int) -> Step:
-    """The packages that set up directors and real servers."""
-    line = material.line
-    base = line.override.base if line.override else line.name
-    parameters = replace(roles.of_line(base, epoch=epoch), tag=line.release_tag)
+def role_packages(material: BuildInputs, epoch: int, *, fullnat: bool, modern: bool) -> Step:
+    """The packages that set up directors and real servers.
+
+    `fullnat` is whether the keepalived beside them knows FULLNAT's words, `modern` whether it is 2.x.
+    """
+    line, target = material.line, spec_files.target(material.line)
+    parameters = roles.of_target(target, epoch=epoch, fullnat=fullnat, modern=modern, tag=line.release_tag)
 
     def fill(sources: Path, specs: Path) -> None:
         roles.prepare(sources, specs, parameters)

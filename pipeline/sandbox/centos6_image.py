@@ -28,20 +28,21 @@ from pipeline.sandbox.container import ContainerEngine
 from pipeline.sandbox.images import MOUNT_POINTS, Image, once, unpack, write_packages
 from pipeline.sandbox.runtime import BUILD_UID
 
-NAME = "centos6"
-BASE = "docker.io/library/centos:6@sha256:a93df2e96e07f56ea48f215425c6f1673ab922927894595bb5c0ee4c5a955133"
-# The same system with a C library that does not call into the vsyscall page; give it with its digest as `base`.
-FALLBACK = "quay.io/pypa/manylinux2010_x86_64"
-VAULT = "http://vault.centos.org"
 _PACKAGES = "packages.txt"  # in the image: name, version and digest of each package
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 @dataclass(frozen=True)
 class CentosRecipe:
-    """The rendered files by name, among them `Dockerfile` and `vault.repo`; what must be in the image; the base."""
+    """The image's name, its base, and the rendered files by name, among them `Dockerfile` and `vault.repo`.
 
+    `without_vsyscall` begins the name of a base whose programs do without the vsyscall page; `requires` must be in
+    the image.
+    """
+
+    name: str
     base: str
+    without_vsyscall: str
     files: Mapping[str, str]
     requires: Sequence[str]
 
@@ -51,7 +52,7 @@ class CentosRecipe:
         return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()[:16]
 
 
-def variables(requires: Sequence[str], base: str = BASE, vault: str = VAULT) -> dict[str, Any]:
+def variables(requires: Sequence[str], base: str, vault: str) -> dict[str, Any]:
     """What the templates want to know."""
     points = " ".join(f"/{point}" for point in MOUNT_POINTS)
     return {"base": base, "vault": vault, "requires": list(requires), "uid": BUILD_UID, "points": points}
@@ -64,15 +65,16 @@ def check(recipe: CentosRecipe) -> None:
         raise FileProblems("the CentOS 6 builder image is not built:", problems)
 
 
-def check_vsyscall(base: str, maps: Path = Path("/proc/self/maps")) -> None:
+def check_vsyscall(recipe: CentosRecipe, maps: Path = Path("/proc/self/maps")) -> None:
     """Raises `HostLacks` where CentOS 6's programs die with exit status 139 (domain facts, section 5)."""
-    if base.startswith(FALLBACK) or "[vsyscall]" in maps.read_text():
+    if recipe.base.startswith(recipe.without_vsyscall) or "[vsyscall]" in maps.read_text():
         return
     raise HostLacks(
         "programs of CentOS 6 cannot run on this host's kernel",
         where=f"no [vsyscall] in {maps}: the kernel was booted with vsyscall=none",
         why="its C library calls into that page, and each of its programs would die with exit status 139",
-        hint=f"boot the host with vsyscall=xonly (or emulate); or use a base made from {FALLBACK}, by digest",
+        hint="boot the host with vsyscall=xonly (or emulate); or use a base made from "
+        f"{recipe.without_vsyscall}, by digest",
     )
 
 
@@ -84,19 +86,19 @@ def centos6_image(
     Raises `FileProblems`, `HostLacks`, `Unreachable` or `Refused`.
     """
     check(recipe)
-    check_vsyscall(recipe.base)
-    log = root / NAME / f"{recipe.request}.log"
+    check_vsyscall(recipe)
+    log = root / recipe.name / f"{recipe.request}.log"
 
     def make(made: Path, scratch: Path) -> None:
-        console.note(f"building the image {NAME} with {engine.name}; log: {log}")
+        console.note(f"building the image {recipe.name} with {engine.name}; log: {log}")
         tag = _built(recipe, engine, log)
         _exported(engine, tag, scratch / "rootfs.tar")
         unpack(scratch / "rootfs.tar", made / "rootfs")
         listed = (made / "rootfs" / _PACKAGES).read_text()
         rows = [dict(zip(("name", "version", "digest"), row.split(), strict=True)) for row in listed.splitlines()]
-        write_packages(made, NAME, {"base": recipe.base}, rows)
+        write_packages(made, recipe.name, {"base": recipe.base}, rows)
 
-    return once(root, NAME, recipe.request, make, offline=offline, fresh=fresh)
+    return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh)
 
 
 def _dockerfile(recipe: CentosRecipe) -> Iterator[Problem]:
@@ -147,7 +149,7 @@ def _repositories(text: str) -> Iterator[Problem]:
 
 def _built(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
     """Has the engine build it, and gives its name there. The engine gives up when our connection closes."""
-    tag = f"localhost/lvs-fullnat/{NAME}-build:{recipe.request}"
+    tag = f"localhost/lvs-fullnat/{recipe.name}-build:{recipe.request}"
     proxies = {name: os.environ[name] for name in (*_PROXIES, *map(str.upper, _PROXIES)) if name in os.environ}
     with log.open("wb") as out, engine.asking("did not build the image"):
         answers = engine.api.build(
@@ -196,7 +198,7 @@ def _exported(engine: ContainerEngine, tag: str, tarball: Path) -> None:
 def _failure(recipe: CentosRecipe, log: Path, error: str) -> PipelineError:
     """Whose fault it is, out of what the engine and yum said."""
     text = f"{log.read_text(errors='backslashreplace')[-4000:]}\n{error}"
-    what, why = "the image centos6 could not be built", error.strip()
+    what, why = f"the image {recipe.name} could not be built", error.strip()
     if re.search(r"is not signed|GPG key|Public key for .* is not installed|manifest verification|digest", text):
         return Refused(f"{what}: a signature or a digest is wrong", where=str(log), why=why)
     unreachable = r"no such host|dial tcp|manifest.* unknown|not found: manifest|Couldn't resolve host|Cannot retrieve"

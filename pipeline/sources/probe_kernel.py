@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from pipeline.config import line_loader
-from pipeline.config.line_checks import required
+from pipeline.config import image_file
 from pipeline.config.settings import Settings
 from pipeline.core.console import Console
 from pipeline.errors import Unreachable
-from pipeline.sources import apt, download, openpgp
-from pipeline.sources.resolver import Sources
+from pipeline.sources import apt, download, openpgp, public_keys
+from pipeline.sources.store import Store
 
-LINE = "lts61"  # whose archive and keys are used
+IMAGE = "debian12"  # the builder image whose archive and keys are used
 PACKAGE = "linux-image-cloud-amd64"
 _RECORD = "probe-kernel"
 
@@ -23,21 +22,21 @@ def package(settings: Settings, console: Console) -> Path:
 
     Raises `Unreachable` or `Refused` as fetching any source does.
     """
-    sources = Sources(line_loader.load(LINE), settings, console)
-    known = sources.store.record(_RECORD)
+    store = Store(settings.store, console.warn)
+    known = store.record(_RECORD)
     if known is None:
-        known = asdict(_resolve(sources, settings, console))
-        sources.store.write_record(_RECORD, known)
+        known = asdict(_resolve(store, settings, console))
+        store.write_record(_RECORD, known)
     wanted = download.Wanted(known["file"], (known["url"],), known["sha256"], known["size"])
-    return download.fetch_all([wanted], sources.store, sources.options, console)[0].path
+    return download.fetch_all([wanted], store, download.Options.from_settings(settings), console)[0].path
 
 
-def _resolve(sources: Sources, settings: Settings, console: Console) -> apt.Resolved:
-    debian = required(sources.line.data.debian, "[debian]")
+def _resolve(store: Store, settings: Settings, console: Console) -> apt.Resolved:
     if settings.offline:
         raise Unreachable("no kernel to probe KVM with is here, and --offline forbids to fetch one")
-    archives = apt.archive_addresses(debian.suites[:1], settings.debian_mirror, ())
-    ring = openpgp.keyring(sources.public_keys(debian.keyring))
+    image = image_file.debian(IMAGE)
+    archives = apt.archive_addresses(image.debian.suites[:1], settings.debian_mirror, ())
+    ring = openpgp.keyring(public_keys.of_image(image, store, settings, console))
     root = apt.AptRoot(settings.artifacts / "apt" / "probe-kernel", archives, ring, binary=True)
     console.note("reading Debian's signed package index, for a kernel to probe KVM with")
     root.update()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config import git_checkout, lock_file
 from pipeline.config.line_checks import required
-from pipeline.config.line_model import Debian, DebianSource, FileSource, Key, Line, SrpmSource
+from pipeline.config.line_model import Debian, DebianSource, FileSource, Line, SrpmSource
 from pipeline.config.settings import Settings
 from pipeline.core import neutral
 from pipeline.core.console import Console, human_bytes
@@ -25,6 +25,7 @@ from pipeline.core.fs import read_limited, write_atomic
 from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.formats import file_kind
 from pipeline.sources import download, preflight
+from pipeline.sources.public_keys import LARGEST_KEYS, PublicKeys
 from pipeline.sources.store import Store
 
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
@@ -66,7 +67,6 @@ class _Pinned:
     how: str
 
 
-_LARGEST_KEYS = 16 << 20  # bytes of a file of keys; Debian's whole keyring has 60 thousand
 _ANOTHER = "look at the file that was kept; --mirror DIR uses a good copy from DIR"
 
 
@@ -78,6 +78,7 @@ class Sources:
         self.store = Store(settings.store, console.warn)
         self.options = download.Options.from_settings(settings)
         self.lock = lock_file.read(line)
+        self._keys = PublicKeys(line.data.keys, self.beside_line, self.store, settings, console)
         self._apt: AptRoot | None = None
         self._fetched: set[str] = set()  # while asking an index, before the fetch of all
 
@@ -237,9 +238,9 @@ class Sources:
         found = []
         for key in keys:
             digests = []
-            for file in self._key_files(key):
+            for file in self._keys.files(key):
                 with contextlib.suppress(OSError):  # not there, or nothing that is read as a key
-                    digests.append(hashlib.sha256(read_limited(file, _LARGEST_KEYS)).hexdigest())
+                    digests.append(hashlib.sha256(read_limited(file, LARGEST_KEYS)).hexdigest())
             kept = self.store.record(f"key-{key.fingerprint}") or {}
             found.append([key.model_dump(mode="json"), digests, kept.get("armor")])
         return found
@@ -279,78 +280,8 @@ class Sources:
     # Keys: from the host, beside the line file, an exported mirror, or the network; known by fingerprint.
 
     def public_keys(self, names: Sequence[str]) -> list[PublicKey]:
-        """Return the available keys among `names`; warn about the others.
-
-        Raises `Unreachable` when there is none: what they sign cannot be checked then.
-        """
-        found, missing = [], []
-        for name in names:
-            try:
-                found.append(self._public_key(name, self.line.data.keys[name]))
-            except Unreachable as error:
-                missing.append(error)
-        if not found:
-            raise missing[0] if len(missing) == 1 else Unreachable("\n".join(map(str, missing)))
-        for reason in missing:
-            self.console.warn(f"{reason.what}; its signatures will be refused")
-        return found
-
-    def _public_key(self, name: str, key: Key) -> PublicKey:
-        from pipeline.sources import openpgp
-
-        record = f"key-{key.fingerprint}"
-        known = self.store.record(record)
-        materials = [(known["origin"], known["armor"].encode())] if known else []
-        tried = []
-        for where, material in self._key_material(name, key):
-            if where in key.urls and materials and not self.settings.refresh:
-                break
-            try:
-                openpgp.public_key(name, key, material)
-            except Refused as error:
-                tried.append(f"{where}: {error.why}")
-                continue
-            materials.append((where, material))
-        if materials:
-            found = openpgp.public_key(name, key, *(material for _, material in materials))
-            kept = {"armor": found.armor.decode(), "origin": materials[0][0]}
-            if kept != known:
-                self.store.write_record(record, kept)
-            return found
-        raise Unreachable(
-            f"the key {name} ({key.fingerprint}) could not be fetched",
-            why="; ".join([*tried, f"looked for in {', '.join((*key.files, *key.urls)) or 'no place: none is named'}"]),
-            hint="put it into a file named under [keys], or into DIR/keys/FINGERPRINT.asc of --mirror DIR",
-        )
-
-    def _key_material(self, name: str, key: Key) -> Iterator[tuple[str, bytes]]:
-        for place in self._key_files(key):
-            if place.exists():
-                try:
-                    yield str(place), read_limited(place, _LARGEST_KEYS)
-                except OSError as error:
-                    what = f"the key {name} cannot be read: {error.strerror}"
-                    raise UsageError(what, where=str(place), hint="name a file that holds the key") from None
-        for url in key.urls:
-            if material := self._downloaded_key(name, url):
-                yield url, material
-
-    def _key_files(self, key: Key) -> list[Path]:
-        """Return the possible places of a key on this host."""
-        mirrored = [Path(mirror) / "keys" / f"{key.fingerprint}.asc" for mirror in self.options.mirrors]
-        return [*map(self.beside_line, key.files), *mirrored]
-
-    def _downloaded_key(self, name: str, url: str) -> bytes:
-        """Return the content of `url`; empty when not available, since another address may have it."""
-        wanted = download.Wanted(f"{name}.asc", (url,), None, None, _LARGEST_KEYS)
-        with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
-            try:
-                fetched = download.fetch_unverified(wanted, self.store, self.options, progress.meter(wanted.name))
-                material = read_limited(fetched.path, _LARGEST_KEYS)
-            except (Unreachable, Refused, OSError):
-                return b""
-            fetched.path.unlink(missing_ok=True)
-            return material
+        """Return the available keys of the line among `names`. Raises `Unreachable` when there is none."""
+        return self._keys.found(names)
 
     def beside_line(self, name: str) -> Path:
         """Return the path of a file named in a line file: absolute, or beside the file that names it."""

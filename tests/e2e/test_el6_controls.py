@@ -22,13 +22,14 @@ from pipeline.inspect import kernel_role
 from pipeline.packaging import job
 from pipeline.packaging.graph import Work
 from pipeline.patching.series import Trees, VerifiedPatch, verify_patches
-from pipeline.recipes import spec_overlay
+from pipeline.recipes import registry, spec_overlay
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
-from pipeline.recipes.el6 import kernel, recipe
+from pipeline.recipes.el6 import kernel
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.runtime import Limits
 from pipeline.sources.resolver import Sources
+from tests.fixtures.targets import EL6
 from tests.fixtures.toy import SRPM, make_toy
 from tests.fixtures.workshop import ToyShop
 
@@ -73,13 +74,13 @@ def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[VerifiedPatc
     """What the recipe gives for one role when it is told that something else was proven; the packages' directory."""
     options = {"artifacts": str(shop.inv.artifacts), "image": "debian12", "debian_mirror": shop.archive.url}
     context = RunContext(load(options, {}), Console(quiet=True))
-    image = builder(context, recipe.IMAGES)
+    image = builder(context, EL6.build.images)
     line = line_loader.load(line_file=shop.toy.line_file)
     verified = {item.name: item for item in Sources(line, context.settings, context.console).fetch(image.name)}
     proven = list(misled(verify_patches(line, verified)))
     bench = job.Bench(Bubblewrap(), image, None, Limits())
     material = BuildInputs(line, verified, proven, bench, Trees(line, proven, verified, context).of)
-    [step] = [step for step in recipe.plan(material) if step.name == f"kernel:{role}"]
+    [step] = [step for step in registry.recipe(line).steps(material) if step.name == f"kernel:{role}"]
     work = Work(step, shop.place / "out", shop.place / "scratch", shop.place / "log", {}, 2)
     work.out.mkdir()
     work.scratch.mkdir()
@@ -136,7 +137,16 @@ def spec_of(toy_directory: Path) -> str:
 
 
 PARAMETERS = kernel.Parameters(
-    RoleName.DIRECTOR, "2.6.32", "220.23.1.el6", "debian12", "linux", 0, ".fnat", small=True, patches=("lvs.patch",)
+    EL6,
+    RoleName.DIRECTOR,
+    "2.6.32",
+    "220.23.1.el6",
+    "debian12",
+    "linux",
+    0,
+    ".fnat",
+    small=True,
+    patches=("lvs.patch",),
 )
 ANCHORS = sorted({edit.anchor for edit in kernel.edits(PARAMETERS)})
 

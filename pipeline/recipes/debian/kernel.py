@@ -1,4 +1,4 @@
-"""The recipe of the line lts61: Linux 6.1 as RPMs, from the upstream tarball that Debian ships.
+"""The recipe of a current kernel as RPMs, from the upstream tarball that Debian ships.
 
 It writes the spec file and the configuration that a build starts from, and proves the packages that
 came of it by what is in them. Who runs the build in between, and where, is not known here.
@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.line_model import Line, RoleName
-from pipeline.core import fs, resources, templates
+from pipeline.core import fs, templates
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import kconfig
 from pipeline.inspect import kernel_files, package_contents
 from pipeline.packaging import log_errors, outputs, rpmbuild
+from pipeline.recipes import spec_files
+from pipeline.recipes.spec_files import BuildTarget
 
-TEMPLATE = "specs/lts61/kernel.spec.j2"
 SPEC, CONFIG = "kernel.spec", "kernel.config"
 COMPARER = "asked.awk"
 ARCH = "x86_64"
-DIST = ".lts61"
 PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
 # The modules whose source makes the output, for the key of a step.
 _KCONFIG = outputs.Most(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
@@ -44,13 +44,14 @@ _DEVEL = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what one kernel of this line is.
+    """Everything that decides what one kernel of a line is.
 
     `patches` are file names in SOURCES, in order; `tarball` another, and `tree` the directory in
-    it. `options` are laid over the role's configuration. `tag` is empty for the project's own line
-    and otherwise part of every release. `epoch` is SOURCE_DATE_EPOCH in seconds.
+    it. `options` are laid over the role's configuration; `small`: that is the small one. `tag` is empty for the
+    project's own line and otherwise part of every release. `epoch` is SOURCE_DATE_EPOCH in seconds.
     """
 
+    target: BuildTarget
     role: RoleName
     version: str
     tarball: str
@@ -59,6 +60,7 @@ class Parameters:
     number: int = 1
     buildid: str = ""
     tag: str = ""
+    small: bool = False
     patches: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,16 +68,17 @@ class Parameters:
         for name in (self.tarball, self.tree, *self.patches):
             if not _PLAIN_NAME.fullmatch(name):
                 raise UsageError(f"{name!r} cannot be named in a spec file", why="letters, digits and ._+~- only")
-        if not re.fullmatch(r"6\.1(\.\d+)?", self.version):
-            raise UsageError(f"the recipe of lts61 makes Linux 6.1, not {self.version}")
+        if not self.target.build.takes(self.version):
+            series = self.target.build.kernel_series
+            raise UsageError(f"the line {self.target.line}: not its kernel; expected {series}, got {self.version}")
         if not _RELEASE_OF_RPM.fullmatch(self.release) or len(self.uname) > _UNAME_MOST:
             why = f"at most {_UNAME_MOST} characters in all, none of them '-' or a blank behind the version"
             raise UsageError(f"{self.uname!r} cannot be a kernel's release", why=why, hint="a shorter name of the line")
 
     @property
     def release(self) -> str:
-        """RPM's release: number, buildid of the role, tag of an override, dist."""
-        return f"{self.number}{self.buildid}{self.tag}{DIST}"
+        """RPM's release: number, buildid of the role, tag of an override, dist. A small configuration says so."""
+        return f"{self.number}{self.buildid}{self.tag}{self.target.build.dist}{'.small' if self.small else ''}"
 
     @property
     def uname(self) -> str:
@@ -89,12 +92,21 @@ class Parameters:
 
     def as_dict(self) -> dict[str, Any]:
         """As keys of steps and evidence have it."""
-        given = {**vars(self), "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
+        own = {name: value for name, value in vars(self).items() if name != "target"}
+        given = {**own, "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
         return {**given, "release": self.release, "uname": self.uname}
 
 
 def of_line(
-    line: Line, role: RoleName, *, version: str, tarball: str, tree: str, patches: Sequence[str], epoch: int
+    line: Line,
+    role: RoleName,
+    *,
+    version: str,
+    tarball: str,
+    tree: str,
+    patches: Sequence[str],
+    epoch: int,
+    small: bool = False,
 ) -> Parameters:
     """The parameters of one role of a line; buildid, options and the mark of an override come from it.
 
@@ -108,6 +120,7 @@ def of_line(
         why = f"the series: {', '.join(data.series) or 'empty'}; given: {', '.join(patches) or 'none'}"
         raise UsageError(f"other patches than the series of {role} has", why=why)
     return Parameters(
+        target=spec_files.target(line),
         role=role,
         version=version,
         tarball=tarball,
@@ -115,6 +128,7 @@ def of_line(
         epoch=epoch,
         buildid=data.buildid,
         tag=line.release_tag,
+        small=small,
         patches=tuple(patches),
         options=dict(data.config),
     )
@@ -122,11 +136,11 @@ def of_line(
 
 def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     """The configuration asked for: base, role, the role's options in the line file, and the release."""
-    directory = resources.specs_dir() / "lts61" / "config"
     suffix = f"-{parameters.release}.{ARCH}"
+    files = parameters.target.files
+    names = [f"config/{part}.config" for part in ("small" if parameters.small else "base", parameters.role)]
     return kconfig.merged(
-        kconfig.fragment(directory / "base.config"),
-        kconfig.fragment(directory / f"{parameters.role}.config"),
+        *(kconfig.parse(files.text(name), str(files.path(name))) for name in names),
         kconfig.options(parameters.options, f"the role {parameters.role} of the line file"),
         kconfig.options({"CONFIG_LOCALVERSION": f'"{suffix}"'}, "the release"),
     )
@@ -134,8 +148,8 @@ def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
 
 def rendered(parameters: Parameters) -> dict[str, str]:
     """The texts of the spec file and the configuration, by file name: what a step's key must cover."""
-    spec = templates.render(
-        TEMPLATE,
+    spec = parameters.target.files.render(
+        SPEC,
         role=str(parameters.role),
         version=parameters.version,
         release=parameters.release,

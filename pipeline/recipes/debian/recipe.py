@@ -1,35 +1,58 @@
-"""The steps of the line lts61: one kernel per role, ipvsadm, keepalived, and the role packages."""
+"""The recipe `debian-tarball`: one kernel per role, ipvsadm, keepalived and the role packages, of Debian's tarballs."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.line_checks import required
-from pipeline.config.line_model import DebianSource, Line, RoleName
+from pipeline.config import line_loader
+from pipeline.config.line_checks import Found, required
+from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName
 from pipeline.core import fs
-from pipeline.errors import Refused
 from pipeline.formats import archive
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.patching import series
-from pipeline.recipes import guest_userland, steps
+from pipeline.recipes import guest_userland, spec_files, steps
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.debian import kernel, tools
 from pipeline.recipes.lvs_tools import Tool
 from pipeline.sources.resolver import Verified
 
-IMAGES = ("debian12",)
 _KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
 
 
-def plan(material: BuildInputs) -> list[Step]:
-    """Every step that ends in packages, and the one that makes the lab's programs."""
-    source = required(material.line.data.kernel_source, "kernel-source")
-    _, epoch = archive.beginning(material.verified[source].path)
-    kernels = [_kernel(material, role) for role in material.line.data.roles]
-    made = [*kernels, *(_tool(material, tool) for tool in Tool), steps.role_packages(material, epoch)]
-    return [*made, *guest_userland.steps(material)]
+@dataclass(frozen=True)
+class DebianTarball:
+    """Kernels and tools from the upstream tarballs that Debian ships."""
+
+    build: BuildSpec
+
+    def validate(self, line: Line) -> None:
+        """Raise `FileProblems` unless the sources are Debian's and the configurations are there."""
+        names = ["config/base.config", *(f"config/{role}.config" for role in line.data.roles)]
+        found = [*_lacking_sources(line), *spec_files.lacking(line, names)]
+        if found:
+            raise line_loader.refusal(line, found)
+
+    def steps(self, inputs: BuildInputs) -> list[Step]:
+        """Plan every step that ends in packages, and the one that makes the lab's programs."""
+        source = required(inputs.line.data.kernel_source, "kernel-source")
+        _, epoch = archive.beginning(inputs.verified[source].path)
+        kernels = [_kernel(inputs, role) for role in inputs.line.data.roles]
+        tools = [_tool(inputs, tool) for tool in Tool]
+        roles = steps.role_packages(inputs, epoch, fullnat=False, modern=True)
+        return [*kernels, *tools, roles, *guest_userland.steps(inputs)]
+
+
+def _lacking_sources(line: Line) -> Iterator[Found]:
+    if line.data.kernel_source is None:
+        yield ("kernel-source",), "the line does not say which source the kernel is made from", "kernel-source"
+    for name in (line.data.kernel_source, *(tool.value for tool in Tool)):
+        if name is not None and not isinstance(line.data.sources.get(name), DebianSource):
+            yield ("sources", name), f"the line lacks a Debian source {name} to build from", 'kind = "debian"'
 
 
 def _kernel(material: BuildInputs, role: RoleName) -> Step:
@@ -44,6 +67,7 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
         tree=tree,
         patches=list(patches),
         epoch=epoch,
+        small=material.small,
     )
 
     def fill(sources: Path, specs: Path) -> None:
@@ -57,7 +81,7 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
         epoch=epoch,
         fill=fill,
         explain=lambda log, top: kernel.explain(log, parameters, top),
-        macros=rpmbuild.Macros(dist=kernel.DIST),
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist),
         room=_KERNEL_ROOM,
         cache="kernel",
     )
@@ -76,6 +100,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
     source = material.verified[tool.value]
     tree, epoch = archive.beginning(source.path)
     parameters = tools.Parameters(
+        target=spec_files.target(material.line),
         tool=tool,
         version=_upstream(source),
         tarball=source.file,
@@ -93,7 +118,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         epoch=epoch,
         fill=fill,
         explain=lambda log, _: tools.explain(log, parameters),
-        macros=rpmbuild.Macros(dist=tools.DIST),
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist),
     )
     inputs = {
         "source": source.sha256,
@@ -106,11 +131,3 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
 def _upstream(source: Verified) -> str:
     """The upstream version in a Debian one: `1:1.31-1` is 1.31."""
     return source.version.partition(":")[2].rpartition("-")[0] or source.version.rpartition("-")[0]
-
-
-def check_sources(line: Line) -> None:
-    """Refuses a line that this recipe cannot build: its sources must be Debian's."""
-    wanted = {line.data.kernel_source, *(tool.value for tool in Tool)}
-    missing = [name for name in wanted if not isinstance(line.data.sources.get(str(name)), DebianSource)]
-    if missing:
-        raise Refused(f"the line {line.name} lacks Debian sources to build from: {', '.join(map(str, missing))}")

@@ -1,4 +1,4 @@
-"""The recipe of ipvsadm and keepalived for the line lts61, from the upstream tarballs that Debian ships.
+"""The recipe of ipvsadm and keepalived from the upstream tarballs that Debian ships.
 
 It writes the spec files and what they install besides, says whether keepalived's configure found IPVS,
 and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
@@ -6,22 +6,19 @@ and proves the packages by what is in them. Who runs the build in between, and w
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import templates
 from pipeline.errors import Refused, UsageError
 from pipeline.inspect import package_contents
 from pipeline.packaging import rpmbuild
 from pipeline.recipes import lvs_tools
 from pipeline.recipes.lvs_tools import Content, Tool
+from pipeline.recipes.spec_files import BuildTarget
 
-DIST = ".lts61"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 UNITS = "/usr/lib/systemd/system"
-# The C library of the oldest systems the packages are for (Red Hat 9 and its like). Built with a newer one.
-NEWEST_GLIBC = (2, 34)
 # What keepalived's configure must say at its end: its label, its word.
 SUMMARY = (
     ("Use IPVS Framework", "Yes"),
@@ -80,6 +77,7 @@ class Parameters:
     SOURCE_DATE_EPOCH in seconds. `options` go to keepalived's configure after all others.
     """
 
+    target: BuildTarget
     tool: Tool
     version: str
     tarball: str
@@ -99,7 +97,7 @@ class Parameters:
     @property
     def release(self) -> str:
         """RPM's release. Letters are older than digits: see the comment in the spec files."""
-        return f"fnat.{self.number}{self.tag}{DIST}"
+        return f"fnat.{self.number}{self.tag}{self.target.build.dist}"
 
     @property
     def nevra(self) -> str:
@@ -113,14 +111,17 @@ class Parameters:
 
     def as_dict(self) -> dict[str, Any]:
         """As keys of steps and evidence have it."""
-        return {**asdict(self), "tool": str(self.tool), "release": self.release}
+        own = {name: value for name, value in vars(self).items() if name != "target"}
+        return {**own, "tool": str(self.tool), "release": self.release, "glibc": self.target.build.glibc_max}
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
     """The texts of the spec file and of what it installs besides the build's products, by file name."""
     content = _CONTENT[parameters.tool]
-    spec = templates.render(
-        f"specs/lts61/{parameters.spec}.j2",
+    target = parameters.target
+    spec = target.files.render(
+        parameters.spec,
+        line=target.line,
         version=parameters.version,
         release=parameters.release,
         guard=parameters.guard,
@@ -133,7 +134,7 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         summary=SUMMARY,
         changelog_date=rpmbuild.changelog_date(parameters.epoch),
     )
-    return {parameters.spec: spec, **lvs_tools.installed("lts61", content.sources)}
+    return {parameters.spec: spec, **lvs_tools.installed(target.files, content.sources)}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
@@ -166,7 +167,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     libraries = lvs_tools.libraries(package, found, content.libraries)
     if "libc.so.6" not in libraries:
         raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
-    glibc = lvs_tools.glibc(package, found, NEWEST_GLIBC)
+    glibc = lvs_tools.glibc(package, found, parameters.target.build.glibc)
     return {
         "parameters": parameters.as_dict(),
         "package": package_contents.evidence(package, found),

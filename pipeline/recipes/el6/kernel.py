@@ -1,4 +1,4 @@
-"""The recipe of the line el6: a RHEL 6 kernel from its source package, driven by its own spec file.
+"""The recipe of a RHEL 6 kernel from its source package, driven by its own spec file.
 
 The spec is overlaid by anchors, our patches and configuration values are put beside it, and the tree
 that is compiled is held against the pinned one inside the builder. On the image debian12 a toolchain
@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.line_checks import required
-from pipeline.config.line_model import Line, RoleName, SrpmSource
-from pipeline.core import resources, templates, trees
+from pipeline.config.line_model import Anchors, Line, RoleName, SrpmSource
+from pipeline.core import templates, trees
 from pipeline.errors import HostLacks, Refused
 from pipeline.formats import archive, git_tree, kconfig
 from pipeline.inspect import kernel_files, kernel_role, package_contents
 from pipeline.packaging import log_errors, rpmbuild
 from pipeline.patching.series import VerifiedPatch
-from pipeline.recipes import spec_overlay
+from pipeline.recipes import spec_files, spec_overlay
+from pipeline.recipes.spec_files import BuildTarget
 
 ARCH = "x86_64"
 SPEC = "kernel.spec"
 TOOLCHAIN = "toolchain"  # beside SOURCES
 VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
 ASKED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
+SMALL, TREE_CHECK = "config/small.config", "tree.pl"  # of the line's specs
 BUILDER_WITH_SIGNING = "centos6"
 _DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
 # Where values go, for every variant: the spec merges the second over the first.
@@ -59,13 +61,15 @@ _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what one kernel of this line is.
+    """Everything that decides what one kernel of a line is.
 
     `version` and `base` make the release of upstream's package, `2.6.32` and `220.23.1.el6`.
     `patches` are file names in SOURCES in order, `options` what is laid over config-generic,
-    `tree` the directory in the kernel archive, `epoch` SOURCE_DATE_EPOCH in seconds.
+    `tree` the directory in the kernel archive, `epoch` SOURCE_DATE_EPOCH in seconds. `symbols` are the exported
+    symbols whose CRCs are known, `changed` those of them that the role's patches change.
     """
 
+    target: BuildTarget
     role: RoleName
     version: str
     base: str
@@ -76,11 +80,18 @@ class Parameters:
     small: bool = False
     patches: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
+    symbols: Mapping[str, str] = field(default_factory=dict)
+    changed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def release(self) -> str:
         """RPM's release. A small configuration says so in it, since such a kernel is for trying."""
         return f"{self.base}{self.buildid}{'.small' if self.small else ''}"
+
+    @property
+    def anchors(self) -> Anchors:
+        """The lines of the spec file that changes hang on."""
+        return required(self.target.build.anchors, "[build.anchors]")
 
     @property
     def uname(self) -> str:
@@ -115,7 +126,9 @@ class Parameters:
 
     def as_dict(self) -> dict[str, Any]:
         """As keys of steps and evidence have it."""
-        given = {**vars(self), "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
+        own = {name: value for name, value in vars(self).items() if name != "target"}
+        tables = {name: dict(own[name]) for name in ("options", "symbols", "changed")}
+        given = {**own, **tables, "role": str(self.role), "patches": list(self.patches)}
         return {**given, "uname": self.uname, "switches": list(self.switches), "signed modules": self.signs_modules}
 
 
@@ -126,8 +139,11 @@ def of_line(
     data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
     source = required(source if isinstance(source, SrpmSource) else None, "source package as its kernel-source")
     version, _, base = line.data.kernel.partition("-")
+    stock = line.data.roles[RoleName.STOCK].symbols
+    changed = {} if role is RoleName.STOCK else data.symbols
     moved = {name: value for item in series for rule in item.model.leave_out for name, value in rule.config.items()}
     return Parameters(
+        target=spec_files.target(line),
         role=role,
         version=version,
         base=base,
@@ -138,6 +154,8 @@ def of_line(
         small=small,
         patches=tuple(f"{item.name}.patch" for item in series),
         options={**moved, **data.config},
+        symbols={**stock, **changed},
+        changed=dict(changed),
     )
 
 
@@ -160,13 +178,15 @@ def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     """The symbols that the finished configuration must have."""
     if not parameters.small:
         return laid_over(parameters)
-    small = kconfig.fragment(resources.specs_dir() / "el6" / "config" / "small.config")
+    files = parameters.target.files
+    small = kconfig.parse(files.text(SMALL), str(files.path(SMALL)))
     return kconfig.merged(small, laid_over(parameters))
 
 
 def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
     """What is changed in the spec, each change by the line it hangs on."""
-    found = spec_overlay.spec_edits(parameters.patches, sign_modules=parameters.signs_modules)
+    anchors = parameters.anchors
+    found = spec_overlay.spec_edits(anchors, parameters.patches, sign_modules=parameters.signs_modules)
     ours = (VERIFIER, LISTING, ASKED, COMPARER)
     declared = tuple(f"Source{spec_overlay.FIRST_NUMBER + index}: {name}" for index, name in enumerate(ours))
     check = f"perl %{{_sourcedir}}/{VERIFIER}"
@@ -184,12 +204,12 @@ def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
     why = "the tree that is compiled is held against the pinned one"
     found += [
         spec_overlay.Edit(
-            spec_overlay.DECLARED, "before", declared, "an undeclared file is absent from the source package"
+            anchors.patch_declared, "before", declared, "an undeclared file is absent from the source package"
         ),
-        spec_overlay.Edit(spec_overlay.APPLIED, "behind", (exact,), why),
-        spec_overlay.Edit("%build", "before", tuple(last), why),
+        spec_overlay.Edit(anchors.patch_applied, "behind", (exact,), why),
+        spec_overlay.Edit(anchors.build, "before", tuple(last), why),
     ]
-    return found if parameters.image == BUILDER_WITH_SIGNING else [*found, *_edits_for_debian()]
+    return found if parameters.image == BUILDER_WITH_SIGNING else [*found, *_edits_for_debian(anchors)]
 
 
 def _small(config: str) -> tuple[str, ...]:
@@ -199,18 +219,15 @@ def _small(config: str) -> tuple[str, ...]:
     )
 
 
-def _edits_for_debian() -> list[spec_overlay.Edit]:
+def _edits_for_debian(anchors: Anchors) -> list[spec_overlay.Edit]:
     no_debugging = "there are no debugging symbols whose paths debugedit could rewrite"
     why = "the builder lacks the Python 2 and the Red Hat scripts that the spec names"
-    find = {
-        "provides": "%define __find_provides %_sourcedir/find-provides %{_tmppath}",
-        "requires": "%define __find_requires /usr/lib/rpm/redhat/find-requires kernel",
-    }
+    find = {"provides": anchors.find_provides, "requires": anchors.find_requires}
     return [
         spec_overlay.Edit(
-            "%prep", "behind", _required(), "rpm cannot look for what the spec requires: its database is empty"
+            anchors.prep, "behind", _required(), "rpm cannot look for what the spec requires: its database is empty"
         ),
-        spec_overlay.Edit("%define fancy_debuginfo 1", "instead", ("%define fancy_debuginfo 0",), no_debugging),
+        spec_overlay.Edit(anchors.debuginfo, "instead", ("%define fancy_debuginfo 0",), no_debugging),
         *(
             spec_overlay.Edit(line, "instead", (f"%define __find_{name} %{{_topdir}}/{TOOLCHAIN}/find-{name}",), why)
             for name, line in find.items()
@@ -232,14 +249,13 @@ def _required() -> tuple[str, ...]:
 def texts(parameters: Parameters) -> dict[str, str]:
     """Our own files of the build by their names in SOURCES or below the toolchain: what a key must cover."""
     found = {
-        VERIFIER: templates.source("specs/el6/tree.pl"),
+        VERIFIER: parameters.target.files.text(TREE_CHECK),
         COMPARER: templates.source("specs/common/asked.awk"),
         ASKED: kconfig.text(asked(parameters)),
     }
     if parameters.image != BUILDER_WITH_SIGNING:
-        directory = resources.specs_dir() / "el6" / TOOLCHAIN
-        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            found[f"{TOOLCHAIN}/{path.relative_to(directory)}"] = path.read_text()
+        for name, text in parameters.target.files.below(TOOLCHAIN).items():
+            found[f"{TOOLCHAIN}/{name}"] = text
     return found
 
 
@@ -298,7 +314,12 @@ def environment(parameters: Parameters) -> dict[str, str]:
 def macros(parameters: Parameters) -> dict[str, str]:
     """rpmbuild's macros beyond the usual: the release, and what Red Hat's own rpm would define."""
     buildid = parameters.release.removeprefix(parameters.base)
-    return {"buildid": buildid, "dist": ".el6", "kernel_arches": ARCH, "__python": "/usr/bin/python"}
+    return {
+        "buildid": buildid,
+        "dist": parameters.target.build.dist,
+        "kernel_arches": ARCH,
+        "__python": "/usr/bin/python",
+    }
 
 
 def explain(log: Path, parameters: Parameters) -> None:
@@ -380,9 +401,9 @@ def _check_symbols(
     """CRCs depend on the configuration, so that a small kernel has none to hold against the distribution's."""
     if parameters.small:
         return {"exported": len(seen.symbols), "kabi": "not comparable: small configuration"}
-    crcs = kernel_role.check_crcs(seen, parameters.role, name)
+    kernel_role.check_crcs(seen, parameters.symbols, name)
     return {
         "exported": len(seen.symbols),
-        "crcs": crcs,
-        "kabi": kernel_role.check_kabi(seen, kabi, parameters.role, name),
+        "crcs": dict(parameters.symbols),
+        "kabi": kernel_role.check_kabi(seen, kabi, parameters.changed, name),
     }

@@ -1,40 +1,66 @@
-"""The steps of the line el6: one kernel per role out of the source package, the tools, the role packages."""
+"""The recipe `redhat-srpm`: one kernel per role out of a RHEL 6 source package, the tools, the role packages."""
 
 from __future__ import annotations
 
 import hashlib
 from calendar import timegm
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.line_checks import required
-from pipeline.config.line_model import Line, RoleName, SrpmSource
-from pipeline.errors import BuildFailed, Refused
+from pipeline.config import line_loader
+from pipeline.config.line_checks import Found, required
+from pipeline.config.line_model import BuildSpec, Line, RoleName, SrpmSource
+from pipeline.errors import BuildFailed
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.patching import series as report
-from pipeline.recipes import guest_userland, steps
+from pipeline.recipes import guest_userland, spec_files, steps
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.el6 import kernel as kernel_el6
 from pipeline.recipes.el6 import tools as tools_el6
+from pipeline.recipes.el6.tools import Builder
 from pipeline.recipes.lvs_tools import Tool
 
-IMAGES = ("centos6", "debian12")
 _DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
 _TOOL_ROOM = 1 << 30  # bytes: most of it is OpenSSL's
 _KERNEL_ROOM, _SMALL_ROOM = 12 << 30, 3 << 30  # bytes
 
 
-def plan(material: BuildInputs) -> list[Step]:
-    """Every step that ends in packages, and the one that makes the lab's programs."""
-    epoch = _epoch(material.line)
-    tools_el6.check_sources(material.line, material.bench.image.name)
-    roles = material.line.data.roles
-    kernels = [_kernel(material, role, epoch) for role in roles]
-    tools = [_tool(material, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
-    return [*kernels, *tools, steps.role_packages(material, epoch), *guest_userland.steps(material)]
+@dataclass(frozen=True)
+class RedhatSrpm:
+    """RHEL 6 kernels from their source package, and the tools of the FULLNAT patches."""
+
+    build: BuildSpec
+
+    def validate(self, line: Line) -> None:
+        """Raise `FileProblems` unless the kernel comes as a source package whose spec file has its anchors."""
+        if found := [*_lacking(line), *spec_files.lacking(line, [kernel_el6.TREE_CHECK])]:
+            raise line_loader.refusal(line, found)
+
+    def steps(self, inputs: BuildInputs) -> list[Step]:
+        """Plan every step that ends in packages, and the one that makes the lab's programs."""
+        epoch = _epoch(inputs.line)
+        tools_el6.check_sources(inputs.line, inputs.bench.image.name)
+        roles = inputs.line.data.roles
+        kernels = [_kernel(inputs, role, epoch) for role in roles]
+        tools = [_tool(inputs, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
+        packages = steps.role_packages(inputs, epoch, fullnat=True, modern=False)
+        return [*kernels, *tools, packages, *guest_userland.steps(inputs)]
+
+
+def _lacking(line: Line) -> Iterator[Found]:
+    data, build = line.data, required(line.data.build, "[build]")
+    if not isinstance(data.sources.get(str(data.kernel_source)), SrpmSource):
+        yield ("kernel-source",), "the line has no kernel source package to build from", 'a source of the kind "srpm"'
+    if data.released is None:
+        yield ("released",), "the line does not say when its kernel was released", "released = YYYY-MM-DD"
+    if build.anchors is None:
+        yield ("build",), "the line does not say where changes of kernel.spec go", "a [build.anchors] table"
+    for index, image in enumerate(build.images):
+        if image not in list(Builder):
+            yield ("build", "images", index), f"this recipe does not build in {image}", ", ".join(Builder)
 
 
 def _epoch(line: Line) -> int:
@@ -80,7 +106,8 @@ def _kernel(material: BuildInputs, role: RoleName, epoch: int) -> Step:
 
 def _tool(material: BuildInputs, tool: Tool) -> Step:
     image, tag = material.bench.image.name, material.line.release_tag
-    parameters = tools_el6.of_line(tool, image, material.verified, tag)
+    target = spec_files.target(material.line)
+    parameters = tools_el6.of_line(target, tool, image, material.verified, tag)
     needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
 
     def build(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
@@ -96,7 +123,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         epoch=parameters.epoch,
         fill=_nothing,
         explain=lambda log, _: tools_el6.explain(log, parameters),
-        macros=rpmbuild.Macros(dist=tools_el6.DIST, ccache=parameters.static),  # centos6 has none
+        macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
         room=_TOOL_ROOM,
         cache=tool.value if parameters.static else "",
     )
@@ -131,11 +158,3 @@ def build_kernel(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
     work.log.rename(work.log.with_name("log.signing-race"))
     kernel_el6.remove_build(work.scratch / "build")
     return job.rpmbuild(replace(work, jobs=1), bench, recipe)
-
-
-def check_sources(line: Line) -> None:
-    """Refuses a line that this recipe cannot build: its kernel must come as a source package."""
-    if not isinstance(line.data.sources.get(str(line.data.kernel_source)), SrpmSource):
-        raise Refused(f"the line {line.name} has no kernel source package to build from")
-    if line.data.released is None:
-        raise Refused(f"the line {line.name} does not say when its kernel was released", hint="released = YYYY-MM-DD")

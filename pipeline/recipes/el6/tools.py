@@ -1,4 +1,4 @@
-"""The recipe of ipvsadm and keepalived for the line el6, from the tools in the FULLNAT patches' own tarball.
+"""The recipe of ipvsadm and keepalived for RHEL 6, from the tools in the FULLNAT patches' own tarball.
 
 Two builder images make them. centos6 gives the ordinary dynamic programs of that distribution. debian12,
 whose C library is too new for this kernel, gives static ones, with libraries made from Debian's sources in
@@ -19,21 +19,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.line_model import DebianSource, FileSource, Line
-from pipeline.core import fs, templates
+from pipeline.core import fs
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import archive, elf
 from pipeline.inspect import package_contents
 from pipeline.packaging import rpmbuild
 from pipeline.recipes import lvs_tools
 from pipeline.recipes.lvs_tools import Content, Tool
+from pipeline.recipes.spec_files import BuildTarget
 from pipeline.sources.resolver import Verified
 
-DIST = ".el6"
 # The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"
-NEWEST_GLIBC = (2, 12)  # the C library of el6
 # The guides' names of the packages: ipvsadm's is of the IPVS interface, keepalived's its own.
 VERSIONS = {Tool.IPVSADM: "1.2.1", Tool.KEEPALIVED: "1.2.2"}
 # What keepalived's configure must say at its end: its label, its word.
@@ -62,7 +61,7 @@ _KINDS = {True: "is dynamic", False: "is static"}
 
 
 class Builder(StrEnum):
-    """The builder images that this line's tools are made in."""
+    """The builder images that these tools are made in."""
 
     CENTOS6 = "centos6"
     DEBIAN12 = "debian12"
@@ -131,6 +130,7 @@ class Parameters:
     `epoch` is SOURCE_DATE_EPOCH in seconds.
     """
 
+    target: BuildTarget
     tool: Tool
     image: Builder
     libraries: Mapping[str, Library]
@@ -161,7 +161,7 @@ class Parameters:
     @property
     def release(self) -> str:
         """RPM's release."""
-        return f"fnat.{self.number}{self.tag}{DIST}"
+        return f"fnat.{self.number}{self.tag}{self.target.build.dist}"
 
     @property
     def nevra(self) -> str:
@@ -176,7 +176,9 @@ class Parameters:
     def as_dict(self) -> dict[str, Any]:
         """As keys of steps and evidence have it."""
         given = {"tool": str(self.tool), "image": str(self.image), "version": self.version, "release": self.release}
-        return {**asdict(self), **given}
+        own = {name: value for name, value in vars(self).items() if name != "target"}
+        libraries = {name: asdict(library) for name, library in self.libraries.items()}
+        return {**own, **given, "libraries": libraries, "glibc": self.target.build.glibc_max}
 
 
 def check_sources(line: Line, image: str) -> None:
@@ -198,13 +200,13 @@ def check_sources(line: Line, image: str) -> None:
         raise Refused(what, where=str(line.files[0]), why=why, hint="add them, or build with the image centos6")
 
 
-def of_line(tool: Tool, image: str, verified: Mapping[str, Verified], tag: str = "") -> Parameters:
+def of_line(target: BuildTarget, tool: Tool, image: str, verified: Mapping[str, Verified], tag: str = "") -> Parameters:
     """The parameters of one tool of a line whose sources are `verified`, as `check_sources` let it through."""
     builder = Builder(image)
     names = LIBRARIES[tool] if builder is Builder.DEBIAN12 else ()
     libraries = {name: Library(verified[name].file, archive.beginning(verified[name].path)[0]) for name in names}
     _, epoch = archive.beginning(verified[TARBALL_SOURCE].path)
-    return Parameters(tool=tool, image=builder, libraries=libraries, epoch=epoch, tag=tag)
+    return Parameters(target=target, tool=tool, image=builder, libraries=libraries, epoch=epoch, tag=tag)
 
 
 def sources(parameters: Parameters, verified: Mapping[str, Verified]) -> dict[str, str]:
@@ -216,8 +218,10 @@ def rendered(parameters: Parameters) -> dict[str, str]:
     """The texts of the spec file and of what it installs besides the build's products, by file name."""
     content = _CONTENT[parameters.tool]
     at = time.gmtime(parameters.epoch)
-    spec = templates.render(
-        f"specs/el6/{parameters.spec}.j2",
+    target = parameters.target
+    spec = target.files.render(
+        parameters.spec,
+        line=target.line,
         version=parameters.version,
         release=parameters.release,
         guard=parameters.guard,
@@ -233,7 +237,7 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         day=f"{at.tm_mon:02}/{at.tm_mday:02},{at.tm_year}",
         changelog_date=rpmbuild.changelog_date(parameters.epoch),
     )
-    return {parameters.spec: spec, **lvs_tools.installed("el6", content.sources)}
+    return {parameters.spec: spec, **lvs_tools.installed(target.files, content.sources)}
 
 
 def prepare(
@@ -339,7 +343,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
         "parameters": parameters.as_dict(),
         "package": package_contents.evidence(package, found),
         "libraries": libraries,
-        "glibc": lvs_tools.glibc(package, found, NEWEST_GLIBC),
+        "glibc": lvs_tools.glibc(package, found, parameters.target.build.glibc),
         "static": parameters.static,
     }
 

@@ -11,6 +11,7 @@ from pipeline.config.line_model import RoleName
 from pipeline.core import process
 from pipeline.recipes import role_packages
 from tests.fixtures.machine import OTHERS_RULES, SHELLS, Machine, machine
+from tests.fixtures.targets import roles
 
 DR = "MODES=dr\nVIP=203.0.113.10 203.0.113.11\n"
 TUN = "MODES=tun\nVIP=203.0.113.10\n"
@@ -499,7 +500,7 @@ def test_only_root_may_start_and_stop(server: Machine) -> None:
 
 
 def test_the_init_script_hands_its_word_and_the_status_through(server: Machine) -> None:
-    parameters = role_packages.of_line("el6", epoch=0)
+    parameters = roles("el6", epoch=0)
     text = next(file.text for file in role_packages.installed(parameters) if file.source.endswith("realserver.init"))
     assert f'exec {parameters.paths(RoleName.REALSERVER).script} "$@"' in text
     role = server.root / "role"

@@ -13,9 +13,10 @@ from pipeline.packaging import rpmbuild as rpmtool
 from pipeline.recipes import role_packages
 from pipeline.recipes.debian import tools
 from pipeline.recipes.lvs_tools import Tool
+from tests.fixtures.targets import LTS61, roles
 
 EPOCH = 1_700_000_000
-IPVSADM = tools.Parameters(Tool.IPVSADM, "1.31", "ipvsadm.tar.gz", "ipvsadm-1.31", EPOCH)
+IPVSADM = tools.Parameters(LTS61, Tool.IPVSADM, "1.31", "ipvsadm.tar.gz", "ipvsadm-1.31", EPOCH)
 # A program as far as the check looks: it reads texts and never runs it.
 PROGRAM = rb"\177ELF\0IPVS\0virtual-service\0masquerading\0nl_send_auto\0ipvsadm v1.31\0"
 REQUIRES = ("libc.so.6(GLIBC_2.34)(64bit)", "libnl-3.so.200()(64bit)", "libpopt.so.0()(64bit)")
@@ -44,7 +45,7 @@ def build_roles(
 
 @pytest.mark.parametrize("line", ["el6", "lts61"])
 def test_the_packages_of_roles_are_built_and_proven(tmp_path: Path, line: str) -> None:
-    parameters = role_packages.of_line(line, epoch=EPOCH, guard=3)
+    parameters = roles(line, epoch=EPOCH, guard=3)
     rpms = build_roles(tmp_path / "one", parameters)
     found = role_packages.check(rpms, parameters)
     assert set(found["packages"]) == {"lvs-fnat-director", "lvs-fnat-realserver"}
@@ -68,7 +69,7 @@ def test_the_packages_of_roles_are_built_and_proven(tmp_path: Path, line: str) -
 def test_packages_that_are_not_what_they_must_be_are_refused(
     tmp_path: Path, change: tuple[str, str], said: str
 ) -> None:
-    parameters = role_packages.of_line("lts61", epoch=EPOCH)
+    parameters = roles("lts61", epoch=EPOCH)
 
     def changed(text: str) -> str:
         assert change[0] in text

@@ -27,7 +27,7 @@ from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.registry import Registry
 from tests.fixtures.rootfs import busybox_image, use_dash
-from tests.unit.sandbox.test_centos6_image import rendered
+from tests.unit.sandbox.test_centos6_image import image, rendered
 
 pytestmark = pytest.mark.xdist_group("dockerd")
 
@@ -110,11 +110,11 @@ def test_the_image_is_built_listed_and_runs_jobs_under_every_runtime(dockerd: Do
 def test_a_package_that_yum_does_not_know_is_missed(dockerd: Dockerd, base: Path, place: Path) -> None:
     with Registry(base).serving() as registry:
         recipe = rendered(base=registry.reference)
-        given = centos6_image.variables([*recipe.requires, "missing-package"], registry.reference)
+        given = centos6_image.variables([*recipe.requires, "missing-package"], registry.reference, image().vault)
         from pipeline.core import templates
 
         text = templates.render("containers/centos6/Dockerfile.j2", **given)
-        recipe = CentosRecipe(recipe.base, {**recipe.files, "Dockerfile": text}, given["requires"])
+        recipe = replace(recipe, files={**recipe.files, "Dockerfile": text}, requires=given["requires"])
         with pytest.raises(HostLacks) as caught:
             build(dockerd, recipe, place)
     log = Path(caught.value.where).read_text()

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import line_loader
+from pipeline.config import image_file
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
-from pipeline.core import manifest, templates
+from pipeline.core import manifest
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks, UsageError
 from pipeline.recipes import builder_images
-from pipeline.recipes.debian import recipe as lts61
-from pipeline.recipes.el6 import recipe as el6
 from pipeline.sandbox import centos6_image, choice, images
+from tests.fixtures.targets import EL6, LTS61
+from tests.unit.sandbox.test_centos6_image import rendered
 
 NO_ENGINE = HostLacks("no container engine answers", hint="./inv doctor")
 NO_VSYSCALL = HostLacks("this kernel has no vsyscall page")
@@ -48,10 +48,7 @@ def made(artifacts: Path, name: str, request: str) -> None:
 @pytest.fixture
 def artifacts(tmp_path: Path) -> Path:
     """Artifacts with the image debian12."""
-    packages = images.package_list(templates.render("containers/debian12/packages.j2"))
-    debian = line_loader.load("lts61").data.debian
-    assert debian is not None
-    recipe = images.DebianRecipe("debian12", packages, dict.fromkeys(debian.suites, ""), b"")
+    recipe = builder_images.debian_request("debian12", image_file.debian("debian12"))
     made(tmp_path, "debian12", recipe.request)
     return tmp_path
 
@@ -75,7 +72,7 @@ def _raise(error: HostLacks) -> None:
 
 
 def centos_made(artifacts: Path) -> None:
-    made(artifacts, "centos6", builder_images.centos_recipe(centos6_image.BASE).request)
+    made(artifacts, "centos6", rendered().request)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +83,7 @@ def test_auto_takes_debian12_where_centos6_cannot_run_and_says_why(
 ) -> None:
     request.getfixturevalue(host)
     run = context(artifacts)
-    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert builder_images.builder(run, EL6.build.images).name == "debian12"
     assert said(run).count("\n") == 1
     assert "builds run in debian12" in said(run) and lacking.what in said(run)
 
@@ -95,7 +92,7 @@ def test_auto_takes_debian12_where_centos6_cannot_run_and_says_why(
 def test_auto_takes_a_centos6_that_was_made_before_without_an_engine_and_without_a_word(artifacts: Path) -> None:
     centos_made(artifacts)
     run = context(artifacts)
-    assert builder_images.builder(run, el6.IMAGES).name == "centos6"
+    assert builder_images.builder(run, EL6.build.images).name == "centos6"
     assert said(run) == ""
 
 
@@ -103,10 +100,10 @@ def test_auto_takes_a_centos6_that_was_made_before_without_an_engine_and_without
 def test_a_centos6_that_was_made_before_is_of_no_use_where_its_programs_die(artifacts: Path) -> None:
     centos_made(artifacts)
     run = context(artifacts)
-    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert builder_images.builder(run, EL6.build.images).name == "debian12"
     assert NO_VSYSCALL.what in said(run)
     with pytest.raises(HostLacks) as caught:
-        builder_images.builder(context(artifacts, "centos6"), el6.IMAGES)
+        builder_images.builder(context(artifacts, "centos6"), EL6.build.images)
     assert caught.value.what == NO_VSYSCALL.what
 
 
@@ -119,7 +116,7 @@ def test_an_explicit_choice_never_gives_way(
     request.getfixturevalue(host)
     run = context(artifacts, "centos6")
     with pytest.raises(HostLacks) as caught:
-        builder_images.builder(run, el6.IMAGES)
+        builder_images.builder(run, EL6.build.images)
     assert caught.value is lacking
     assert lacking.hint.endswith("; or --image debian12, which needs no engine")
     assert "debian12" not in said(run)
@@ -129,14 +126,14 @@ def test_an_explicit_choice_never_gives_way(
 def test_debian12_asked_for_is_taken_although_centos6_is_there(artifacts: Path) -> None:
     centos_made(artifacts)
     run = context(artifacts, "debian12")
-    assert builder_images.builder(run, el6.IMAGES).name == "debian12"
+    assert builder_images.builder(run, EL6.build.images).name == "debian12"
     assert said(run) == ""
 
 
 @pytest.mark.parametrize("asked", ["centos6", "fedora"])
 def test_an_image_that_the_line_does_not_have_is_refused_with_those_it_has(artifacts: Path, asked: str) -> None:
     with pytest.raises(UsageError) as caught:
-        builder_images.builder(context(artifacts, asked), lts61.IMAGES)
+        builder_images.builder(context(artifacts, asked), LTS61.build.images)
     assert f"not built in {asked}" in caught.value.what
     assert caught.value.why == "its images: debian12"
 
@@ -147,5 +144,5 @@ def test_a_line_that_has_debian12_alone_never_asks_for_an_engine(
     monkeypatch.setattr(choice, "engine", lambda *_: pytest.fail("nobody needs an engine"))
     monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: pytest.fail("nobody needs vsyscall"))
     run = context(artifacts)
-    assert builder_images.builder(run, lts61.IMAGES).name == "debian12"
+    assert builder_images.builder(run, LTS61.build.images).name == "debian12"
     assert said(run) == ""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.line_model import RoleName
+from pipeline.config.line_model import Init, RoleName
 from pipeline.core import process
 from pipeline.errors import BuildFailed, UsageError
 from pipeline.packaging import rpmbuild
@@ -15,7 +15,7 @@ from pipeline.recipes import lvs_tools, role_packages
 from pipeline.recipes.debian import tools as tools_lts61
 from pipeline.recipes.debian.tools import SUMMARY
 from pipeline.recipes.lvs_tools import Tool
-from pipeline.recipes.role_packages import Init
+from tests.fixtures.targets import LTS61, roles
 
 EPOCH = 1_700_000_000
 LINES = ("el6", "lts61")
@@ -49,7 +49,7 @@ systemd notify           : No
 def tool(name: Tool, **more: object) -> tools_lts61.Parameters:
     version = "1.31" if name is Tool.IPVSADM else "2.2.7"
     values = {"version": version, "tarball": f"{name}_{version}.orig.tar.gz", "tree": f"{name}-{version}"}
-    return tools_lts61.Parameters(tool=name, epoch=EPOCH, **{**values, **more})  # type: ignore[arg-type]
+    return tools_lts61.Parameters(target=LTS61, tool=name, epoch=EPOCH, **{**values, **more})  # type: ignore[arg-type]
 
 
 def rpmspec(top: Path, spec: str, *words: str) -> str:
@@ -91,7 +91,7 @@ def test_a_tools_spec_gives_the_package_it_promises(tmp_path: Path, name: Tool, 
 @pytest.mark.parametrize("theirs", ["1.el9", "0.1.el9", "1%{dist}", "4.fc40"])
 def test_our_release_never_outbids_a_distributions_at_one_version(theirs: str) -> None:
     assert newer(theirs, tool(Tool.IPVSADM).release)
-    assert newer(theirs, role_packages.of_line("lts61", epoch=0).release)
+    assert newer(theirs, roles("lts61", epoch=0).release)
 
 
 def test_our_releases_count_up() -> None:
@@ -155,7 +155,7 @@ def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path:
 @pytest.mark.parametrize("guard", [0, 2])
 @pytest.mark.parametrize("line", LINES)
 def test_the_roles_spec_gives_the_packages_it_promises(tmp_path: Path, line: str, guard: int) -> None:
-    parameters = role_packages.of_line(line, epoch=EPOCH, guard=guard)
+    parameters = roles(line, epoch=EPOCH, guard=guard)
     rpmbuild.make_tree(tmp_path)
     role_packages.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
     assert nevras(tmp_path, role_packages.SPEC) == set(parameters.nevras.values())
@@ -165,14 +165,9 @@ def test_the_roles_spec_gives_the_packages_it_promises(tmp_path: Path, line: str
     assert ("systemctl" in expanded) == (parameters.init is Init.SYSTEMD)
 
 
-def test_a_line_without_role_packages_is_told() -> None:
-    with pytest.raises(UsageError, match="no role packages"):
-        role_packages.of_line("el5", epoch=0)
-
-
 @pytest.mark.parametrize("line", LINES)
 def test_each_init_system_gets_its_own_files_and_nothing_of_the_other(line: str) -> None:
-    parameters = role_packages.of_line(line, epoch=EPOCH)
+    parameters = roles(line, epoch=EPOCH)
     paths = [file.path for file in role_packages.installed(parameters)]
     sysv, systemd = ([p for p in paths if part in p] for part in ("/etc/rc.d/init.d/", "/usr/lib/systemd/"))
     assert (len(sysv), len(systemd)) == ((2, 0) if line == "el6" else (0, 2))
@@ -180,7 +175,7 @@ def test_each_init_system_gets_its_own_files_and_nothing_of_the_other(line: str)
 
 
 def test_an_init_script_has_what_chkconfig_and_lsb_read() -> None:
-    parameters = role_packages.of_line("el6", epoch=EPOCH)
+    parameters = roles("el6", epoch=EPOCH)
     for file in role_packages.installed(parameters):
         if "/init.d/" in file.path:
             assert file.mode == 0o755 and file.text.startswith("#!/bin/sh\n")
@@ -192,7 +187,7 @@ def test_an_init_script_has_what_chkconfig_and_lsb_read() -> None:
 
 @pytest.mark.parametrize("role", role_packages.ROLES)
 def test_every_setting_is_explained_and_has_its_default_in_the_file(role: RoleName) -> None:
-    parameters = role_packages.of_line("lts61", epoch=EPOCH)
+    parameters = roles("lts61", epoch=EPOCH)
     text = role_packages.configuration(role, parameters.paths(role))
     assignments = re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE)
     assert assignments == [(row.name, row.default) for row in role_packages.SETTINGS[role]]
@@ -201,7 +196,7 @@ def test_every_setting_is_explained_and_has_its_default_in_the_file(role: RoleNa
 
 @pytest.mark.parametrize("line", LINES)
 def test_words_of_fullnat_are_in_the_example_of_the_line_that_has_it_only(line: str) -> None:
-    parameters = role_packages.of_line(line, epoch=EPOCH)
+    parameters = roles(line, epoch=EPOCH)
     examples = {mode: role_packages.example(mode, parameters) for mode in parameters.examples}
     kinds = {mode: re.findall(r"lb_kind (\w+)", text) for mode, text in examples.items()}
     common = {"nat": ["NAT"], "dr": ["DR"], "tun": ["TUN"]}

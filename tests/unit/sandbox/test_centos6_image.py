@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.core import templates
+from pipeline.config import image_file
+from pipeline.config.image_file import CentosImage
 from pipeline.errors import FileProblems, HostLacks
+from pipeline.recipes.builder_images import centos_recipe
 from pipeline.sandbox import centos6_image
 from pipeline.sandbox.centos6_image import CentosRecipe
-from pipeline.sandbox.images import MOUNT_POINTS, package_list
+from pipeline.sandbox.images import MOUNT_POINTS
 
 # domain facts, section 2: what kernel.spec asks for, what perf asks for, what was met in practice.
 SPEC = """module-init-tools patch bash sh-utils tar bzip2 findutils gzip m4 perl make diffutils gawk gcc binutils
@@ -19,14 +22,19 @@ binutils-devel newt-devel python-devel perl(ExtUtils::Embed) bison rng-tools"""
 TOOLS = "popt-devel openssl-devel"
 
 
-def rendered(base: str = centos6_image.BASE, vault: str = centos6_image.VAULT) -> CentosRecipe:
+def image(vault: str = "") -> CentosImage:
+    """The image as its file has it, with packages from elsewhere where that is given."""
+    found = image_file.load("centos6")
+    assert isinstance(found, CentosImage)
+    return found.model_copy(update={"vault": vault} if vault else {})
+
+
+BASE, FALLBACK = image().base, image().without_vsyscall
+
+
+def rendered(base: str = BASE, vault: str = "") -> CentosRecipe:
     """The recipe as a build renders it."""
-    requires = package_list(templates.render("containers/centos6/requires.j2"))
-    given = centos6_image.variables(requires, base, vault)
-    names = ("Dockerfile", "vault.repo")
-    return CentosRecipe(
-        base, {name: templates.render(f"containers/centos6/{name}.j2", **given) for name in names}, requires
-    )
+    return centos_recipe("centos6", image(vault), base)
 
 
 def test_the_files_we_ship_are_fine() -> None:
@@ -49,11 +57,11 @@ def test_the_base_is_the_image_whose_digest_is_known() -> None:
 
 
 def test_another_base_is_taken_by_digest_only() -> None:
-    base = f"{centos6_image.FALLBACK}@sha256:{'0' * 64}"
+    base = f"{FALLBACK}@sha256:{'0' * 64}"
     centos6_image.check(rendered(base=base))
     assert f"FROM {base}\n" in rendered(base=base).files["Dockerfile"]
     with pytest.raises(FileProblems, match="not pinned by digest"):
-        centos6_image.check(rendered(base=f"{centos6_image.FALLBACK}:latest"))
+        centos6_image.check(rendered(base=f"{FALLBACK}:latest"))
 
 
 def test_another_vault_is_used_for_every_repository() -> None:
@@ -91,7 +99,7 @@ def test_what_would_let_unproven_things_in_is_refused(name: str, before: str | N
     text = after if before is None else recipe.files[name].replace(before, after)
     assert text != recipe.files[name]
     with pytest.raises(FileProblems) as caught:
-        centos6_image.check(CentosRecipe(recipe.base, {**recipe.files, name: text}, recipe.requires))
+        centos6_image.check(replace(recipe, files={**recipe.files, name: text}))
     assert said in str(caught.value)
 
 
@@ -99,7 +107,7 @@ def test_every_mistake_is_told_at_once() -> None:
     recipe = rendered(base="centos:6")
     files = {**recipe.files, "vault.repo": recipe.files["vault.repo"].replace("gpgcheck=1", "gpgcheck=0")}
     with pytest.raises(FileProblems) as caught:
-        centos6_image.check(CentosRecipe(recipe.base, files, recipe.requires))
+        centos6_image.check(replace(recipe, files=files))
     assert len(caught.value.problems) == 3
 
 
@@ -107,15 +115,15 @@ def test_a_host_without_vsyscall_is_refused_with_both_remedies(tmp_path: Path) -
     maps = tmp_path / "maps"
     maps.write_text("7ffd000-7ffe000 r-xp 00000000 00:00 0   [vdso]\n")
     with pytest.raises(HostLacks) as caught:
-        centos6_image.check_vsyscall(centos6_image.BASE, maps)
+        centos6_image.check_vsyscall(rendered(), maps)
     assert "139" in caught.value.why
     assert all(word in caught.value.hint for word in ("vsyscall=xonly", "emulate", "manylinux2010"))
-    centos6_image.check_vsyscall(f"{centos6_image.FALLBACK}@sha256:{'0' * 64}", maps)
+    centos6_image.check_vsyscall(rendered(f"{FALLBACK}@sha256:{'0' * 64}"), maps)
     maps.write_text("ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]\n")
-    centos6_image.check_vsyscall(centos6_image.BASE, maps)
+    centos6_image.check_vsyscall(rendered(), maps)
 
 
 def test_the_request_changes_with_every_file() -> None:
     recipe = rendered()
     other = {**recipe.files, "vault.repo": recipe.files["vault.repo"] + "\n"}
-    assert CentosRecipe(recipe.base, other, recipe.requires).request != recipe.request
+    assert replace(recipe, files=other).request != recipe.request

@@ -20,9 +20,15 @@ from pipeline.formats import archive, kconfig
 from pipeline.packaging import rpmbuild
 from pipeline.recipes.debian import kernel as recipe
 from tests.fixtures.guestfiles import bootimage
+from tests.fixtures.targets import LTS61
 
 STOCK = recipe.Parameters(
-    role=RoleName.STOCK, version="6.1.187", tarball="linux.tar.xz", tree="linux-6.1.187", epoch=1_760_000_000
+    target=LTS61,
+    role=RoleName.STOCK,
+    version="6.1.187",
+    tarball="linux.tar.xz",
+    tree="linux-6.1.187",
+    epoch=1_760_000_000,
 )
 REALSERVER = replace(STOCK, role=RoleName.REALSERVER, buildid=".toa", patches=("toa.patch",))
 BUILDLINK = "BUILDLINK"  # in the spec below: where kernel-devel's link leads

@@ -27,6 +27,7 @@ from tests.fixtures.badserver import BadServer
 from tests.fixtures.commandline import Inv
 from tests.fixtures.debianarchive import Archive
 from tests.fixtures.rpms import of_files
+from tests.fixtures.targets import EL6
 from tests.fixtures.toy import make_toy, tool_sources
 from tests.fixtures.toy.libraries import add_libraries
 from tests.fixtures.toy.patches import without_config
@@ -75,7 +76,7 @@ class Build:
             name: Verified(name, path.name, path, sha256_of(path), path.stat().st_size, "", "", "", False)
             for name, path in files.items()
         }
-        parameters = tools.of_line(tool, "debian12", verified)
+        parameters = tools.of_line(EL6, tool, "debian12", verified)
         written = tools.prepare(top / "SOURCES", top / "SPECS", parameters, verified, kernel_rpms)
         assert all(path.is_file() for path in written)
         return cls(top, tool, kernel_rpms, top / "log", parameters)
@@ -85,7 +86,7 @@ class Build:
         spec = self.top / "SPECS" / self.parameters.spec
         changed = change(spec.read_text())
         spec.write_text(changed)
-        macros = rpmbuild.Macros(topdir=str(self.top), ccache=False, payload="w1.gzdio", dist=tools.DIST)
+        macros = rpmbuild.Macros(topdir=str(self.top), ccache=False, payload="w1.gzdio", dist=EL6.build.dist)
         env = {**process.clean_environment(), **rpmbuild.environment(self.parameters.epoch, ccache="")}
         env["HOME"] = str(self.top / "tmp")
         argv = rpmbuild.build_argv(self.parameters.spec, macros)
@@ -263,7 +264,7 @@ DYNAMIC = bytes.fromhex(  # an ELF-64 header for x86-64, one program header of t
     + "07" + "00" * 23
 ) + b"/lib/x\0"  # fmt: skip
 TEXTS = b"fullnat\0add-laddr\0del-laddr\0get-laddr\0laddr\0synproxy\0FullNat\0ipvsadm v1.26 2008\0"
-CENTOS6 = tools.Parameters(Tool.IPVSADM, Builder.CENTOS6, {}, epoch=1_339_500_000)
+CENTOS6 = tools.Parameters(EL6, Tool.IPVSADM, Builder.CENTOS6, {}, epoch=1_339_500_000)
 
 
 def dynamic(program: bytes = DYNAMIC + TEXTS, *requires: str) -> Path:
@@ -313,13 +314,13 @@ def test_the_toys_line_has_what_its_tools_are_made_from(tmp_path: Path, director
     assert set(verified) == set(line.data.sources)
     rpmbuild.make_tree(tmp_path / "build")
     for tool in Tool:
-        parameters = tools.of_line(tool, "debian12", verified)
+        parameters = tools.of_line(EL6, tool, "debian12", verified)
         names = ("lvs-tarball", *LIBRARIES[tool])
         assert tools.sources(parameters, verified) == {name: verified[name].sha256 for name in names}
         places = (tmp_path / "build" / "SOURCES", tmp_path / "build" / "SPECS")
         written = tools.prepare(*places, parameters, verified, director)
         assert {*(library.file for library in parameters.libraries.values())} <= {path.name for path in written}
-    assert list(tools.sources(tools.of_line(Tool.IPVSADM, "centos6", verified), verified)) == ["lvs-tarball"]
+    assert list(tools.sources(tools.of_line(EL6, Tool.IPVSADM, "centos6", verified), verified)) == ["lvs-tarball"]
 
 
 def test_a_directors_kernel_is_told_from_a_stock_one_by_its_packages(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The spec file of lts61: rendered for every role, and understood by rpm as what it must be."""
+"""The spec file of a kernel from Debian's tarball: rendered for each role, and understood by rpm as it must be."""
 
 from __future__ import annotations
 
@@ -17,10 +17,17 @@ from pipeline.errors import BuildFailed, ExitCode, PipelineError, UsageError
 from pipeline.formats import kconfig
 from pipeline.packaging import rpmbuild
 from pipeline.recipes.debian import kernel as recipe
+from tests.fixtures.targets import LTS61
 
+TEMPLATE = "specs/debian-tarball/kernel.spec.j2"
 EPOCH = 1_760_000_000  # Thu Oct 9 2025, 08:53:20 UTC
 STOCK = recipe.Parameters(
-    role=RoleName.STOCK, version="6.1.187", tarball="linux_6.1.187.orig.tar.xz", tree="linux-6.1.187", epoch=EPOCH
+    target=LTS61,
+    role=RoleName.STOCK,
+    version="6.1.187",
+    tarball="linux_6.1.187.orig.tar.xz",
+    tree="linux-6.1.187",
+    epoch=EPOCH,
 )
 DIRECTOR = replace(STOCK, role=RoleName.DIRECTOR, buildid=".fnat", patches=("0001-lvs.patch", "0002-sync.patch"))
 REALSERVER = replace(STOCK, role=RoleName.REALSERVER, buildid=".toa", patches=("toa.patch",))
@@ -285,7 +292,7 @@ def test_a_log_that_tells_of_no_symbol_is_left_to_others(tmp_path: Path) -> None
 
 def test_a_variable_that_is_not_given_or_is_none_is_an_error_with_the_templates_line() -> None:
     with pytest.raises(PipelineError, match="undefined") as caught:
-        templates.render(recipe.TEMPLATE, version="6.1.1")
+        templates.render(TEMPLATE, version="6.1.1")
     assert re.search(r"kernel\.spec\.j2:\d+$", caught.value.where)
     names = (
         "role",
@@ -300,9 +307,9 @@ def test_a_variable_that_is_not_given_or_is_none_is_an_error_with_the_templates_
         "changelog_date",
     )
     given = dict.fromkeys(names, "x")
-    templates.render(recipe.TEMPLATE, **given, patches=())
+    templates.render(TEMPLATE, **given, patches=())
     with pytest.raises(PipelineError, match="None"):
-        templates.render(recipe.TEMPLATE, **{**given, "release": None}, patches=())
+        templates.render(TEMPLATE, **{**given, "release": None}, patches=())
 
 
 def test_a_template_that_is_not_there_or_lies_elsewhere_is_an_error() -> None:
@@ -311,7 +318,7 @@ def test_a_template_that_is_not_there_or_lies_elsewhere_is_an_error() -> None:
             templates.render(name)
         with pytest.raises(PipelineError, match=r"template \S+: not found"):
             templates.source(name)
-    assert templates.source(recipe.TEMPLATE) == (resources.specs_dir() / "lts61" / "kernel.spec.j2").read_text()
+    assert templates.source(TEMPLATE) == (resources.specs_dir() / "debian-tarball" / "kernel.spec.j2").read_text()
 
 
 def test_a_build_fixes_everything_that_could_differ() -> None:

@@ -18,10 +18,11 @@ from pipeline.core.process import Result, clean_environment, run
 from pipeline.core.resources import specs_dir
 from pipeline.errors import HostLacks
 from pipeline.recipes.el6 import kernel
+from tests.fixtures.targets import EL6
 
-TOOLCHAIN = specs_dir() / "el6" / "toolchain"
+TOOLCHAIN = specs_dir() / "redhat-srpm" / "toolchain"
 SCRIPTS = sorted(path for path in TOOLCHAIN.rglob("*") if path.is_file() and path.read_bytes()[:9] == b"#!/bin/sh")
-DEBIAN = kernel.Parameters(RoleName.STOCK, "2.6.32", "220.23.1.el6", "debian12", "linux", 0)
+DEBIAN = kernel.Parameters(EL6, RoleName.STOCK, "2.6.32", "220.23.1.el6", "debian12", "linux", 0)
 KERNEL = "-D__KERNEL__"
 FIRST = ["-fno-pie", "-fcf-protection=none"]  # what the tree may say otherwise
 PC32, PLT32 = "R_X86_64_PC32", "R_X86_64_PLT32"

@@ -15,6 +15,7 @@ from pipeline.recipes import lvs_tools
 from pipeline.recipes.el6 import tools as tools_el6
 from pipeline.recipes.el6.tools import LIBRARIES, SUMMARY, Builder, Library
 from pipeline.recipes.lvs_tools import Tool
+from tests.fixtures.targets import EL6
 from tests.unit.recipes.test_tools_specs import EPOCH, nevras, newer, rpmspec
 
 # As 1.2.2 prints it.
@@ -40,7 +41,9 @@ Use Debug flags          : No
 def tool(name: Tool, image: Builder = Builder.DEBIAN12, **more: Any) -> tools_el6.Parameters:
     names = LIBRARIES[name] if image is Builder.DEBIAN12 else ()
     libraries = {library: Library(f"{library}_1.orig.tar.gz", f"{library}-1") for library in names}
-    return tools_el6.Parameters(**{"tool": name, "image": image, "libraries": libraries, "epoch": EPOCH, **more})
+    return tools_el6.Parameters(
+        **{"target": EL6, "tool": name, "image": image, "libraries": libraries, "epoch": EPOCH, **more}
+    )
 
 
 @pytest.mark.parametrize("image", Builder)

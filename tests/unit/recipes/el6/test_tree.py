@@ -54,7 +54,7 @@ class Tree:
 
     def held(self, mode: str, *own: str) -> Result:
         """The verifier's answer."""
-        argv: list[str | Path] = ["perl", specs_dir() / "el6" / "tree.pl", mode, self.listing, self.top, *own]
+        argv: list[str | Path] = ["perl", specs_dir() / "redhat-srpm" / "tree.pl", mode, self.listing, self.top, *own]
         return run(argv, env=clean_environment(), accept=range(256))
 
     def wrong(self, mode: str, *own: str) -> list[str]:
