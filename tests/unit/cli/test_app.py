@@ -149,7 +149,7 @@ def test_a_line_that_is_not_there_is_told_with_those_there_are(name: str, tmp_pa
     (tmp_path / "inv.toml").write_text('line = "el7"\n')
     ended = inv(name, *ONE_LINE[name], cwd=tmp_path)
     assert ended.status == ExitCode.USAGE
-    assert f"there is no line 'el7'\n  why: known: {', '.join(line_loader.names())}" in ended.error_text
+    assert f"line 'el7': not found\n  why: known: {', '.join(line_loader.names())}" in ended.error_text
 
 
 # --- Exit codes and errors -----------------------------------------------------------------------------
