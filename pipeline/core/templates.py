@@ -25,7 +25,7 @@ _LARGEST = 4 << 20  # bytes of a template from outside the project
 
 @dataclass(frozen=True)
 class OwnSpecs:
-    """Spec files outside the project: the directory `root/name` stands before the directory of that name in `specs/`."""
+    """Spec files outside the project: the directory `root/name` stands before that of its name in `specs/`."""
 
     root: Path
     name: str
