@@ -22,10 +22,10 @@ import pytest
 from pipeline.core import faults
 from pipeline.core.fs import sha256_of
 from pipeline.sources.store import Store
-from tests.component.sources.test_store import assert_intact
 from tests.fixtures.badserver import BadServer, good, payload
 from tests.fixtures.commandline import ROOT, Ended, Inv
 from tests.fixtures.debianarchive import SECURITY, SUITE, Archive
+from tests.fixtures.stores import assert_intact
 from tests.fixtures.toy import SRPM, TARBALL, Toy, make_toy
 
 ROUNDS = 12

@@ -2,71 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pipeline.config.line_model import RoleName
 from pipeline.core import process
-from pipeline.recipes import role_packages
-from tests.fixtures.machine import OTHERS_RULES, SHELLS, Machine, machine
-from tests.fixtures.targets import roles
+from tests.fixtures.machine import OTHERS_RULES, Machine
+from tests.fixtures.rolescripts import CONF, DR, FULLNAT, NAT, REDIRECT, TABLE, TUN, life, value
 
-DR = "MODES=dr\nVIP=203.0.113.10 203.0.113.11\n"
-TUN = "MODES=tun\nVIP=203.0.113.10\n"
-REDIRECT = "MODES=dr\nVIP=203.0.113.10\nDR_RECEIVE=redirect\nREDIRECT_PORTS=tcp/80 udp/53\n"
-NAT = "MODES=nat\nVIP=203.0.113.10\nVIP_DEVICE=eth0\n"
-FULLNAT = f"{NAT.replace('nat', 'fullnat')}LOCAL_ADDRESS=192.168.1.1\nLOCAL_DEVICE=eth1\n"
-TABLE = "IP Virtual Server version 1.2.1 (size=4096)\n"
-CONF = "/proc/sys/net/ipv4/conf"
-
-
-@pytest.fixture(params=SHELLS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path, RoleName.REALSERVER, request.param) as made:
-        yield made
-
-
-@pytest.fixture(params=SHELLS)
-def director(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    with machine(tmp_path, RoleName.DIRECTOR, request.param) as made:
-        made.has_module("ip_vs", f"echo '{TABLE.strip()}' >{tmp_path}/proc/net/ip_vs")
-        yield made
-
-
-def life(one: Machine, configuration: str) -> list[str]:
-    """Starts and stops twice, with what must hold in between; the lines that were there meanwhile and are new."""
-    one.configure(configuration)
-    before = one.snapshot()
-    assert one("status") == 3
-    assert one("stop") == 0
-    assert one("start") == 0
-    during = one.snapshot()
-    record = Path(one.paths.state).read_text()
-    assert one("status") == 0
-    assert one("start") == 0
-    assert one.snapshot() == during, "a second start changes nothing"
-    assert Path(one.paths.state).read_text() == record, "and remembers what was there before the first"
-    assert Path(one.paths.subsys).exists()
-    assert one("restart") == 0
-    assert one.snapshot() == during
-    assert [one("reload"), one("force-reload"), one("status")] == [0, 0, 0]
-    assert one("stop") == 0
-    assert one.snapshot() == before, "everything is as it was"
-    assert one("status") == 3
-    assert one("stop") == 0
-    assert one("try-restart") == 0 and one("status") == 3
-    assert one.snapshot() == before
-    assert not Path(one.paths.subsys).exists()
-    return [line for line in during if line not in before]
-
-
-def value(one: Machine, path: str) -> str:
-    return one.sh(f"cat {CONF}/{path}").strip()
-
-
-# --- A real server -----------------------------------------------------------------------------------------
+# --- A real server ---------------------------------------------------------------------------------------
 
 
 def test_direct_routing_puts_the_vips_on_lo_and_is_silent_about_them(server: Machine) -> None:
@@ -193,7 +137,7 @@ def test_a_gateway_that_is_not_the_director_is_told_and_not_changed(server: Mach
     assert server("status") == 0
 
 
-# --- A director --------------------------------------------------------------------------------------------
+# --- A director ------------------------------------------------------------------------------------------
 
 
 def test_a_nat_director_forwards_and_sends_no_redirects(director: Machine) -> None:
@@ -273,7 +217,7 @@ def test_a_device_that_is_not_there_stops_the_start_before_anything(director: Ma
     assert director.snapshot() == before and director.log == "" and director("status") == 3
 
 
-# --- What belongs to others --------------------------------------------------------------------------------
+# --- What belongs to others ------------------------------------------------------------------------------
 
 
 def test_an_address_that_was_there_already_stays(server: Machine) -> None:
@@ -337,7 +281,7 @@ def test_a_record_from_before_a_reboot_undoes_nothing(server: Machine) -> None:
     assert server.snapshot() == before
 
 
-# --- Kills -------------------------------------------------------------------------------------------------
+# --- Kills -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["start", "stop"])
@@ -379,140 +323,3 @@ def test_two_starts_at_once_are_one_too_many(server: Machine) -> None:
         assert found.status == 1 and "under way" in found.error_text
         assert server("status") == 3
     assert server("start") == 0
-
-
-# --- Configuration -----------------------------------------------------------------------------------------
-
-BROKEN_SERVER = {
-    "": "MODES is empty",
-    "MODES=\n": "MODES is empty",
-    "MODES=dr nonsense\n": "line 1: MODES: 'nonsense' is none of: fullnat nat dr tun",
-    "MODES=dr\n": "the mode dr needs VIP",
-    "MODES=nat\nVIP=192.0.2.1\n": "VIP is for the modes dr and tun only",
-    "MODES=dr\nVIP=192.0.2.256\n": "line 2: VIP: '192.0.2.256' is not an IPv4 address",
-    "MODES=dr\nVIP=192.0.2.1/24\n": "line 2: VIP: '192.0.2.1/24'",
-    "MODES=dr\nVIP=192.0.2.01\n": "line 2: VIP: '192.0.2.01'",
-    "MODES=dr\nVIP=1.2.3\n": "line 2: VIP: '1.2.3'",
-    "MODES=dr\nVIP=$(touch executed)\n": "line 2: VIP: only letters",
-    'MODES="dr"\nVIP=192.0.2.1\n': "line 1: MODES: only letters",
-    "MODES=dr\r\nVIP=192.0.2.1\r\n": "line 1: MODES: only letters",
-    "MODES=dr\nVIP=192.0.2.1\nVIP=192.0.2.2\n": "line 3: VIP: given a second time",
-    "MODES=dr\nVIP=192.0.2.1\nVPI=192.0.2.2\n": "line 3: no setting is called 'VPI'; there are: MODES VIP",
-    "MODES=dr\nVIP=192.0.2.1\ntouch executed\n": "line 3: not KEY=value: touch executed",
-    "MODES=dr\nVIP=192.0.2.1\nDR_RECEIVE=redirect\n": "DR_RECEIVE=redirect needs REDIRECT_PORTS",
-    "MODES=dr\nVIP=192.0.2.1\nREDIRECT_PORTS=tcp/80\n": "REDIRECT_PORTS is for DR_RECEIVE=redirect only",
-    "MODES=dr\nVIP=192.0.2.1\nDR_RECEIVE=redirect\nREDIRECT_PORTS=80 tcp/0 tcp/70000 sctp/1\n": "'tcp/70000' is not",
-    "MODES=dr\nVIP=192.0.2.1\nTOA=\n": "line 3: TOA: '' must be one word",
-    "MODES=dr\nVIP=192.0.2.1\nTOA=auto no\n": "line 3: TOA: 'auto no' must be one word",
-    "MODES=dr\nVIP=192.0.2.1\nGATEWAY=192.0.2.9\n": "GATEWAY is for the mode nat only",
-    "MODES=nat\nGATEWAY=192.0.2.9 192.0.2.8\n": "line 2: GATEWAY: '192.0.2.9 192.0.2.8' is not one IPv4 address",
-}
-BROKEN_DIRECTOR = {
-    "MODES=nat\nVIP=192.0.2.1\n": "VIP needs VIP_DEVICE",
-    "MODES=nat\nLOCAL_ADDRESS=192.0.2.1\nLOCAL_DEVICE=eth0\n": "LOCAL_ADDRESS is for the mode fullnat only",
-    "MODES=fullnat\nLOCAL_ADDRESS=192.0.2.1\n": "LOCAL_ADDRESS needs LOCAL_DEVICE",
-    "MODES=nat\nVIP_DEVICE=../../etc\n": "line 2: VIP_DEVICE: '../../etc' is not the name of a network device",
-    "MODES=nat\nVIP_DEVICE=a2345678901234567\n": "line 2: VIP_DEVICE:",
-    "MODES=nat\nIPVS_TAB_BITS=7\n": "line 2: IPVS_TAB_BITS: '7' is not a number from 8 to 22",
-    "MODES=nat\nIPVS_TAB_BITS=23\n": "line 2: IPVS_TAB_BITS: '23'",
-    "MODES=nat\nIPVS_TAB_BITS=0x10\n": "line 2: IPVS_TAB_BITS: '0x10'",
-    "MODES=nat\nIP_FORWARD=no\n": "line 2: IP_FORWARD: 'no' is none of: auto yes keep",
-}
-
-
-def refused(one: Machine, broken: dict[str, str]) -> None:
-    before = one.snapshot()
-    for text, said in broken.items():
-        one.configure(text)
-        found = one.call("start")
-        assert (found.status, found.text) == (6, ""), text
-        assert said in found.error_text and "nothing was changed" in found.error_text, text
-        assert one("check") == 6 and one("status") == 3, text
-    assert one.snapshot() == before
-    assert not Path(one.paths.state).exists() and one.log == ""
-
-
-def test_a_broken_configuration_of_a_server_changes_nothing(server: Machine) -> None:
-    refused(server, BROKEN_SERVER)
-
-
-def test_a_broken_configuration_of_a_director_changes_nothing(director: Machine) -> None:
-    refused(director, BROKEN_DIRECTOR)
-
-
-def test_every_mistake_is_told_at_once(server: Machine) -> None:
-    server.configure("# x\n\nMODES=x\n  VIP=y  \nZ=1\n")
-    said = server.call("start").error_text.splitlines()
-    assert [line.split(": ")[1] for line in said[:3]] == ["line 3", "line 4", "line 5"]
-    assert len(said) == 4
-
-
-def test_the_configuration_as_installed_is_not_configured_yet(server: Machine) -> None:
-    found = server.call("start")
-    assert found.status == 6 and "MODES is empty" in found.error_text
-
-
-def test_a_missing_configuration_is_not_configured(server: Machine) -> None:
-    Path(server.paths.conf).unlink()
-    assert server("start") == 6
-
-
-def test_a_configuration_without_a_last_newline_and_with_every_setting_is_read(director: Machine) -> None:
-    rows = {"MODES": "dr", "LOCAL_ADDRESS": "", "LOCAL_DEVICE": "", "IPVS_TAB_BITS": "12"}
-    text = "\n".join(
-        f"{row.name}={rows.get(row.name, row.example or row.default)}"
-        for row in role_packages.SETTINGS[RoleName.DIRECTOR]
-    )
-    director.configure(text)
-    assert director("check") == 0
-    director.configure(text + "0")
-    assert director("check") == 6
-
-
-def test_a_configuration_that_broke_takes_nothing_away_and_can_be_stopped(server: Machine) -> None:
-    before = server.snapshot()
-    server.configure(DR)
-    server("start")
-    during = server.snapshot()
-    server.configure("MODES=nonsense\n")
-    assert [server("start"), server("restart"), server("reload"), server("try-restart")] == [6, 6, 6, 6]
-    assert server("status") == 4
-    assert server.snapshot() == during
-    assert server("stop") == 0
-    assert server.snapshot() == before
-
-
-# --- The command line --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["start", "now"], ["--help"]])
-def test_a_wrong_command_line_is_told_the_usage(server: Machine, words: list[str]) -> None:
-    found = server.call(*words)
-    assert found.status == 2 and found.error_text.startswith("usage: ")
-
-
-def test_only_root_may_start_and_stop(server: Machine) -> None:
-    server.configure(DR)
-    server.plays("id", "#!/bin/sh\necho 1000\n")
-    before = server.snapshot()
-    assert [server("start"), server("stop"), server("status")] == [4, 4, 3]
-    assert server.snapshot() == before
-
-
-def test_the_init_script_hands_its_word_and_the_status_through(server: Machine) -> None:
-    parameters = roles("el6", epoch=0)
-    text = next(file.text for file in role_packages.installed(parameters) if file.source.endswith("realserver.init"))
-    assert f'exec {parameters.paths(RoleName.REALSERVER).script} "$@"' in text
-    role = server.root / "role"
-    role.write_text(
-        role.read_text().replace("#!/bin/sh", f"#!{'/bin/busybox sh' if server.shell == 'busybox' else '/bin/sh'}")
-    )
-    role.chmod(0o755)
-    init = server.root / "init"
-    init.write_text(text.replace(parameters.paths(RoleName.REALSERVER).script, str(role)))
-    server.configure(DR)
-
-    def service(*words: str) -> int:
-        return server.inside("/bin/sh", str(init), *words, accept=range(256)).status
-
-    assert [service("status"), service("start"), service("status"), service("stop"), service()] == [3, 0, 0, 0, 2]

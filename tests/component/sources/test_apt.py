@@ -20,8 +20,7 @@ from pipeline.config import line_loader
 from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.core.fs import sha256_of
-from pipeline.errors import ExitCode, UsageError
-from pipeline.sources import apt
+from pipeline.errors import ExitCode
 from pipeline.sources.resolver import Sources, Verified
 from tests.fixtures.agedkeys import AgedKey
 from tests.fixtures.badserver import BadServer, good, payload, status, wrong
@@ -133,8 +132,6 @@ def test_a_pinned_digest_that_the_index_contradicts_is_refused_before_any_downlo
 
 
 # What the index must be before any of it is believed.
-
-
 def unsigned(archive: Archive) -> None:
     archive.publish(signed=False)
 
@@ -225,8 +222,6 @@ def test_a_suite_that_the_archive_does_not_have_is_named(world: World) -> None:
 
 
 # The file behind the index's entry.
-
-
 def test_a_newest_version_whose_file_is_missing_is_unreachable(world: World) -> None:
     path = world.archive.pool(SECURITY, "linux", "6.1.10-1")
     world.server.at(path, status(404))
@@ -269,8 +264,6 @@ def test_a_file_with_wrong_bytes_is_refused_and_no_older_one_taken_instead(world
 
 
 # Asked once.
-
-
 def test_a_second_run_makes_no_request_and_starts_no_program(world: World) -> None:
     line = world.line(accept_older=True)
     first = world.source(line)
@@ -390,8 +383,6 @@ def test_a_key_that_is_not_there_is_said_before_anything_is_asked(world: World) 
 
 
 # The host's own apt.
-
-
 def listed(directory: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of everything below."""
     found = [directory, *directory.rglob("*")] if directory.exists() else []
@@ -423,101 +414,6 @@ def test_the_hosts_own_proxy_for_apt_is_used(world: World) -> None:
     said = world.inv("fetch", *options, no_proxy="", NO_PROXY="", expect=ExitCode.UNREACHABLE).json
     assert "archive.invalid" in said["what"], "the index came through the proxy; the file has to come another way"
     assert world.server.count(world.archive.release(SUITE)) == 1
-
-
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The sources.list of a host whose apt reads nothing else."""
-    etc = tmp_path / "etc"
-    etc.mkdir()
-    settings = {"Dir::Etc": etc, "Dir::State": tmp_path / "state", "Dir::Cache": tmp_path / "cache"}
-    config = tmp_path / "apt.conf"
-    config.write_text("".join(f'{name} "{value}";\n' for name, value in settings.items()))
-    monkeypatch.setenv("APT_CONFIG", str(config))
-    return etc / "sources.list"
-
-
-SUITES = ("bookworm", "bookworm-security")
-
-
-def test_a_debian_hosts_own_archives_are_used(host: Path) -> None:
-    host.write_text(
-        "deb http://near.example/debian bookworm main contrib\n"
-        "deb http://near.example/debian bookworm-updates main\n"
-        "deb http://near.example/debian-security/ bookworm-security main\n"
-    )
-    assert apt.archive_addresses(SUITES, "", ()) == {
-        "bookworm": "http://near.example/debian",
-        "bookworm-security": "http://near.example/debian-security",
-    }
-
-
-def test_the_archive_of_a_debian_host_of_another_release_has_this_one_too(host: Path) -> None:
-    host.write_text(
-        "deb https://near.example/debian trixie main\ndeb https://near.example/debian-security trixie-security main\n"
-    )
-    assert apt.archive_addresses(SUITES, "", ()) == {
-        "bookworm": "https://near.example/debian",
-        "bookworm-security": "https://near.example/debian-security",
-    }
-
-
-@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize(
-    "other",
-    [
-        "https://download.docker.example/linux/debian bookworm stable",
-        "https://packages.example/node_20.x bookworm main",
-        "https://packages.example/debian/12/prod bookworm main",
-    ],
-)
-def test_archives_of_others_for_the_same_release_are_not_taken_for_debians(host: Path, other: str, first: bool) -> None:
-    debian = "deb http://near.example/debian bookworm main"
-    host.write_text("\n".join([f"deb {other}", debian] if first else [debian, f"deb {other}"]) + "\n")
-    assert apt.archive_addresses(["bookworm"], "", ()) == {"bookworm": "http://near.example/debian"}
-
-
-def test_a_mirror_whose_path_is_not_debians_is_known_by_the_suite_it_has(host: Path) -> None:
-    host.write_text("deb http://house/apt bookworm main\ndeb http://security.example/ bookworm-security main\n")
-    assert apt.archive_addresses(SUITES, "", ()) == {
-        "bookworm": "http://house/apt",
-        "bookworm-security": "http://security.example",
-    }
-
-
-def test_a_host_that_is_no_debian_is_told_how_to_name_an_archive(host: Path) -> None:
-    host.write_text("deb http://archive.example/ubuntu noble main\n")
-    with pytest.raises(UsageError) as refused:
-        apt.archive_addresses(SUITES, "", ())
-    assert refused.value.what == "no Debian archive is known for bookworm, bookworm-security"
-    assert "--debian-mirror URL" in refused.value.hint
-
-
-def test_a_host_without_apt_is_told_the_same(host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="no Debian archive is known"):
-        apt.archive_addresses(SUITES, "", ())
-
-
-def test_the_setting_wins_over_the_host_and_a_carried_archive_over_both(host: Path, tmp_path: Path) -> None:
-    host.write_text("deb http://near.example/debian bookworm main\n")
-    setting = "http://chosen.example/debian/"
-    assert apt.archive_addresses(SUITES, setting, (str(tmp_path),)) == {
-        "bookworm": "http://chosen.example/debian",
-        "bookworm-security": "http://chosen.example/debian-security",
-    }
-    carried = tmp_path / "carried"
-    (carried / "debian" / "dists").mkdir(parents=True)
-    assert apt.archive_addresses(SUITES, setting, ("http://files.example", str(carried))) == {
-        "bookworm": f"file:{carried}/debian",
-        "bookworm-security": f"file:{carried}/debian-security",
-    }
-
-
-@pytest.mark.parametrize("setting", ["[trusted=yes] http://mirror.example/debian", "http://mirror.example/debian x\t"])
-def test_an_address_that_apt_would_read_options_into_is_refused(setting: str) -> None:
-    with pytest.raises(UsageError, match="is no address of an archive"):
-        apt.archive_addresses(["bookworm"], setting, ())
 
 
 @pytest.mark.parametrize("state", ["good", "expired", "retired", "compromised"])

@@ -18,9 +18,9 @@ import pytest
 from pipeline.core import faults, process
 from pipeline.errors import Locked
 from pipeline.sources.store import Store
-from tests.component.sources.test_store import assert_intact
 from tests.fixtures.badserver import BadServer, good, payload, status
 from tests.fixtures.commandline import ROOT
+from tests.fixtures.stores import assert_intact
 
 BODY = payload(1_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()

@@ -7,40 +7,21 @@ import errno
 import hashlib
 import json
 import os
-import resource
 import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pipeline.core import faults, manifest
-from pipeline.core.fs import sha256_of
 from pipeline.errors import ExitCode, HostLacks, Locked, Refused
 from pipeline.sources.store import Store
+from tests.fixtures.stores import assert_intact, no_room
 
 CONTENT = b"what upstream published"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-PLACES = {"sha256", "partial", "bad", "locks", "records"}
-
-
-def assert_intact(store: Store, *, empty_partial: bool = False) -> None:
-    """Every object has the digest it is named by and cannot be written; nothing lies about elsewhere."""
-    if not store.root.exists():
-        return
-    assert {path.name for path in store.root.iterdir()} <= PLACES
-    for path in (store.root / "sha256").glob("**/*"):
-        if path.is_file():
-            assert path == store.path(path.name)
-            assert sha256_of(path) == path.name, f"{path} is not what its name says"
-            assert stat.S_IMODE(path.stat().st_mode) == 0o444
-    for path in (store.root / "bad").glob("*"):
-        assert path.name.startswith(sha256_of(path))
-    if empty_partial:
-        assert list((store.root / "partial").glob("*")) == []
 
 
 @pytest.fixture
@@ -79,17 +60,6 @@ def directory(path: Path) -> None:
     """Puts a directory in a file's place."""
     path.unlink()
     path.mkdir()
-
-
-@contextmanager
-def no_room(limit: int = 0) -> Iterator[None]:
-    """No file of this process may grow beyond `limit` bytes: the one kind of full disk that needs no rights."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_an_adopted_file_is_moved_to_its_digest_and_can_no_longer_be_written(store: Store) -> None:

@@ -14,10 +14,10 @@ import pytest
 from pipeline.core.fs import sha256_of
 from pipeline.errors import ExitCode
 from pipeline.sources.store import Store
-from tests.component.sources.test_store import assert_intact
 from tests.fixtures.badserver import BadServer, payload
 from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.debianarchive import SECURITY, SUITE, Archive
+from tests.fixtures.stores import assert_intact
 from tests.fixtures.toy import SRPM, TARBALL, Toy, make_toy
 
 
