@@ -109,8 +109,8 @@ def test_a_lab_that_is_stopped_leaves_nothing_that_runs(published: Built, number
     with begun(published, "smoke", "--scenario", "keepalived") as smoke:  # it goes on for half a minute
         assert len(published.inv.living(0)) > 5
         os.kill(smoke.pid, number)
-        assert smoke.wait(10) == status
-        assert published.inv.living(1.0) == []
+        assert smoke.wait(30) == status
+        assert published.inv.living() == []
 
 
 def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built) -> None:

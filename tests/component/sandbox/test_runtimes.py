@@ -331,8 +331,11 @@ def test_a_shell_has_the_persons_terminal(bench: Bench) -> None:
     said = b""
     try:
         said += _typed(terminal, b"tty; echo $((6*7))ok\r", b"42ok")
-        said += _typed(terminal, b"sleep 60\r", b"sleep 60")
-        time.sleep(0.5)
+        said += _typed(terminal, f"sleep 60{pid}\r".encode(), b"sleep 60")
+        until = time.monotonic() + 20
+        while not living(f"sleep 60{pid}"):  # before, the key would act on the shell
+            assert time.monotonic() < until, said
+            time.sleep(0.02)
         said += _typed(terminal, b"\x03", b"^C")  # Ctrl-C ends the sleep, not the shell
         said += _typed(terminal, b"echo $((7*9))ok\r", b"63ok")
         said += _typed(terminal, b"exit 5\r", b"")

@@ -97,6 +97,14 @@ class Person:
         self.said += seen
         return seen
 
+    def sleep(self, token: str, count: int = 1) -> None:
+        """Types `sleep`; until it runs a key would act on the shell. `count` of them are there then."""
+        self.type(f"sleep {token}\r", token)
+        until = time.monotonic() + _WAIT
+        while len(living(token)) < count:
+            assert time.monotonic() < until, self.said
+            time.sleep(0.02)
+
     def status(self) -> int:
         """How the command ended; it is given a while, and what it still says is taken."""
         until = time.monotonic() + _WAIT
@@ -189,14 +197,11 @@ def test_the_shell_has_a_terminal_of_its_own_with_jobs_keys_and_size(address: st
         assert "33 101" in someone.type("stty size\r", "101")
         fcntl.ioctl(someone.screen, termios.TIOCSWINSZ, struct.pack("HHHH", 44, 77, 0, 0))
         os.kill(someone.pid, signal.SIGWINCH)
-        time.sleep(0.3)
-        assert "44 77" in someone.type("stty size\r", "77")
-        someone.type("sleep 300\r", "300")
-        time.sleep(0.3)
+        someone.type("until [ \"$(stty size)\" = '44 77' ]; do sleep 0.05; done; echo $((5*5))sized\r", "25sized")
+        someone.sleep(f"300{someone.pid}")
         someone.type("\x03", "^C")
         someone.type("echo $((7*9))ok\r", "63ok")
-        someone.type("sleep 301\r", "301")
-        time.sleep(0.3)
+        someone.sleep(f"301{someone.pid}")
         someone.type("\x1a", "Stopped")
         someone.type("kill %1; exec 3<>/dev/tty && echo $((8*8))tty\r", "64tty")
         someone.type("exit 8\rexit 8\r")  # the first is refused where a job is still stopped
@@ -209,8 +214,7 @@ def test_a_shell_ends_with_everything_in_it_when_we_are_killed(address: str, ima
         before = someone.modes()
         token = f"300{someone.pid}"
         someone.type(f"trap '' HUP TERM INT; (setsid sleep {token} &) ; echo $((6*7))ready\r", "42ready")
-        someone.type(f"sleep {token}\r", token)
-        time.sleep(0.3)
+        someone.sleep(token, 2)
         os.kill(someone.pid, number)
         assert someone.status() != 0
         if number != signal.SIGKILL:  # which nothing can be done before
