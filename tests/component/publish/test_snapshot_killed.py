@@ -179,7 +179,7 @@ def test_a_disk_that_is_really_full_is_told_apart_at_every_point(inv: Inv, tmp_p
         assert (status, latest) == ("7", was.removeprefix("was ")), row + done.error_text
         assert left.split() == [".lock", "latest", "snapshots"]
     assert then == "then 0", done.error_text
-    assert done.error_text.count("there is no room") == 5
+    assert done.error_text.count("no disk space is left") == 5
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])

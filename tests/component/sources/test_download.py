@@ -282,7 +282,7 @@ def test_offline_makes_no_request_and_says_what_would_help(bench: Bench, tmp_pat
     url = bench.server.at("/f", good(BODY))
     given_up = bench.gives_up(url, offline=True, mirrors=(bench.server.url(), str(tmp_path)))
     assert bench.server.count() == 0
-    assert f"{url}: not asked: offline" in str(given_up)
+    assert f"{url}: not requested: offline" in str(given_up)
     assert "--offline" in given_up.hint
     assert "--mirror" in given_up.hint
 

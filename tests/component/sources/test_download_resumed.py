@@ -210,7 +210,7 @@ def check_no_room(bench: Bench, make_room: Callable[[], None], said: str) -> Hos
 
 def test_a_full_disk_is_the_hosts_fault_and_room_made_the_run_goes_on(bench: Bench) -> None:
     with full_disk(bench.store) as make_room:
-        lacks = check_no_room(bench, make_room, r"no room for 293\.0 KiB")
+        lacks = check_no_room(bench, make_room, r"no disk space for 293\.0 KiB")
     assert lacks.where == str(bench.store.root)
 
 

@@ -61,9 +61,9 @@ def test_all_errors_are_told_and_wrong_bytes_decide_the_exit_code(bench: Bench) 
     with pytest.raises(PipelineError) as failed:
         fetch_all(wanted, bench.store, bench.options, console())
     assert failed.value.code is ExitCode.REFUSED
-    assert "2 files could not be had" in str(failed.value)
-    assert "missing: no place gave it" in str(failed.value)
-    assert "lying: what was had is not the file that is pinned" in str(failed.value)
+    assert "2 files could not be fetched" in str(failed.value)
+    assert "missing: no address delivered the file" in str(failed.value)
+    assert "lying: downloaded content differs from the pinned file" in str(failed.value)
     assert bench.store.has(DIGEST)  # one failure stops no other file
 
 

@@ -103,8 +103,8 @@ def raw(answer: bytes) -> bad.Behaviour:
         (bad.status(204), "HTTP 204", 1),
         (bad.status(206), "HTTP 206", 1),
         (bad.status(302), "HTTP 302 Found, without an address to go to", 1),
-        (raw(b"content\r\n"), "what came is no HTTP answer: 'content", 3),
-        (raw(b"HTTP/9.9 what\r\n\r\n"), "what came is no HTTP answer: 'HTTP/9.9 what", 3),
+        (raw(b"content\r\n"), "not an HTTP answer: 'content", 3),
+        (raw(b"HTTP/9.9 what\r\n\r\n"), "not an HTTP answer: 'HTTP/9.9 what", 3),
         (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), "the length of a chunk is no number", 3),
     ],
 )

@@ -111,7 +111,7 @@ def test_without_a_git_identity_nothing_is_pinned_nor_fetched(inv: Inv, tmp_path
     toy = make_toy(tmp_path / "toy")
     inv.git_config.write_text("[user]\n\tname = Ada Example\n")
     ended = pin(inv, toy, expect=ExitCode.USAGE)
-    assert "error: git does not know who you are" in ended.err
+    assert "error: git has no identity" in ended.err
     assert "next: git config --global user.name" in ended.err
     assert not lock_file(toy).exists() and not inv.store.exists()
 

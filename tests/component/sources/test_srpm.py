@@ -61,7 +61,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_kept(inv: Inv, tmp_path
     other = make_toy(tmp_path / "other", tree_extra={"net/extra.c": "/* another */\n"})
     (toy.mirror / SRPM).write_bytes((other.mirror / SRPM).read_bytes())
     ended = fetch(inv, toy, expect=ExitCode.REFUSED)
-    assert f"{SRPM}: what was had is not the file that is pinned" in ended.err
+    assert f"{SRPM}: downloaded content differs from the pinned file" in ended.err
     assert locked(toy)["sha256"] in ended.err
 
 

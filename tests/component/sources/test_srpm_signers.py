@@ -52,7 +52,7 @@ def test_a_key_that_cannot_be_had_is_said_and_the_other_one_does(inv: Inv, tmp_p
     toy = two_signers(tmp_path, signed_by="toy")
     (toy.line_file.parent / "old-key.asc").unlink()
     ended = pin(inv, toy)
-    assert "warning: the key old (" in ended.err and "what it signed will be refused" in ended.err
+    assert "warning: the key old (" in ended.err and "its signatures will be refused" in ended.err
     assert locked(toy)["signer"] == "toy"
 
 
@@ -60,7 +60,7 @@ def test_without_any_key_nothing_is_pinned_and_the_places_are_named(inv: Inv, tm
     toy = make_toy(tmp_path / "toy")
     (toy.line_file.parent / "toy-key.asc").unlink()
     said = pin(inv, toy, "--json", expect=ExitCode.UNREACHABLE).json
-    assert said["what"] == f"the key toy ({toy.key_fingerprint}) could not be had"
+    assert said["what"] == f"the key toy ({toy.key_fingerprint}) could not be fetched"
     assert "toy-key.asc" in said["why"] and "keys/FINGERPRINT.asc" in said["next"]
     assert not lock_file(toy).exists()
 
