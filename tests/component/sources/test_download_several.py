@@ -68,7 +68,7 @@ def test_all_errors_are_told_and_wrong_bytes_decide_the_exit_code(bench: Bench) 
 
 
 def test_a_single_error_is_told_as_it_is(bench: Bench) -> None:
-    with pytest.raises(Unreachable, match=r"^missing: no place"):
+    with pytest.raises(Unreachable, match=r"^missing: no address"):
         fetch_all([Wanted("missing", (), "0" * 64, None)], bench.store, bench.options, console())
 
 

@@ -67,7 +67,7 @@ def test_pin_goes_on_to_the_next_address_and_says_what_was_wrong_with_each(inv: 
         "page": "expected a source package, got a web page with the title 'Sign in'; of type text/html",
         "portal": f"a web page with the title 'Sign in & wait'; redirected to {portal.url('/login')}, of type text/",
         "cut": f"an RPM of {len(cut)} bytes whose own headers announce {len(body)}",
-        "headers": "an RPM of 200 bytes whose headers are not whole: not an RPM package: it ends too early",
+        "headers": "an RPM of 200 bytes whose headers are not whole: not an RPM package: truncated",
         "empty": "nothing at all: no byte came",
         "another": "the package's signature or digests are not good",
     }.items():
