@@ -10,6 +10,7 @@ from pipeline.config.line_model import RoleName
 from pipeline.recipes import role_packages
 from tests.fixtures.machine import Machine
 from tests.fixtures.rolescripts import DR
+from tests.fixtures.targets import roles
 
 # --- Configuration ---------------------------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ def test_only_root_may_start_and_stop(server: Machine) -> None:
 
 
 def test_the_init_script_hands_its_word_and_the_status_through(server: Machine) -> None:
-    parameters = role_packages.of_line("el6", epoch=0)
+    parameters = roles("el6", epoch=0)
     text = next(file.text for file in role_packages.installed(parameters) if file.source.endswith("realserver.init"))
     assert f'exec {parameters.paths(RoleName.REALSERVER).script} "$@"' in text
     role = server.root / "role"
