@@ -267,12 +267,12 @@ def doctor(context: RunContext, kernel: str = "") -> Any:
     help={
         "only": "unit, component or e2e [all]",
         "match": "only tests whose names match, as pytest's -k takes it",
-        "real_el6": "the acceptance checks of el6 on real material, which --mirror and --line-file name",
+        "real": "the acceptance checks of the default line on real material, which --mirror and --line-file name",
     },
     plain=True,
 )
-def test(context: RunContext, only: str = "", match: str = "", real_el6: bool = False) -> Any:
+def test(context: RunContext, only: str = "", match: str = "", real: bool = False) -> Any:
     """Run the tests; what they need is started by them, and missing things fail."""
     from pipeline.commands import test as testing
 
-    return testing.accept_el6(context, match) if real_el6 else testing.run(context.console, only, match)
+    return testing.accept_real(context, match) if real else testing.run(context.console, only, match)

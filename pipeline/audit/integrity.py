@@ -153,7 +153,7 @@ KINDS = (
     Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
     Kind("store", _store, "./inv store verify"),
     Kind("images", _images, "./inv image --image {name} --fresh"),
-    Kind("kernel trees", _trees, "./inv patches el6"),
+    Kind("kernel trees", _trees, "./inv patches"),
     Kind("guests of the lab", _guests, "./inv smoke"),
     Kind("runs of the lab that passed", _passed, "./inv build-all"),
     Kind("answer about KVM", _kvm, "./inv doctor"),

@@ -58,7 +58,7 @@ class Program(InvokeProgram):
 
 
 def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
-    """Convert `patches el6` to `patches --line el6`, and `--diff A B` to `--diff A --diff B`.
+    """Convert `patches LINE` to `patches --line LINE`, and `--diff A B` to `--diff A --diff B`.
 
     What has its name already is left alone; so is a word that no verb takes, for invoke to refuse.
     Raises `ParseError` for an unknown option where a word is due: invoke would take it for that word.

@@ -56,14 +56,14 @@ _EXAMPLES = {
     ExitCode.BUG: ("", "none is known", "a Python traceback, and to report it"),
     ExitCode.USAGE: ("./inv lines --show el7", "", "line 'el7': not found"),
     ExitCode.UNREACHABLE: (
-        "./inv fetch lts61 --offline",
-        "as the first fetch",
+        "./inv fetch LINE --offline",
+        "as the first fetch of a line with Debian's sources",
         "Debian's index has not been read yet and --offline forbids that",
     ),
     ExitCode.REFUSED: (
-        "./inv fetch el6",
+        "./inv fetch",
         "before the first `./inv pin`",
-        "kernel-srpm of the line el6 is not pinned yet",
+        f"kernel-srpm of the line {TABLE['line'].default} is not pinned yet",
     ),
     ExitCode.BUILD: (
         "./inv build-all --check-reproducible",

@@ -144,7 +144,8 @@ def classify_file(path: str, line: Line, context: RunContext) -> dict[str, Any]:
     claim = role_rules.claimed(path)
     if not line.data.rules:
         raise UsageError(
-            f"the line {line.name} has no rules to hold a patch against", hint="./inv patches el6 --classify FILE"
+            f"the line {line.name} has no rules to hold a patch against",
+            hint="./inv lines shows the lines with patches; ./inv patches LINE --classify FILE",
         )
     role = str(found.role or "no single role")
     size = (len(parsed.files), parsed.hunks, f"+{parsed.added} -{parsed.removed}")

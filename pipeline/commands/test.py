@@ -26,8 +26,8 @@ def run(console: Console, only: str, match: str) -> None:
     _run(console, only, match, {})
 
 
-def accept_el6(context: RunContext, match: str) -> None:
-    """Runs the acceptance checks of the line el6 on the real material that the settings name.
+def accept_real(context: RunContext, match: str) -> None:
+    """Runs the acceptance checks of a line on the real material that the settings name.
 
     They run elsewhere, so every place is given absolutely. What is built stays in the artifacts.
     Raises `UsageError` without a mirror, and as `run` does.
@@ -36,11 +36,11 @@ def accept_el6(context: RunContext, match: str) -> None:
     if not settings.mirror:
         raise UsageError(
             "real material is wanted, and no place that has it is named",
-            hint="./inv test --real-el6 --mirror DIR, and --line-file FILE where it is not the pinned source package",
+            hint="./inv test --real --mirror DIR, and --line-file FILE where it is not the pinned source package",
         )
     places = [place if "://" in place else str(Path(place).resolve()) for place in settings.mirror]
     named = [word for place in places for word in ("--mirror", place)]
-    named += ["--line-file", str(settings.line_file.resolve())] if settings.line_file else ["--line", "el6"]
+    named += ["--line-file", str(settings.line_file.resolve())] if settings.line_file else ["--line", settings.line]
     named += ["--artifacts", str(settings.artifacts.resolve())]
     building = ["--runtime", settings.runtime, "--image", settings.image, "--kernel-config", settings.kernel_config]
     _run(context.console, ACCEPTANCE, match, {REAL_EL6: json.dumps([named, building])})

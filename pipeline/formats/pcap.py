@@ -25,7 +25,7 @@ from pipeline.core import neutral
 from pipeline.errors import PipelineError, TestsFailed
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
-TOA_KINDS = (200, 254)  # TCPOPT_TOA in el6's net/toa/toa.h; RFC 4727's experimental option in other trees
+TOA_KINDS = (200, 254)  # TCPOPT_TOA in the toa patch's net/toa/toa.h; RFC 4727's experimental option in other trees
 FRAME_LIMIT = 1 << 18  # bytes; libpcap's own limit for Ethernet: a longer record is no record
 PACKETS_MOST = 100_000  # of one capture, each about 1 KiB in memory; the longest scenario has some thousands
 NESTING = 4  # IP headers in one frame; a tunnel has two

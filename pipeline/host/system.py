@@ -18,9 +18,9 @@ from pipeline.host.facts import Finding, Host, is_there
 GIB = 1 << 30
 PYTHON: tuple[int, ...] = (3, 11)  # Debian 12 has 3.11.2; pyproject.toml and the launcher say the same
 DISK_FAIL = 1 * GIB  # the sources of both lines with their indexes and unpacked parts do not fit below
-DISK_BUILD = 7 * GIB  # kernel.spec of el6: BuildConflicts: rhbuildsys(DiskFree) < 7Gb
-DISK_WARN = 20 * GIB  # el6's 7, the 6.1 tree with objects, a builder image of 0.5, the packages, and air
-INODES_WARN = 400_000  # a 6.1 tree has 84,000 files, el6's 31,508 twice; each with an object beside it
+DISK_BUILD = 7 * GIB  # Red Hat's kernel.spec: BuildConflicts: rhbuildsys(DiskFree) < 7Gb
+DISK_WARN = 20 * GIB  # the spec's 7, the 6.1 tree with objects, a builder image of 0.5, the packages, and air
+INODES_WARN = 400_000  # a 6.1 tree has 84,000 files, a 2.6.32 tree 31,508 twice; each with an object beside it
 MEMORY_FAIL = GIB // 2  # apt's index and a whole patch in memory; nothing runs well below
 MEMORY_WARN = 4 * GIB  # a director guest of 512 MiB, three of 128, and two compilers of 1 GiB at a link
 RELEASED = datetime(2026, 11, 1, tzinfo=UTC)  # this software's release: an earlier clock is wrong
@@ -49,7 +49,11 @@ def check_disk(host: Host, artifacts: Path) -> Finding:
         return Finding("disk", "fail", found, f"everything: even sources want {human_bytes(DISK_FAIL)}", remedy)
     if free < DISK_BUILD:
         return Finding(
-            "disk", "warn", found, f"no kernel can be built: el6 refuses below {human_bytes(DISK_BUILD)}", remedy
+            "disk",
+            "warn",
+            found,
+            f"no kernel can be built: Red Hat's spec refuses below {human_bytes(DISK_BUILD)}",
+            remedy,
         )
     if free < DISK_WARN:
         return Finding("disk", "warn", found, f"not all lines fit side by side: {human_bytes(DISK_WARN)} do", remedy)
@@ -146,7 +150,7 @@ def check_entropy(host: Host) -> Finding:
         return Finding("entropy", "ok", f"{bits} bits, kernel {host.release}")
     found = f"{bits} bits, and kernel {host.release} makes readers wait for more"
     remedy = "sudo rngd -r /dev/urandom (package rng-tools), or a host kernel of 5.6 or newer"
-    return Finding("entropy", "warn", found, "el6's module signing key: the build stands still", remedy)
+    return Finding("entropy", "warn", found, "a kernel's module signing key: the build waits", remedy)
 
 
 def _existing(path: Path) -> Path:

@@ -12,7 +12,7 @@ from pipeline.errors import Refused
 
 @dataclass(frozen=True)
 class Package:
-    """A package of the snapshot. `release` is RPM's version and release, `2.6.32-220.23.1.el6.fnat`."""
+    """A package of the snapshot. `release` is RPM's version and release, `1.2.1-fnat.0`."""
 
     path: Path
     nevra: str

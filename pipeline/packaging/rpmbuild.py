@@ -17,7 +17,7 @@ from pipeline.formats.rpm_header import Tag
 
 TOPDIR = "/build"  # inside: always the same, so that the compiler cache hits and paths in what is built agree
 CCACHE = "/ccache"
-CCACHE_SIZE = "5G"  # of one cache; a full kernel of el6 takes 1.2 GiB
+CCACHE_SIZE = "5G"  # of one cache; a full kernel 2.6.32 takes 1.2 GiB
 CCACHE_LOG = "tmp/ccache.stats"  # below the top directory, so that each build has its own
 DIRECTORIES = ("BUILD", "BUILDROOT", "RPMS", "SOURCES", "SPECS", "SRPMS", "db", "tmp")
 HOST = "reproducible"

@@ -1,6 +1,6 @@
 """What must hold of the line el6, on real material where a person supplies it and on the toy elsewhere.
 
-`./inv test --real-el6 --mirror DIR --line-file FILE` names the real material; what it builds stays in the artifacts.
+`./inv test --real --mirror DIR --line-file FILE` names the real material; what it builds stays in the artifacts.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from invoke.collection import Collection
 from pipeline import __version__
 from pipeline.cli import docs
 from pipeline.cli.app import arguments
+from pipeline.config import line_loader
 from pipeline.config.settings import ROWS
 from pipeline.core.process import clean_environment, run
 from pipeline.errors import ExitCode
@@ -298,6 +299,20 @@ def test_every_public_function_and_class_of_the_pipeline_has_a_docstring() -> No
             public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
             if public and not ast.get_docstring(node):  # type: ignore[arg-type]
                 wrong.append(told(file, node, "no docstring"))
+    assert wrong == []
+
+
+def test_nothing_outside_of_recipes_knows_a_line_by_name() -> None:
+    """A line is data: what differs between lines stands in their files."""
+    names = "|".join(map(re.escape, line_loader.names()))
+    allowed = (ROOT / "pipeline" / "recipes", ROOT / "pipeline" / "publish" / "el6_compat.py")
+    wrong = [
+        f"{file.relative_to(ROOT)}:{number}: {row.strip()}"
+        for file in MODULES
+        if not any(file.is_relative_to(place) for place in allowed)
+        for number, row in enumerate(file.read_text().splitlines(), 1)
+        if re.search(rf"\b(?:{names})\b", row)
+    ]
     assert wrong == []
 
 

@@ -75,14 +75,14 @@ def test_tests_that_failed_are_an_error_of_their_own(called: Pytest) -> None:
 
 def test_real_material_without_a_place_that_has_it_is_refused_with_the_command(called: Pytest, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as refused:
-        test.accept_el6(context(line_file=str(tmp_path / "own.toml")), "")
-    assert "./inv test --real-el6 --mirror DIR" in refused.value.hint
+        test.accept_real(context(line_file=str(tmp_path / "own.toml")), "")
+    assert "./inv test --real --mirror DIR" in refused.value.hint
     assert called.argv == []
 
 
 def test_the_acceptance_checks_get_the_pinned_line_and_how_it_is_built(called: Pytest, tmp_path: Path) -> None:
     given = context(mirror=[str(tmp_path), "http://127.0.0.1/files"], artifacts=str(tmp_path / "artifacts"))
-    test.accept_el6(given, "")
+    test.accept_real(given, "")
     assert called.argv == [sys.executable, "-m", "pytest", str(TESTS / test.ACCEPTANCE)]
     assert (TESTS / test.ACCEPTANCE).is_file()
     named, building = json.loads(called.environment[test.REAL_EL6])
@@ -98,7 +98,7 @@ def test_a_line_file_stands_for_the_line_and_places_hold_wherever_the_checks_run
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.toml").touch()
     chosen = {"runtime": "docker", "image": "centos6", "kernel_config": "small"}
-    test.accept_el6(context(mirror=["m"], line_file="own.toml", artifacts="artifacts", **chosen), "boots")
+    test.accept_real(context(mirror=["m"], line_file="own.toml", artifacts="artifacts", **chosen), "boots")
     assert called.argv[-2:] == ["-k", "boots"]
     named, building = json.loads(called.environment[test.REAL_EL6])
     assert named == [
