@@ -1,4 +1,4 @@
-"""Applies a series of patches beside a pristine tree and proves what it changed.
+"""Apply a series of patches beside a pristine tree and prove the changes.
 
 Two programs apply it independently: GNU patch with the options of the kernel's spec file, and git.
 Both work in directories that hold only the files the series names, so nothing else can change; the
@@ -40,7 +40,7 @@ _HUNK = re.compile(
 
 @dataclass(frozen=True)
 class HunkReport:
-    """How one hunk applied: its number in the file, its line in the patch, by how many lines it moved."""
+    """How one hunk applied: its number in the file, its line in the patch, and its offset in lines."""
 
     number: int
     line: int
@@ -49,7 +49,7 @@ class HunkReport:
 
 @dataclass(frozen=True)
 class FileReport:
-    """What a patch did to one file. `new_mode` is the mode the patch gives it, None if it gives none."""
+    """A patch's result on one file. `new_mode` is the mode that the patch sets, None without one."""
 
     path: str
     old_path: str
@@ -61,7 +61,7 @@ class FileReport:
 
     @property
     def offsets(self) -> int:
-        """Hunks that applied at another line than the patch says."""
+        """Hunks that applied at another line than the patch gives."""
         return sum(hunk.offset != 0 for hunk in self.hunks)
 
 
@@ -102,7 +102,7 @@ class SeriesReport:
 
 @dataclass(frozen=True)
 class Proof:
-    """The tree a series leaves: its git tree id and listing, and how many paths differ from the pristine one."""
+    """The tree after a series: its git tree id and listing, and the number of paths unlike the pristine tree's."""
 
     tree: str
     listing: Listing
@@ -110,7 +110,7 @@ class Proof:
 
 
 def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: Path) -> SeriesReport:
-    """Applies (name, bytes) in order to copies in `scratch`, which must be empty or not exist.
+    """Apply (name, bytes) in order to copies in `scratch`, which must be empty or not exist.
 
     Raises `Refused` for a hunk that needs fuzz or does not apply, for a file that is not as the patch
     assumes, and when GNU patch and git do not leave the same.
@@ -132,7 +132,7 @@ def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: P
 
 
 def prove(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> Proof:
-    """Proves that the series leaves the pristine tree with exactly the blobs of `effect`.
+    """Prove that the series leaves the pristine tree with exactly the blobs of `effect`.
 
     `effect` maps paths to blob ids, 40 zeros for a deleted file. Raises `Refused` with every path
     that is missing, extra or different.
@@ -166,7 +166,7 @@ def prove_series(report: SeriesReport, pristine: Listing, effects: Mapping[str, 
 
 
 def _check_effect(patch: PatchReport, effect: Mapping[str, str]) -> None:
-    """What one patch of several left, before the next one was applied. Modes are compared at the end of the series."""
+    """Compare the blobs after one patch of several; modes are compared at the end of the series."""
     before = {file.old_path: file.before for file in patch.files if file.before}
     after = {file.path: file.after for file in patch.files if file.after}
     expected = {}
@@ -179,7 +179,7 @@ def _check_effect(patch: PatchReport, effect: Mapping[str, str]) -> None:
 
 
 def _expected(report: SeriesReport, pristine: Listing, effect: Mapping[str, str]) -> dict[str, Entry]:
-    """The listing that `effect` describes; modes are the pristine ones and those the patches give."""
+    """Return the listing that `effect` describes; modes are the pristine ones and those the patches set."""
     modes = {path: entry.mode for path, entry in report.before.items()}
     for file in (file for patch in report.patches for file in patch.files):
         if file.status is Kind.RENAMED:
@@ -208,7 +208,7 @@ def _refuse_paths(what: str, differences: Sequence[Difference]) -> Refused:
 
 
 def _check_parents(root: Path, patch: PatchFile) -> None:
-    """No path of the patch may lead through a symbolic link, nor be one unless the patch says so."""
+    """Refuse a path of the patch that leads through a symbolic link, or is an undeclared one."""
     for change in patch.files:
         for path in change.paths:
             parts = path.split("/")
@@ -223,7 +223,7 @@ def _check_parents(root: Path, patch: PatchFile) -> None:
 
 
 def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
-    """Copies the touched files that exist, with git's idea of their modes; nothing is shared with the tree."""
+    """Copy the touched files that exist, with git's modes; share nothing with the tree."""
     side.mkdir(parents=True)
     for path in touched:
         source, copy = pristine / path, side / path
@@ -239,7 +239,7 @@ def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
 
 
 def _apply_in_turn(series: Sequence[PatchFile], number: int, side: Path, other: Path) -> PatchReport:
-    """Applies one patch of the series, and says in its refusal which ones were applied before it."""
+    """Apply one patch of the series; a refusal names the patches applied before it."""
     patch, names = series[number], [item.name for item in series]
     if len(series) == 1:
         return _apply(patch, side, other)
@@ -258,7 +258,7 @@ def _apply_in_turn(series: Sequence[PatchFile], number: int, side: Path, other: 
 
 
 def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
-    """Applies one patch on both sides and compares them."""
+    """Apply one patch with both programs and compare the results."""
     _check_parents(side, patch)
     before = git_tree.of_directory(side)
     for change in patch.files:
@@ -275,7 +275,7 @@ def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
 
 
 def _check_presence(patch: PatchFile, change: FileChange, before: Listing) -> None:
-    """What the patch adds must not be there, what it changes must."""
+    """Check that added files are absent and changed files present."""
     new = change.path if change.kind in (Kind.ADDED, Kind.RENAMED) else None
     if new is not None and new in before:
         raise _refuse(patch, change, f"{new} is in the tree already", "the patch creates it")
@@ -289,7 +289,7 @@ def _check_presence(patch: PatchFile, change: FileChange, before: Listing) -> No
 
 
 def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
-    """Applies with GNU patch and reads from its output how each hunk of each file went."""
+    """Apply with GNU patch and read each hunk's result from its output."""
     result = process.run(GNU_PATCH, cwd=side, stdin=patch.data, accept=(0, 1, 2))
     found: list[list[re.Match[str]]] = []
     for line in result.text.splitlines():
@@ -300,9 +300,9 @@ def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
     _check_rejects(patch, found)
     same = [len(change.hunks) for change in patch.files] == [len(matches) for matches in found]
     if result.status or not same:
-        said = "; ".join((result.error_text or result.text).strip().splitlines()[-3:])
+        output = "; ".join((result.error_text or result.text).strip().splitlines()[-3:])
         raise Refused(
-            f"patch {patch.name}: GNU patch does not apply it as it was read (exit status {result.status}): {said}",
+            f"patch {patch.name}: GNU patch does not apply it as it was read (exit status {result.status}): {output}",
             where=patch.name,
             hint=process.reproducer(result.argv, side) + f" < {neutral.word(patch.name)}",
         )
@@ -316,7 +316,7 @@ def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
 
 
 def _check_rejects(patch: PatchFile, found: Sequence[Sequence[re.Match[str]]]) -> None:
-    """Refuses every hunk that needed fuzz or was rejected: the patch was made for another tree."""
+    """Refuse hunks that needed fuzz or were rejected: the patch was made for another tree."""
     rows, first = [], 0
     for change, matches in zip(patch.files, found, strict=False):
         for hunk, match in zip(change.hunks, matches, strict=False):
@@ -337,9 +337,9 @@ def _check_rejects(patch: PatchFile, found: Sequence[Sequence[re.Match[str]]]) -
 def _git_apply(patch: PatchFile, side: Path) -> None:
     result = process.run(GIT_APPLY, cwd=side, env=git_environment(), stdin=patch.complete, accept=(0, 1, 128))
     if result.status:
-        said = "; ".join(result.error_text.strip().splitlines()[:3])
+        output = "; ".join(result.error_text.strip().splitlines()[:3])
         raise Refused(
-            f"patch {patch.name}: GNU patch applies it, git does not: {said}",
+            f"patch {patch.name}: GNU patch applies it, git does not: {output}",
             where=patch.name,
             why="a patch that two programs apply differently leaves no certain tree",
             hint=process.reproducer(result.argv, side) + f" < {neutral.word(patch.name)}",
@@ -347,7 +347,7 @@ def _git_apply(patch: PatchFile, side: Path) -> None:
 
 
 def _check_results(patch: PatchFile, before: Listing, after: Listing, other: Listing, side: Path) -> None:
-    """Only what the patch names has changed, both programs left the same, and no link leaves the tree."""
+    """Check that only named files changed, that both programs agree, and that no link leaves the tree."""
     named = {path: change for change in patch.files for path in change.paths}
     strange = [item for item in git_tree.compare(before, after) if item.path not in named]
     if strange:

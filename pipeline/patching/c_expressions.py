@@ -1,4 +1,4 @@
-"""Evaluate constant integer expressions of C, three-valued: what is not known stays unknown.
+"""Evaluate constant integer expressions of C, three-valued: unknown operands give unknown results.
 
 Knows no files: `Macros` has texts alone.
 """
@@ -48,13 +48,13 @@ _DEEPEST = 16  # macros that stand for macros
 
 @dataclass
 class Macros:
-    """The bodies of macros by name, and what they were found to be worth."""
+    """The bodies of macros by name, and their values found so far."""
 
     bodies: Mapping[str, Sequence[str]]
     _known: dict[str, set[int | None]] = field(default_factory=dict)
 
     def values(self, text: str) -> set[int | None]:
-        """All values that an expression may have, None for one that is not known."""
+        """Return all values that an expression may have, None for an unknown one."""
         try:
             return self._values(text, 0)
         except RecursionError:
@@ -73,7 +73,7 @@ class Macros:
         return {value if reader.at == len(tokens) else None}
 
     def named(self, name: str, depth: int) -> set[int | None]:
-        """All values that a macro may have. One that stands for itself has none."""
+        """Return all values that a macro may have; none for one defined by itself."""
         if depth == _DEEPEST:
             return {None}
         if name not in self._known:
@@ -84,7 +84,7 @@ class Macros:
 
 
 def _closing(tokens: Sequence[str]) -> int:
-    """Where the parenthesis that the first token opens is closed; -1 nowhere."""
+    """Return the index of the parenthesis that closes the first token's; -1 without one."""
     depth = 0
     for at, token in enumerate(tokens):
         depth += {"(": 1, ")": -1}.get(token, 0)
@@ -131,7 +131,7 @@ class _Reader:
         return next(iter(found)) if len(found) == 1 else None
 
     def parenthesis(self) -> int | None:
-        """The rest of `(...)`, or of a cast and what it is of."""
+        """Parse the rest of `(...)`, or of a cast and its operand."""
         length = _closing(self.tokens[self.at - 1 :])
         named = self.tokens[self.at : self.at + length - 1]
         if length > 1 and set(named) <= _TYPES:

@@ -25,7 +25,7 @@ _MARKS = re.compile(r"\"(?:\\.|[^\"\\])*\"?|'(?:\\.|[^'\\])*'?|/\*|\*/|//")
 
 
 class Definition(NamedTuple):
-    """A number given to the macro: where, and None with the `text` for what could not be read.
+    """A number given to the macro, with its place; None with the `text` of an unreadable one.
 
     `line` is the patch's, from 1; `condition` the directive that the definition depends on, or nothing.
     """
@@ -39,7 +39,7 @@ class Definition(NamedTuple):
 
 @dataclass(frozen=True)
 class _Body:
-    """What stands for a name somewhere in the patch."""
+    """A replacement text of a name somewhere in the patch."""
 
     path: str
     line: int
@@ -48,7 +48,7 @@ class _Body:
 
 
 def definitions(patch: PatchFile, macro: str) -> tuple[Definition, ...]:
-    """Every number that the patched files give `macro`, as far as the patch shows them, in the patch's order.
+    """Return every number that the patched files give `macro`, as far as the patch shows, in order.
 
     Lines are counted in the patch; in the patched file where the patch shows whole files.
     """
@@ -74,7 +74,7 @@ def _numbers(body: _Body, known: c_expressions.Macros) -> Iterator[Definition]:
 
 
 def _new_side(header: int, body: Sequence[bytes]) -> list[tuple[int, str]]:
-    """The lines of the patched file that a hunk shows, each with its number in the patch."""
+    """Yield the lines of the patched file in a hunk, each with its line number in the patch."""
     kept = ((header + at, line) for at, line in enumerate(body, 1) if line[:1] in (b"+", b" ", b""))
     return [(number, line[1:].decode("latin-1").rstrip("\r")) for number, line in kept]
 
@@ -91,7 +91,7 @@ def _of_makefile(path: str, macro: str, lines: Sequence[tuple[int, str]], bodies
 
 @dataclass
 class _Reader:
-    """Reads the C of one hunk. What encloses a hunk is not seen: it counts as compiled."""
+    """A reader of one hunk's C. Code around the hunk is unknown and counts as compiled."""
 
     change: FileChange
     macro: str
@@ -99,11 +99,11 @@ class _Reader:
     header: int  # the line before the hunk's first
     latest: int = 0  # the line of the last code so far
     stack: list[list[bool | None]] = field(default_factory=list)  # each `#if`: of every branch so far, whether it holds
-    said: list[str] = field(default_factory=list)  # each open branch as it is written
+    conditions: list[str] = field(default_factory=list)  # each open branch as it is written
     code: list[tuple[int, str, str]] = field(default_factory=list)  # line, condition, text
 
     def read(self, lines: Sequence[tuple[int, str]]) -> None:
-        """Adds what the hunk defines to `bodies`."""
+        """Add the hunk's definitions to `bodies`."""
         logical = list(_uncommented(lines))
         for at, (number, text) in enumerate(logical):
             found = _DIRECTIVE.fullmatch(text)
@@ -118,25 +118,25 @@ class _Reader:
         self.assigned()
 
     def compiled(self) -> bool | None:
-        """Whether the line at hand is compiled; None where that depends on something the patch does not say."""
+        """Return whether the current line is compiled; None where the patch does not tell."""
         holds = [branches[-1] for branches in self.stack]
         return False if False in holds else None if None in holds else True
 
     def condition(self) -> str:
-        """The innermost thing that it depends on."""
-        open_ones = zip(self.stack, self.said, strict=True)
-        return next((said for branches, said in reversed(list(open_ones)) if branches[-1] is None), "")
+        """Return the innermost condition of the current line."""
+        open_ones = zip(self.stack, self.conditions, strict=True)
+        return next((conditions for branches, conditions in reversed(list(open_ones)) if branches[-1] is None), "")
 
     def branch(self, word: str, condition: str, rest: Sequence[tuple[int, str]]) -> None:
         if word == "endif":
             if self.stack:
                 self.stack.pop()
-                self.said.pop()
+                self.conditions.pop()
             return
         opens = word.startswith("if")
         if opens or not self.stack:  # an #else whose #if is above the hunk depends on something unknown
             self.stack.append([] if opens else [None])
-            self.said.append("")
+            self.conditions.append("")
         before = self.stack[-1]
         held: bool | None
         if True in before:
@@ -147,7 +147,7 @@ class _Reader:
             held = self.holds(word, condition, rest)
             held = None if held and None in before else held
         before.append(held)
-        self.said[-1] = f"#{word} {condition}".strip()
+        self.conditions[-1] = f"#{word} {condition}".strip()
 
     def holds(self, word: str, condition: str, rest: Sequence[tuple[int, str]]) -> bool | None:
         if word in ("ifdef", "ifndef", "elifdef", "elifndef"):
@@ -172,7 +172,7 @@ class _Reader:
         self.bodies.setdefault(name, []).append(_Body(self.change.path, number, text.strip(), condition))
 
     def assigned(self) -> None:
-        """Enumerators and constants in the hunk's code."""
+        """Yield enumerators and constants in the hunk's code."""
         tokens = [(n, c, token) for n, c, text in self.code for token in c_expressions.TOKEN.findall(text)]
         at, counted, since = 0, "", -1  # in an enum: the last given value, and how many followed; -1 outside
         while at < len(tokens):
@@ -196,7 +196,7 @@ class _Reader:
 
 
 def _until_end(tokens: Sequence[tuple[int, str, str]], at: int) -> tuple[str, int]:
-    """An expression up to the `,`, `;` or `}` behind it, and where that is."""
+    """Return an expression up to the `,`, `;` or `}` behind it, and its end."""
     end = at
     while end < len(tokens) and tokens[end][2] not in (",", ";", "}"):
         end += 1
@@ -204,7 +204,7 @@ def _until_end(tokens: Sequence[tuple[int, str, str]], at: int) -> tuple[str, in
 
 
 def _uncommented(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """Logical lines without comments. A hunk that ends a comment which it did not begin began inside that."""
+    """Yield logical lines without comments; an unopened comment's end means that the hunk began inside it."""
     found: list[tuple[int, str]] = []
     inside = False
     for number, line in _spliced(lines):
@@ -228,7 +228,7 @@ def _uncommented(lines: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
 
 
 def _spliced(lines: Sequence[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Lines, with those that a backslash continues in one; gcc takes blanks behind it."""
+    """Join lines that a backslash continues; gcc accepts blanks behind it."""
     first, text = 0, ""
     for number, line in lines:
         first = first or number

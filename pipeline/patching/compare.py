@@ -1,4 +1,4 @@
-"""Compares two versions of a patch by what they do, not by where they do it.
+"""Compare two versions of a patch by their effect, regardless of line numbers and context.
 
 Line numbers and context may move between versions; the lines removed and added, the modes and the
 names may not. Needs no kernel tree and decides nothing: it shows.
@@ -29,7 +29,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class FileComparison:
-    """One file. `lines` begin with `A` or `B` (who has it) and the line with its sign, at most `SHOWN`.
+    """One file. `lines` begin with `A` or `B`, then the line with its sign; at most `SHOWN`.
 
     `left_out` counts further ones; `about` says what else differs: kind, mode or old name.
     """
@@ -63,17 +63,17 @@ class Comparison:
 
     @property
     def same_effect(self) -> bool:
-        """Whether both do the same, line numbers and context aside."""
+        """Whether both have the same effect, line numbers and context aside."""
         return all(file.verdict is Verdict.SAME for file in self.files)
 
     @property
     def differing(self) -> tuple[FileComparison, ...]:
-        """The files on which they do not do the same."""
+        """The files with different effects."""
         return tuple(file for file in self.files if file.verdict is not Verdict.SAME)
 
 
 def compare(a: PatchFile, b: PatchFile, rules: Mapping[RoleName, Rule]) -> Comparison:
-    """Compares two patches by effect; `rules` tell the role and the option number of each."""
+    """Compare two patches by effect; `rules` give the role and the option number of each."""
     ours, theirs = ({change.path: change for change in patch.files} for patch in (a, b))
     files = tuple(_file(path, ours.get(path), theirs.get(path)) for path in sorted(ours.keys() | theirs.keys()))
     return Comparison(_side(a, classify(a, rules)), _side(b, classify(b, rules)), files)
@@ -114,7 +114,7 @@ _Group = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 
 
 def _effect(change: FileChange) -> Iterator[_Group]:
-    """Each run of changed lines as (removed, added): what stays when context and line numbers move."""
+    """Return each run of changed lines as (removed, added), independent of context and line numbers."""
     for hunk in change.hunks:
         removed: list[bytes] = []
         added: list[bytes] = []
@@ -131,7 +131,7 @@ def _effect(change: FileChange) -> Iterator[_Group]:
 
 
 def _mark(removed: list[bytes], added: list[bytes]) -> None:
-    """A missing line end belongs to the line above it."""
+    """Append the mark of a missing line end to the line above."""
     last = added or removed
     if last:
         last[-1] += b" (no newline at end of file)"

@@ -1,4 +1,4 @@
-"""Refuse what holds a patch in another form: a mail's encoding, a compressed file, another line end or character set.
+"""Refuse encoded patches: a mail's encoding, compression, other line ends or character sets.
 
 Reading on would take the form for the content: in quoted-printable `=32` is the digit 2.
 """
@@ -33,7 +33,7 @@ _MIME = "a mail's encoding is no part of the patch: read as it stands, the patch
 
 
 def check(data: bytes, name: str) -> None:
-    """Raises `Refused`, naming the form and the command that makes a plain patch of it."""
+    """Raise `Refused` with the encoding's name and the command that makes a plain patch."""
     for magic, (packed, command) in _PACKED.items():
         if data.startswith(magic):
             raise _refused(name, f"it is compressed with {packed}", f"{command} {{}} > OUT")

@@ -1,4 +1,4 @@
-"""Leaving one file's section out of a patch: exactly those bytes, by digest before and after.
+"""Leave one file's section out of a patch: exactly those bytes, by digest before and after.
 
 For a section that cannot be applied where patches are applied, such as one of a generated file;
 where its value goes instead is recorded with the rule. Applies nothing itself.
@@ -18,7 +18,7 @@ _SET = re.compile(r"(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set")
 
 
 def leave_out(data: bytes, rule: LeaveOut, name: str = "patch") -> bytes:
-    """`data` without the section of `rule.file`; every other byte stays.
+    """Return `data` without the section of `rule.file`, every other byte unchanged.
 
     Raises `Refused` when a digest is not the recorded one, when there is no such section, or when
     the section sets kernel options other than those the rule carries over.
@@ -40,7 +40,7 @@ def leave_out(data: bytes, rule: LeaveOut, name: str = "patch") -> bytes:
 
 
 def leave_all_out(data: bytes, rules: Iterable[LeaveOut], name: str = "patch") -> bytes:
-    """Applies the rules in order; each one's digest before is the digest after the one above."""
+    """Apply the rules in order; each one's digest before is the digest after the one above."""
     for rule in rules:
         data = leave_out(data, rule, name)
     return data
@@ -58,7 +58,7 @@ def _same_digest(data: bytes, recorded: str, name: str, when: str) -> None:
 
 
 def _check_config(change: FileChange, rule: LeaveOut, name: str) -> None:
-    """What the section sets and what the rule carries over must be the same options and values."""
+    """Compare options and values of the section with those that the rule moves to the configuration."""
     section = dict(_settings(change))
     where = f"{name}:{change.line}"
     for option, value in rule.config.items():

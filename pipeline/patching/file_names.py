@@ -1,4 +1,4 @@
-"""Which file names a patch may hold, and where the symbolic links it makes may point.
+"""Check file names in a patch, and the targets of its symbolic links.
 
 A name is judged before any program sees it, and more strictly than git or GNU patch judge it:
 where the two would read a name differently, it is refused.
@@ -20,7 +20,7 @@ Refuse = Callable[..., Refused]
 
 
 def unquoted(raw: bytes) -> bytes:
-    """A name as git writes it: in double quotes with C escapes when it holds anything unusual."""
+    """Decode a name in git's notation: in double quotes with C escapes when unusual."""
     if len(raw) < 2 or not (raw.startswith(b'"') and raw.endswith(b'"')):
         return raw
     return _ESCAPE.sub(
@@ -30,7 +30,7 @@ def unquoted(raw: bytes) -> bytes:
 
 
 def checked(raw: bytes, refuse: Refuse, strip: int = 1) -> str:
-    """The path that `raw` names after `-p<strip>`; `/dev/null` is returned as it is.
+    """Return the path of `raw` after `-p<strip>`; return `/dev/null` unchanged.
 
     Raises what `refuse` makes for a name that leaves the tree, or that could be read in two ways.
     """
@@ -63,7 +63,7 @@ def checked(raw: bytes, refuse: Refuse, strip: int = 1) -> str:
 
 
 def check_link(path: str, target: bytes, refuse: Refuse) -> None:
-    """Refuses a symbolic link at `path` that is absolute, leaves the tree, or could be made to.
+    """Refuse a symbolic link at `path` that is absolute, leaves the tree, or could be made to.
 
     `..` is allowed at the beginning only: after a directory that is itself a link, `..` may lead
     anywhere, whatever the text looks like.

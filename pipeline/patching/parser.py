@@ -1,4 +1,4 @@
-"""The strict reader of unified diffs: sections, headers and hunks, each with its line number.
+"""Parse unified diffs strictly: sections, headers and hunks, each with its line number.
 
 Reads plain `diff -uprN` output and git's format, and refuses everything that git, GNU patch and
 this reader might understand differently. Opens no file and starts no program.
@@ -37,7 +37,7 @@ _OTHER_KIND = re.compile(rb"[ \tX]*\d+(,\d+)?([acdis]$|[acd]\d)")
 
 
 class Kind(StrEnum):
-    """What a patch does to a file."""
+    """Kind of a file's change."""
 
     ADDED = "added"
     MODIFIED = "modified"
@@ -63,7 +63,7 @@ class Hunk:
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file of a patch. Paths are after `-p1`; `new_mode` is None where the patch leaves the mode alone.
+    """One file of a patch. Paths are after `-p1`; `new_mode` is None where the patch keeps the mode.
 
     `line` is where its header begins in the patch (from 1), `span` its bytes there. `link` tells
     that the content is the target of a symbolic link.
@@ -90,17 +90,17 @@ class FileChange:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every path it touches: two for a rename."""
+        """Every path of the change: two for a rename."""
         return (self.path,) if self.path == self.old_path else (self.old_path, self.path)
 
     def added_lines(self) -> Iterator[bytes]:
-        """The added lines in order, without their sign."""
+        """Yield the added lines in order, without their sign."""
         return (line[1:] for hunk in self.hunks for line in hunk.body if line[:1] == b"+")
 
 
 @dataclass(frozen=True)
 class Scan:
-    """All files of a patch, and how many blank lines were missing at its very end."""
+    """All files of a patch, and the number of blank lines missing at its very end."""
 
     files: tuple[FileChange, ...]
     restored: int
@@ -108,7 +108,7 @@ class Scan:
 
 @dataclass
 class _Header:
-    """What the lines before a file's first hunk say."""
+    """The lines before a file's first hunk."""
 
     first: int
     old: str = ""
@@ -123,7 +123,7 @@ class _Header:
 
 
 def scan(data: bytes, name: str) -> Scan:
-    """Reads a whole patch. Raises `Refused`, naming patch, file and line, for everything it is not sure of."""
+    """Parse a whole patch. Raises `Refused` with patch, file and line for everything ambiguous."""
     return _Reader(data, name).read()
 
 
@@ -144,7 +144,7 @@ class _Reader:
             raise self.refuse("it holds NUL bytes: not a text patch")
 
     def refuse(self, what: str, *, line: int | None = None, why: str = "", hint: str = "") -> Refused:
-        """The error for the line at hand, or for `line` (from 0)."""
+        """Return the error for the current line, or for `line` (from 0)."""
         where = f"{self.name}:{(self.at if line is None else line) + 1}"
         return Refused(
             f"patch {self.name}{f', file {self.file}' if self.file else ''}: {what}",
@@ -174,7 +174,7 @@ class _Reader:
         return Scan(tuple(files), self.restored)
 
     def text(self, line: bytes) -> None:
-        """A line between sections: free text, unless some program would take it for a diff."""
+        """Skip a line between sections: free text, unless some program would take it for a diff."""
         if _BINARY.match(line):
             raise self.refuse("it holds a binary change", why="what it does cannot be read or proven line by line")
         if line.startswith(b"Only in "):
@@ -189,7 +189,7 @@ class _Reader:
         self.at += 1
 
     def preamble(self) -> int:
-        """The first line of the section whose `---` is next: `diff`, `Index:` and `====` before it belong to it."""
+        """Return the first line of the next section: `diff`, `Index:` and `====` before `---` belong to it."""
         first = self.at
         while first > self.text_from and re.match(rb"diff -|Index: |={20}", self.lines[first - 1]):
             first -= 1
@@ -232,22 +232,22 @@ class _Reader:
         header.extended[key] = value
 
     def check_extended(self, header: _Header) -> None:
-        """The extended header lines agree with each other and with the `diff --git` line."""
-        said = header.extended or {}
+        """Check the extended header lines against each other and the `diff --git` line."""
+        extended = header.extended or {}
         for one, other in (("old mode", "new mode"), ("rename from", "rename to")):
-            if (one in said) != (other in said):
+            if (one in extended) != (other in extended):
                 raise self.refuse(f"the header says only one of {one!r} and {other!r}")
-        if len(said.keys() & {"new file mode", "deleted file mode", "rename from"}) > 1:
+        if len(extended.keys() & {"new file mode", "deleted file mode", "rename from"}) > 1:
             raise self.refuse("the header makes, deletes or renames the file at once")
-        if (said.get("rename from", header.old), said.get("rename to", header.new)) != (header.old, header.new):
+        if (extended.get("rename from", header.old), extended.get("rename to", header.new)) != (header.old, header.new):
             raise self.refuse("the rename names other files than the 'diff --git' line")
-        if header.old != header.new and "rename from" not in said:
+        if header.old != header.new and "rename from" not in extended:
             raise self.refuse(f"the 'diff --git' line names two files, {header.old} and {header.new}, without a rename")
-        if SYMLINK in (said.get("old mode"), said.get("new mode")):
+        if SYMLINK in (extended.get("old mode"), extended.get("new mode")):
             raise self.refuse("it turns a file into a symbolic link or back by a mode change")
 
     def file_lines(self, header: _Header) -> None:
-        """Reads the `---` and `+++` lines, which must name the same file, or the header's."""
+        """Parse the `---` and `+++` lines, which must name the same file, or the header's."""
         found = []
         for sign in (b"--- ", b"+++ "):
             raw, _, stamp = self.peek().removeprefix(sign).partition(b"\t")
@@ -283,7 +283,7 @@ class _Reader:
         self.check_index(header.path)
 
     def check_index(self, path: str) -> None:
-        """`Index:` lines before a header name its file: GNU patch prefers the shortest name that exists."""
+        """Check `Index:` lines before a header: GNU patch prefers the shortest name that exists."""
         for number in range(self.text_from, self.at):
             line = self.lines[number]
             if line.startswith(b"Index: ") and file_names.checked(line[7:].strip(), self.refuse) != path:
@@ -298,10 +298,10 @@ class _Reader:
             self.at -= 1
             raise self.refuse("it is cut short: the patch ends in the middle of a line")
         self.text_from = self.at
-        said = header.extended
-        kind = self.plain_kind(header, hunks) if said is None else self.git_kind(header, hunks)
-        new_mode = None if said is None else said.get("new file mode", said.get("new mode"))
-        link = said is not None and SYMLINK in (new_mode, said.get("index"), said.get("deleted file mode"))
+        extended = header.extended
+        kind = self.plain_kind(header, hunks) if extended is None else self.git_kind(header, hunks)
+        new_mode = None if extended is None else extended.get("new file mode", extended.get("new mode"))
+        link = extended is not None and SYMLINK in (new_mode, extended.get("index"), extended.get("deleted file mode"))
         old_path = header.path if header.old == DEV_NULL else header.old
         span = (self.starts[header.first], self.starts[self.at])
         change = FileChange(header.path, old_path, kind, new_mode, link, hunks, header.first + 1, span)
@@ -319,7 +319,7 @@ class _Reader:
             self.at = self.text_from
 
     def plain_kind(self, header: _Header, hunks: tuple[Hunk, ...]) -> Kind:
-        """Added and deleted as `diff -N` shows them: an epoch date or /dev/null, and one hunk from or to nothing."""
+        """Detect added and deleted files in `diff -N`: an epoch date or /dev/null, and one one-sided hunk."""
         if not hunks:
             raise self.refuse("the header is followed by no hunk")
         from_nothing, to_nothing = _one_sided(hunks)
@@ -336,21 +336,21 @@ class _Reader:
         return Kind.DELETED if to_nothing else Kind.ADDED if from_nothing else Kind.MODIFIED
 
     def git_kind(self, header: _Header, hunks: tuple[Hunk, ...]) -> Kind:
-        said = header.extended or {}
+        extended = header.extended or {}
         from_nothing, to_nothing = _one_sided(hunks)
-        if "new file mode" in said:
+        if "new file mode" in extended:
             if hunks and not from_nothing:
                 raise self.refuse(NOT_NEW, line=hunks[0].line - 1)
             return Kind.ADDED
-        if "deleted file mode" in said:
+        if "deleted file mode" in extended:
             if hunks and not to_nothing:
                 raise self.refuse(NOT_DELETED, line=hunks[0].line - 1)
             return Kind.DELETED
-        if "rename from" in said:
+        if "rename from" in extended:
             if header.old == header.new:
                 raise self.refuse("it renames the file to itself", line=header.first)
             return Kind.RENAMED
-        if not hunks and "new mode" not in said:
+        if not hunks and "new mode" not in extended:
             raise self.refuse("the header is followed by no hunk")
         return Kind.MODIFIED if hunks else Kind.MODE_CHANGE
 
@@ -381,7 +381,7 @@ class _Reader:
         return Hunk(number, first + 1, old_start, old_count, new_start, new_count, body, added, removed)
 
     def body(self, number: int, first: int, old: int, new: int) -> tuple[int, int]:
-        """Moves over as many lines as the hunk's header counts; added and removed lines."""
+        """Read as many lines as the hunk's header counts; return added and removed lines."""
         lines, at, added, removed = self.lines, self.at, 0, 0
         while old > 0 or new > 0:
             if at == len(lines):
@@ -408,7 +408,7 @@ class _Reader:
         return added, removed
 
     def chopped(self, number: int, first: int, old: int, new: int) -> None:
-        """The patch ended inside a hunk: only blank context lines may be missing, as GNU patch allows."""
+        """Accept missing blank context lines at the patch's end, as GNU patch does; refuse any other cut."""
         if old != new or old > CHOPPED or not self.whole or self.at == first + 1:
             raise self.cut_short(number, first, old, new)
         self.restored = old
@@ -421,7 +421,7 @@ class _Reader:
         )
 
     def after(self, number: int, first: int) -> None:
-        """What follows a hunk must not look like more of it."""
+        """Refuse lines after a hunk that look like more of it."""
         line = self.peek()
         signature = line in (b"--", b"-- ") or (line.startswith(b"--- ") and self.peek(1).startswith(b"+++ "))
         if line[:1] in (b"+", b"-", b" ", b"\\") and line and not signature:
@@ -429,7 +429,7 @@ class _Reader:
 
 
 def _one_sided(hunks: tuple[Hunk, ...]) -> tuple[bool, bool]:
-    """Whether it is one hunk that starts from nothing, or ends with nothing."""
+    """Return whether the change is one hunk from nothing or to nothing."""
     if len(hunks) != 1:
         return False, False
     only = hunks[0]
@@ -437,7 +437,7 @@ def _one_sided(hunks: tuple[Hunk, ...]) -> tuple[bool, bool]:
 
 
 def _is_epoch(stamp: bytes) -> bool:
-    """Whether a header's date is 1970-01-01 00:00:00 UTC, which `diff -N` writes for a file that is not there."""
+    """Return whether a header's date is 1970-01-01 00:00:00 UTC, which `diff -N` writes for a missing file."""
     found = _EPOCH.fullmatch(stamp.strip())
     if found is None:
         return False

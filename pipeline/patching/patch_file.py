@@ -1,4 +1,4 @@
-"""A patch file as data: its files, hunks and identities, agreed upon by three readers.
+"""Read a patch file with three readers that must agree: its files, hunks and digests.
 
 `scan` reads strictly and names the line of every mistake; unidiff and git are the witnesses: both
 must see the same files and counts, so that no other program finds in the patch what we did not.
@@ -27,7 +27,7 @@ _WHOLE = 10_000_000  # lines of context: more than any file has
 
 @dataclass(frozen=True)
 class PatchFile:
-    """A whole patch: what it says, and by which digests it is known.
+    """A whole patch: its content and its digests.
 
     `patch_id` is `git patch-id --stable` (line numbers and blanks play no part); None where git has
     none, as without `diff` lines, or several. `restored` counts the blank context lines missing at
@@ -44,7 +44,7 @@ class PatchFile:
 
     @property
     def complete(self) -> bytes:
-        """The patch with the missing blank lines at its end put back: what git and unidiff want."""
+        """The patch with the missing blank lines at its end restored, as git and unidiff require."""
         return _complete(self.data, self.restored)
 
     @property
@@ -68,7 +68,7 @@ class PatchFile:
 
 
 def parse(data: bytes, name: str) -> PatchFile:
-    """Reads a patch in unified format, plain or git's; paths are after `-p1`.
+    """Parse a patch in unified format, plain or git's; paths are after `-p1`.
 
     Raises `Refused`, naming patch, file and line, for paths or links that leave the tree, cut or
     overlong hunks, binary changes, other kinds of diff, and whatever the readers disagree on.
@@ -100,7 +100,7 @@ def _patch_id(data: bytes) -> str | None:
 
 
 def git_environment() -> dict[str, str]:
-    """For git programs that must see no repository and nobody's settings.
+    """Return the environment of git programs, without repositories and personal settings.
 
     Inside a checkout `git apply` would silently skip every file outside the directory it is in.
     """
@@ -113,7 +113,7 @@ def _complete(data: bytes, restored: int) -> bytes:
 
 
 def _check_overlaps(files: Iterable[FileChange], name: str) -> None:
-    """No path twice, and none below another: what is a file or a link cannot be a directory too."""
+    """Refuse a path that is there twice or below another: a file cannot be a directory too."""
     seen: dict[str, FileChange] = {}
     for change in files:
         for path in change.paths:
@@ -158,9 +158,9 @@ def _ask_git(complete: bytes, name: str, found: Scan) -> None:
     argv = ["git", "apply", "--numstat", "-z", "-p1"]
     result = process.run(argv, env=git_environment(), stdin=complete, accept=(0, 1, 128))
     if result.status:
-        said = result.error_text.strip().splitlines() or ["no reason given"]
-        line = re.search(r"line (\d+)", said[0])
-        raise _disagree(name, "git apply", said[0], f":{line[1]}" if line else "")
+        output = result.error_text.strip().splitlines() or ["no reason given"]
+        line = re.search(r"line (\d+)", output[0])
+        raise _disagree(name, "git apply", output[0], f":{line[1]}" if line else "")
     rows = (row.split("\t", 2) for row in result.out.decode(errors="replace").split("\0") if row)
     theirs = [(path, added, removed) for added, removed, path in rows]
     _same(name, "git apply", [(c.path, str(c.added), str(c.removed)) for c in found.files], theirs)

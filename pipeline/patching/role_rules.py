@@ -1,4 +1,4 @@
-"""Which role a patch serves, proven by what is in it; its name is only a claim.
+"""Prove the role of a patch by its content; its name is only a claim.
 
 Rules come from the line file as data: this module knows roles and rules, not any kernel. The TCP
 option number plays no part in finding the role, yet it must be right: with two numbers traffic
@@ -25,7 +25,7 @@ _TITLES = {RoleName.DIRECTOR: "LVS-FULLNAT", RoleName.REALSERVER: "TOA"}
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause of a rule, in words, and whether the patch holds to it."""
+    """One clause of a rule, in words, and whether the patch fulfils it."""
 
     text: str
     held: bool
@@ -33,7 +33,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Option:
-    """The TCP option number of one role: the macro, the number the rule wants, and each number found."""
+    """The TCP option number of one role: the macro, the required number, and each number found."""
 
     define: str
     expected: int
@@ -52,11 +52,11 @@ class Option:
 
     @property
     def right(self) -> bool:
-        """Whether the number is known and the one that the rule wants."""
+        """Whether the number is known and the required one."""
         return self.numbers == (self.expected,) and not self.unread
 
     def __str__(self) -> str:
-        """What was found, and what the rule wants where that is another."""
+        """Describe the numbers found, and the required one where that differs."""
         if self.right:
             return f"TCP option {self.expected} ({self.define})"
         found = "; ".join(map(self._place, self.found[:SHOWN])) or f"no {self.define} is defined"
@@ -65,12 +65,12 @@ class Option:
 
     def _place(self, item: Definition) -> str:
         number = "not to be read" if item.number is None else str(item.number)
-        said = number if item.text == number else f"{item.text or 'empty'}, which is {number}"
+        shown = number if item.text == number else f"{item.text or 'empty'}, which is {number}"
         when = f", depends on {item.condition}" if item.condition else ""
-        return f"{self.define} in {item.path}, line {item.line} of {self.within}: {said}{when}"
+        return f"{self.define} in {item.path}, line {item.line} of {self.within}: {shown}{when}"
 
     def as_dict(self) -> dict[str, object]:
-        """As JSON has it; `number` is null where it is not known or not one."""
+        """Return the option as JSON has it; `number` is null for an unknown or ambiguous one."""
         known = self.numbers[0] if len(self.numbers) == 1 and not self.unread else None
         found = [item._asdict() for item in self.found]
         return {"define": self.define, "number": known, "expected": self.expected, "right": self.right, "found": found}
@@ -78,7 +78,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Classification:
-    """The role a patch's content proves, or None; `fits` are all roles whose every clause held.
+    """The role that a patch's content proves, or None; `fits` are all roles whose every clause held.
 
     `by` says which content established the role. `options` holds each role's macro.
     """
@@ -95,12 +95,12 @@ class Classification:
         return self.options[self.role] if self.role else None
 
     def failed(self, role: RoleName) -> tuple[str, ...]:
-        """The clauses of `role` that the patch does not hold to."""
+        """Return the clauses of `role` that the patch does not fulfil."""
         return tuple(clause.text for clause in self.clauses[role] if not clause.held)
 
 
 def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification:
-    """Holds the patch against every role's rule. Refuses nothing: `check` does."""
+    """Check the patch against every role's rule. Refuses nothing: `check` does."""
     text = b"\n".join(line for _, line in patch.added_lines())
     clauses = {role: tuple(_clauses(patch, rule, text)) for role, rule in rules.items()}
     fits = tuple(role for role, found in clauses.items() if all(clause.held for clause in found))
@@ -115,7 +115,7 @@ def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification
 
 
 def claimed(name: str) -> str:
-    """The role that a file's name claims, `-` for none; directories in the name do not count."""
+    """Return the role that a file's name claims, `-` for none; directories in the name do not count."""
     base = PurePosixPath(name).name.casefold()
     claims = {role for word, role in _CLAIMS if word in base}
     return claims.pop() if len(claims) == 1 else NO_CLAIM
@@ -124,7 +124,7 @@ def claimed(name: str) -> str:
 def check(
     name: str, patch: Patch, parsed: PatchFile, slot: RoleName, classification: Classification
 ) -> tuple[str, ...]:
-    """Refuses a patch that is not what the series of `slot` says; returns notes for the person.
+    """Refuse a patch that the series of `slot` must not have; return notes for the person.
 
     `name` is the patch's in the line file. A patch in the wrong role's series comes before a wrong
     digest: it explains more.
@@ -164,7 +164,7 @@ def check_digest(name: str, where: str, patch: Patch, parsed: PatchFile) -> None
 
 
 def check_options(classifications: Mapping[str, Classification]) -> None:
-    """Refuses roles of one line whose patches use different TCP option numbers. Keys are patch names."""
+    """Refuse roles of one line with different TCP option numbers. Keys are patch names."""
     found = {
         name: (item.role, number)
         for name, item in classifications.items()
@@ -203,12 +203,12 @@ def _clauses(patch: PatchFile, rule: Rule, text: bytes) -> Iterator[Clause]:
 
 
 def is_or_below(path: str, rule: str) -> bool:
-    """Whether `path` is the rule's file, or lies below the rule's directory (which ends in '/')."""
+    """Return whether `path` is the rule's file, or below the rule's directory (which ends in '/')."""
     return path.startswith(rule) if rule.endswith("/") else path == rule
 
 
 def _lines_with(word: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Offset and text of each line that holds `word`: a search for bytes is far quicker than a pattern."""
+    """Yield offset and text of each line with `word`: a search for bytes is far quicker than a pattern."""
     at = data.find(word)
     while at >= 0:
         start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
@@ -218,7 +218,7 @@ def _lines_with(word: bytes, data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def swapped(title: str, where: str, slot: RoleName, role: RoleName, classification: Classification) -> Refused:
-    """The patch of one role in the other's series; for the two known roles with what would happen.
+    """Return the error of a patch in the other role's series, with the consequence for the two known roles.
 
     `title` is the patch, or the series of several.
     """
@@ -244,7 +244,7 @@ def swapped(title: str, where: str, slot: RoleName, role: RoleName, classificati
 
 
 def no_single_role(title: str, where: str, classification: Classification) -> Refused:
-    """The patch or series whose content fits no role, or several, with each clause that failed."""
+    """Return the error of content that fits no role, or several, with each failed clause."""
     if classification.fits:
         return Refused(
             f"{title}: its content fits the rules of several roles: {', '.join(classification.fits)}",
@@ -262,12 +262,12 @@ def no_single_role(title: str, where: str, classification: Classification) -> Re
 
 
 def check_option(title: str, where: str, role: RoleName, option: Option) -> None:
-    """Refuse a patch or series that does not give the role's macro the number that the line wants."""
+    """Refuse a patch or series without the line's number of the role's option macro."""
     silent = "director and real servers must agree on it; if not, traffic flows and the servers see the local address"
     if not option.numbers or option.unread:
-        said = f": {option}" if option.found else ""
+        shown = f": {option}" if option.found else ""
         raise Refused(
-            f"{title}: it does not define {option.define}, the {role}'s TCP option number, as a number{said}",
+            f"{title}: it does not define {option.define}, the {role}'s TCP option number, as a number{shown}",
             where=where,
             why=silent,
             hint=f"set option-define under [rules.{role}] to the macro the patch uses",
@@ -284,7 +284,7 @@ def check_option(title: str, where: str, role: RoleName, option: Option) -> None
 
 
 def notes(name: str, where: str, role: RoleName) -> tuple[str, ...]:
-    """Say where a file's name claims another role than the one its content has."""
+    """Return notes where a file's name claims another role than its content proves."""
     claim = claimed(where)
     if claim in (NO_CLAIM, role):
         return ()

@@ -46,12 +46,12 @@ class VerifiedPatch:
 
     @property
     def where(self) -> str:
-        """The archive's member, or our own file."""
+        """The archive's member, or the project's own file."""
         return str(self.model.member or self.model.file)
 
     @property
     def claim(self) -> str:
-        """The role its name claims."""
+        """The role that its name claims."""
         return role_rules.claimed(self.where)
 
     def as_dict(self) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _verify(line: Line, role: RoleName, name: str, verified: Mapping[str, Verifi
 
 
 def _patch_bytes(line: Line, name: str, model: Patch, verified: Mapping[str, Verified]) -> tuple[bytes, str]:
-    """A patch and where it came from: a member of a verified source, or a file of ours."""
+    """Return a patch and its origin: a member of a verified source, or a file of the project."""
     if model.source is not None and model.member is not None:
         source = verified[model.source]
         found = archive.read(source.path, {model.member: LARGEST}).get(model.member)
@@ -136,7 +136,7 @@ def read_patch(path: Path) -> bytes:
 
 
 def of_role(patches: Sequence[VerifiedPatch], role: RoleName) -> list[VerifiedPatch]:
-    """The patches of one role's series, in order."""
+    """Return the patches of one role's series, in order."""
     return [item for item in patches if item.role is role]
 
 
@@ -156,7 +156,7 @@ class Trees:
         self._lock = threading.RLock()  # steps run beside each other
 
     def pristine(self) -> kernel_tree.Pristine:
-        """The line's unpatched tree, with every file that any series touches."""
+        """Return the line's unpatched tree, with every file that any series touches."""
         with self._lock:
             if self._pristine is None:
                 source = required(self.line.data.kernel_source, "kernel-source")
@@ -175,7 +175,7 @@ class Trees:
             return self._applied[role]
 
     def of(self, role: RoleName) -> apply.Proof:
-        """The tree of one role. Raises `Refused` when the series or a patch of it does not leave what is recorded."""
+        """Return the tree of one role. Raises `Refused` for a series with another effect than recorded."""
         with self._lock:
             if role not in self._known:
                 effects = {item.name: item.model.effect for item in of_role(self.patches, role)}

@@ -110,16 +110,16 @@ def _check_kept(role: RoleName, names: Sequence[str], stages: Sequence[Classific
     name, after = names[at], stages[at]
     for number, clause in enumerate(after.clauses[role]):
         if not clause.held and stages[at - 1].clauses[role][number].held:
-            since = _since(lambda stage, number=number: stage.clauses[role][number].held, stages, at)
+            since = _since(lambda classified, number=number: classified.clauses[role][number].held, stages, at)
             raise _undone(name, role, names[since], f"with it, the series {clause.text}")
     if stages[at - 1].options[role].right and not after.options[role].right:
-        since = _since(lambda stage: stage.options[role].right, stages, at)
+        since = _since(lambda classified: classified.options[role].right, stages, at)
         before, now = stages[at - 1].options[role], after.options[role]
         raise _undone(name, role, names[since], f"before it {before}, with it {now}")
 
 
 def _since(held: Any, stages: Sequence[Classification], at: int) -> int:
-    """The patch with which a clause that held just before patch `at` began to hold."""
+    """Return the patch with which a clause that held just before patch `at` began to hold."""
     since = at - 1
     while since and held(stages[since - 1]):
         since -= 1

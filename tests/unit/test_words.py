@@ -32,7 +32,6 @@ MORE: Mapping[str, str] = {
     "had": "fetched, found",
     "ladder": "sequence diagram",
     "laid": "overlay, merged",
-    "proven": "verified",
     "reach": "preflight, probe",
     "room": "disk space",
     "said": "output, message, answer",
@@ -42,8 +41,8 @@ MORE: Mapping[str, str] = {
     "telling": "report",
     "told": "reported, describe",
 }
-PENDING = ("sandbox", "patching", "packaging", "inspect", "recipes", "publish", "lab", "commands")
-ORDINARY = frozenset({"laid", "proven", "reach", "stage"})  # no names, but fine in a sentence
+PENDING = ("sandbox", "packaging", "inspect", "recipes", "publish", "lab", "commands")
+ORDINARY = frozenset({"laid", "reach", "stage"})  # no names, but fine in a sentence
 # How a function's summary must not begin, beside what ruff's D401 knows: its subject is the function.
 OPENINGS = frozenset(
     {"it", "they", "nobody", "what", "who", "whoever", "where", "whether", "which", "how", "why", "as"}
