@@ -187,7 +187,7 @@ def test_build_all_names_every_address_and_both_ways_on(server: BadServer, tmp_p
     line.write_text(LINE.format(srpm=srpm, tarball=server.url("/t.tar.gz")))
     quick = ("--connect", "1", "--stall", "1")
     ended = inv(*words, "--line-file", line, *quick, expect=ExitCode.UNREACHABLE)
-    assert "2 sources cannot be had from here" in ended.err
+    assert "2 sources cannot be fetched from here" in ended.err
     for told in (f"{srpm}: timed out", f"{server.url('/t.tar.gz')}: HTTP 404", "http://nowhere.invalid/t.tar.gz: "):
         assert told in ended.err
     assert UNRESOLVED.search(ended.err)
