@@ -22,8 +22,6 @@ from tests.fixtures.commandline import ROOT
 MAKING, INSTALLING = "inv: making ", "inv: installing the locked dependencies"
 NEEDED = ("cmp", "cp", "dirname", "readlink", "flock", "id", "env", "sh")  # all that the launcher may call
 
-pytestmark = pytest.mark.xdist_group("launcher")
-
 
 def copy_checkout(target: Path) -> Path:
     """The files git knows or would add, as they are now."""

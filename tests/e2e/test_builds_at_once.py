@@ -71,7 +71,7 @@ def test_a_run_that_waits_is_stopped_by_ctrl_c_and_does_not_disturb_the_other(sh
             while "another run is at it" not in other.stdout.readline():
                 assert other.poll() is None
             other.send_signal(2)
-            other.communicate(timeout=20)
+            other.communicate(timeout=60)
             assert other.returncode == 130
         let_go(shop)
         said, _ = one.communicate()

@@ -29,7 +29,7 @@ PINNED = ("ipvsadm", "keepalived", "busybox", "iptables")
 DEBIAN_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")
 
-pytestmark = [pytest.mark.xdist_group("lts61"), pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module")

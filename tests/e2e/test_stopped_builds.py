@@ -25,7 +25,7 @@ def test_a_stopped_run_ends_at_once_with_all_it_began_and_the_next_goes_on(numbe
         either.wait_for(lambda: list(either.inv.artifacts.glob("steps/quick/role-packages/[!.]*/meta.json")))
         either.wait_for_the_log("begun")
         child.send_signal(number)
-        said, _ = child.communicate(timeout=20)
+        said, _ = child.communicate(timeout=60)
         assert child.returncode == 128 + number, said
         assert either.left() == {}
     assert "stopped; what was begun goes on with the next run" in said
@@ -90,7 +90,7 @@ def test_an_image_whose_making_was_stopped_is_made_anew(number: int, shop: Works
         shop.wait_for(called.exists)
         shop.wait_for(lambda: list(root.glob("debian12/.new-*/mounted")))
         child.send_signal(number)
-        child.communicate(timeout=20)
+        child.communicate(timeout=60)
     assert shop.left().keys() <= ({"temporary files"} if number == signal.SIGKILL else set())
     assert not list(root.glob("debian12/[!.]*/packages.json")), "under no name that is looked for"
     shop.build("ipvsadm", "--dry-run", **stand_ins)

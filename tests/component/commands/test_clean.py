@@ -291,7 +291,6 @@ def somebody(place: Path) -> Iterator[None]:
 # --- Engines -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xdist_group("dockerd")
 def test_superseded_images_in_an_engine_go_and_those_in_use_stay(inv: Inv, built: Built, tmp_path: Path) -> None:
     current, superseded, used = (f"localhost/lvs-fullnat/debian12:{letter * 16}" for letter in "bac")
     tarball = tmp_path / "image.tar"

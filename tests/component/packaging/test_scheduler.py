@@ -117,7 +117,7 @@ def test_a_mistake_of_ours_is_raised_not_hidden(tmp_path: Path) -> None:
 
 
 def test_steps_run_side_by_side_as_far_as_their_weights_allow(tmp_path: Path) -> None:
-    together = threading.Barrier(2, timeout=10)
+    together = threading.Barrier(2, timeout=60)
     alone = threading.Lock()
 
     def meets(_: Work) -> None:

@@ -20,8 +20,6 @@ from pipeline.sandbox.runtime import Job, Limits, Mount, build_user, give
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.rootfs import busybox_image
 
-pytestmark = pytest.mark.xdist_group("bubblewrap")
-
 
 @contextmanager
 def reachable() -> Iterator[Path]:

@@ -29,8 +29,6 @@ from pipeline.sources import apt
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.rootfs import record
 
-pytestmark = pytest.mark.xdist_group("mmdebstrap")
-
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ARCHIVES = apt.archive_addresses(("bookworm",), "", ())  # the host's own
 RECIPE = DebianRecipe("tiny", ["busybox-static"], ARCHIVES, KEYRING.read_bytes())
@@ -84,7 +82,7 @@ def image(root: Path) -> Image:
             assert time.monotonic() < until and killed.poll() is None
             time.sleep(0.05)
         killed.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while at_work(root) and time.monotonic() < until:
         time.sleep(0.05)
     assert at_work(root) == []

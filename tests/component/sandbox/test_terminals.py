@@ -29,8 +29,8 @@ from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.rootfs import busybox_image, record
 
 RUNTIMES = [
-    pytest.param("bubblewrap", marks=pytest.mark.xdist_group("bubblewrap")),
-    pytest.param("docker", marks=pytest.mark.xdist_group("dockerd")),
+    "bubblewrap",
+    "docker",
 ]
 _WAIT = 20.0  # seconds on a busy machine
 COMMANDS = (seccomp.TIOCSTI, seccomp.TIOCLINUX)

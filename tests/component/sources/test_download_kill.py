@@ -58,14 +58,14 @@ class Runs:
     def killed(self, point: str) -> None:
         """A run that dies at `point`."""
         with self.start(kill=point) as child:
-            _, err = child.communicate(timeout=20)
+            _, err = child.communicate(timeout=60)
         assert child.returncode == -9, err.decode()
         assert_intact(self.store)
 
     def complete(self) -> None:
         """A run that ends well, and leaves the store complete, right and tidy."""
         with self.start() as child:
-            out, err = child.communicate(timeout=20)
+            out, err = child.communicate(timeout=60)
         assert child.returncode == 0, err.decode()
         assert Path(out.decode().strip()) == self.store.path(DIGEST)
         self.check_complete()
@@ -134,7 +134,7 @@ def test_killed_from_outside_at_any_time_the_store_stays_right(runs: Runs) -> No
 def test_two_processes_share_one_download(runs: Runs) -> None:
     with runs.start() as first, runs.start() as second:
         for child in (first, second):
-            _, err = child.communicate(timeout=20)
+            _, err = child.communicate(timeout=60)
             assert child.returncode == 0, err.decode()
     runs.check_complete()
     assert runs.server.count() == 1
@@ -151,7 +151,7 @@ def test_the_one_that_waits_goes_on_when_the_other_is_killed(runs: Runs) -> None
             assert f"is being fetched already, waiting (pid {first.pid}: " in said
             runs.server.at("/f", good(BODY))
             first.kill()
-            _, err = second.communicate(timeout=20)
+            _, err = second.communicate(timeout=60)
             assert second.returncode == 0, err.decode()
     runs.check_complete()
     [_, rest] = runs.server.seen["/f"]
