@@ -177,7 +177,6 @@ def test_a_later_patch_that_undoes_the_proof_is_named(
     assert said in error.what
 
 
-SPREAD = "".join(["int a;\n" * 20, TOA_C, "int b;\n" * 20])
 CALCULATED = "#define BASE 100\n\n\n\n\n\n\n\n\n#define TCPOPT_TOA (BASE * 2)\nint toa(void);\n"
 
 
@@ -202,11 +201,11 @@ def test_a_later_patch_that_changes_the_option_number_is_named(
 
 
 def test_what_encloses_a_hunk_is_seen_once_the_series_is_applied(tmp_path: Path) -> None:
-    """Between `#if 0` and the number are more lines than any hunk of the fix shows."""
-    whole = realserver().replace(plain(TOA, "", TOA_C), plain(TOA, "", SPREAD))
-    fix = plain(TOA, SPREAD, f"#if 0\n{SPREAD}int b;\n#endif\n")
-    assert b"TCPOPT_TOA" not in fix
-    assert "TCP option number unknown" in House(tmp_path, REALSERVER, [("toa", whole), ("fix", fix)]).refusal().what
+    """Between `#if 0` and the number are more lines than any hunk of either patch shows."""
+    fix = plain(FLAG, FLAG_H, f"#if 0\n{FLAG_H}#endif\n")
+    assert b"TCPOPT_ADDR" not in fix
+    error = House(tmp_path, DIRECTOR, [("lvs", director()), ("fix", fix)]).refusal()
+    assert "patch fix: it undoes what lvs established for the director: before it TCP option 200" in error.what
 
 
 def test_a_later_patch_may_put_the_option_number_right(tmp_path: Path) -> None:
