@@ -153,6 +153,9 @@ def _check_roles(data: LineData) -> Iterator[Found]:
         for index, patch in enumerate(role.series):
             if patch not in data.patches:
                 yield ("roles", name.value, "series", index), f"no patch {patch!r}", ", ".join(data.patches) or "none"
+            if patch in role.series[:index]:
+                where = ("roles", name.value, "series", index)
+                yield where, f"the patch {patch!r} is in the series twice", "each patch once"
         if role.series and name not in data.rules:
             yield ("roles", name.value), f"nothing proves the role {name.value}", f"a [rules.{name.value}] table"
 

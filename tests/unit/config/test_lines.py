@@ -291,6 +291,13 @@ CROSS = [  # one key says something of another
     ("base", 'kernel-source = "tar"', 'kernel-source = "tra"', "the key kernel-source names no source", "tar, srpm"),
     ("base", 'signers = ["ours"]', 'signers = ["theirs"]', "no key 'theirs'", "ours"),
     ("base", 'series = ["fix"]', 'series = ["fix", "fox"]', "no patch 'fox'", "fix"),
+    (
+        "base",
+        'series = ["fix"]',
+        'series = ["fix", "fix"]',
+        "the patch 'fix' is in the series twice",
+        "each patch once",
+    ),
     ("base", 'series = ["fix"]', "series = []", "the series of director is wrong", "empty for stock, else not"),
     ("base", "[roles.stock]\n", '[roles.stock]\nseries = ["fix"]\n', "the series of stock is wrong", "empty for stock"),
     ("series", 'source = "tar"', 'source = "rat"', "no source 'rat'", "tar, srpm"),
