@@ -24,7 +24,7 @@ from pipeline.config.settings import TABLE
 
 ROOT = Path(__file__).parents[2]
 PYTHON = sorted([ROOT / "tasks.py", *(ROOT / "pipeline").rglob("*.py"), *(ROOT / "bench").rglob("*.py")])
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")} - {ROOT / "CHANGELOG.md"})  # it names what went
 DATA = sorted(
     [ROOT / "inv", ROOT / "pyproject.toml"]
     + [

@@ -207,7 +207,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda p: (p / "meta.json").write_text((p / "meta.json").read_text().replace("never run", "always run")),
         "its record is damaged: its seal does not match its content",
     ),
-    "record, deep": (lambda p: (p / "meta.json").write_text("[" * 99_999), "its record is damaged: it is no JSON"),
+    "record, deep": (lambda p: (p / "meta.json").write_text("[" * 99_999), "its record is damaged: not a JSON"),
     "record, gone": (lambda p: (p / "meta.json").unlink(), "its record is damaged: it is missing"),
     "record, a pipe": (
         lambda p: piped(p / "meta.json"),
