@@ -141,6 +141,13 @@ def run(
     return result
 
 
+def pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    """Return our end of a program's pipe. Raises `ValueError` for a stream that was not started as one."""
+    if stream is None:
+        raise ValueError("a program was started without this pipe")
+    return stream
+
+
 class _TooMuch(Exception):
     """A program that prints more than the limit."""
 
@@ -150,12 +157,12 @@ def _outputs(child: subprocess.Popen[bytes], stdin: bytes, timeout: float | None
 
     Raises `_TooMuch`, and `subprocess.TimeoutExpired`.
     """
-    assert child.stdout is not None and child.stderr is not None
     deadline = None if timeout is None else time.monotonic() + timeout
-    outputs = {child.stdout: bytearray(), child.stderr: bytearray()}
+    out, err = pipe(child.stdout), pipe(child.stderr)
+    outputs = {out: bytearray(), err: bytearray()}
     with selectors.DefaultSelector() as selector:
-        for pipe in outputs:
-            selector.register(pipe, selectors.EVENT_READ)
+        for stream in outputs:
+            selector.register(stream, selectors.EVENT_READ)
         if child.stdin is not None:
             os.set_blocking(child.stdin.fileno(), False)
             selector.register(child.stdin, selectors.EVENT_WRITE)
@@ -176,7 +183,7 @@ def _outputs(child: subprocess.Popen[bytes], stdin: bytes, timeout: float | None
                 if len(output) > most:
                     raise _TooMuch
     child.wait(_left(child, deadline))
-    return bytes(outputs[child.stdout]), bytes(outputs[child.stderr])
+    return bytes(outputs[out]), bytes(outputs[err])
 
 
 def _left(child: subprocess.Popen[bytes], deadline: float | None) -> float | None:

@@ -59,10 +59,8 @@ def source(name: str) -> str:
     """Return the template's source, for digests. Raises `PipelineError` when there is none."""
     from jinja2 import TemplateNotFound
 
-    environment = _environment(_kind(name))
-    assert environment.loader is not None
     try:
-        return environment.loader.get_source(environment, name)[0]
+        return _loader(None).get_source(_environment(_kind(name)), name)[0]
     except TemplateNotFound:
         raise PipelineError(f"template {name}: not found", where=str(resources.data_root())) from None
 
@@ -73,18 +71,23 @@ def _kind(name: str) -> str:
     return made if made in ("html", "spec") else "lines"
 
 
-@cache
-def _environment(kind: str, own: OwnSpecs | None = None) -> Environment:
-    from jinja2 import ChoiceLoader, Environment, FileSystemLoader, FunctionLoader, PrefixLoader, StrictUndefined
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _loader(own: OwnSpecs | None) -> BaseLoader:
+    from jinja2 import ChoiceLoader, FileSystemLoader, FunctionLoader, PrefixLoader
 
     specs: BaseLoader = FileSystemLoader(resources.specs_dir())
     if own is not None:
         specs = ChoiceLoader([PrefixLoader({own.name: FunctionLoader(_reader(own.root / own.name))}), specs])
-    loaders = {"specs": specs, "containers": FileSystemLoader(resources.containers_dir())}
+    return PrefixLoader({"specs": specs, "containers": FileSystemLoader(resources.containers_dir())})
+
+
+@cache
+def _environment(kind: str, own: OwnSpecs | None = None) -> Environment:
+    from jinja2 import Environment, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
     made = Environment if own is None else ImmutableSandboxedEnvironment
     return made(
-        loader=PrefixLoader(loaders),
+        loader=_loader(own),
         undefined=StrictUndefined,
         finalize=_given if kind == "html" else partial(_value, kind),
         autoescape=kind == "html",

@@ -85,8 +85,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 @contextlib.contextmanager
 def _rpm_payload(rpm: IO[bytes], errors: IO[bytes]) -> Iterator[IO[bytes]]:
     with process.start(["rpm2archive", "-"], stdin=rpm, stderr=errors) as child:
-        assert child.stdout is not None
-        yield child.stdout
+        yield process.pipe(child.stdout)
 
 
 @contextlib.contextmanager
@@ -291,10 +290,9 @@ def _write(item: Item, path: Path, destination: Path, name: str) -> None:
 
 def _chunks(item: Item) -> Iterator[bytes]:
     """Yield the content of a file in pieces."""
-    assert item.data is not None
     left = item.size
     while left:
-        piece = item.data.read(min(CHUNK, left))
+        piece = item.data.read(min(CHUNK, left)) if item.data is not None else b""
         if not piece:
             raise EOFError("a member ends early")
         left -= len(piece)

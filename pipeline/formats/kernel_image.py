@@ -84,8 +84,8 @@ def _image_of(tar: tarfile.TarFile) -> tuple[str, bytes]:
         if member.size > IMAGE_LIMIT:
             raise Refused(f"{member.name} is larger than {IMAGE_LIMIT} bytes")
         content = tar.extractfile(member)
-        assert content is not None  # a regular file has content
-        return found[1], content.read()
+        if content is not None:  # a regular file has content
+            return found[1], content.read()
     raise Refused("there is no boot/vmlinuz-* in the package")
 
 
@@ -98,8 +98,7 @@ def _data_tar(package: Path) -> Iterator[IO[bytes]]:
         return
     # its complaint about our closing the pipe early is no news; an empty stream says the rest
     with process.start(["dpkg-deb", "--fsys-tarfile", package], stderr=subprocess.DEVNULL) as child:
-        assert child.stdout is not None
-        yield cast(IO[bytes], _Bounded(child.stdout))
+        yield cast(IO[bytes], _Bounded(process.pipe(child.stdout)))
 
 
 def _open_data(package: IO[bytes]) -> IO[bytes]:

@@ -315,12 +315,12 @@ def probe_initramfs() -> bytes:
 
 def _watch(child: subprocess.Popen[bytes], deadline: float) -> BootOutput:
     """Read both outputs until the marker, the child's end, or `deadline` (monotonic seconds)."""
-    assert child.stdout is not None and child.stderr is not None
-    kept = {child.stdout: b"", child.stderr: b""}
+    console, errors = process.pipe(child.stdout), process.pipe(child.stderr)
+    kept = {console: b"", errors: b""}
     with selectors.DefaultSelector() as selector:
         for stream in kept:
             selector.register(stream, selectors.EVENT_READ)
-        while MARKER not in kept[child.stdout] and selector.get_map():
+        while MARKER not in kept[console] and selector.get_map():
             left = deadline - time.monotonic()
             if left <= 0:
                 break
@@ -334,10 +334,10 @@ def _watch(child: subprocess.Popen[bytes], deadline: float) -> BootOutput:
             if not ready and child.poll() is not None:
                 break  # a grandchild may hold the pipes open for ever
     status = child.poll()
-    if status is None and MARKER not in kept[child.stdout]:
+    if status is None and MARKER not in kept[console]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = child.wait(timeout=max(0.0, deadline - time.monotonic()))
-    return BootOutput(kept[child.stdout], kept[child.stderr], status)
+    return BootOutput(kept[console], kept[errors], status)
 
 
 def _signal(number: int) -> str:

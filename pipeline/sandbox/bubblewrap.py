@@ -63,8 +63,8 @@ class Bubblewrap:
         self._ready(job)
         if not os.isatty(0):
             with self._started(job, stdin=subprocess.PIPE) as (child, _):
-                assert child.stdin is not None and child.stdout is not None
-                pipes = attached.Pipes(child.stdout.fileno(), child.stdin.fileno(), child.stdin.close)
+                stdin, stdout = process.pipe(child.stdin), process.pipe(child.stdout)
+                pipes = attached.Pipes(stdout.fileno(), stdin.fileno(), stdin.close)
                 attached.converse(pipes, lambda: None, None)
                 return supervisor.status_of(child.wait())
         with attached.terminal() as (ours, theirs), self._started(job, terminal=theirs) as (child, kill):
@@ -150,8 +150,7 @@ class Bubblewrap:
 
     def _run(self, job: Job) -> Ended:
         with self._started(job) as (child, kill):
-            assert child.stdout is not None
-            pipe = child.stdout.fileno()
+            pipe = process.pipe(child.stdout).fileno()
             os.set_blocking(pipe, False)
             reason = watchdog.follow(job, pipe, lambda: _read(pipe))
             if reason is not End.EXIT:

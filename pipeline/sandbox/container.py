@@ -364,8 +364,8 @@ def _packed(rootfs: Path) -> Iterator[bytes]:
     """The image's tree as a tar file, everything root's; breaks off, so that nothing is imported, when tar fails."""
     words = ["tar", "--create", "--numeric-owner", "--owner=0", "--group=0", f"--directory={rootfs}", "."]
     with process.start(words, stderr=None) as tar:
-        assert tar.stdout is not None
-        while data := tar.stdout.read(1 << 18):
+        output = process.pipe(tar.stdout)
+        while data := output.read(1 << 18):
             yield data
         if tar.wait():
             raise HostLacks("the image could not be read", where=str(rootfs), hint=process.reproducer(words))

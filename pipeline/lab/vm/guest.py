@@ -121,9 +121,8 @@ class Guest:
 
         One whose program is not there has status 127. One that does not end in time is ended, and never accepted.
         """
-        ended = self._run(argv, stdin, timeout, accept)
-        assert ended.status is not None
-        return Ran(tuple(argv), ended.status, _text(ended.out), ended.refused or _text(ended.err))
+        ended, status = self._run(argv, stdin, timeout, accept)
+        return Ran(tuple(argv), status, _text(ended.out), ended.refused or _text(ended.err))
 
     def start(self, *argv: str) -> int:
         """Starts a command that goes on; its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
@@ -144,7 +143,7 @@ class Guest:
 
     def get(self, path: str) -> bytes:
         """Reads a file of the guest."""
-        return self._run((PROGRAM, "read", path), b"", READING).out
+        return self._run((PROGRAM, "read", path), b"", READING)[0].out
 
     def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
         """A shell, or `argv`, at a terminal in the guest for a person; its exit status.
@@ -169,7 +168,10 @@ class Guest:
 
     # --- Errors ----------------------------------------------------------------------------------------
 
-    def _run(self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)) -> Ended:
+    def _run(
+        self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)
+    ) -> tuple[Ended, int]:
+        """How a command ended, and its exit status, which is accepted."""
         with self._whole():
             ended = self._open_channel().run(argv, stdin, timeout)
         if ended.flooded:
@@ -182,7 +184,7 @@ class Guest:
             what = f"ended with exit status {ended.status}"
         if ended.status is None or ended.status not in accept:
             raise CommandFailed(self.name, argv, ended.status, _text(ended.out), _text(ended.err), what)
-        return ended
+        return ended, ended.status
 
     def _open_channel(self) -> Channel:
         if self.removed or self._channel is None:

@@ -111,10 +111,10 @@ class Lab:
         words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
         child = self._running.enter_context(process.start(words))
         segment = self.segments[name] = Segment(name, path, capture, child)
-        assert child.stdout is not None
-        if not select.select([child.stdout], [], [], _SWITCH)[0]:
+        said = process.pipe(child.stdout)
+        if not select.select([said], [], [], _SWITCH)[0]:
             raise NetworkFailed(f"segment {name}: its switch did not begin within {_SWITCH:g} s ({load()})")
-        if child.stdout.readline() != b"ready\n":
+        if said.readline() != b"ready\n":
             child.wait()
             segment.look()
 
