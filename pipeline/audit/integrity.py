@@ -105,8 +105,8 @@ def _snapshots(artifacts: Path, line: str) -> Found:
             except Refused as error:
                 yield path, ": ".join(filter(None, (error.what, error.why)))
                 continue
-            if (document["id"], path.is_symlink()) != (path.name, False):
-                yield path, f"it is the snapshot {document['id']}"
+            if (document.id, path.is_symlink()) != (path.name, False):
+                yield path, f"it is the snapshot {document.id}"
         latest = place / "latest"
         if not latest.is_symlink() or latest.resolve() not in [path.resolve() for path in found]:
             yield latest, "it leads to no snapshot of this directory"

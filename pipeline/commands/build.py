@@ -293,7 +293,7 @@ class BuildCommand:
         """The line's directory in the repository."""
         from pipeline.publish.snapshot_contents import directory_of
 
-        return directory_of({"line": self.line.name, "small": self.small})
+        return directory_of(self.line.name, small=self.small)
 
     def _look(self) -> None:
         """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""

@@ -59,7 +59,7 @@ class LabCommand:
     @property
     def latest(self) -> Path:
         """The link to the line's newest snapshot."""
-        name = directory_of({"line": self.line.name, "small": self.job.small})
+        name = directory_of(self.line.name, small=self.job.small)
         return self.context.settings.artifacts / "repo" / name / "latest"
 
     @property
@@ -121,13 +121,13 @@ class LabCommand:
         settings, snapshot = self.context.settings, built.get("snapshot")
         if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
             return {}
-        what = {
-            "line": self.line.label,
-            "snapshot": snapshot["id"],
-            "guests": built["steps"].get(guest_userland.STEP, {}).get("key", ""),
-            "scenarios": {name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
-            "code": _code(),
-        }
+        what = passed.Subject(
+            line=self.line.label,
+            snapshot=snapshot["id"],
+            guests=built["steps"].get(guest_userland.STEP, {}).get("key", ""),
+            scenarios={name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
+            code=_code(),
+        )
         page = self._passed_before(what)
         reused = page is not None
         if reused:
@@ -139,7 +139,7 @@ class LabCommand:
             fs.point(self.reports / passed.LINK, work.name)
         return {"lab": {"report": str(page), "reused": reused}}
 
-    def _passed_before(self, what: Mapping[str, Any]) -> Path | None:
+    def _passed_before(self, what: passed.Subject) -> Path | None:
         """The page of a run of `what` that passed, if its record and its report are those of that run."""
         place = self.reports / passed.LINK
         if not os.path.lexists(place):
@@ -148,7 +148,7 @@ class LabCommand:
         if problems:
             self.context.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
             return None
-        return place / report.PAGE if {name: known.get(name) for name in what} == what else None
+        return place / report.PAGE if known == what else None
 
     def _bench(self, *, keep: bool) -> runner.Bench:
         from pipeline.host import kvm, programs
@@ -291,13 +291,13 @@ def opened(path: Path, fingerprint: str) -> Repository:
 
     document = verify.verify_snapshot(path, fingerprint)
     found: dict[str, dict[str, Package]] = {}
-    for name, members in document["sets"].items():
+    for name, members in document.sets.items():
         headers = {file: rpm_header.read(path / name / file) for file in members}
         found[name] = {
             header.name: Package(
                 path / name / file,
                 header.nevra,
-                document["packages"][file]["sha256"],
+                document.packages[file].sha256,
                 f"{header.header.text(rpm_header.Tag.VERSION)}-{header.header.text(rpm_header.Tag.RELEASE)}",
             )
             for file, header in headers.items()

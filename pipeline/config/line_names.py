@@ -5,17 +5,25 @@ The project's own names are kept by `line_loader`; this is for two files of othe
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import line_loader
 from pipeline.config.line_model import Line
-from pipeline.core import disk_space
+from pipeline.core import disk_space, documents
 from pipeline.core.fs import read_limited, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, UsageError
 
 _LARGEST = 1 << 16  # bytes of a record
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The document of a name: the full path of the line file that has it, and the SHA-256 of its content."""
+
+    file: str
+    sha256: str
 
 
 def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
@@ -27,34 +35,31 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     if line.name in line_loader.names():
         return
     file = line.files[0].resolve()
-    own = {"file": str(file), "sha256": sha256_of(file)}
+    own = Owner(str(file), sha256_of(file))
     record = artifacts / "lines" / f"{line.name}.json"
     if not write and not record.exists():
         return
     try:
         with locked(record.with_suffix(".lock")):
             recorded = _read(record)
-            if recorded and not any(recorded.get(key) == value for key, value in own.items()):
+            if recorded and recorded.file != own.file and recorded.sha256 != own.sha256:
                 raise UsageError(
-                    f"line name {line.name}: used by another line file; expected {recorded.get('file')}, got {file}",
+                    f"line name {line.name}: used by another line file; expected {recorded.file}, got {file}",
                     where=str(record),
                     why="both files would share steps, evidence and repository; if the other file is"
                     f" given up for good, remove {record}",
                     hint=f'change name = "{line.name}" in {file}, or add --artifacts DIR for a place of its own',
                 )
-            owns = recorded.get("file") == own["file"] or not Path(recorded.get("file", "")).is_file()
+            owns = recorded is None or recorded.file == own.file or not Path(recorded.file).is_file()
             if write and recorded != own and owns:
-                write_atomic(record, json.dumps(own) + "\n")
+                write_atomic(record, documents.text(own))
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
         raise disk_space.of_host(error, artifacts) or other from None
 
 
-def _read(record: Path) -> dict[str, str]:
+def _read(record: Path) -> Owner | None:
     try:
-        document = json.loads(read_limited(record, _LARGEST))
+        return documents.parse(Owner, read_limited(record, _LARGEST))
     except (FileNotFoundError, ValueError):  # or damaged, which is no answer
-        return {}
-    return (
-        {key: value for key, value in document.items() if isinstance(value, str)} if isinstance(document, dict) else {}
-    )
+        return None

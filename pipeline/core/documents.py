@@ -1,24 +1,29 @@
-"""Read documents that this program wrote, and report damaged ones by name, problem and remedy.
+"""Read and write documents that this program wrote: one frozen dataclass each, validated field by field when read.
 
-Whoever can go on without a document reads it for themselves; this is for those who cannot.
+`read` is for those who cannot go on without one: it says of a damaged document which it is, what is wrong, and what to
+do. Whoever can go on without takes `parse` or `unsealed`, which raise `ValueError`. What the fields may be is in
+`pipeline.core.decoder`; what a seal is worth in `pipeline.core.manifest`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.core import decoder, manifest
+from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited
 from pipeline.errors import Refused
 
 MOST = 64 << 20  # bytes of a document; the largest, the record of an image, has 2 MiB
+T = TypeVar("T")
 
 
-def read_text(path: Path, *, hint: str) -> str:
+def read_text(path: Path, *, hint: str, most: int = MOST) -> str:
     """Return the text of a file. Raises `Refused` for one missing, unreadable or not UTF-8; `hint` is the remedy."""
     try:
-        return read_limited(path, MOST).decode()
+        return read_limited(path, most).decode()
     except FileNotFoundError:
         raise Refused(
             f"{path.name}: missing; expected the document of an earlier run", where=str(path), hint=hint
@@ -29,20 +34,41 @@ def read_text(path: Path, *, hint: str) -> str:
         raise damaged(path, "text in UTF-8", f"byte {error.object[error.start]:#04x} at {error.start}", hint) from None
 
 
-def read_json(path: Path, *names: str, hint: str) -> dict[str, Any]:
-    """Return the JSON object of a file with the keys `names`. Raises `Refused` as `read_text` does."""
-    text = read_text(path, hint=hint)
+def read(path: Path, kind: type[T], *, hint: str, most: int = MOST) -> T:
+    """Read the document of a file of at most `most` bytes. Raises `Refused` as `read_text` does."""
+    text = read_text(path, hint=hint, most=most)
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse(kind, text)
+    except Mismatch as error:
+        raise damaged(path, error.wanted.removeprefix("expected "), error.got, hint) from None
+    except ValueError as error:
         raise damaged(path, "a JSON object", f"{len(text)} characters: {error}", hint) from None
-    if not isinstance(document, dict):
-        raise damaged(path, "a JSON object", f"one of {type(document).__name__}", hint)
-    if missing := [name for name in names if name not in document]:
-        raise damaged(path, f"`{'`, `'.join(names)}` in it", f"none of `{'`, `'.join(missing)}`", hint)
-    return document
+
+
+def parse(kind: type[T], text: str | bytes) -> T:
+    """Read a document out of JSON text. Raises `ValueError`, for another shape `Mismatch`."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+    return decoder.decode(kind, value)
+
+
+def text(document: Any) -> str:
+    """Write a document as JSON text."""
+    return json.dumps(decoder.encode(document), indent=1) + "\n"
+
+
+def sealed(document: Any) -> str:
+    """Write a document as JSON text that bears the digest of its content."""
+    return manifest.sealed(decoder.encode(document))
+
+
+def unsealed(kind: type[T], text: str | bytes) -> T:
+    """Read what `sealed` returned. Raises `ValueError` for anything else, for another shape `Mismatch`."""
+    return decoder.decode(kind, manifest.unsealed(text))
 
 
 def damaged(path: Path, expected: str, got: str, hint: str) -> Refused:
-    """Return the error of a document with other content than expected."""
+    """Return the error of a document that says something else than it must."""
     return Refused(f"{path.name}: damaged; expected {expected}, got {got}", where=str(path), hint=hint)

@@ -54,6 +54,19 @@ class Entry:
     content: str = ""
     stamp: _Stamp = (0, 0, 0, 0)
 
+    def to_json(self) -> list[str | int]:
+        """Return the entry as the row that documents store."""
+        return [self.kind.value, self.mode, self.content, *self.stamp]
+
+    @classmethod
+    def from_json(cls, row: object) -> Entry:
+        """Read a row that `to_json` returned. Raises `ValueError` for anything else."""
+        if not isinstance(row, list) or len(row) != 7 or not isinstance(row[2], str):
+            raise ValueError("a manifest's row of seven values")
+        if not all(type(number) is int for number in (row[1], *row[3:])):
+            raise ValueError("a manifest's row with numbers")
+        return cls(Kind(row[0]), row[1], row[2], (row[3], row[4], row[5], row[6]))
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -122,24 +135,16 @@ def compare(root: Path, manifest: Manifest, *, content: bool = False) -> Compari
     return Comparison(tuple(differences), current, moved)
 
 
-def to_rows(manifest: Manifest) -> dict[str, list[Any]]:
+def to_rows(manifest: Manifest) -> dict[str, list[str | int]]:
     """Return the manifest in the form that documents store."""
-    return {path: [e.kind.value, e.mode, e.content, *e.stamp] for path, e in sorted(manifest.items())}
+    return {path: entry.to_json() for path, entry in sorted(manifest.items())}
 
 
 def from_rows(rows: object) -> dict[str, Entry]:
     """Read the rows that `to_rows` returned. Raises `ValueError` for anything else."""
     if not isinstance(rows, dict):
         raise ValueError("a manifest is a table of paths")
-    found = {}
-    for path, row in rows.items():
-        if not isinstance(row, list) or len(row) != 7 or not isinstance(row[2], str):
-            raise ValueError(f"the manifest's row of {path!a} has another shape")
-        numbers = [row[1], *row[3:]]
-        if not all(type(number) is int for number in numbers):
-            raise ValueError(f"the manifest's row of {path!a} holds something else than numbers")
-        found[path] = Entry(Kind(row[0]), row[1], row[2], (row[3], row[4], row[5], row[6]))
-    return found
+    return {path: Entry.from_json(row) for path, row in rows.items()}
 
 
 def sealed(document: Mapping[str, Any]) -> str:

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Final, Literal, TypeVar, cast
 
-from pipeline.core import fs, manifest, neutral, process
+from pipeline.core import documents, fs, manifest, neutral, process
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError
 from pipeline.formats import cpio, kernel_image, static_program
@@ -36,8 +36,9 @@ TAIL, LINE = 12, 200  # lines kept of the console and of QEMU's own messages, an
 _DEATH = re.compile(r"Kernel panic|Oops:|BUG:")  # more telling than the last line, which ends a trace
 _KEPT = 64 << 10  # bytes kept of each output while waiting
 _POLL = 0.2  # seconds between looks at whether QEMU is still there
-_VERSION = 1  # of the memory file
+_VERSION: Final = 2  # of the memory file
 _UNPACKED = "kernel.json"  # says which kernel was unpacked here
+T = TypeVar("T")
 
 
 class Cause(StrEnum):
@@ -90,6 +91,38 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Key:
+    """The inputs of a verdict. `kernel` is its SHA-256; None where the verdict is valid for every kernel."""
+
+    boot_id: str
+    qemu: str
+    accel: str
+    kernel: str | None = None
+
+    def agrees(self, other: Key) -> bool:
+        """Whether a verdict of these inputs is one of the others too."""
+        same = (self.boot_id, self.qemu, self.accel) == (other.boot_id, other.qemu, other.accel)
+        return same and (None in (self.kernel, other.kernel) or self.kernel == other.kernel)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The document of a cached verdict."""
+
+    version: Literal[2]
+    key: Key
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """The document of an unpacked kernel: its file beside the document, and its SHA-256."""
+
+    image: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Probe:
     """One kind of probe: QEMU program, accelerator, and directory of the cached result.
 
@@ -139,7 +172,7 @@ class Probe:
                 return known  # found with a kernel that is gone, which makes it no less true
             what = error.what.splitlines()[0] + (f" ({error.where})" if error.where else "")
             return Verdict(False, Cause.NOT_PROBED, f"not probed: {what}", remedy=error.hint)
-        key["kernel"] = fs.sha256_of(kernel)
+        key = dataclasses.replace(key, kernel=fs.sha256_of(kernel))
         if known := self._recall(key):
             return known
         verdict = self._boot(kernel)
@@ -182,27 +215,24 @@ class Probe:
                 hint="sudo chmod a+r /boot/vmlinuz-* where there is one; else: ./inv doctor --kernel IMAGE",
             )
         image = kernel_image.kernel_from_deb(package, self.directory)
-        made = {"image": image.name, "sha256": manifest.sha256_at(image)[0]}
-        fs.write_atomic(self.directory / _UNPACKED, manifest.sealed(made))
+        made = Unpacked(image.name, manifest.sha256_at(image)[0])
+        fs.write_atomic(self.directory / _UNPACKED, documents.sealed(made))
         return image
 
     def _unpacked(self) -> Path | None:
         """Return the kernel unpacked before, if still the same."""
         try:
-            known = self._sealed(self.directory / _UNPACKED)
-            image = self.directory / Path(str(known["image"])).name
-            return image if manifest.sha256_at(image)[0] == known["sha256"] else None
-        except (OSError, ValueError, KeyError):
+            known = _sealed(Unpacked, self.directory / _UNPACKED)
+            image = self.directory / Path(known.image).name
+            return image if manifest.sha256_at(image)[0] == known.sha256 else None
+        except (OSError, ValueError):
             return None
-
-    def _sealed(self, path: Path) -> dict[str, Any]:
-        return manifest.unsealed(manifest.text_at(path))
 
     def problems(self) -> Iterator[tuple[Path, str]]:
         """Read every cached file and yield each change: its path and a text."""
-        for path in (self.memory, self.directory / _UNPACKED):
+        for path, kind in ((self.memory, Answer), (self.directory / _UNPACKED, Unpacked)):
             try:
-                self._sealed(path)
+                _sealed(kind, path)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
@@ -210,14 +240,10 @@ class Probe:
         if (self.directory / _UNPACKED).exists() and self._unpacked() is None:
             yield self.directory / _UNPACKED, "the kernel that it names is not the one that was unpacked"
 
-    def _key(self) -> dict[str, str]:
+    def _key(self) -> Key:
         """Return everything but the kernel that the result depends on."""
         version = process.run([self._program(), "--version"], timeout=10).text.splitlines()
-        return {
-            "boot_id": self.boot_id.read_text().strip(),
-            "qemu": version[0] if version else "",
-            "accel": self.accel,
-        }
+        return Key(self.boot_id.read_text().strip(), version[0] if version else "", self.accel)
 
     def _program(self) -> str:
         """Return QEMU's path. Raises `HostLacks`."""
@@ -226,20 +252,17 @@ class Probe:
         lacking = [program for program in programs.TABLE if program.command == "qemu-system-x86_64"]
         raise HostLacks(f"the program {self.qemu} is not installed", hint=programs.advice(lacking))
 
-    def _recall(self, key: dict[str, str]) -> Verdict | None:
+    def _recall(self, key: Key) -> Verdict | None:
         """Return the cached verdict if its key matches; one without a kernel is valid for every kernel."""
         try:
-            known = self._sealed(self.memory)
-            if known["version"] != _VERSION:
-                return None
-            matches = all(known["key"][name] == key[name] for name in key if name in known["key"] or name != "kernel")
-            return _verdict_of(known["verdict"]) if matches else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            known = _sealed(Answer, self.memory)
+        except (OSError, ValueError):
             return None  # not there, or not ours: ask again
 
-    def _remember(self, key: dict[str, str], verdict: Verdict) -> None:
-        record = {"version": _VERSION, "key": key, "verdict": dataclasses.asdict(verdict)}
-        fs.write_atomic(self.memory, manifest.sealed(record))
+        return known.verdict if known.key.agrees(key) else None
+
+    def _remember(self, key: Key, verdict: Verdict) -> None:
+        fs.write_atomic(self.memory, documents.sealed(Answer(_VERSION, key, verdict)))
 
     def _boot(self, kernel: Path) -> Verdict:
         initramfs = self.directory / "probe.cpio"
@@ -340,6 +363,10 @@ def _watch(child: subprocess.Popen[bytes], deadline: float) -> BootOutput:
     return BootOutput(kept[console], kept[errors], status)
 
 
+def _sealed(kind: type[T], path: Path) -> T:
+    return documents.unsealed(kind, manifest.text_at(path))
+
+
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -351,11 +378,3 @@ def _lines(output: bytes) -> list[str]:
     """Return the text's lines that are not empty, neutral."""
     lines = neutral.text(output.decode(errors="backslashreplace")).split("\n")
     return [line.strip()[:LINE] for line in lines if line.strip()]
-
-
-def _verdict_of(record: dict[str, Any]) -> Verdict:
-    """Return a verdict from its JSON form. Raises `TypeError`, `KeyError` or `ValueError` for any other."""
-    texts = {name: tuple(str(line) for line in record[name]) for name in ("console", "errors")}
-    if not isinstance(record["usable"], bool):
-        raise TypeError(record["usable"])
-    return Verdict(**{**record, "cause": Cause(record["cause"]), **texts})

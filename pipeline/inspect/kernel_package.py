@@ -6,10 +6,9 @@ as depmod(8) does, so that no program of the host is needed. Must not know what 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -41,6 +40,16 @@ class Module:
     path: str
     depends: tuple[str, ...]
     aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """The document of a kernel package taken apart; fields as in `Kernel`."""
+
+    uname: str
+    config: Mapping[str, str]
+    modules: Mapping[str, Module]
+    builtin: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -198,13 +207,13 @@ def _unpack(package: Path, into: Path) -> None:
     uname = found.uname(package)
     kernel_files.banner(found.image, rpmbuild.package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
     (into / IMAGE).write_bytes(found.image)
-    index = {
-        "uname": uname,
-        "config": kconfig.values(found.config),
-        "modules": {name: asdict(found.modules[name]) for name in sorted(found.modules)},
-        "builtin": sorted({normal(Path(row).stem) for row in found.builtin.split()}),
-    }
-    (into / INDEX).write_text(json.dumps(index) + "\n")
+    index = Index(
+        uname=uname,
+        config=kconfig.values(found.config),
+        modules={name: found.modules[name] for name in sorted(found.modules)},
+        builtin=frozenset(normal(Path(row).stem) for row in found.builtin.split()),
+    )
+    (into / INDEX).write_text(documents.text(index))
 
 
 def _module(path: str, data: bytes) -> Module:
@@ -217,10 +226,5 @@ def _module(path: str, data: bytes) -> Module:
 
 def _read(place: Path) -> Kernel:
     hint = "./inv clean guests, then run the same command again: it makes them anew"
-    index = documents.read_json(place / INDEX, "uname", "config", "modules", "builtin", hint=hint)
-    try:
-        rows = index["modules"].items()
-        modules = {name: Module(row["path"], tuple(row["depends"]), tuple(row["aliases"])) for name, row in rows}
-        return Kernel(place, index["uname"], index["config"], modules, frozenset(index["builtin"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise documents.damaged(place / INDEX, "modules by name", repr(error), hint) from None
+    index = documents.read(place / INDEX, Index, hint=hint)
+    return Kernel(place, index.uname, index.config, index.modules, index.builtin)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import Refused
+from pipeline.publish.snapshot_contents import Document
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Repository:
     """A verified snapshot. `sets`: for each role its packages by name."""
 
     path: Path
-    document: Mapping[str, Any]
+    document: Document
     sets: Mapping[str, Mapping[str, Package]]
 
     @property
     def id(self) -> str:
         """The snapshot's."""
-        return str(self.document["id"])
+        return self.document.id
 
     @property
     def fingerprint(self) -> str:
         """Of the key that signed it."""
-        return str(self.document["key"]["fingerprint"])
+        return self.document.key.fingerprint
 
     @property
     def roles(self) -> tuple[str, ...]:

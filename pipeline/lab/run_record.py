@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.core import fs, manifest
-from pipeline.core.documents import MOST
+from pipeline.core import documents, fs, manifest
 from pipeline.lab.report import page, results
 
 LINK = "passed"  # among the runs of a line: leads to the last whole one that passed
@@ -18,20 +17,39 @@ REPORT = "report.json"
 _WRITTEN = (REPORT, page.PAGE)
 
 
-def record(work: Path, what: Mapping[str, Any], found: results.Report) -> None:
+@dataclass(frozen=True)
+class Subject:
+    """What a run of the lab was a run of; `guests` is the key of their userland, `code` the digest of the lab's."""
+
+    line: str
+    snapshot: str
+    guests: str
+    scenarios: Mapping[str, object]
+    code: str
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The record of a run that passed. `states` by scenario, `written`: the SHA-256 of each file."""
+
+    what: Subject
+    states: Mapping[str, results.State]
+    written: Mapping[str, str]
+
+
+def record(work: Path, what: Subject, found: results.Report) -> None:
     """Record that the run whose results are in `work` passed, and `what` it was a run of."""
     written = {name: fs.sha256_of(work / name) for name in _WRITTEN}
-    states = {scenario.name: scenario.state.value for scenario in found.scenarios}
-    fs.write_atomic(work / RECORD, manifest.sealed({"what": what, "states": states, "written": written}))
+    states = {scenario.name: scenario.state for scenario in found.scenarios}
+    fs.write_atomic(work / RECORD, documents.sealed(Passed(what, states, written)))
 
 
-def recorded(place: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+def recorded(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
     """Return what the run in `place` was a run of, and what of its files is not as recorded: name and text."""
     try:
-        known = manifest.unsealed(manifest.text_at(place / RECORD))
-        what, written, states = dict(known["what"]), dict(known["written"]), dict(known["states"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return {}, [(RECORD, f"no record of a run that passed: {error}")]
+        known = documents.unsealed(Passed, manifest.text_at(place / RECORD))
+    except (OSError, ValueError) as error:
+        return None, [(RECORD, f"no record of a run that passed: {error}")]
     problems = []
     for name in _WRITTEN:
         try:
@@ -39,21 +57,21 @@ def recorded(place: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         except (OSError, ValueError) as error:
             problems.append((name, str(error)))
             continue
-        if actual != written.get(name):
-            problems.append((name, f"SHA-256 {actual}; expected {written.get(name)}"))
-    if not problems and not _is_of(place / REPORT, what, states):
+        if actual != known.written.get(name):
+            problems.append((name, f"SHA-256 {actual}; expected {known.written.get(name)}"))
+    if not problems and not _is_of(place / REPORT, known):
         problems.append((REPORT, "the report of a run that did not pass, or of another snapshot"))
-    return what, problems
+    return known.what, problems
 
 
-def _is_of(file: Path, what: Mapping[str, Any], states: Mapping[str, str]) -> bool:
+def _is_of(file: Path, known: Passed) -> bool:
     """Whether the report tells of a run that passed, of this snapshot and with these ends of its scenarios."""
     try:
-        found = results.Report.model_validate_json(fs.read_limited(file, MOST))
+        found = results.Report.model_validate_json(fs.read_limited(file, documents.MOST))
     except (ValidationError, OSError):
         return False
-    ends = {scenario.name: scenario.state.value for scenario in found.scenarios}
-    return found.passed and found.snapshot == what.get("snapshot") and ends == states
+    ends = {scenario.name: scenario.state for scenario in found.scenarios}
+    return found.passed and found.snapshot == known.what.snapshot and ends == known.states
 
 
 def verified(artifacts: Path) -> Iterator[tuple[Path, str]]:

@@ -7,20 +7,19 @@ network, no engine, and changes nothing.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.core import neutral
-from pipeline.core.documents import MOST
+from pipeline.core import documents, neutral
 from pipeline.core.fs import read_limited
 from pipeline.core.locks import is_held
 from pipeline.packaging import ccache, step_record
 from pipeline.packaging.scheduler import DAMAGED, LOCK
 from pipeline.packaging.step_record import Damaged, Phase, Record
+from pipeline.sandbox.images import PackageList
 
 _OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
 SECOND = "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.commands.build.AGAIN`)
@@ -182,8 +181,8 @@ def requests(place: Path) -> list[Path]:
 def package_count(listed: Path) -> int:
     """How many packages an image's list names; 0 when it cannot be read."""
     try:
-        return len(json.loads(read_limited(listed, MOST))["packages"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return len(documents.parse(PackageList, read_limited(listed, documents.MOST)).packages)
+    except (OSError, ValueError):
         return 0
 
 

@@ -5,15 +5,13 @@ Must not know what is built: a recipe fills the directories and explains its own
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import disk_space as room
-from pipeline.core import documents, manifest, neutral
+from pipeline.core import documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache as compilercache
 from pipeline.packaging import diagnostics, outputs
@@ -55,6 +53,16 @@ class Recipe:
     room: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
     cache: str = ""
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """The document of a job that failed: what it takes to enter its sandbox again."""
+
+    image: Image
+    argv: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    environment: Mapping[str, str]
 
 
 def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
@@ -120,10 +128,9 @@ def left(work: Work, top: Path) -> outputs.Left:
 
 
 def _remember(work: Work, job: Job) -> None:
-    mounts = [{**asdict(mount), "source": str(mount.source)} for mount in job.mounts]
-    image = {**asdict(job.image), "rootfs": str(job.image.rootfs), "packages": str(job.image.packages)}
-    document = {"image": image, "argv": list(job.argv), "mounts": mounts, "environment": dict(job.environment)}
-    (work.scratch / JOB).write_text(manifest.sealed(document))
+    known = _Remembered(job.image, tuple(job.argv), tuple(job.mounts), job.environment)
+    # A path or an argument may hold bytes that are no UTF-8: JSON escapes them.
+    (work.scratch / JOB).write_text(documents.sealed(known))
 
 
 def remembered(failed: Path) -> Job:
@@ -131,37 +138,32 @@ def remembered(failed: Path) -> Job:
     top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
     hint = "./inv status"
     try:
-        known = documents.read_json(failed / "scratch" / JOB, "image", "argv", "mounts", "environment", hint=hint)
+        text = documents.read_text(failed / "scratch" / JOB, hint=hint)
         top.stat()
     except (OSError, Refused) as error:
         why = error.what if isinstance(error, Refused) else ""
         raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
     try:
-        manifest.unsealed(json.dumps(known))
-        return _remembered(known, top, failed / "shell.log")
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        return _remembered(documents.unsealed(_Remembered, text), top, failed / "shell.log")
+    except ValueError as error:
         raise documents.damaged(failed / "scratch" / JOB, "the job that failed", str(error), hint) from None
 
 
-def _remembered(known: Mapping[str, Any], top: Path, log: Path) -> Job:
-    image = known["image"]
-    mounts = [
-        Mount(top if mount["target"] == rpmtool.TOPDIR else _again(mount), mount["target"], mount["writable"])
-        for mount in known["mounts"]
-    ]
+def _remembered(known: _Remembered, top: Path, log: Path) -> Job:
     return Job(
-        image=Image(image["name"], image["key"], Path(image["rootfs"]), Path(image["packages"])),
+        image=known.image,
         argv=("/bin/bash",),
         log=log,
-        mounts=tuple(mounts),
-        environment={**known["environment"], "TERM": "xterm", "AGAIN": shlex.join(known["argv"])},
+        mounts=tuple(replace(mount, source=_source(mount, top)) for mount in known.mounts),
+        environment={**known.environment, "TERM": "xterm", "AGAIN": shlex.join(known.argv)},
     )
 
 
-def _again(mount: Mapping[str, Any]) -> Path:
+def _source(mount: Mount, top: Path) -> Path:
     """The place of a mount of a job that was kept; a cache may have been cleaned away meanwhile, or replaced."""
-    source = Path(mount["source"])
-    return compilercache.prepared(source) if mount["target"] == rpmtool.CCACHE else source
+    if mount.target == rpmtool.TOPDIR:
+        return top
+    return compilercache.prepared(mount.source) if mount.target == rpmtool.CCACHE else mount.source
 
 
 def collected(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:

@@ -10,18 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import manifest
+from pipeline.core import documents, manifest
+from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.core.manifest import Difference, Manifest
 
 FILE, OUT, LOG = "meta.json", "out", "log"  # in the directory of a run
-_MOST = 64 << 20  # bytes of a record that are read
 
 
 class Damaged(ValueError):
@@ -74,25 +74,21 @@ class Record:
 
     def write(self, place: Path) -> None:
         """Replace the record in the directory `place` of its run."""
-        rows = {root: manifest.to_rows(known) for root, known in self.made.items()}
-        document = {**{name: getattr(self, name) for name in _FIELDS}, "made": rows}
-        write_atomic(place / FILE, manifest.sealed(document))
+        write_atomic(place / FILE, documents.sealed(self))
 
 
 def read(place: Path) -> Record:
     """Read the record in the directory `place`. Raises `Damaged` for one that is missing or not what was written."""
     try:
-        document = manifest.unsealed(read_limited(place / FILE, _MOST))
+        return documents.unsealed(Record, read_limited(place / FILE, documents.MOST))
     except FileNotFoundError:
         raise Damaged("it is missing") from None
     except OSError as error:
         raise Damaged(f"it cannot be read: {error.strerror}") from None
+    except Mismatch as error:
+        raise Damaged(f"it has another format: {error}") from None
     except ValueError as error:
         raise Damaged(str(error)) from None
-    try:
-        return Record(**{name: kind(document[name]) for name, kind in _FIELDS.items()})
-    except (KeyError, TypeError, ValueError):
-        raise Damaged("it has another format") from None
 
 
 def take(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
@@ -122,47 +118,3 @@ def compare(place: Path, record: Record, *, content: bool = False) -> tuple[list
         current[root] = found.current if found.moved else known
     moved = any(current.get(root) is not known for root, known in record.made.items())
     return differences, replace(record, made=current) if moved and not differences else record
-
-
-def _a(*kinds: type) -> Callable[[Any], Any]:
-    def checked(value: Any) -> Any:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise TypeError
-        return value
-
-    return checked
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return dict(_a(dict)(value))
-
-
-def _named_texts(value: Any) -> dict[str, str]:
-    return {name: _a(str)(text) for name, text in _table(value).items()}
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(_a(str)(text) for text in _a(list)(value))
-
-
-def _made(value: Any) -> dict[str, Manifest]:
-    return {root: manifest.from_rows(rows) for root, rows in _table(value).items()}
-
-
-_FIELDS: Mapping[str, Callable[[Any], Any]] = {
-    "line": _a(str),
-    "step": _a(str),
-    "key": _a(str),
-    "state": Phase,
-    "begun": _a(int, float),
-    "pid": _a(int),
-    "why": _a(str),
-    "seconds": _a(int, float, type(None)),
-    "inputs": _named_texts,
-    "used": _named_texts,
-    "root": _a(str),
-    "options": _texts,
-    "facts": _table,
-    "error": _table,
-    "made": _made,
-}

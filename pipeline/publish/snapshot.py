@@ -14,9 +14,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import faults, fingerprint, neutral
 from pipeline.core.disk_space import FULL, writing
@@ -25,7 +24,7 @@ from pipeline.core.locks import locked
 from pipeline.errors import Refused, UsageError
 from pipeline.publish import el6_compat, repodata, snapshot_contents
 from pipeline.publish.signing import Signed, Signer
-from pipeline.publish.snapshot_contents import Contents, Member
+from pipeline.publish.snapshot_contents import Contents, Document, Member
 from pipeline.publish.verify import SUMS, verify_snapshot
 
 _WORK = ".making-"
@@ -55,7 +54,7 @@ def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
     members = snapshot_contents.members(wanted)
     document = snapshot_contents.document(wanted, members, signer.key, fingerprint.digest(__name__))
     place = root / wanted.directory
-    path = place / "snapshots" / document["id"]
+    path = place / "snapshots" / document.id
     with writing(place), locked(place / ".lock"):
         _tidy(place)
         reused = path.exists()
@@ -66,9 +65,9 @@ def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
         _seal(path)
         _point(place / "latest", path)
     key = signer.key
-    sets = tuple(document["sets"])
+    sets = tuple(document.sets)
     return Snapshot(
-        document["id"],
+        document.id,
         path,
         place / "latest",
         wanted.label,
@@ -95,30 +94,30 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
             path.rename(work / path.name)
 
 
-def _check_again(path: Path, document: Mapping[str, Any]) -> None:
+def _check_again(path: Path, document: Document) -> None:
     """Refuse a snapshot that is damaged, or another than the one that would be made now."""
     name = neutral.word(path)
     hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
     try:
-        found = verify_snapshot(path, document["key"]["fingerprint"])
+        found = verify_snapshot(path, document.key.fingerprint)
     except Refused as error:
         why = ": ".join(filter(None, (error.where, error.why)))
         raise Refused(f"the snapshot is damaged: {error.what}", where=str(path), why=why, hint=hint) from error
-    if found["id"] != document["id"]:
-        why = f"expected snapshot {document['id']}, got {found['id']}"
+    if found.id != document.id:
+        why = f"expected snapshot {document.id}, got {found.id}"
         raise Refused("another snapshot lies in this one's place", where=str(path), why=why, hint=hint)
 
 
-def _make(place: Path, path: Path, document: Mapping[str, Any], members: Mapping[str, Member], signer: Signer) -> None:
+def _make(place: Path, path: Path, document: Document, members: Mapping[str, Member], signer: Signer) -> None:
     with scratch(place, _WORK) as work, writing(place):
         stage = work / path.name
         stage.mkdir()
         signed = signer.sign([member.unsigned for member in members.values()], work / "signed")
         faults.point("snapshot.signed")
-        for name, files in document["sets"].items():
+        for name, files in document.sets.items():
             _fill(stage / name, [work / "signed" / file for file in files])
-            made = repodata.make(stage / name, document["timestamp"], databases=bool(document["readers"]))
-            signer.detach(made, document["timestamp"])
+            made = repodata.make(stage / name, document.timestamp, databases=bool(document.readers))
+            signer.detach(made, document.timestamp)
         faults.point("snapshot.repodata")
         _write_texts(stage, _completed(document, signed), signer)
         for file in stage.rglob("*"):
@@ -144,24 +143,25 @@ def _fill(directory: Path, files: list[Path]) -> None:
             shutil.copy2(file, directory / file.name)
 
 
-def _check_compatible(document: Mapping[str, Any], signed: list[Signed], signer: Signer) -> None:
-    if document["readers"]:
+def _check_compatible(document: Document, signed: list[Signed], signer: Signer) -> None:
+    if document.readers:
         for package in signed:
             el6_compat.check(package.path, key_id=signer.key.id)
 
 
-def _completed(document: Mapping[str, Any], signed: list[Signed]) -> dict[str, Any]:
+def _completed(document: Document, signed: list[Signed]) -> Document:
     """snapshot.json with what is known of the signed files."""
-    packages = {name: dict(row) for name, row in document["packages"].items()}
+    packages = dict(document.packages)
     for package in signed:
-        packages[package.path.name] |= {"size": package.path.stat().st_size, "sha256": sha256_of(package.path)}
-    return {**document, "packages": packages}
+        name = package.path.name
+        packages[name] = replace(packages[name], size=package.path.stat().st_size, sha256=sha256_of(package.path))
+    return replace(document, packages=packages)
 
 
-def _write_texts(stage: Path, document: Mapping[str, Any], signer: Signer) -> None:
-    directory = snapshot_contents.directory_of(document)
+def _write_texts(stage: Path, document: Document, signer: Signer) -> None:
+    directory = document.directory
     texts: dict[str, str | bytes] = {
-        f"{directory}-{name}.repo": snapshot_contents.repo_file(document, name) for name in document["sets"]
+        f"{directory}-{name}.repo": snapshot_contents.repo_file(document, name) for name in document.sets
     }
     texts |= {
         snapshot_contents.key_file(document): signer.key.armor,
@@ -172,7 +172,7 @@ def _write_texts(stage: Path, document: Mapping[str, Any], signer: Signer) -> No
         write_atomic(stage / name, text)
     files = sorted(str(file.relative_to(stage)) for file in stage.rglob("*") if file.is_file())
     write_atomic(stage / SUMS, "".join(f"{sha256_of(stage / file)}  {file}\n" for file in files))
-    signer.detach(stage / SUMS, document["timestamp"])
+    signer.detach(stage / SUMS, document.timestamp)
 
 
 def _settle(path: Path) -> None:

@@ -11,12 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final, Literal
 
 from pipeline import __version__
-from pipeline.core import neutral
+from pipeline.core import decoder, neutral
 from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
@@ -24,7 +24,8 @@ from pipeline.publish import el6_compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
 from pipeline.publish.signing import Unsigned
 
-FORMAT = 1
+FORMAT: Final = 1
+FileName = Annotated[str, re.compile(r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*")]  # of a package, or a set
 ID_DIGITS = 32
 BASEURL = "http://repository.example/repo"  # what an administrator replaces
 OLD_READERS = "rpm 4.8 and yum 3.2"
@@ -66,8 +67,8 @@ class Contents:
 
     @property
     def directory(self) -> str:
-        """The line's directory in the repository; a small snapshot never becomes a line's latest."""
-        return f"{self.line}-small" if self.small else self.line
+        """The line's directory in the repository."""
+        return directory_of(self.line, small=self.small)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,65 @@ class Member:
     package: rpm_header.RpmFile
     body_sha256: str
     steps: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What snapshot.json says of a package; `size` in bytes and `sha256` are those of the signed file."""
+
+    nevra: str
+    body_sha256: str
+    steps: tuple[str, ...]
+    keys: tuple[str, ...]
+    unsigned_sha256: str
+    size: int = 0
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Signer:
+    """What snapshot.json says of the key that signed; a file bears its name."""
+
+    name: Annotated[str, re.compile("[A-Za-z0-9-]+")]
+    identity: str
+    fingerprint: str
+    development: bool
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """The programs that made a snapshot, by version, and the digest of our own code."""
+
+    pipeline: str
+    createrepo_c: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """snapshot.json. `timestamp` in seconds since 1970; `sets` has the names of packages by the name of a set.
+
+    The names are opened as files of the snapshot: none leads out of it.
+    """
+
+    format: Literal[1]
+    id: str
+    line: str
+    label: str
+    notice: str
+    small: bool
+    readers: str
+    baseurl: str
+    key: Signer
+    timestamp: int
+    made_by: MadeBy
+    sets: Mapping[FileName, tuple[FileName, ...]]
+    packages: Mapping[FileName, Row]
+
+    @property
+    def directory(self) -> str:
+        """The line's directory in the repository."""
+        return directory_of(self.line, small=self.small)
 
 
 def members(contents: Contents) -> dict[str, Member]:
@@ -133,79 +193,71 @@ def _check(contents: Contents) -> None:
         )
 
 
-def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, code: str) -> dict[str, Any]:
+def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, code: str) -> Document:
     """Return snapshot.json before anything is signed, its id included; `code` is the digest of what makes snapshots."""
     by_path = {b.path: rpm_header.read(b.path).file_name for packages in contents.sets.values() for b in packages}
-    made_by = {
-        "pipeline": __version__,
-        "createrepo_c": repodata.version(),
-        "code": code,
+    packages = {
+        name: Row(
+            nevra=m.package.nevra,
+            body_sha256=m.body_sha256,
+            steps=tuple(sorted(m.steps)),
+            keys=tuple(m.steps[step] for step in sorted(m.steps)),
+            unsigned_sha256=m.unsigned.sha256,
+        )
+        for name, m in sorted(found.items())
     }
-    content = {
-        "format": FORMAT,
-        "line": contents.line,
-        "label": contents.label,
-        "notice": contents.notice,
-        "small": contents.small,
-        "readers": OLD_READERS if contents.old_readers else "",
-        "baseurl": contents.baseurl.rstrip("/"),
-        "key": {
-            "name": key.name,
-            "identity": key.identity,
-            "fingerprint": key.fingerprint,
-            "development": key.development,
-        },
-        "timestamp": max(key.made, *(member.package.build_time for member in found.values())),
-        "made_by": made_by,
-        "sets": {name: sorted({by_path[b.path] for b in contents.sets[name]}) for name in sorted(contents.sets)},
-        "packages": {
-            name: {
-                "nevra": m.package.nevra,
-                "body_sha256": m.body_sha256,
-                "steps": sorted(m.steps),
-                "keys": [m.steps[step] for step in sorted(m.steps)],
-                "unsigned_sha256": m.unsigned.sha256,
-            }
-            for name, m in sorted(found.items())
-        },
-    }
-    return content | {"id": identity(content)}
+    made = Document(
+        format=FORMAT,
+        id="",
+        line=contents.line,
+        label=contents.label,
+        notice=contents.notice,
+        small=contents.small,
+        readers=OLD_READERS if contents.old_readers else "",
+        baseurl=contents.baseurl.rstrip("/"),
+        key=Signer(key.name, key.identity, key.fingerprint, key.development),
+        timestamp=max(key.made, *(member.package.build_time for member in found.values())),
+        made_by=MadeBy(__version__, repodata.version(), code),
+        sets={name: tuple(sorted({by_path[b.path] for b in contents.sets[name]})) for name in sorted(contents.sets)},
+        packages=packages,
+    )
+    return replace(made, id=identity(made))
 
 
-def identity(document: Mapping[str, Any]) -> str:
+def identity(document: Document) -> str:
     """The id that belongs to a snapshot.json, whether or not it has one already."""
-    content = {name: value for name, value in document.items() if name != "id"}
+    content = {name: value for name, value in decoder.encode(document).items() if name != "id"}
     content["packages"] = {
         name: {key: value for key, value in row.items() if key not in _DERIVED}
-        for name, row in document["packages"].items()
+        for name, row in content["packages"].items()
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
-def to_json(document: Mapping[str, Any]) -> str:
+def to_json(document: Document) -> str:
     """As snapshot.json holds it."""
-    return json.dumps(document, indent=2, sort_keys=True) + "\n"
+    return json.dumps(decoder.encode(document), indent=2, sort_keys=True) + "\n"
 
 
-def directory_of(document: Mapping[str, Any]) -> str:
-    """The line's directory, as `Contents.directory`."""
-    return f"{document['line']}-small" if document["small"] else str(document["line"])
+def directory_of(line: str, *, small: bool) -> str:
+    """The directory of a line in the repository; a small snapshot never becomes a line's latest."""
+    return f"{line}-small" if small else line
 
 
-def key_file(document: Mapping[str, Any]) -> str:
+def key_file(document: Document) -> str:
     """The name of the public key's file."""
-    return f"RPM-GPG-KEY-{document['key']['name']}"
+    return f"RPM-GPG-KEY-{document.key.name}"
 
 
-def repo_file(document: Mapping[str, Any], name: str) -> str:
+def repo_file(document: Document, name: str) -> str:
     """The .repo file of one set, for yum and dnf."""
-    directory = directory_of(document)
-    base = f"{document['baseurl']}/{directory}/latest"
-    development = document["key"]["development"]
+    directory = document.directory
+    base = f"{document.baseurl}/{directory}/latest"
+    development = document.key.development
     lines = [f"# {text}" for text in _about(document)]
-    lines += [f"# {text}" for text in (_guards(document, name) if document["readers"] else ())]
+    lines += [f"# {text}" for text in (_guards(document, name) if document.readers else ())]
     values = {
-        "name": f"{document['label']}: {name}" + (f" ({WARNING})" if development else ""),
+        "name": f"{document.label}: {name}" + (f" ({WARNING})" if development else ""),
         "baseurl": f"{base}/{name}",
         "enabled": 1,
         "gpgcheck": 1,
@@ -218,22 +270,22 @@ def repo_file(document: Mapping[str, Any], name: str) -> str:
     return "\n".join([*lines, section, *(f"{key}={neutral.line(str(value))}" for key, value in values.items()), ""])
 
 
-def _about(document: Mapping[str, Any]) -> list[str]:
+def _about(document: Document) -> list[str]:
     """What every text begins with; one line each, whatever a label or notice holds."""
-    texts = [f"Line {document['label']}, snapshot {document['id']}."]
-    if document["notice"]:
-        texts.append(f"NOTICE: {document['notice']}.")
-    if document["small"]:
+    texts = [f"Line {document.label}, snapshot {document.id}."]
+    if document.notice:
+        texts.append(f"NOTICE: {document.notice}.")
+    if document.small:
         texts.append("SMALL CONFIGURATION: for the lab, not for real machines.")
-    if document["key"]["development"]:
+    if document.key.development:
         texts.append(f"{WARNING}: anybody who can read its directory could have signed this.")
     return [neutral.line(" ".join(text.split())) for text in texts]
 
 
-def _guards(document: Mapping[str, Any], name: str) -> list[str]:
+def _guards(document: Document, name: str) -> list[str]:
     """How to keep stock packages, whose versions sort higher, from replacing ours (docs/troubleshooting.md)."""
-    files = document["sets"][name]
-    names = sorted({document["packages"][file]["nevra"].rsplit("-", 2)[0] for file in files})
+    files = document.sets[name]
+    names = sorted({document.packages[file].nevra.rsplit("-", 2)[0] for file in files})
     return [
         "Stock packages of the same names sort higher and would replace these on `yum update`. Two guards:",
         "1. yum-plugin-priorities, which reads `priority` below;",
@@ -242,20 +294,19 @@ def _guards(document: Mapping[str, Any], name: str) -> list[str]:
     ]
 
 
-def readme(document: Mapping[str, Any]) -> str:
+def readme(document: Document) -> str:
     """The snapshot's README."""
-    key = document["key"]
+    key = document.key
     sets = [
-        f"  {name}/  {len(files)} packages, {directory_of(document)}-{name}.repo"
-        for name, files in document["sets"].items()
+        f"  {name}/  {len(files)} packages, {document.directory}-{name}.repo" for name, files in document.sets.items()
     ]
     return "\n".join(
         [
             *_about(document),
             "",
             "Every package, every repodata/repomd.xml and SHA256SUMS is signed by",
-            f"  {neutral.line(key['identity'])}",
-            f"  {key['fingerprint']}, in {key_file(document)}",
+            f"  {neutral.line(key.identity)}",
+            f"  {key.fingerprint}, in {key_file(document)}",
             "Compare the fingerprint with the one you were given by another way before you trust it.",
             "",
             "Sets, one repository each:",

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import documents
+from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited, sha256_of
 from pipeline.errors import Refused
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, keys, repodata, snapshot_contents
 from pipeline.publish.signing import check_detached
+from pipeline.publish.snapshot_contents import Document, Row
 from pipeline.sources import openpgp
 
 SUMS = "SHA256SUMS"
 MOST_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
-_NAME = r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*"  # of a package's file, or a set
 _HINT = "./inv build-all publishes a whole one"
 
 
 def signer(path: Path) -> str:
     """The fingerprint of the key that the snapshot says has signed it: a claim. Raises `Refused` for no snapshot."""
-    return str(_document(path)["key"]["fingerprint"])
+    return _document(path).key.fingerprint
 
 
-def verify_snapshot(path: Path, fingerprint: str) -> dict[str, Any]:
+def verify_snapshot(path: Path, fingerprint: str) -> Document:
     """Check the snapshot at `path` and return its snapshot.json.
 
     `fingerprint` is the one of the key that must have signed it. Raises `Refused` for a file that is
@@ -38,9 +36,9 @@ def verify_snapshot(path: Path, fingerprint: str) -> dict[str, Any]:
     key = _key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
     sums = _check_sums(path)
-    if snapshot_contents.identity(document) != document["id"]:
+    if snapshot_contents.identity(document) != document.id:
         raise _refused("snapshot.json does not give the snapshot's id", path / "snapshot.json")
-    for name, files in document["sets"].items():
+    for name, files in document.sets.items():
         _check_set(path / name, files, sums, key)
     _check_packages(path, document, key)
     return document
@@ -50,46 +48,19 @@ def _refused(what: str, where: Path, why: str = "") -> Refused:
     return Refused(what, where=str(where), why=why)
 
 
-def _document(path: Path) -> dict[str, Any]:
-    """snapshot.json, with at least what is read of it here."""
+def _document(path: Path) -> Document:
+    """snapshot.json; only what its types allow is opened as a file of the snapshot."""
     file = path / "snapshot.json"
     try:
-        document = json.loads(read_limited(file, MOST_DOCUMENT))
-    except (OSError, ValueError, RecursionError):
+        return documents.parse(Document, read_limited(file, MOST_DOCUMENT))
+    except Mismatch as error:
+        raise _refused(f"this is no snapshot: snapshot.json: {error}", file) from None
+    except (OSError, ValueError):
         raise _refused("this is no snapshot: its snapshot.json cannot be read", file) from None
-    if problem := _problem(document):
-        raise _refused(f"this is no snapshot: snapshot.json: {problem}", file)
-    found: dict[str, Any] = document
-    return found
 
 
-def _problem(document: Any) -> str:
-    """What is wrong with the shape of a snapshot.json, empty when nothing is."""
-    if not isinstance(document, dict):
-        return "expected an object"
-    if (found := document.get("format")) != snapshot_contents.FORMAT or isinstance(found, bool):
-        return f"format: expected {snapshot_contents.FORMAT}, got {found!r}"
-    wanted = {"key": dict, "sets": dict, "packages": dict, "id": str, "readers": str}
-    if wrong := [name for name, kind in wanted.items() if not isinstance(document.get(name), kind)]:
-        return f"{wrong[0]}: expected {wanted[wrong[0]].__name__}, got {document.get(wrong[0])!r:.40}"
-    if not all(isinstance(document["key"].get(name), str) for name in ("name", "fingerprint")):
-        return "key: expected its name and fingerprint"
-    if not re.fullmatch(r"[A-Za-z0-9-]+", document["key"]["name"]):
-        return f"key: expected a name of letters, digits and dashes, got {document['key']['name']!r:.40}"
-    if not all(_is_set(name, files) for name, files in document["sets"].items()):
-        return "sets: expected names of packages by the name of a set"
-    if not all(isinstance(row, dict) for row in document["packages"].values()):
-        return "packages: expected an object each"
-    return ""
-
-
-def _is_set(name: str, files: Any) -> bool:
-    """Whether these are names within the snapshot: what they name is opened."""
-    return isinstance(files, list) and all(isinstance(n, str) and re.fullmatch(_NAME, n) for n in (name, *files))
-
-
-def _key(path: Path, document: Mapping[str, Any], fingerprint: str) -> openpgp.PublicKey:
-    named = str(document["key"]["fingerprint"])
+def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
+    named = document.key.fingerprint
     if named != fingerprint:
         raise _refused("the snapshot was signed by another key", path, f"expected {fingerprint}, got {named}")
     file = path / snapshot_contents.key_file(document)
@@ -97,7 +68,7 @@ def _key(path: Path, document: Mapping[str, Any], fingerprint: str) -> openpgp.P
         material = read_limited(file, openpgp.MOST)
     except OSError:
         raise _refused("the public key is missing", file) from None
-    return keys.public_key(str(document["key"]["name"]), named, material)
+    return keys.public_key(document.key.name, named, material)
 
 
 def _check_sums(path: Path) -> dict[str, str]:
@@ -122,7 +93,7 @@ def _files(path: Path) -> Iterator[str]:
             yield str(entry.relative_to(path))
 
 
-def _check_set(directory: Path, files: list[str], sums: Mapping[str, str], key: openpgp.PublicKey) -> None:
+def _check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], key: openpgp.PublicKey) -> None:
     """repomd.xml's signature, and that metadata, directory and snapshot.json name the same packages."""
     repomd = directory / repodata.REPOMD
     if not repomd.is_file():
@@ -135,9 +106,9 @@ def _check_set(directory: Path, files: list[str], sums: Mapping[str, str], key: 
         raise _refused(f"metadata and directory do not list the same packages: {differing}", directory)
 
 
-def _check_packages(path: Path, document: Mapping[str, Any], key: openpgp.PublicKey) -> None:
-    places = {file: path / name / file for name, files in document["sets"].items() for file in files}
-    if set(places) != set(document["packages"]):
+def _check_packages(path: Path, document: Document, key: openpgp.PublicKey) -> None:
+    places = {file: path / name / file for name, files in document.sets.items() for file in files}
+    if set(places) != set(document.packages):
         raise _refused("snapshot.json does not list the packages of its sets", path / "snapshot.json")
     with openpgp.rpm_checker([key]) as check:
         for file, place in places.items():
@@ -145,12 +116,12 @@ def _check_packages(path: Path, document: Mapping[str, Any], key: openpgp.Public
                 check(place)
             except Refused as error:
                 raise _refused(error.what, place, error.why) from None
-            _check_row(place, document["packages"][file])
-            if document["readers"]:
+            _check_row(place, document.packages[file])
+            if document.readers:
                 el6_compat.check(place, key_id=key.fingerprint[-16:])
 
 
-def _check_row(place: Path, row: Mapping[str, Any]) -> None:
+def _check_row(place: Path, row: Row) -> None:
     package = rpm_header.read(place)
     found = {
         "nevra": package.nevra,
@@ -158,6 +129,6 @@ def _check_row(place: Path, row: Mapping[str, Any]) -> None:
         "sha256": sha256_of(place),
         "size": place.stat().st_size,
     }
-    wrong = [name for name, value in found.items() if row.get(name) != value]
+    wrong = [name for name, value in found.items() if getattr(row, name) != value]
     if wrong:
         raise _refused(f"the package is not what snapshot.json says: {', '.join(wrong)}", place)

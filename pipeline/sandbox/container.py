@@ -16,11 +16,11 @@ import signal
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import faults, fs, manifest, process
+from pipeline.core import documents, faults, fs, manifest, process
 from pipeline.core.fs import write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, Locked
@@ -185,7 +185,7 @@ class ContainerEngine:
             # The answer above is 200 whatever it says.
             self._ids[image.key] = _bare(self.api.inspect_image(tag)["Id"])
             numbers = [*known[-_IMPORTS:], self._ids[image.key]]
-            write_atomic(record, manifest.sealed({"image": image.name, "key": image.key, "ids": numbers}))
+            write_atomic(record, documents.sealed(Imported(image.name, image.key, tuple(numbers))))
             self._drop(others)
 
     def _drop(self, numbers: list[str]) -> None:
@@ -317,16 +317,22 @@ def answering(host: Host | None = None) -> list[ContainerEngine]:
     return [ContainerEngine(engine, host.environ) for engine in asked if not engine.problem]
 
 
+@dataclass(frozen=True)
+class Imported:
+    """The document of an image that engines have: the image's name and key, and the ids that they gave it."""
+
+    image: str
+    key: str
+    ids: tuple[str, ...]
+
+
 def _imported(record: Path, image: Image) -> list[str]:
     """The ids that engines gave the image when it was imported; none where that is not recorded."""
     try:
-        document = manifest.unsealed(manifest.text_at(record))
+        known = documents.unsealed(Imported, manifest.text_at(record))
     except (OSError, ValueError):
         return []
-    numbers = document.get("ids")
-    if (document.get("image"), document.get("key")) != (image.name, image.key) or not isinstance(numbers, list):
-        return []
-    return [str(number) for number in numbers]
+    return list(known.ids) if (known.image, known.key) == (image.name, image.key) else []
 
 
 def _bare(number: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import disk_space, faults, fs, manifest, process
+from pipeline.core import decoder, disk_space, documents, faults, fs, manifest, process
 from pipeline.core.console import Console
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
@@ -27,7 +27,6 @@ MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a 
 MAKING_LIMIT = 1800.0  # seconds for one image
 MAKING_ROOM = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
 _FORMAT = 2  # of what lies in an image's directory
-_REQUESTS = "requests"  # in an image's record: what it was made for, or turned out to be the answer to
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,33 @@ class Image:
     key: str
     rootfs: Path
     packages: Path
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package in an image; `digest` begins with its algorithm: `sha256:`."""
+
+    name: str
+    version: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class PackageList:
+    """The document of what is in an image: its packages by name, and what they came from."""
+
+    image: str
+    origin: Mapping[str, str]
+    packages: tuple[Package, ...]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The record of an image. `requests`: what it was made for, or turned out to be the answer to."""
+
+    image: str
+    key: str
+    requests: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -152,15 +178,15 @@ def _published(name: str, request: str, made: Path, place: Path) -> Image:
     if key is None:
         raise ValueError(f"{made} was filled without a list of packages")
     _open_to_us(made / "rootfs")
-    target, what = place / key, {"image": name, "key": key}
+    target = place / key
     if target.is_symlink() or differences(Image(name, key, target / "rootfs", target / "packages.json")):
-        manifest.record(made, {**what, _REQUESTS: [request]})
+        manifest.record(made, decoder.encode(Identity(name, key, (request,))))
         faults.point("image.before-rename")
         if os.path.lexists(target):
             fs.remove(target)
         made.rename(target)
-    elif request not in (served := _served(manifest.about(target))):
-        manifest.record(target, {**what, _REQUESTS: sorted({*served, request})})
+    elif request not in (served := _recorded(target).requests):
+        manifest.record(target, decoder.encode(Identity(name, key, tuple(sorted({*served, request})))))
     link = made.with_name("link")
     link.symlink_to(key)
     if (place / request).is_dir() and not (place / request).is_symlink():
@@ -205,8 +231,9 @@ def write_packages(made: Path, name: str, origin: Mapping[str, str], packages: S
     if bare or not packages:
         why = "what is built in it could not be traced to what it was built with"
         raise Refused(f"the image {name} has packages without version or digest", where=", ".join(bare), why=why)
-    document = {"image": name, "origin": dict(origin), "packages": sorted(packages, key=lambda row: row["name"])}
-    (made / "packages.json").write_text(json.dumps(document, indent=1) + "\n")
+    found = [Package(row["name"], row["version"], row["digest"]) for row in packages]
+    listed = PackageList(name, origin, tuple(sorted(found, key=lambda package: package.name)))
+    (made / "packages.json").write_text(documents.text(listed))
 
 
 def _kept(name: str, link: Path, request: str) -> Image | None:
@@ -217,31 +244,28 @@ def _kept(name: str, link: Path, request: str) -> Image | None:
     if key is None or there != link.parent.resolve() / key or rootfs.is_symlink() or not rootfs.is_dir():
         return None
     try:
-        about = manifest.about(there)
+        known = _recorded(there)
     except (OSError, ValueError):
         return None
-    if (about.get("image"), about.get("key")) != (name, key) or request not in _served(about):
+    if (known.image, known.key) != (name, key) or request not in known.requests:
         return None
     return Image(name, key, rootfs, there / "packages.json")
 
 
-def _served(about: Mapping[str, object]) -> list[str]:
-    """The requests that an image's record names."""
-    found = about.get(_REQUESTS)
-    return [str(request) for request in found] if isinstance(found, list) else []
+def _recorded(place: Path) -> Identity:
+    """The record of the image in the directory `place`. Raises `ValueError` and `OSError`."""
+    return decoder.decode(Identity, manifest.about(place))
 
 
 def _key(listed: Path) -> str | None:
     """The key of an image with this list of packages; None for what is no such list."""
     try:
-        with manifest.regular(listed) as stream:
-            document = json.load(stream)
-    except (OSError, ValueError, RecursionError):
+        packages = documents.parse(PackageList, manifest.text_at(listed)).packages
+    except (OSError, ValueError):
         return None
-    packages = document.get("packages") if isinstance(document, dict) else None
-    if not isinstance(packages, list) or not packages:
+    if not packages:
         return None
-    text = json.dumps([_FORMAT, packages])  # whichever archive they came from
+    text = json.dumps([_FORMAT, decoder.encode(packages)])  # whichever archive they came from
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

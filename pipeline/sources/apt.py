@@ -15,7 +15,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 from pipeline.config.line_model import DebianSource
@@ -24,6 +23,7 @@ from pipeline.core.disk_space import writing
 from pipeline.core.fs import sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
+from pipeline.sources.records import IndexDigests, Resolved
 
 # What apt-get says of an index that was had and is not what it must be.
 _BAD = re.compile(
@@ -41,18 +41,6 @@ class Index:
     date: str
     inrelease: Path
     sources: Path
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The signed index's entry of a source package's upstream tarball. `size` in bytes."""
-
-    package: str
-    version: str
-    file: str
-    url: str
-    size: int
-    sha256: str
 
 
 def is_archive(base: str) -> bool:
@@ -270,17 +258,14 @@ class AptRoot:
         """Return the signed indexes behind the answers."""
         return indexes(self.root)
 
-    def evidence(self) -> list[dict[str, Any]]:
+    def evidence(self) -> tuple[IndexDigests, ...]:
         """Return the indexes in the form that records store."""
-        return [dict(digests) for _, digests in evidence(self.indexes())]
+        return tuple(digests for _, digests in evidence(self.indexes()))
 
 
-def evidence(found: Sequence[Index]) -> list[tuple[Index, Mapping[str, str]]]:
+def evidence(found: Sequence[Index]) -> list[tuple[Index, IndexDigests]]:
     """Return each index with its record: suite, date, the digests of both its files."""
-    return [
-        (i, {"suite": i.suite, "date": i.date, "inrelease": sha256_of(i.inrelease), "sources": sha256_of(i.sources)})
-        for i in found
-    ]
+    return [(i, IndexDigests(i.suite, i.date, sha256_of(i.inrelease), sha256_of(i.sources))) for i in found]
 
 
 def indexes(root: Path) -> list[Index]:

@@ -20,6 +20,7 @@ from pipeline.core import neutral, resources
 from pipeline.core.console import Console, human_bytes
 from pipeline.core.fs import copied, sha256_of, write_atomic
 from pipeline.errors import HostLacks, UsageError
+from pipeline.sources.records import KeptKey
 from pipeline.sources.resolver import Sources, summary
 
 _README = """This directory carries the line {label} to a host without network.
@@ -102,9 +103,9 @@ def _copy(source: Path, target: Path, sha256: str = "") -> None:
 def _export_keys(sources: Sources, target: Path) -> None:
     """Export the keys used here, so that signatures can be verified without network."""
     for key in sources.line.data.keys.values():
-        record = sources.store.record(f"key-{key.fingerprint}")
+        record = sources.store.record(f"key-{key.fingerprint}", KeptKey)
         if record is not None:
-            write_atomic(target / "keys" / f"{key.fingerprint}.asc", record["armor"])
+            write_atomic(target / "keys" / f"{key.fingerprint}.asc", record.armor)
 
 
 def _export_indexes(sources: Sources, target: Path) -> None:
@@ -112,5 +113,5 @@ def _export_indexes(sources: Sources, target: Path) -> None:
     for index, digests in sources.indexes():
         archive = "debian-security" if index.suite.endswith("-security") else "debian"
         release = target / archive / "dists" / index.suite
-        _copy(index.inrelease, release / "InRelease", digests["inrelease"])
-        _copy(index.sources, release / "main" / "source" / f"Sources{index.sources.suffix}", digests["sources"])
+        _copy(index.inrelease, release / "InRelease", digests.inrelease)
+        _copy(index.sources, release / "main" / "source" / f"Sources{index.sources.suffix}", digests.sources)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.config import image_file
@@ -10,6 +9,7 @@ from pipeline.config.settings import Settings
 from pipeline.core.console import Console
 from pipeline.errors import Unreachable
 from pipeline.sources import apt, download, openpgp, public_keys
+from pipeline.sources.records import Resolved
 from pipeline.sources.store import Store
 
 IMAGE = "debian12"  # the builder image whose archive and keys are used
@@ -23,15 +23,15 @@ def package(settings: Settings, console: Console) -> Path:
     Raises `Unreachable` or `Refused` as fetching any source does.
     """
     store = Store(settings.store, console.warn)
-    known = store.record(_RECORD)
+    known = store.record(_RECORD, Resolved)
     if known is None:
-        known = asdict(_resolve(store, settings, console))
+        known = _resolve(store, settings, console)
         store.write_record(_RECORD, known)
-    wanted = download.Wanted(known["file"], (known["url"],), known["sha256"], known["size"])
+    wanted = download.Wanted(known.file, (known.url,), known.sha256, known.size)
     return download.fetch_all([wanted], store, download.Options.from_settings(settings), console)[0].path
 
 
-def _resolve(store: Store, settings: Settings, console: Console) -> apt.Resolved:
+def _resolve(store: Store, settings: Settings, console: Console) -> Resolved:
     if settings.offline:
         raise Unreachable("no kernel to probe KVM with is here, and --offline forbids to fetch one")
     image = image_file.debian(IMAGE)

@@ -17,6 +17,7 @@ from pipeline.core.console import Console
 from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.sources import download
+from pipeline.sources.records import KeptKey
 from pipeline.sources.store import Store
 
 if TYPE_CHECKING:  # imported where it is used: a run that has everything does not need it
@@ -60,8 +61,8 @@ class PublicKeys:
         from pipeline.sources import openpgp
 
         record = f"key-{key.fingerprint}"
-        known = self.store.record(record)
-        materials = [(known["origin"], known["armor"].encode())] if known else []
+        known = self.store.record(record, KeptKey)
+        materials = [(known.origin, known.armor.encode())] if known else []
         tried = []
         for where, material in self._key_material(name, key):
             if where in key.urls and materials and not self.settings.refresh:
@@ -74,7 +75,7 @@ class PublicKeys:
             materials.append((where, material))
         if materials:
             found = openpgp.public_key(name, key, *(material for _, material in materials))
-            kept = {"armor": found.armor.decode(), "origin": materials[0][0]}
+            kept = KeptKey(found.armor.decode(), materials[0][0])
             if kept != known:
                 self.store.write_record(record, kept)
             return found

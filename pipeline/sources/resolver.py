@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,10 +26,20 @@ from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.formats import file_kind
 from pipeline.sources import download, preflight
 from pipeline.sources.public_keys import LARGEST_KEYS, PublicKeys
+from pipeline.sources.records import (
+    Answer,
+    IndexDigests,
+    KeptKey,
+    LineSources,
+    Members,
+    Proof,
+    Resolved,
+    SourceEvidence,
+)
 from pipeline.sources.store import Store
 
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
-    from pipeline.sources.apt import AptRoot, Index, Resolved
+    from pipeline.sources.apt import AptRoot, Index
     from pipeline.sources.openpgp import PublicKey
 
 _RULES = 3  # version of what a proof records; 2 added the state of its key
@@ -54,7 +64,11 @@ class Verified:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the source as evidence stores it, independent of the run."""
-        return {key: value for key, value in asdict(self).items() if key not in ("path", "new")}
+        return asdict(self.evidence())
+
+    def evidence(self) -> SourceEvidence:
+        """Return what is true of the source, whichever run looks."""
+        return SourceEvidence(self.name, self.file, self.sha256, self.size, self.origin, self.version, self.how)
 
 
 @dataclass(frozen=True)
@@ -118,7 +132,7 @@ class Sources:
         for name, source in self._sources():
             if not isinstance(source, DebianSource):
                 yield self._pinned(name, source).wanted
-            elif not self.settings.refresh and (record := self.store.record(self._record_name(name, source))):
+            elif not self.settings.refresh and (record := self.store.record(self._record_name(name, source), Answer)):
                 yield _wanted(record)
 
     def pin(self, name: str) -> lock_file.Pin:
@@ -131,27 +145,28 @@ class Sources:
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:
             wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
-            proof: dict[str, Any] = {}
+            proofs: list[Proof] = []
 
             def prove(path: Path) -> None:
                 if kind := file_kind.no_rpm(path):
                     raise Refused(f"{source.file}: expected a source package, got {kind}", hint=_ANOTHER)
                 self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
-                proof.update(self._prove_srpm(path, source))
+                proofs.append(self._prove_srpm(path, source))
 
             meter = progress.meter(source.file)
             fetched = download.fetch_unverified(wanted, self.store, self.options, meter, prove)
             self.store.write_origin(fetched.sha256, fetched.url or "")  # before the object is there, as for any
             self.store.adopt(fetched.path, fetched.sha256)
+        [proof] = proofs
         pin = lock_file.Pin(
             sha256=fetched.sha256,
             size=fetched.size,
-            signer=proof["signer"],
-            fingerprint=proof["fingerprint"],
-            signed=proof["signed"],
-            nevra=proof["nevra"],
-            spec=proof["spec"],
-            tree=proof["tree"],
+            signer=proof.signer,
+            fingerprint=proof.fingerprint,
+            signed=proof.signed,
+            nevra=proof.nevra,
+            spec=proof.spec,
+            tree=proof.tree,
             url=fetched.url or "",
             pinned=datetime.now(UTC).isoformat(timespec="seconds"),
             by=by,
@@ -194,7 +209,7 @@ class Sources:
         source = self.line.data.sources[item.name]
         how = item.how
         if isinstance(source, SrpmSource):
-            how += "; " + self._proof(fetched, source)["sentence"]
+            how += "; " + self._proof(fetched, source).sentence
         elif isinstance(source, FileSource) and source.members:
             self._check_members(fetched, source)
             how += f"; {len(source.members)} members as pinned"
@@ -212,19 +227,20 @@ class Sources:
 
     def _record(self, found: Sequence[Verified]) -> None:
         document = {**self.line.evidence(), "sources": [item.as_dict() for item in found]}
-        known = self.store.record(f"line-{self.line.name}")
-        used = {**document, "sources": [*document["sources"], *self._used_elsewhere(known, found)]}
-        if known != json.loads(json.dumps(used)):
+        known = self.store.record(f"line-{self.line.name}", LineSources)
+        rows = (*(item.evidence() for item in found), *self._used_elsewhere(known, found))
+        used = LineSources(self.line.name, self.line.data.kernel, self.line.override, rows)
+        if known != used:
             self.store.write_record(f"line-{self.line.name}", used)
         evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
         text = (json.dumps(document, indent=2) + "\n").encode()
         if not evidence.is_file() or evidence.stat().st_size != len(text) or evidence.read_bytes() != text:
             write_atomic(evidence, text)
 
-    def _used_elsewhere(self, known: Mapping[str, Any] | None, found: Sequence[Verified]) -> list[dict[str, Any]]:
+    def _used_elsewhere(self, known: LineSources | None, found: Sequence[Verified]) -> list[SourceEvidence]:
         """Return the records of other images' sources, which are still in use."""
         others = {name for name, source in self._sources() if not _needed(source, "")} - {item.name for item in found}
-        return [row for row in (known or {"sources": []})["sources"] if row["name"] in others]
+        return [row for row in (known.sources if known else ()) if row.name in others]
 
     # Proofs, each made once of the same bytes and the same pins.
 
@@ -241,29 +257,29 @@ class Sources:
             for file in self._keys.files(key):
                 with contextlib.suppress(OSError):  # not there, or nothing that is read as a key
                     digests.append(hashlib.sha256(read_limited(file, LARGEST_KEYS)).hexdigest())
-            kept = self.store.record(f"key-{key.fingerprint}") or {}
-            found.append([key.model_dump(mode="json"), digests, kept.get("armor")])
+            kept = self.store.record(f"key-{key.fingerprint}", KeptKey)
+            found.append([key.model_dump(mode="json"), digests, kept.armor if kept else None])
         return found
 
-    def _proof(self, fetched: download.Fetched, source: SrpmSource) -> dict[str, Any]:
+    def _proof(self, fetched: download.Fetched, source: SrpmSource) -> Proof:
         name = self._proof_name(fetched.sha256, source)
-        known = self.store.record(name)
+        known = self.store.record(name, Proof)
         if known is None or self.settings.refresh or _has_expired(known):
             self.console.note(f"{source.file}: checking signature, NEVRA, spec and kernel tree")
             known = self._prove_srpm(fetched.path, source)
             self.store.write_record(self._proof_name(fetched.sha256, source), known)  # keys are kept by now
         return known
 
-    def _prove_srpm(self, path: Path, source: SrpmSource) -> dict[str, Any]:
+    def _prove_srpm(self, path: Path, source: SrpmSource) -> Proof:
         from pipeline.sources import srpm
 
         keys = self.public_keys(source.signers)
         manifest = self.beside_line(source.tree.manifest) if source.tree.manifest else None
-        return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch").as_dict()
+        return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch")
 
     def _check_members(self, fetched: download.Fetched, source: FileSource) -> None:
         name = self._proof_name(fetched.sha256, source)
-        if self.store.record(name) is None:
+        if self.store.record(name, Members) is None:
             from pipeline.formats import archive
 
             found = archive.read(fetched.path, {member.path: 2 * member.size for member in source.members})
@@ -275,7 +291,7 @@ class Sources:
                     raise Refused(
                         f"{member.path} in {source.file} is not the pinned one", where=str(fetched.path), why=why
                     )
-            self.store.write_record(name, {"members": sorted(found)})
+            self.store.write_record(name, Members(tuple(sorted(found))))
 
     # Keys: from the host, beside the line file, an exported mirror, or the network; known by fingerprint.
 
@@ -292,14 +308,14 @@ class Sources:
 
     def _resolved(self, name: str, source: DebianSource) -> _Pinned:
         record_name = self._record_name(name, source)
-        record = self.store.record(record_name)
+        record = self.store.record(record_name, Answer)
         if record is None or self.settings.refresh:
             record = self._ask_index(name, source)
             self.store.write_record(record_name, record)
-        suites = " and ".join(index["suite"] for index in record["indexes"])
+        suites = " and ".join(index.suite for index in record.indexes)
         how = f"digest in Debian's signed index of {suites}"
-        how += "".join(f"; {version} is newer and not available" for version in record["passed"][:1])
-        return _Pinned(name, _wanted(record), record["version"], how)
+        how += "".join(f"; {version} is newer and not available" for version in record.passed[:1])
+        return _Pinned(name, _wanted(record), record.version, how)
 
     def _record_name(self, name: str, source: DebianSource) -> str:
         return f"debian-{self.line.name}-{name}-{self._query_digest(source)}"
@@ -309,7 +325,7 @@ class Sources:
         query = {"source": source.model_dump(mode="json"), "suites": self._debian.suites, "keys": keys}
         return hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _ask_index(self, name: str, source: DebianSource) -> dict[str, Any]:
+    def _ask_index(self, name: str, source: DebianSource) -> Answer:
         """Query the index and return the answer to record; with `accept_older`, one whose file is available."""
         root = self.apt_root()
         passed: list[str] = []
@@ -318,7 +334,7 @@ class Sources:
                 why = f"wanted {source.sha256}, the index says {resolved.sha256}"
                 raise Refused(f"Debian's index has another {resolved.file} than the pinned one", why=why)
             if not source.accept_older or self._is_available(resolved):
-                return {**asdict(resolved), "indexes": root.evidence(), "passed": passed}
+                return Answer(**asdict(resolved), indexes=root.evidence(), passed=tuple(passed))
             passed.append(resolved.version)
             self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not available yet")
         raise Unreachable(
@@ -344,7 +360,7 @@ class Sources:
             self._apt = self._new_apt_root()
         return self._apt
 
-    def indexes(self) -> list[tuple[Index, Mapping[str, str]]]:
+    def indexes(self) -> list[tuple[Index, IndexDigests]]:
         """Return the local signed Debian indexes, each with the recorded digests of both its files.
 
         They are read anew when there are none, or when one is not what an answer of this line was found in.
@@ -356,13 +372,13 @@ class Sources:
             known = apt.evidence(self.apt_root().indexes())
         return known
 
-    def _is_recorded(self, digests: Mapping[str, str]) -> bool:
+    def _is_recorded(self, digests: IndexDigests) -> bool:
         """Return whether a recorded answer of this line comes from an index with these digests."""
         names = [
             self._record_name(name, source) for name, source in self._sources() if isinstance(source, DebianSource)
         ]
-        answers = [record for record in map(self.store.record, names) if record]
-        return any(digests == index for answer in answers for index in answer["indexes"])
+        answers = [record for name in names if (record := self.store.record(name, Answer))]
+        return any(digests == index for answer in answers for index in answer.indexes)
 
     @property
     def _debian(self) -> Debian:
@@ -391,15 +407,15 @@ class Sources:
         return root
 
 
-def _has_expired(proof: Mapping[str, Any]) -> bool:
+def _has_expired(proof: Proof) -> bool:
     """Return whether a proof's key has expired since without the line's acceptance."""
-    ends = proof["expires"]
-    return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof["accepted"]
+    ends = proof.expires
+    return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof.accepted
 
 
-def _wanted(record: Mapping[str, Any]) -> download.Wanted:
+def _wanted(record: Answer) -> download.Wanted:
     """Return the file in an index's recorded answer."""
-    return download.Wanted(record["file"], (record["url"],), record["sha256"], record["size"])
+    return download.Wanted(record.file, (record.url,), record.sha256, record.size)
 
 
 def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.line_model import SrpmSource
 from pipeline.core.fs import scratch
@@ -18,32 +16,9 @@ from pipeline.errors import Refused
 from pipeline.formats import archive, git_tree, rpm_header
 from pipeline.formats.rpm_header import Tag
 from pipeline.sources import openpgp
+from pipeline.sources.records import Proof
 
 SHOWN = 40  # differing paths listed in one message
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Verified facts about an SRPM; `spec` and `members` map to SHA-256, `tree` is a git tree id.
-
-    `expires` is when the key does, in seconds since 1970; `accepted` says that the line accepts that it has.
-    """
-
-    signer: str
-    fingerprint: str
-    signed: str
-    sentence: str
-    expires: float | None
-    accepted: bool
-    nevra: str
-    spec: str
-    members: dict[str, str]
-    tree: str
-    entries: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the proof as records and lock files store it."""
-        return asdict(self)
 
 
 def prove(

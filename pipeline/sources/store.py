@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import re
 import stat
@@ -25,23 +24,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
-from pipeline.core import disk_space, faults, manifest, rlimits
+from pipeline.core import decoder, disk_space, documents, faults, manifest, rlimits
 from pipeline.core.console import human_bytes
-from pipeline.core.documents import MOST
 from pipeline.core.fs import read_limited, remove, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, Locked, Refused
 
-# What documents of these names must have at least.
-_SHAPES: Mapping[str, Mapping[str, type]] = {
-    "debian-": {"file": str, "url": str, "sha256": str, "size": int, "version": str, "indexes": list, "passed": list},
-    "key-": {"armor": str},
-    "line-": {"line": str, "sources": list},
-    "probe-kernel": {"file": str, "url": str, "sha256": str, "size": int},
-}
+T = TypeVar("T")
 _STAMP = "stamp-"  # what the names of records of objects' stamps begin with
 _NO_FILE = "no-regular-file"  # instead of the digest of what has none
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -65,6 +57,41 @@ class Collected:
 
     removed: tuple[Path, ...]
     freed: int
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """The document of an object's stamp when its content was last verified."""
+
+    stamp: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The document of where an object came from, and when; `fetched` an ISO 8601 time."""
+
+    address: str
+    fetched: str
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """The document beside a download on its way: the URL and the validator (ETag, Last-Modified) of its bytes."""
+
+    url: str
+    validator: str
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A record as it is written: under which name, and what it says."""
+
+    record: str
+    says: Mapping[str, object]
+
+
+class _Damage:
+    """In place of a record that is not as it was written."""
 
 
 class Store:
@@ -91,7 +118,7 @@ class Store:
             status = path.lstat()
             if not stat.S_ISREG(status.st_mode) or size not in (None, status.st_size):
                 return False
-            if self._stamped(sha256) == list(manifest.stamp(status)):
+            if self._stamped(sha256) == manifest.stamp(status):
                 return True
             actual, status = manifest.sha256_at(path)
         except (OSError, ValueError):
@@ -101,14 +128,13 @@ class Store:
                 self._stamp(sha256, status)
         return actual == sha256
 
-    def _stamped(self, sha256: str) -> list[int] | None:
+    def _stamped(self, sha256: str) -> tuple[int, ...] | None:
         """Return the recorded stamp of the object's last verification; None without one."""
-        document = self._read(f"{_STAMP}{sha256}")
-        found = document.get("stamp") if isinstance(document, dict) else None
-        return found if isinstance(found, list) else None
+        found = self._read(f"{_STAMP}{sha256}", Stamp)
+        return found.stamp if isinstance(found, Stamp) else None
 
     def _stamp(self, sha256: str, status: os.stat_result) -> None:
-        self.write_record(f"{_STAMP}{sha256}", {"stamp": manifest.stamp(status)})
+        self.write_record(f"{_STAMP}{sha256}", Stamp(manifest.stamp(status)))
 
     def adopt(self, temporary: Path, sha256: str) -> Path:
         """Make a verified file an object by one rename; return its path.
@@ -171,29 +197,30 @@ class Store:
         """Return the unfinished download under `key`; only for the holder of `object_lock(key)`."""
         return Partial(self, key)
 
-    def record(self, name: str) -> dict[str, Any] | None:
+    def record(self, name: str, kind: type[T]) -> T | None:
         """Return the document called `name`; None when there is none.
 
         One that is damaged, or was written under another name, is moved to `bad/` and is none: what it said is
         asked for, or proven, anew.
         """
-        found = self._read(name)
-        if found is _DAMAGED:
+        found = self._read(name, kind)
+        if isinstance(found, _Damage):
             path = self._record(name)
             self.keep_bad(path, path.name, _actual(path))
             self.note(f"the record {name} of the store: damaged, ignored")
-        return found if isinstance(found, dict) else None
+            return None
+        return found
 
-    def records(self, prefix: str) -> dict[str, dict[str, Any]]:
+    def records(self, prefix: str, kind: type[T]) -> dict[str, T]:
         """Return every document whose name begins with `prefix`. Raises `Refused` for a damaged one."""
         found = {}
         for name in self._names(prefix):
-            document = self._read(name)
-            if document is _DAMAGED:
+            document = self._read(name, kind)
+            if isinstance(document, _Damage):
                 why = "what it says is needed to know what may go"
                 where, hint = str(self._record(name)), f"./inv fetch {name.removeprefix(prefix)}"
                 raise Refused(f"record {name} of the store: damaged", where=where, why=why, hint=hint)
-            if isinstance(document, dict):
+            if document is not None:
                 found[name] = document
         return found
 
@@ -201,34 +228,31 @@ class Store:
         names = [unquote(path.stem) for path in sorted(self._records.glob("[!.]*.json"))]
         return [name for name in names if name.startswith(prefix)]
 
-    def _read(self, name: str) -> object:
-        """Return the document, None without one, `_DAMAGED` for one changed or renamed since written."""
+    def _read(self, name: str, kind: type[T]) -> T | _Damage | None:
+        """Return the document, None without one, `_Damage` for one changed or renamed since written, or no `kind`."""
         try:
-            document = manifest.unsealed(manifest.text_at(self._record(name)))
+            known = documents.unsealed(_Named, manifest.text_at(self._record(name)))
+            return decoder.decode(kind, known.says) if known.record == name else _Damage()
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
-            return _DAMAGED
-        content = document.get("says")
-        if document.get("record") != name or not isinstance(content, dict):
-            return _DAMAGED
-        shape = next((shape for prefix, shape in _SHAPES.items() if name.startswith(prefix)), {})
-        return content if all(isinstance(content.get(key), kind) for key, kind in shape.items()) else _DAMAGED
+            return _Damage()
 
-    def write_record(self, name: str, document: Mapping[str, Any]) -> None:
+    def write_record(self, name: str, document: object) -> None:
         """Replace the document called `name` by one rename. Raises `HostLacks`."""
-        text = manifest.sealed({"record": name, "says": dict(document)})
+        text = documents.sealed(_Named(name, decoder.encode(document)))
         with self.writing(len(text)):
             write_atomic(self._record(name), text)
 
     def write_origin(self, sha256: str, address: str) -> None:
         """Record origin and time of an object."""
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        self.write_record(f"origin-{sha256}", {"address": address, "fetched": moment})
+        self.write_record(f"origin-{sha256}", Origin(address, moment))
 
     def origin(self, sha256: str) -> str:
         """Return the origin of an object; `the store` for objects older than such records."""
-        return str((self.record(f"origin-{sha256}") or {}).get("address") or "the store")
+        found = self.record(f"origin-{sha256}", Origin)
+        return found.address if found and found.address else "the store"
 
     def _record(self, name: str) -> Path:
         return self._records / f"{quote(name, safe='')}.json"
@@ -283,7 +307,7 @@ class Store:
             if (actual := _actual(path)) != path.name:
                 yield path, f"SHA-256 {actual}; expected {path.name}"
         for name in self._names():
-            if self._read(name) is _DAMAGED:
+            if isinstance(self._read(name, dict[str, object]), _Damage):
                 yield self._record(name), "not as it was written"
 
     def gc(self, keep: set[str]) -> Collected:
@@ -357,10 +381,10 @@ class Partial:
     def origin(self) -> tuple[str, str]:
         """Return URL and validator (ETag, Last-Modified) of the bytes; empty texts when unknown."""
         try:
-            document = json.loads(read_limited(self._sidecar, MOST))
-            return str(document["url"]), str(document["validator"])
-        except (OSError, ValueError, KeyError, TypeError):
+            document = documents.parse(Sidecar, read_limited(self._sidecar, documents.MOST))
+        except (OSError, ValueError):
             return "", ""
+        return document.url, document.validator
 
     def restart(self, url: str, validator: str) -> None:
         """Start with an empty file for bytes from `url`."""
@@ -368,7 +392,7 @@ class Partial:
             self.forget()
             self._directory.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            write_atomic(self._sidecar, json.dumps({"url": url, "validator": validator}))
+            write_atomic(self._sidecar, documents.text(Sidecar(url, validator)))
 
     def settle(self) -> Path:
         """Remove the sidecar of a complete file; return the file's path."""
@@ -381,9 +405,6 @@ class Partial:
         """Remove file and sidecar."""
         self.path.unlink(missing_ok=True)
         self.settle()
-
-
-_DAMAGED = object()  # in place of a record that is not as it was written
 
 
 def _actual(path: Path) -> str:

@@ -6,17 +6,18 @@ from typing import Any
 
 from pipeline.config.settings import Settings
 from pipeline.core.console import Console, human_bytes
+from pipeline.sources.records import LineSources
 from pipeline.sources.store import Store
 
 
 def gc(settings: Settings, console: Console) -> dict[str, Any]:
     """Remove objects that no line's last fetch used, and stale downloads. Raises `Locked`."""
     store = Store(settings.store)
-    lines = store.records("line-")
-    used = {source["sha256"] for record in lines.values() for source in record["sources"]}
+    lines = store.records("line-", LineSources)
+    used = {source.sha256 for record in lines.values() for source in record.sources}
     collected = store.gc(used)
     console.say(f"{len(collected.removed)} files removed, {human_bytes(collected.freed)} freed")
-    console.say(f"kept: what {', '.join(r['line'] for r in lines.values()) or 'no line'} last used, {len(used)} files")
+    console.say(f"kept: what {', '.join(r.line for r in lines.values()) or 'no line'} last used, {len(used)} files")
     return {"removed": [str(path) for path in collected.removed], "bytes": collected.freed, "kept": sorted(used)}
 
 

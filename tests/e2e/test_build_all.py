@@ -56,13 +56,13 @@ def built(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Built:
 
 def test_every_role_and_tool_is_in_a_signed_repository(built: Built) -> None:
     document = verify_snapshot(built.latest, signers.known(built.artifacts, "lts61"))
-    names = {row["nevra"].rpartition("-")[0].rpartition("-")[0] for row in document["packages"].values()}
+    names = {row.nevra.rpartition("-")[0].rpartition("-")[0] for row in document.packages.values()}
     assert names == {
         *("kernel", "kernel-devel", "kernel-headers"),
         *("ipvsadm", "keepalived", "lvs-fnat-director", "lvs-fnat-realserver"),
     }
-    assert document["key"]["development"] is True
-    assert "NOT for production" in (built.latest / "README").read_text() or "development" in document["key"]["identity"]
+    assert document.key.development
+    assert "NOT for production" in (built.latest / "README").read_text() or "development" in document.key.identity
 
 
 def test_the_second_run_builds_nothing_asks_nobody_and_is_quick(built: Built) -> None:

@@ -96,7 +96,7 @@ def test_every_package_is_built_and_the_repository_is_good(material: BuildInputs
     document = verify_snapshot(
         (material.artifacts / "repo" / directory / "latest").resolve(), signers.known(material.artifacts, directory)
     )
-    assert set(document["sets"]) == set(BUILDIDS)
+    assert set(document.sets) == set(BUILDIDS)
 
 
 @pytest.mark.parametrize("role", BUILDIDS)

@@ -82,9 +82,9 @@ def test_a_roles_set_has_its_kernel_and_what_it_needs_beside_it(built: Built, ro
 def test_the_repository_is_signed_and_old_rpm_can_read_all_of_it(built: Built) -> None:
     document = verify_snapshot(built.shop.latest(), signers.known(built.shop.inv.artifacts, "toy"))
     rpms = sorted(built.shop.latest().rglob("*.rpm"))
-    assert {rpm.name for rpm in rpms} == set(document["packages"])
+    assert {rpm.name for rpm in rpms} == set(document.packages)
     for rpm in rpms:
-        el6_compat.check(rpm, key_id=document["key"]["fingerprint"][-16:])
+        el6_compat.check(rpm, key_id=document.key.fingerprint[-16:])
     assert list(built.shop.latest().glob("*/repodata/*primary.sqlite*")), "yum of that age likes its database"
 
 

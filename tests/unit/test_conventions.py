@@ -222,6 +222,17 @@ def test_nothing_is_validated_by_a_statement_that_python_o_leaves_out() -> None:
     assert [told(file, node, "assert") for file, node in nodes if isinstance(node, ast.Assert)] == []
 
 
+def test_documents_are_read_in_one_place_only() -> None:
+    """Where their types are held against what they say; a manifest is what documents are sealed with."""
+    readers = [ROOT / "pipeline/core" / name for name in ("documents.py", "manifest.py")]
+    wrong = []
+    for file in [*MODULES, ROOT / "tasks.py"]:
+        names = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)]
+        found = [node for node in names if ast.unparse(node) in ("json.load", "json.loads")]
+        wrong += [told(file, node, "documents.parse") for node in found if file not in readers]
+    assert wrong == []
+
+
 def test_programs_are_run_in_one_place_only() -> None:
     wrong = []
     for file in [*MODULES, ROOT / "tasks.py"]:

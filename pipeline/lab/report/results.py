@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import neutral
 
-SCHEMA = 1
+SCHEMA: Final = 1
 
 
 class Model(BaseModel):
@@ -115,7 +115,7 @@ class Scenario(Model):
 class Report(Model):
     """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from."""
 
-    schema_version: int = SCHEMA
+    schema_version: Literal[1] = SCHEMA
     line: str
     snapshot: str
     fingerprint: str  # of the key that signed it

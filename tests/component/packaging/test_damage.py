@@ -152,10 +152,10 @@ def test_a_package_is_read_from_the_copy_that_is_signed(bench: Bench, monkeypatc
 
 def test_the_snapshot_says_which_step_of_which_key_made_each_package_and_of_what_digest(bench: Bench) -> None:
     said = bench.build_all()
-    rows = verify_snapshot(bench.latest.resolve(), said["snapshot"]["fingerprint"])["packages"]
-    assert {name: row["unsigned_sha256"] for name, row in rows.items()} == digests(said)
+    rows = verify_snapshot(bench.latest.resolve(), said["snapshot"]["fingerprint"]).packages
+    assert {name: row.unsigned_sha256 for name, row in rows.items()} == digests(said)
     for row in rows.values():
-        assert row["keys"] == [said["steps"][step]["key"] for step in row["steps"]]
+        assert list(row.keys) == [said["steps"][step]["key"] for step in row.steps]
 
 
 def test_where_nothing_was_touched_nothing_runs_and_nothing_is_read(

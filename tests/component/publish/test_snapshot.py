@@ -176,7 +176,7 @@ def test_the_same_content_gives_the_same_bytes_elsewhere(signer: Signer, root: P
 )
 def test_anything_else_is_another_snapshot(inv: Inv, signer: Signer, change: Callable[[], dict[str, Any]]) -> None:
     def identity(packages: Contents) -> str:
-        return str(snapshot_contents.document(packages, snapshot_contents.members(packages), signer.key, "code")["id"])
+        return snapshot_contents.document(packages, snapshot_contents.members(packages), signer.key, "code").id
 
     assert identity(wanted()) == identity(wanted()) != identity(wanted(**change()))
 

@@ -38,7 +38,7 @@ def copy(signer: Signer, tmp_path: Path) -> Path:
 def test_a_whole_snapshot_is_verified_wherever_it_lies(copy: Path, signer: Signer) -> None:
     said = verify_snapshot(copy, signer.key.fingerprint)
     assert verify.signer(copy) == signer.key.fingerprint
-    assert list(said["packages"]) == ["ipvsadm-1.2.1-fnat.0.noarch.rpm", "perf-1.2.1-fnat.0.noarch.rpm"]
+    assert list(said.packages) == ["ipvsadm-1.2.1-fnat.0.noarch.rpm", "perf-1.2.1-fnat.0.noarch.rpm"]
 
 
 @functools.cache
@@ -141,7 +141,22 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path, inv: Inv, text: str) -> 
         verify_snapshot(tmp_path, "0" * 40)
 
 
-_SHAPE = {"format": 1, "id": "a", "readers": "", "key": {"name": "k", "fingerprint": "F"}, "sets": {}, "packages": {}}
+_SIGNER = {"name": "k", "identity": "Ada", "fingerprint": "F", "development": False}
+_SHAPE: dict[str, Any] = {
+    "format": 1,
+    "id": "a",
+    "line": "el6",
+    "label": "el6",
+    "notice": "",
+    "small": False,
+    "readers": "",
+    "baseurl": "http://r.example",
+    "key": _SIGNER,
+    "timestamp": 1,
+    "sets": {},
+    "packages": {},
+    "made_by": {"pipeline": "1", "createrepo_c": "1", "code": "0"},
+}
 
 
 @pytest.mark.parametrize(
@@ -149,13 +164,15 @@ _SHAPE = {"format": 1, "id": "a", "readers": "", "key": {"name": "k", "fingerpri
     [
         ({"format": 999}, "format: expected 1, got 999"),
         ({"format": True}, "format: expected 1, got True"),
-        ({"sets": []}, "sets: expected dict"),
-        ({"id": 1}, "id: expected str"),
-        ({"key": {"name": "k"}}, "key: expected its name and fingerprint"),
-        ({"key": {"name": "../k", "fingerprint": "F"}}, "key: expected a name"),
-        ({"sets": {"..": ["a.rpm"]}}, "sets: expected names"),
-        ({"sets": {"stock": ["../../a.rpm"]}}, "sets: expected names"),
-        ({"packages": {"a.rpm": 1}}, "packages: expected an object each"),
+        ({"format": 999, "label": None, "more": 1}, "format: expected 1, got 999"),
+        ({"sets": []}, "sets: expected an object"),
+        ({"id": 1}, "id: expected text"),
+        ({"key": {"name": "k"}}, "key: expected the keys name, identity, fingerprint, development, got none of"),
+        ({"key": {**_SIGNER, "name": "../k"}}, "key.name: expected text such as"),
+        ({"sets": {"..": ["a.rpm"]}}, "sets: expected keys such as"),
+        ({"sets": {"stock": ["../../a.rpm"]}}, "sets.stock.0: expected text such as"),
+        ({"packages": {"a.rpm": 1}}, "packages.a.rpm: expected an object"),
+        ({"notes": ""}, "expected the keys format, "),
     ],
 )
 def test_a_snapshot_document_of_another_shape_is_refused_whatever_python_is_told(

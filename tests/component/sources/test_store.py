@@ -316,10 +316,10 @@ def test_an_object_lock_is_held_by_one_and_others_are_free(store: Store) -> None
 
 def test_a_record_is_read_back_replaced_and_missed(store: Store) -> None:
     name = "debian/bookworm ../ipvsadm"
-    assert store.record(name) is None
+    assert store.record(name, dict[str, object]) is None
     store.write_record(name, {"sha256": DIGEST, "n": 1})
     store.write_record(name, {"sha256": DIGEST, "n": 2})
-    assert store.record(name) == {"sha256": DIGEST, "n": 2}
+    assert store.record(name, dict[str, object]) == {"sha256": DIGEST, "n": 2}
     assert len(list((store.root / "records").iterdir())) == 1
 
 
@@ -346,12 +346,12 @@ def test_a_record_that_is_not_as_it_was_written_is_not_believed(store: Store, ho
     UNLIKE_RECORDS[how](path)
     assert [where for where, _ in store.problems()] == [path]
     with pytest.raises(Refused, match="damaged") as refused:
-        store.records("p")
+        store.records("p", dict[str, object])
     assert refused.value.hint == "./inv fetch in"
-    assert store.record("pin") is None
+    assert store.record("pin", dict[str, object]) is None
     assert "the record pin of the store: damaged, ignored" in said[0]
     assert len(list((store.root / "bad").iterdir())) == 1, "kept as evidence"
-    assert store.record("other") == {"tree": "right for other"}
+    assert store.record("other", dict[str, object]) == {"tree": "right for other"}
     assert list(store.problems()) == []
     shutil.rmtree(store.root / "bad")
 
@@ -360,7 +360,7 @@ def test_a_record_that_finds_no_room_leaves_the_old_one(store: Store) -> None:
     store.write_record("pin", {"n": 1})
     with no_room(), pytest.raises(HostLacks, match="`ulimit -f`"):
         store.write_record("pin", {"n": 2})
-    assert store.record("pin") == {"n": 1}
+    assert store.record("pin", dict[str, object]) == {"n": 1}
     assert [path.name for path in (store.root / "records").iterdir()] == ["pin.json"]
 
 

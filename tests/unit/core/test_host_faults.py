@@ -19,6 +19,7 @@ from pipeline.core import documents, fs, locks, temporary
 from pipeline.errors import ExitCode, HostLacks, Refused
 from pipeline.packaging import inventory
 from pipeline.packaging.graph import Plan, Step
+from pipeline.sandbox.images import PackageList
 from pipeline.sources.store import Store
 from tests.fixtures.built import Built
 from tests.fixtures.commandline import Inv
@@ -166,7 +167,7 @@ def test_a_damaged_document_is_named_with_what_is_wrong_and_what_mends_it(tmp_pa
     file = tmp_path / "about.json"
     file.write_bytes(data)
     with pytest.raises(Refused, match=r"about\.json: damaged; expected .*, got ") as caught:
-        documents.read_json(file, "packages", hint="./inv clean images")
+        documents.read(file, PackageList, hint="./inv clean images")
     assert (caught.value.where, caught.value.hint) == (str(file), "./inv clean images")
 
 
@@ -188,7 +189,7 @@ def test_a_damaged_record_of_the_store_is_none(tmp_path: Path, name: str, data: 
     store.write_record(name, {})
     [file] = (tmp_path / "records").iterdir()
     file.write_bytes(data)
-    assert store.record(name) is None
+    assert store.record(name, dict[str, object]) is None
     assert [path.read_bytes() for path in (tmp_path / "bad").iterdir()] == [data]
 
 
@@ -206,5 +207,5 @@ def test_a_document_that_is_a_fifo_or_has_no_end_is_damaged(tmp_path: Path) -> N
         stream.truncate(1 << 40)
     for name, got in (("fifo", "a FIFO"), ("sparse", "got more")):
         with pytest.raises(Refused, match=got):
-            documents.read_json(tmp_path / name, hint="./inv status")
+            documents.read(tmp_path / name, PackageList, hint="./inv status")
         assert inventory.package_count(tmp_path / name) == 0

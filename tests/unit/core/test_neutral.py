@@ -18,6 +18,7 @@ from pipeline.core.console import Console
 from pipeline.core.process import clean_environment
 from pipeline.errors import PipelineError, Refused
 from pipeline.publish import snapshot_contents
+from pipeline.publish.snapshot_contents import Document, MadeBy, Signer
 from tests.fixtures.commandline import ROOT
 
 ANY = st.text(st.characters(), max_size=60)
@@ -166,18 +167,21 @@ def test_a_container_file_takes_no_second_line_in_a_variable() -> None:
 
 
 def test_the_texts_of_a_snapshot_get_no_line_from_a_label_or_a_key_s_name() -> None:
-    document = {
-        "label": "el6\ngpgcheck=0\r\u2028[other]",
-        "notice": "x\n[other]\x85baseurl=http://evil",
-        "id": "1",
-        "line": "el6",
-        "small": False,
-        "readers": "",
-        "baseurl": "http://r.example",
-        "key": {"name": "k", "identity": "Ada\n  FFFF \x1b[2J", "fingerprint": "F" * 40, "development": False},
-        "sets": {"director": []},
-        "packages": {},
-    }
+    document = Document(
+        format=1,
+        id="1",
+        line="el6",
+        label="el6\ngpgcheck=0\r\u2028[other]",
+        notice="x\n[other]\x85baseurl=http://evil",
+        small=False,
+        readers="",
+        baseurl="http://r.example",
+        key=Signer("k", "Ada\n  FFFF \x1b[2J", "F" * 40, False),
+        timestamp=1,
+        made_by=MadeBy("1", "1", "0"),
+        sets={"director": ()},
+        packages={},
+    )
     repo, readme = snapshot_contents.repo_file(document, "director"), snapshot_contents.readme(document)
     assert repo.split("\n").count("gpgcheck=1") == 1 and "gpgcheck=0" not in repo.split("\n")
     assert [row for row in repo.split("\n") if row.startswith("[")] == ["[el6-director]"]

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import image_file
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
-from pipeline.core import manifest
+from pipeline.core import documents, manifest
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks, UsageError
 from pipeline.recipes import builder_images
@@ -37,7 +37,8 @@ def made(artifacts: Path, name: str, request: str) -> None:
     place = artifacts / "images" / name / request
     (place / "rootfs").mkdir(parents=True)
     listed = place / "packages.json"
-    listed.write_text('{"packages": [{"name": "gcc"}]}\n')
+    packages = (images.Package("gcc", "12", "sha256:0"),)
+    listed.write_text(documents.text(images.PackageList(name, {}, packages)))
     key = images._key(listed)
     assert key is not None
     manifest.record(place, {"image": name, "key": key, "requests": [request]})

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.sources import download, probe_kernel
-from pipeline.sources.apt import Resolved
+from pipeline.sources.records import Resolved
 
 
 def test_debians_index_is_asked_for_the_kernel_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
