@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pipeline.core import resources
 from pipeline.core.fs import read_limited
@@ -33,15 +33,21 @@ class Place(IntEnum):
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One row of the table. `name` is the option without its dashes and the TOML key."""
+class Row:
+    """What a setting's name, type and default do not say of it."""
 
-    name: str
-    kind: Kind
-    default: Any
     help: str
     least: float = 0  # smallest value allowed for whole numbers and seconds
     choices: tuple[str, ...] = ()  # the only texts allowed, where not every one is
+
+
+@dataclass(frozen=True)
+class Setting(Row):
+    """A row of the table, made of a field of `Settings`. `name` is the option without its dashes and the TOML key."""
+
+    name: str = ""
+    kind: Kind = "text"
+    default: Any = None
 
     @property
     def option(self) -> str:
@@ -59,75 +65,105 @@ class Setting:
         return self.name.replace("-", "_")
 
 
-ROWS = (
-    Setting("artifacts", "path", Path("artifacts"), "directory of everything this tool makes; the store is in it"),
-    Setting("line", "text", resources.default_line(), "the line's name; `./inv lines` lists them"),
-    Setting(
-        "line-file",
-        "path",
-        None,
-        "a line file outside the project, in place of --line; it may extend a line and override parts of it",
-    ),
-    Setting("mirror", "list", (), "directory or URL to try before a source's own addresses; may be repeated"),
-    Setting("debian-mirror", "text", "", "Debian archive to read; default: the one the host's apt uses"),
-    Setting("offline", "flag", False, "make no request at all; fail when something is not in the store or a mirror"),
-    Setting("refresh", "flag", False, "ask the signed Debian index again even where an answer is recorded"),
-    Setting("jobs", "whole", 4, "downloads at a time", least=1),
-    Setting("retries", "whole", 4, "attempts per address before the next one is tried", least=1),
-    Setting(
-        "stall", "seconds", 30.0, "seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1
-    ),
-    Setting("connect", "seconds", 10.0, "seconds to wait for a connection", least=0.1),
-    Setting(
-        "runtime",
-        "text",
-        "auto",
-        "what runs builds: auto, bubblewrap or docker",
-        choices=("auto", "bubblewrap", "docker"),
-    ),
-    Setting(
-        "image",
-        "text",
-        "auto",
-        "builder image: centos6 or debian12; auto takes the first that the line has and that runs",
-    ),
-    Setting("centos-base", "text", "", "base of the centos6 image, by digest; default: CentOS 6.10's own"),
-    Setting(
-        "kernel-config",
-        "text",
-        "full",
-        "full, or small: kernels for trying, built in minutes and never published with full ones",
-        choices=("full", "small"),
-    ),
-    Setting("build-jobs", "whole", os.cpu_count() or 1, "processes that builds may use at once", least=1),
-    Setting("build-time", "seconds", 4 * 3600.0, "seconds that a build may take", least=1),
-    Setting("build-silence", "seconds", 1800.0, "seconds in which a build may print nothing", least=1),
-    Setting("build-memory", "whole", 12288, "MiB of memory that a build may have; bubblewrap: each process", least=1),
-    Setting("build-disk", "whole", 65536, "MiB that a build may write, its part of the compiler cache too", least=1),
-    Setting("no-ccache", "flag", False, "compile every file, without what earlier builds left in the compiler cache"),
-    Setting("build-processes", "whole", 4096, "processes that a build may have at a time", least=1),
-    Setting(
-        "gpg-key",
-        "text",
-        "",
-        "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
-        "default: a development key, or the key that signed last",
-    ),
-    Setting("baseurl", "text", "http://repository.example/repo", "address the .repo files name"),
-    Setting("only", "list", (), "build only this step and what it needs; may be repeated"),
-    Setting("force", "list", (), "run this step although nothing changed; may be repeated"),
-    Setting("keep-going", "flag", False, "after a failure, go on with what does not depend on it"),
-    Setting("explain", "flag", False, "say for each step what ran or was reused, and which input decided it"),
-    Setting("dry-run", "flag", False, "say what would run and why; build nothing"),
-    Setting("verify", "flag", False, "read what was made whole, although no file's times say that it changed"),
-    Setting("check-reproducible", "flag", False, "build every package twice and fail unless both have the same bytes"),
-    Setting("scenario", "list", (), "scenario of the lab to play; may be repeated; default: all of the line's"),
-    Setting("keep", "flag", False, "leave each scenario's network running at its end, with a shell in each guest"),
-    Setting("capture", "flag", False, "keep the packets of each segment, as pcap files beside the report"),
-    Setting("no-smoke", "flag", False, "do not play the lab's scenarios at the end"),
-    Setting("json", "flag", False, "print one JSON document on standard output"),
-    Setting("quiet", "flag", False, "no notes and no progress; errors are still printed"),
-)
+@dataclass(frozen=True)
+class Settings:
+    """The values of one run; a field is the one declaration of a setting.
+
+    `line` is empty where `line_file` alone names the line.
+    """
+
+    artifacts: Annotated[Path, Row("directory of everything this tool makes; the store is in it")] = Path("artifacts")
+    line: Annotated[str, Row("the line's name; `./inv lines` lists them")] = resources.default_line()
+    line_file: Annotated[
+        Path | None,
+        Row("a line file outside the project, in place of --line; it may extend a line and override parts of it"),
+    ] = None
+    mirror: Annotated[
+        tuple[str, ...], Row("directory or URL to try before a source's own addresses; may be repeated")
+    ] = ()
+    debian_mirror: Annotated[str, Row("Debian archive to read; default: the one the host's apt uses")] = ""
+    offline: Annotated[bool, Row("make no request at all; fail when something is not in the store or a mirror")] = False
+    refresh: Annotated[bool, Row("ask the signed Debian index again even where an answer is recorded")] = False
+    jobs: Annotated[int, Row("downloads at a time", least=1)] = 4
+    retries: Annotated[int, Row("attempts per address before the next one is tried", least=1)] = 4
+    stall: Annotated[
+        float, Row("seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1)
+    ] = 30.0
+    connect: Annotated[float, Row("seconds to wait for a connection", least=0.1)] = 10.0
+    runtime: Annotated[
+        str, Row("what runs builds: auto, bubblewrap or docker", choices=("auto", "bubblewrap", "docker"))
+    ] = "auto"
+    image: Annotated[
+        str, Row("builder image: centos6 or debian12; auto takes the first that the line has and that runs")
+    ] = "auto"
+    centos_base: Annotated[str, Row("base of the centos6 image, by digest; default: CentOS 6.10's own")] = ""
+    kernel_config: Annotated[
+        str,
+        Row(
+            "full, or small: kernels for trying, built in minutes and never published with full ones",
+            choices=("full", "small"),
+        ),
+    ] = "full"
+    build_jobs: Annotated[int, Row("processes that builds may use at once", least=1)] = os.cpu_count() or 1
+    build_time: Annotated[float, Row("seconds that a build may take", least=1)] = 4 * 3600.0
+    build_silence: Annotated[float, Row("seconds in which a build may print nothing", least=1)] = 1800.0
+    build_memory: Annotated[int, Row("MiB of memory that a build may have; bubblewrap: each process", least=1)] = 12288
+    build_disk: Annotated[int, Row("MiB that a build may write, its part of the compiler cache too", least=1)] = 65536
+    no_ccache: Annotated[bool, Row("compile every file, without what earlier builds left in the compiler cache")] = (
+        False
+    )
+    build_processes: Annotated[int, Row("processes that a build may have at a time", least=1)] = 4096
+    gpg_key: Annotated[
+        str,
+        Row(
+            "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
+            "default: a development key, or the key that signed last"
+        ),
+    ] = ""
+    baseurl: Annotated[str, Row("address the .repo files name")] = "http://repository.example/repo"
+    only: Annotated[tuple[str, ...], Row("build only this step and what it needs; may be repeated")] = ()
+    force: Annotated[tuple[str, ...], Row("run this step although nothing changed; may be repeated")] = ()
+    keep_going: Annotated[bool, Row("after a failure, go on with what does not depend on it")] = False
+    explain: Annotated[bool, Row("say for each step what ran or was reused, and which input decided it")] = False
+    dry_run: Annotated[bool, Row("say what would run and why; build nothing")] = False
+    verify: Annotated[bool, Row("read what was made whole, although no file's times say that it changed")] = False
+    check_reproducible: Annotated[bool, Row("build every package twice and fail unless both have the same bytes")] = (
+        False
+    )
+    scenario: Annotated[
+        tuple[str, ...], Row("scenario of the lab to play; may be repeated; default: all of the line's")
+    ] = ()
+    keep: Annotated[bool, Row("leave each scenario's network running at its end, with a shell in each guest")] = False
+    capture: Annotated[bool, Row("keep the packets of each segment, as pcap files beside the report")] = False
+    no_smoke: Annotated[bool, Row("do not play the lab's scenarios at the end")] = False
+    json: Annotated[bool, Row("print one JSON document on standard output")] = False
+    quiet: Annotated[bool, Row("no notes and no progress; errors are still printed")] = False
+
+    @property
+    def store(self) -> Path:
+        """The content-addressed store's directory."""
+        return self.artifacts / "store"
+
+
+_KINDS: Mapping[Any, Kind] = {
+    bool: "flag",
+    str: "text",
+    int: "whole",
+    float: "seconds",
+    Path: "path",
+    Path | None: "path",
+    tuple[str, ...]: "list",
+}
+
+
+def _rows() -> Iterator[Setting]:
+    hints = get_type_hints(Settings, include_extras=True)
+    for each in fields(Settings):
+        kind, row = get_args(hints[each.name])
+        yield Setting(**vars(row), name=each.name.replace("_", "-"), kind=_KINDS[kind], default=each.default)
+
+
+ROWS = tuple(_rows())
 TABLE: Mapping[str, Setting] = {row.name: row for row in ROWS}
 
 _HINT = "docs/commands.md has every setting"
@@ -135,54 +171,6 @@ _LARGEST = 1 << 20  # bytes of a settings file
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _Read = Callable[[Setting, Any], Any]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The values of one run. `line` is empty where `line_file` alone names the line."""
-
-    artifacts: Path
-    line: str
-    line_file: Path | None
-    mirror: tuple[str, ...]
-    debian_mirror: str
-    offline: bool
-    refresh: bool
-    jobs: int
-    retries: int
-    stall: float
-    connect: float
-    runtime: str
-    image: str
-    centos_base: str
-    kernel_config: str
-    build_jobs: int
-    build_time: float
-    build_silence: float
-    build_memory: int
-    build_disk: int
-    no_ccache: bool
-    build_processes: int
-    gpg_key: str
-    baseurl: str
-    only: tuple[str, ...]
-    force: tuple[str, ...]
-    keep_going: bool
-    explain: bool
-    dry_run: bool
-    verify: bool
-    check_reproducible: bool
-    scenario: tuple[str, ...]
-    keep: bool
-    capture: bool
-    no_smoke: bool
-    json: bool
-    quiet: bool
-
-    @property
-    def store(self) -> Path:
-        """The content-addressed store's directory."""
-        return self.artifacts / "store"
 
 
 def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
