@@ -13,15 +13,24 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
-from pipeline.core.fs import write_atomic
+from pipeline.core import documents
+from pipeline.core.fs import read_limited, write_atomic
 
 _KEPT = Path(cache_from_source(__file__)).with_suffix(".json")
 _MOST = 2000  # parsed modules that are kept; older versions of edited ones among them
-_Parsed = tuple[str, tuple[str, ...]]  # SHA-256 of the code, and the dotted names in its import statements
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    """SHA-256 of a module's code, and the dotted names in its import statements."""
+
+    code: str
+    names: tuple[str, ...]
 
 
 @cache
@@ -30,7 +39,7 @@ def digest(*modules: str) -> str:
 
     Raises `ModuleNotFoundError` for a module that is not there.
     """
-    code = {name: parsed[0] for name, parsed in _closure(modules).items()}
+    code = {name: parsed.code for name, parsed in _closure(modules).items()}
     return hashlib.sha256(json.dumps(code, sort_keys=True).encode()).hexdigest()
 
 
@@ -62,7 +71,7 @@ def _closure(modules: tuple[str, ...]) -> dict[str, _Parsed]:
 def _imported(module: str, parsed: _Parsed) -> Iterator[tuple[str, Path | None]]:
     """Yield what `module` imports of its own distribution: `a.b.c` is a module or something in `a.b`."""
     top = module.partition(".")[0]
-    for name in parsed[1]:
+    for name in parsed.names:
         if name.partition(".")[0] == top:
             inner, _, last = name.rpartition(".")
             source = _source(name) if last != "*" else None
@@ -84,7 +93,7 @@ def _parsed(source: bytes, kept: dict[str, _Parsed]) -> _Parsed:
     if key not in kept:
         tree = _Stripped().visit(ast.parse(source))
         code = ast.unparse(ast.fix_missing_locations(tree))
-        kept[key] = (hashlib.sha256(code.encode()).hexdigest(), tuple(sorted(set(_import_names(tree)))))
+        kept[key] = _Parsed(hashlib.sha256(code.encode()).hexdigest(), tuple(sorted(set(_import_names(tree)))))
     return kept[key]
 
 
@@ -123,8 +132,8 @@ def _import_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _load_kept() -> dict[str, _Parsed]:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return {key: (str(code), tuple(names)) for key, (code, names) in json.loads(_KEPT.read_bytes()).items()}
+    with contextlib.suppress(OSError, ValueError):
+        return documents.parse(dict[str, _Parsed], read_limited(_KEPT, documents.MOST))
     return {}
 
 
@@ -132,4 +141,4 @@ def _keep(kept: dict[str, _Parsed]) -> None:
     newest = dict(list(kept.items())[-_MOST:])
     with contextlib.suppress(OSError):  # an installation that only its owner may write to: parsed in every run
         _KEPT.parent.mkdir(exist_ok=True)
-        write_atomic(_KEPT, json.dumps(newest))
+        write_atomic(_KEPT, documents.text(newest))

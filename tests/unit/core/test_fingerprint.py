@@ -109,6 +109,7 @@ def test_what_was_kept_of_a_module_is_not_believed_of_another_content(house: Pat
 def copy(tmp_path: Path) -> Path:
     """A copy of the project's code that may be edited."""
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copytree(ROOT / "lines", tmp_path / "pipeline/_data/lines")  # as where it is installed
     return tmp_path
 
 
