@@ -152,7 +152,7 @@ def test_a_spec_file_takes_no_variable_that_would_be_more_than_a_value(
 ) -> None:
     from jinja2 import DictLoader
 
-    environment = templates._environment("spec")
+    environment = templates._environment("spec", None)
     monkeypatch.setattr(environment, "loader", DictLoader({"specs/x.spec.j2": "Summary: {{ summary }}\n"}))
     assert templates.render("specs/x.spec.j2", summary="An ordinary one") == "Summary: An ordinary one\n"
     with pytest.raises(PipelineError, match="would be more than a value there"):
