@@ -14,9 +14,9 @@ from pipeline.config.context import RunContext
 from pipeline.core import neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import inventory, step_record
-from pipeline.packaging.scheduler import look
+from pipeline.packaging.scheduler import check_stored
 
-Found = Iterator[tuple[Path, str]]
+Problems = Iterator[tuple[Path, str]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kind:
     """
 
     name: str
-    verified: Callable[[Path, str], Found]
+    verify: Callable[[Path, str], Problems]
     remedy: str
 
 
@@ -48,7 +48,7 @@ def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
     found = []
     for kind in KINDS:
         console.note(f"reading every file of the {kind.name}")
-        for path, problem in kind.verified(artifacts, line):
+        for path, problem in kind.verify(artifacts, line):
             parts = path.relative_to(artifacts).parts
             name = parts[1] if len(parts) > 1 else ""
             following = kind.remedy.format(name=neutral.word(name), line=_options(artifacts, name))
@@ -69,7 +69,7 @@ def _options(artifacts: Path, name: str) -> str:
     return neutral.command(words)
 
 
-def _steps(artifacts: Path, line: str) -> Found:
+def _steps(artifacts: Path, line: str) -> Problems:
     """Yield the problems of every step's results, without damaged ones already set aside."""
     for place in inventory.lines(artifacts):
         for step in inventory.steps(place) if line in ("", place.name) else ():
@@ -86,11 +86,11 @@ def _problem(path: Path) -> str:
     line, step = path.parents[1].name, path.parent.name
     name = known if known.replace(":", "-") == step else step
     # What a step published is verified by itself: an older one's link to the latest leads to a newer one's by now.
-    found = look(path, line, name, path.name, content=True)
+    found = check_stored(path, line, name, path.name, content=True)
     return "" if found.elsewhere else found.problem
 
 
-def _snapshots(artifacts: Path, line: str) -> Found:
+def _snapshots(artifacts: Path, line: str) -> Problems:
     from pipeline.publish import signers
     from pipeline.publish.verify import verify_snapshot
 
@@ -98,7 +98,7 @@ def _snapshots(artifacts: Path, line: str) -> Found:
         if not place.is_dir() or line not in ("", place.name, place.name.removesuffix("-small")):
             continue
         found = [path for path in inventory.entries(place / "snapshots") if not path.name.startswith(".")]
-        fingerprint = signers.known(artifacts, place.name)
+        fingerprint = signers.recorded_fingerprint(artifacts, place.name)
         for path in found:
             try:
                 document = verify_snapshot(path, fingerprint or "unknown")
@@ -112,40 +112,40 @@ def _snapshots(artifacts: Path, line: str) -> Found:
             yield latest, "it leads to no snapshot of this directory"
 
 
-def _store(artifacts: Path, line: str) -> Found:
+def _store(artifacts: Path, line: str) -> Problems:
     from pipeline.sources.store import Store
 
     return Store(artifacts / "store").problems()
 
 
-def _trees(artifacts: Path, line: str) -> Found:
+def _trees(artifacts: Path, line: str) -> Problems:
     from pipeline.sources import kernel_tree
 
     return kernel_tree.verified(artifacts / "trees")
 
 
-def _guests(artifacts: Path, line: str) -> Found:
+def _guests(artifacts: Path, line: str) -> Problems:
     from pipeline.core import cache
 
     return cache.verified(artifacts / "lab")
 
 
-def _passed(artifacts: Path, line: str) -> Found:
+def _lab_runs(artifacts: Path, line: str) -> Problems:
     from pipeline.lab import run_record
 
-    return run_record.verified(artifacts)
+    return run_record.problems(artifacts)
 
 
-def _kvm(artifacts: Path, line: str) -> Found:
+def _kvm(artifacts: Path, line: str) -> Problems:
     from pipeline.host import kvm
 
     return kvm.Probe(artifacts).problems()
 
 
-def _images(artifacts: Path, line: str) -> Found:
+def _images(artifacts: Path, line: str) -> Problems:
     from pipeline.sandbox import images
 
-    return images.verified(artifacts / "images")
+    return images.problems(artifacts / "images")
 
 
 KINDS = (
@@ -155,6 +155,6 @@ KINDS = (
     Kind("images", _images, "./inv image --image {name} --fresh"),
     Kind("kernel trees", _trees, "./inv patches"),
     Kind("guests of the lab", _guests, "./inv smoke"),
-    Kind("runs of the lab that passed", _passed, "./inv build-all"),
+    Kind("runs of the lab that passed", _lab_runs, "./inv build-all"),
     Kind("answer about KVM", _kvm, "./inv doctor"),
 )

@@ -68,7 +68,7 @@ _EXAMPLES = {
     ExitCode.BUILD: (
         "./inv build-all --check-reproducible",
         "where a second build gives other bytes",
-        "1 of 5 packages came out different when they were built again",
+        "1 of 5 packages differ between two builds; expected the same bytes",
     ),
     ExitCode.TEST: (
         "./inv test --match NAME",

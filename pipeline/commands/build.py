@@ -36,7 +36,7 @@ from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import BuildInputs, Recipe
 from pipeline.recipes.builder_images import builder, check_image
 from pipeline.sandbox import images
-from pipeline.sandbox.runtime import Ended, Job, Limits, Runtime
+from pipeline.sandbox.runtime import Job, JobResult, Limits, Runtime
 from pipeline.sources import preflight
 from pipeline.sources.resolver import Sources, Verified
 
@@ -71,7 +71,7 @@ class LazyRuntime:
         """As evidence names it."""
         return self._chosen.name
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: Job) -> JobResult:
         """Runs the job."""
         return self._chosen.run(job)
 
@@ -157,7 +157,7 @@ class BuildCommand:
         if image.name != settings.image and sources.has_own(image.name):
             found = sources.fetch(image.name)
         verified = _by_name(found)
-        bench = sandboxed.Bench(LazyRuntime(self.context), image, self.ccache(image.name), _limits(settings))
+        bench = sandboxed.BuildEnvironment(LazyRuntime(self.context), image, self.ccache(image.name), _limits(settings))
         steps = recipe.steps(BuildInputs(self.line, verified, proven, bench, trees.of, self.small))
         published = [step.name for step in steps if step.name != guest_userland.STEP]
         whole = Plan([*steps, self._publish_step(published)])
@@ -186,28 +186,28 @@ class BuildCommand:
 
         settings = self.context.settings
         wanted = self._contents(work)
-        with signing.opened(settings.gpg_key, settings.artifacts / "keys") as signer:
+        with signing.open_signer(settings.gpg_key, settings.artifacts / "keys") as signer:
             made = snapshot.make_snapshot(wanted, signer, settings.artifacts / "repo")
-        signers.remember(settings.artifacts, wanted.directory, made.fingerprint)
+        signers.record(settings.artifacts, wanted.directory, made.fingerprint)
         document = {"id": made.id, "path": str(made.path), "latest": str(made.latest), "fingerprint": made.fingerprint}
         work.facts["snapshot"] = {**document, "development": made.development}
-        work.elsewhere.extend([made.path, made.latest, signers.place(settings.artifacts, wanted.directory)])
+        work.elsewhere.extend([made.path, made.latest, signers.record_path(settings.artifacts, wanted.directory)])
 
     def _contents(self, work: Work) -> Contents:
         """Which package goes into which set: a role's kernel, and what that role needs beside it.
 
         Their names and digests are those of the records, whatever lies in the directories.
         """
-        from pipeline.publish.snapshot_contents import Built, Contents
+        from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
-        def built(step: str, prefix: str = "") -> list[Built]:
+        def built(step: str, prefix: str = "") -> list[BuiltPackage]:
             if step not in work.records:
                 return []
             made = work.records[step]
             small = self.small and step.startswith("kernel:")
             again = neutral.command(["./inv", "build-all", "--force", step, *self.options])
             return [
-                Built(work.needs[step] / name, step, small, entry.content, made.key, again)
+                BuiltPackage(work.needs[step] / name, step, small, entry.content, made.key, again)
                 for name, entry in sorted(made.output.items())
                 if PurePosixPath(name).match(f"rpms/{prefix}*.rpm")
             ]
@@ -231,7 +231,7 @@ class BuildCommand:
 
     def made(self, name: str) -> Path:
         """The output of one step, which runs if it must. Raises its error."""
-        with self.runner.using():
+        with self.runner.shared_lock():
             outcomes = self._run_as_it_is(self.plan().only([name]))
         if error := failure(outcomes):
             raise error
@@ -251,7 +251,7 @@ class BuildCommand:
         if tried:
             self._try_key()
         self._look()
-        with self.runner.using():
+        with self.runner.shared_lock():
             plan = self.plan()
             if self.context.settings.dry_run:
                 told = foretold(plan, self.runner, self.context.console, f"line {self.line.label}")
@@ -278,14 +278,14 @@ class BuildCommand:
         settings = self.context.settings
         if not settings.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
             return False
-        return PUBLISH in settings.force or not signers.known(settings.artifacts, self._published_as)
+        return PUBLISH in settings.force or not signers.recorded_fingerprint(settings.artifacts, self._published_as)
 
     def _try_key(self) -> None:
         """Sign something now, so that a key that cannot is told before hours of building, not after them."""
         from pipeline.publish import signing
 
         settings = self.context.settings
-        with signing.opened(settings.gpg_key, settings.artifacts / "keys"):
+        with signing.open_signer(settings.gpg_key, settings.artifacts / "keys"):
             pass
 
     @property
@@ -326,7 +326,7 @@ class BuildCommand:
         return {**self._run_as_it_is(plan), **outcomes}, comparison
 
     def _run_as_it_is(self, plan: Plan) -> dict[str, Outcome]:
-        with progress.told(plan, self.runner, self.context.console):
+        with progress.progress_reported(plan, self.runner, self.context.console):
             return self.runner.run(plan)
 
     def _compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -367,7 +367,7 @@ class BuildCommand:
             raise error
         return outcomes
 
-    def _told_compared(self, compared: Sequence[reproducible.Compared], comparison: Mapping[str, Any]) -> None:
+    def _told_compared(self, compared: Sequence[reproducible.Comparison], comparison: Mapping[str, Any]) -> None:
         rows = [(c.file, c.first[:16], c.second[:16], "the same" if c.same else "DIFFERENT") for c in compared]
         title = f"line {self.line.label}: built twice"
         self.context.console.table(("package", "sha256", "of the second build", "bytes"), rows, title)
@@ -414,11 +414,13 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
 
 
 def shell(line: Line, step: str, context: RunContext) -> dict[str, Any]:
-    """A shell where a step failed: the same image, mounts and environment; `$AGAIN` is the command."""
+    """A shell where a step failed: the same image, mounts and environment; `$BUILD_COMMAND` is the command."""
     directory = context.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
     _check_failed(directory, line, step, BuildCommand(line, context).options)
-    job = replace(sandboxed.remembered(directory), limits=_limits(context.settings))
-    context.console.note(f"the sandbox of {step}, as it failed; `eval $AGAIN` runs its command again; `exit` leaves")
+    job = replace(sandboxed.load_failed_job(directory), limits=_limits(context.settings))
+    context.console.note(
+        f"the sandbox of {step}, as it failed; `eval $BUILD_COMMAND` runs its command again; `exit` leaves"
+    )
     with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
         return {"status": LazyRuntime(context).shell(job)}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.core.console import Console, human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
-from pipeline.packaging.ccache import Counted, together
+from pipeline.packaging.ccache import CacheStatistics, total
 from pipeline.packaging.graph import Plan
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
 
@@ -56,11 +56,11 @@ class Summary:
         ]
 
     @cached_property
-    def compiled(self) -> dict[str, Counted]:
+    def compiled(self) -> dict[str, CacheStatistics]:
         """What the compiler cache did for each step that ran now and compiled through it."""
         ran = {name: o.record for name, o in self.outcomes.items() if o.state is State.RAN and o.record}
         counts = {name: made.facts.get("ccache") for name, made in ran.items()}
-        return {name: Counted(**count) for name, count in counts.items() if count}
+        return {name: CacheStatistics(**count) for name, count in counts.items() if count}
 
     @cached_property
     def snapshot(self) -> dict[str, Any]:
@@ -70,11 +70,11 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """As `--json` prints it."""
-        total = together(self.compiled.values())
+        counts = total(self.compiled.values())
         return {
             "steps": {name: _step(outcome) for name, outcome in self.outcomes.items()},
             "packages": [package.as_dict() for package in self.packages],
-            "ccache": {**total.as_dict(), "steps": {name: c.as_dict() for name, c in self.compiled.items()}},
+            "ccache": {**counts.as_dict(), "steps": {name: c.as_dict() for name, c in self.compiled.items()}},
             "snapshot": self.snapshot or None,
             "seconds": round(self.seconds, 2),
         }
@@ -90,7 +90,7 @@ class Summary:
         for name, counted in self.compiled.items():
             console.say(f"{name}: the compiler cache had {counted}")
         if len(self.compiled) > 1:
-            console.say(f"in all: the compiler cache had {together(self.compiled.values())}")
+            console.say(f"in all: the compiler cache had {total(self.compiled.values())}")
         self._tell_repository(console, publishing)
         reused = sum(outcome.state is State.REUSED for outcome in self.outcomes.values())
         count = f"{len(self.outcomes)} step{'s' * (len(self.outcomes) != 1)}"

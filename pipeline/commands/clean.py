@@ -19,7 +19,7 @@ from pipeline.core.console import Console, human_bytes
 from pipeline.core.locks import locked
 from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
 from pipeline.packaging import inventory
-from pipeline.packaging.inventory import Last, Run
+from pipeline.packaging.inventory import Run, RunState
 from pipeline.packaging.scheduler import LOCK, SHELL_LOCK
 from pipeline.publish.snapshot import remove_snapshot
 from pipeline.sandbox import container
@@ -146,7 +146,7 @@ def _item(path: Path, words: tuple[str, ...], locks: tuple[Path, ...]) -> Item:
 def _of_step(step: Path) -> Iterator[Item]:
     own = step / LOCK
     runs = inventory.runs(step)
-    finished = [run for run in runs if run.state in (Last.DONE, Last.UNREADABLE)]
+    finished = [run for run in runs if run.state in (RunState.DONE, RunState.UNREADABLE)]
     for path in (path for path in inventory.entries(step) if path.name.startswith(".old-")):
         yield _item(path, ("failed",), (own,))
     for run in runs:
@@ -158,14 +158,14 @@ def _of_step(step: Path) -> Iterator[Item]:
 
 
 def _newest(finished: Sequence[Run]) -> Run:
-    return max(finished, key=lambda run: (run.state is Last.DONE, run.begun or 0.0))
+    return max(finished, key=lambda run: (run.state is RunState.DONE, run.begun or 0.0))
 
 
 def _second_builds(artifacts: Path, line: str) -> Iterator[Item]:
     """What a comparison of two builds left because they differed, or was killed in."""
     for path in inventory.entries(artifacts / "steps"):
-        name = path.name.partition(inventory.SECOND)[0]
-        if path.is_dir() and inventory.SECOND in path.name and line in ("", name):
+        name = path.name.partition(inventory.COMPARISON_MARK)[0]
+        if path.is_dir() and inventory.COMPARISON_MARK in path.name and line in ("", name):
             yield _item(path, ("failed",), (path.with_name(f"{path.name}.lock"),))
 
 
@@ -175,7 +175,7 @@ def _snapshots(artifacts: Path, line: str) -> Iterator[Item]:
         by_directory.setdefault(snapshot.directory, []).append(snapshot)
     for directory, found in by_directory.items():
         if line in ("", directory, directory.removesuffix("-small")):
-            for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.latest):
+            for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.is_latest):
                 remove = partial(remove_snapshot, old.path, wait=False)
                 yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)
 
@@ -188,7 +188,7 @@ def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
                 yield _item(path, ("failed",), (*makers, *users))
     for image in inventory.images(artifacts):
         makers = tuple(path for path in inventory.entries(image.path.parent) if path.suffix == LOCK_SUFFIX)
-        words = ("images",) if image.current else ("old", "images")
+        words = ("images",) if image.is_current else ("old", "images")
         size = trees.usage(image.path)
         yield Item(str(image.path), words, size, (*makers, *users), partial(_remove_image, image.path))
 
@@ -198,22 +198,22 @@ def _remove_image(path: Path) -> None:
     for link in inventory.requests(path.parent):
         if link.resolve() == path.resolve():
             link.unlink()
-    path.with_suffix(container.IMPORTS).unlink(missing_ok=True)
+    path.with_suffix(container.IMPORTS_SUFFIX).unlink(missing_ok=True)
     fs.remove(path)
 
 
 def _engine_images(artifacts: Path, users: tuple[Path, ...], console: Console) -> Iterator[Item]:
     """What engines that answer keep of our images; one whose directory is not the current one is superseded."""
-    current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.current}
-    for answering in container.answering():
+    current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.is_current}
+    for answering in container.available_engines():
         for tag, size in _kept(answering, console):
             words = ("images",) if tag.rpartition("/")[2] in current else ("old", "images")
-            yield Item(f"{tag} in {answering.name}", words, size, users, partial(answering.forget, tag))
+            yield Item(f"{tag} in {answering.name}", words, size, users, partial(answering.remove_image, tag))
 
 
 def _kept(answering: container.ContainerEngine, console: Console) -> list[tuple[str, int]]:
     try:
-        return answering.kept()
+        return answering.images()
     except PipelineError as error:
         console.note(f"{answering.name}: {error.what}")
         return []

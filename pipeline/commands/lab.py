@@ -101,7 +101,7 @@ class LabCommand:
         )
         page = report.write(found, bench.work)
         self._remember(bench.work)
-        terminal.tell(found, self.context.console, page)
+        terminal.print_report(found, self.context.console, page)
         if not found.passed:
             failed = [s.name for s in played if s.state not in (results.State.PASSED, results.State.LEFT_OUT)]
             raise TestsFailed(
@@ -144,13 +144,13 @@ class LabCommand:
         place = self.reports / passed.LINK
         if not os.path.lexists(place):
             return None
-        known, problems = passed.recorded(place)
+        known, problems = passed.read_record(place)
         if problems:
             self.context.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
             return None
         return place / report.PAGE if known == what else None
 
-    def _bench(self, *, keep: bool) -> runner.Bench:
+    def _bench(self, *, keep: bool) -> runner.LabEnvironment:
         from pipeline.host import kvm, programs
         from pipeline.lab import runner
         from pipeline.lab.vm import network
@@ -161,9 +161,9 @@ class LabCommand:
         programs_of_guests, builder = self._userland()
         work = self.reports / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         work.mkdir(parents=True)
-        accelerator = network.Accelerator.found(kvm.Probe(context.settings.artifacts, kernel_provider=self._kernel))
+        accelerator = network.Accelerator.detect(kvm.Probe(context.settings.artifacts, kernel_provider=self._kernel))
         context.console.note(f"guests run with {accelerator.name}: {accelerator.why}")
-        return runner.Bench(
+        return runner.LabEnvironment(
             line=self.line,
             repository=repository,
             userland=programs_of_guests,
@@ -195,8 +195,8 @@ class LabCommand:
         from pipeline.publish import keys, signers, verify
 
         settings, directory = self.context.settings, self.latest.parent.name
-        record = signers.place(settings.artifacts, directory)
-        known = signers.known(settings.artifacts, directory)
+        record = signers.record_path(settings.artifacts, directory)
+        known = signers.recorded_fingerprint(settings.artifacts, directory)
         wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
         found = verify.signer(path)
         trusting = neutral.command(["./inv", "smoke", *self.job.options, "--gpg-key", found])
@@ -243,7 +243,7 @@ class LabCommand:
         job = BuildCommand(self.line, replace(self.context, settings=settings))
         return job.made(guest_userland.STEP), job.image()
 
-    def _all(self, bench: runner.Bench, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
+    def _all(self, bench: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
         """Plays scenarios, two at a time; by hand one after the other."""
         if bench.keep:
             return tuple(self._played(bench, name) for name in chosen)
@@ -259,12 +259,12 @@ class LabCommand:
                 raise
         return tuple(playing[name].result() for name in chosen)
 
-    def _played(self, bench: runner.Bench, name: str) -> results.Scenario:
+    def _played(self, bench: runner.LabEnvironment, name: str) -> results.Scenario:
         from pipeline.lab import runner
 
         console = self.context.console
         console.note(f"{name}: starting")
-        played = runner.play(bench, name)
+        played = runner.run_scenario(bench, name)
         passed = sum(check.passed for check in played.checks)
         said = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
         console.note(f"{name}: {played.state}, {said}")
@@ -353,8 +353,8 @@ _TO_TRY = {
 
 def _shell(machine: Machine) -> None:
     """A shell at this terminal, which meanwhile passes every key on."""
-    from pipeline.sandbox.terminal import unechoed
+    from pipeline.sandbox.terminal import raw_mode
 
     source = sys.stdin.fileno()
-    with unechoed() if os.isatty(source) else contextlib.nullcontext():
-        machine.shell(source, sys.stdout.fileno(), shutil.get_terminal_size)
+    with raw_mode() if os.isatty(source) else contextlib.nullcontext():
+        machine.open_shell(source, sys.stdout.fileno(), shutil.get_terminal_size)

@@ -11,7 +11,7 @@ from pipeline.config.context import RunContext
 from pipeline.core.console import Console, human_bytes
 from pipeline.core.trees import usage
 from pipeline.packaging import inventory
-from pipeline.packaging.inventory import BuilderImage, Last, Run, Snapshot
+from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
 
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
 
@@ -20,7 +20,7 @@ def tell(context: RunContext) -> dict[str, Any]:
     """Says it, and returns it as `--json` prints it. Neither a network nor an engine is asked."""
     artifacts, console = context.settings.artifacts, context.console
     last = [runs[-1] for line in inventory.lines(artifacts) for runs in _of_line(line) if runs]
-    latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.latest]
+    latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.is_latest]
     images = inventory.images(artifacts)
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
     _say(console, artifacts, last, latest, images, sizes)
@@ -57,14 +57,14 @@ def _say(
     for snapshot in latest:
         console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {_time(snapshot.published)}")
     for image in images:
-        said = "current" if image.current else "superseded"
+        said = "current" if image.is_current else "superseded"
         console.say(f"image {image.name} {image.key}: {said}, {image.packages} packages")
     console.table(("directory", "size"), [(str(artifacts / name), human_bytes(size)) for name, size in sizes.items()])
     console.say("what could be removed: ./inv clean")
 
 
 def _state(run: Run) -> str:
-    return f"{run.state}, pid {run.pid}" if run.state is Last.RUNNING else run.state.value
+    return f"{run.state}, pid {run.pid}" if run.state is RunState.RUNNING else run.state.value
 
 
 def _took(seconds: float | None) -> str:
@@ -83,7 +83,7 @@ def _step(run: Run) -> dict[str, Any]:
         "state": run.state.value,
         "begun": run.begun,
         "seconds": run.seconds,
-        "pid": run.pid if run.state is Last.RUNNING else None,
+        "pid": run.pid if run.state is RunState.RUNNING else None,
         "path": str(run.path),
         "next": run.next,
     }
@@ -94,5 +94,5 @@ def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _image(image: BuilderImage) -> dict[str, Any]:
-    document = {"name": image.name, "key": image.key, "path": str(image.path), "current": image.current}
+    document = {"name": image.name, "key": image.key, "path": str(image.path), "current": image.is_current}
     return {**document, "packages": image.packages}

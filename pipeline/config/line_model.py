@@ -300,7 +300,7 @@ class Patch(Model):
     effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
 
 
-class Play(Model):
+class LabScenario(Model):
     """A scenario of the lab: the roles whose kernels its guests boot, or the reason that the line leaves it out.
 
     `known` are defects of the line's own upstream, by what does not work: expected, and shown, not hidden.
@@ -331,7 +331,7 @@ class LineData(Model):
     roles: Table[RoleName, Role]
     rules: Table[RoleName, Rule] = Field(default_factory=_empty)
     patches: Table[Name, Patch] = Field(default_factory=_empty)
-    lab: Table[Name, Play] = Field(default_factory=_empty)
+    lab: Table[Name, LabScenario] = Field(default_factory=_empty)
 
 
 @dataclass(frozen=True)

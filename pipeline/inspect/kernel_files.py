@@ -14,8 +14,8 @@ from pipeline.formats import archive
 from pipeline.inspect import package_contents
 from pipeline.packaging.rpmbuild import Package
 
-MOST = 64 << 20  # bytes read of one file; the largest is the boot image
-_TEXT_MOST = 8 << 20  # bytes of one that is taken apart line by line; a whole kernel's Module.symvers has 1 MiB
+MAX_FILE = 64 << 20  # bytes read of one file; the largest is the boot image
+_MAX_TEXT = 8 << 20  # bytes of one that is taken apart line by line; a whole kernel's Module.symvers has 1 MiB
 _BINARY = re.compile(r"/vmlinuz[^/]*$|\.ko$")
 # x86 boot protocol, Documentation/x86/boot.rst: offsets into the image and what must stand there.
 _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
@@ -23,9 +23,9 @@ _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
 
 def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     """The content of files of a package by their paths. Raises `Refused` when one is missing."""
-    package_contents.has_files(package, wanted)
+    package_contents.require_files(package, wanted)
     found = archive.read(
-        package.path, {path.lstrip("/"): MOST if _BINARY.search(path) else _TEXT_MOST for path in wanted}
+        package.path, {path.lstrip("/"): MAX_FILE if _BINARY.search(path) else _MAX_TEXT for path in wanted}
     )
     content = {path: found[path.lstrip("/")] for path in wanted if path.lstrip("/") in found}
     if len(content) != len(set(wanted)):
@@ -33,7 +33,7 @@ def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     return content
 
 
-def banner(image: bytes, package: Package, path: str, uname: str) -> str:
+def read_banner(image: bytes, package: Package, path: str, uname: str) -> str:
     """The version text of a boot image, whose header is checked. It begins with what `uname -r` says."""
     if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
         raise Refused(f"{path} in {package.path.name} is no x86 boot image", where=str(package.path))
@@ -54,22 +54,22 @@ def check_module(module: bytes, package: Package, path: str, uname: str) -> None
         raise Refused(f"{path} in {package.path.name} is no module of this kernel", where=str(package.path), why=why)
 
 
-def _unpacked(data: bytes) -> bytes:
+def _gunzip(data: bytes) -> bytes:
     """What a gzip file holds. Raises `zlib.error`, and `ValueError` for one that is cut off or too big."""
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-    text = unpacker.decompress(data, _TEXT_MOST)
+    text = unpacker.decompress(data, _MAX_TEXT)
     if not unpacker.eof:
-        raise ValueError(f"it is cut off, or more than {_TEXT_MOST} bytes")
+        raise ValueError(f"it is cut off, or more than {_MAX_TEXT} bytes")
     return text
 
 
-def symbols(symvers: bytes, name: str) -> dict[str, str]:
+def parse_symvers(symvers: bytes, name: str) -> dict[str, str]:
     """Exported symbols with their CRCs (`0x` and eight digits) out of a Module.symvers, plain or gzip.
 
     Raises `Refused` when it is none.
     """
     try:
-        text = (_unpacked(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
+        text = (_gunzip(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
     except (zlib.error, ValueError) as error:
         raise Refused(f"{name} cannot be read as a list of exported symbols: {error}", where=name) from None
     rows = [line.split("\t") for line in text.splitlines() if line]

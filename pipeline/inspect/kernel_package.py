@@ -85,12 +85,12 @@ class Kernel:
 
     def has(self, name: str) -> bool:
         """Whether the kernel can do what the module of this name does, or of this alias."""
-        return self._found(name) is not None or self.is_built_in(name)
+        return self._module_name(name) is not None or self.is_built_in(name)
 
     def is_built_in(self, name: str) -> bool:
         """Whether what the module of this name does is in the boot image."""
-        option = _OPTIONS.get(name, f"CONFIG_{normal(name).upper()}")
-        return normal(name) in self.builtin or self.config.get(option) == "y"
+        option = _OPTIONS.get(name, f"CONFIG_{normalized(name).upper()}")
+        return normalized(name) in self.builtin or self.config.get(option) == "y"
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """The modules called `names` with all that they need, in an order in which each can be loaded.
@@ -99,7 +99,7 @@ class Kernel:
         """
         ordered: dict[str, None] = {}
         for name in names:
-            found = self._found(name)
+            found = self._module_name(name)
             if found is not None:
                 self._add(found, ordered, ())
             elif not self.is_built_in(name):
@@ -108,8 +108,8 @@ class Kernel:
                 raise Refused(what, where=str(self.place), why=why, hint="ask for it in the kernel's configuration")
         return list(ordered)
 
-    def _found(self, name: str) -> str | None:
-        return normal(name) if normal(name) in self.modules else self.by_alias.get(name)
+    def _module_name(self, name: str) -> str | None:
+        return normalized(name) if normalized(name) in self.modules else self.by_alias.get(name)
 
     def _add(self, name: str, ordered: dict[str, None], above: tuple[str, ...]) -> None:
         if name in above:
@@ -124,12 +124,12 @@ class Kernel:
         ordered[name] = None
 
 
-def normal(name: str) -> str:
+def normalized(name: str) -> str:
     """A module's name as the kernel writes it: a file may have dashes in its own."""
     return name.replace("-", "_")
 
 
-def dependencies(kernel: Kernel, names: Iterable[str]) -> str:
+def modules_dep(kernel: Kernel, names: Iterable[str]) -> str:
     """modules.dep(5): each module with all that it needs, what must be loaded first last."""
     rows = []
     for name in sorted(names):
@@ -138,13 +138,13 @@ def dependencies(kernel: Kernel, names: Iterable[str]) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
-def aliases(kernel: Kernel, names: Iterable[str]) -> str:
+def modules_alias(kernel: Kernel, names: Iterable[str]) -> str:
     """modules.alias: what the kernel asks for, and which of `names` it then gets."""
     rows = [f"alias {alias} {name}" for name in sorted(names) for alias in kernel.modules[name].aliases]
     return "".join(f"{row}\n" for row in rows)
 
 
-def unpacked(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
+def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
     """The kernel of the RPM that has this digest, taken apart below `place` where that has not been done yet.
 
     Raises `Refused`, also for a package that has another digest.
@@ -159,7 +159,7 @@ def unpacked(package: Path, sha256: str, place: Path, note: Callable[[str], obje
 
 
 @dataclass
-class _Found:
+class _PackageScan:
     """What has been seen of a kernel package so far."""
 
     unames: set[str] = field(default_factory=set)
@@ -169,11 +169,11 @@ class _Found:
     config: str = ""
     builtin: str = ""
 
-    def take(self, path: str, data: bytes, into: Path) -> None:
+    def add(self, path: str, data: bytes, into: Path) -> None:
         """Looks at one file of the package; modules are written below `into`."""
         if match := _MODULE.fullmatch(path):
             self.unames.add(match[1])
-            self.modules[normal(Path(match[2]).name)] = _module(f"{match[2]}.ko", data)
+            self.modules[normalized(Path(match[2]).name)] = _module(f"{match[2]}.ko", data)
             target = into / f"{match[2]}.ko"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
@@ -200,28 +200,28 @@ class _Found:
 
 
 def _unpack(package: Path, into: Path) -> None:
-    found = _Found()
+    found = _PackageScan()
     for item, data in archive.members(package):
         if item.kind == "file":
-            found.take(item.path, data, into / MODULES)
+            found.add(item.path, data, into / MODULES)
     uname = found.uname(package)
-    kernel_files.banner(found.image, rpmbuild.package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
+    kernel_files.read_banner(found.image, rpmbuild.read_package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
     (into / IMAGE).write_bytes(found.image)
     index = Index(
         uname=uname,
         config=kconfig.values(found.config),
         modules={name: found.modules[name] for name in sorted(found.modules)},
-        builtin=frozenset(normal(Path(row).stem) for row in found.builtin.split()),
+        builtin=frozenset(normalized(Path(row).stem) for row in found.builtin.split()),
     )
     (into / INDEX).write_text(documents.text(index))
 
 
 def _module(path: str, data: bytes) -> Module:
-    said = [row.decode(errors="replace") for row in elf.section(data, ".modinfo", path).split(b"\0")]
-    pairs = [row.partition("=") for row in said if "=" in row]
+    rows = [row.decode(errors="replace") for row in elf.section(data, ".modinfo", path).split(b"\0")]
+    pairs = [row.partition("=") for row in rows if "=" in row]
     depends = [need for name, _, value in pairs if name == "depends" for need in value.split(",") if need]
     named = [value for name, _, value in pairs if name == "alias"]
-    return Module(path, tuple(map(normal, depends)), tuple(named))
+    return Module(path, tuple(map(normalized, depends)), tuple(named))
 
 
 def _read(place: Path) -> Kernel:

@@ -17,11 +17,11 @@ from pipeline.inspect import kernel_files
 from pipeline.packaging.rpmbuild import Package
 
 FULLNAT_WORD = b"IP_VS_CONN_F_FULLNAT"  # of the director's linux/ip_vs.h
-GUIDE = "the LVS patch on a real server applies, builds and boots, and the client's address is lost in silence"
+WRONG_PATCH = "the LVS patch on a real server applies, builds and boots, and the client's address is lost in silence"
 
 
 @dataclass(frozen=True)
-class Seen:
+class RoleEvidence:
     """What was found in a kernel's packages. `symbols` map to their CRCs."""
 
     config: Mapping[str, str]
@@ -60,33 +60,33 @@ class Seen:
         return {"role": self.role, "signs": {str(role): signs for role, signs in self.signs.items()}}
 
 
-def look(kernel: Package, headers: Package, uname: str) -> Seen:
+def read_evidence(kernel: Package, headers: Package, uname: str) -> RoleEvidence:
     """Reads the signs out of a kernel package and its headers."""
     config, symvers = f"/boot/config-{uname}", f"/boot/symvers-{uname}.gz"
     header = "/usr/include/linux/ip_vs.h"
     content = kernel_files.read(kernel, [config, symvers])
-    return Seen(
+    return RoleEvidence(
         config=kconfig.values(content[config].decode(errors="replace")),
-        symbols=kernel_files.symbols(content[symvers], f"{kernel.path.name}:{symvers}"),
+        symbols=kernel_files.parse_symvers(content[symvers], f"{kernel.path.name}:{symvers}"),
         toa=tuple(path for path in kernel.files if path.endswith("/net/toa/toa.ko")),
         fullnat_header=FULLNAT_WORD in kernel_files.read(headers, [header])[header],
     )
 
 
-def check_role(seen: Seen, wanted: RoleName, name: str) -> None:
+def check_role(evidence: RoleEvidence, wanted: RoleName, name: str) -> None:
     """Raises `Refused` unless the content is that of the role, with every sign that is wrong."""
-    if seen.role is wanted:
+    if evidence.role is wanted:
         return
     rows = [
         f"  {'lacks' if role is wanted else 'has'} the sign of a {role}: {sign}"
-        for role, signs in seen.signs.items()
+        for role, signs in evidence.signs.items()
         for sign, there in signs.items()
         if there != (role is wanted)
     ]
-    is_what = f"a {seen.role}'s" if seen.role else "no role's"
+    is_what = f"a {evidence.role}'s" if evidence.role else "no role's"
     why = "its name says one thing and its content another"
-    if wanted is RoleName.REALSERVER and seen.role is RoleName.DIRECTOR:
-        why = GUIDE
+    if wanted is RoleName.REALSERVER and evidence.role is RoleName.DIRECTOR:
+        why = WRONG_PATCH
     raise Refused(
         "\n".join([f"{name} must be a {wanted}'s kernel and is {is_what} by content", *rows]),
         where=name,
@@ -95,25 +95,29 @@ def check_role(seen: Seen, wanted: RoleName, name: str) -> None:
     )
 
 
-def check_crcs(seen: Seen, wanted: Mapping[str, str], name: str) -> None:
+def check_crcs(evidence: RoleEvidence, wanted: Mapping[str, str], name: str) -> None:
     """Raise `Refused` unless the exported symbols have the CRCs that tell the roles apart.
 
     They are as the line file has them, of the distribution's configuration.
     """
-    _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
+    _require_no_difference(
+        {s: (crc, evidence.symbols.get(s, "none")) for s, crc in wanted.items() if evidence.symbols.get(s) != crc}, name
+    )
 
 
-def check_kabi(seen: Seen, reference: Mapping[str, str], changed: Mapping[str, str], name: str) -> int:
+def check_kabi(evidence: RoleEvidence, reference: Mapping[str, str], changed: Mapping[str, str], name: str) -> int:
     """Holds exported symbols against the distribution's list; returns how many symbols that has.
 
     The symbols `changed`, which the role's patches are known to change, are allowed with exactly these CRCs.
     """
     wanted = {**reference, **changed}
-    _refuse({s: (crc, seen.symbols.get(s, "none")) for s, crc in wanted.items() if seen.symbols.get(s) != crc}, name)
+    _require_no_difference(
+        {s: (crc, evidence.symbols.get(s, "none")) for s, crc in wanted.items() if evidence.symbols.get(s) != crc}, name
+    )
     return len(reference)
 
 
-def _refuse(differing: Mapping[str, tuple[str, str]], name: str) -> None:
+def _require_no_difference(differing: Mapping[str, tuple[str, str]], name: str) -> None:
     if differing:
         rows = [f"  {symbol}: wanted {wanted}, has {has}" for symbol, (wanted, has) in list(differing.items())[:20]]
         more = [f"  and {len(differing) - len(rows)} more"] if len(differing) > len(rows) else []

@@ -17,7 +17,7 @@ from pipeline.packaging import rpmbuild
 
 
 @dataclass(frozen=True)
-class Promises:
+class PackageMetadata:
     """`kept` are configuration files that an update leaves alone, `replaced` those that it would not.
 
     `requires` leaves out what rpm itself provides.
@@ -29,12 +29,12 @@ class Promises:
     modes: dict[str, int]
 
 
-def promises(rpm: Path) -> Promises:
+def read_metadata(rpm: Path) -> PackageMetadata:
     """Reads them from an RPM's header. Raises `Refused` when it is none."""
     package = rpm_header.read(rpm)
     rows = package.files()
     config = [row for row in rows if row.is_config]
-    return Promises(
+    return PackageMetadata(
         requires=tuple(sorted({row for row in package.dependencies("REQUIRE") if not row.startswith("rpmlib(")})),
         kept=tuple(row.path for row in config if row.is_kept),
         replaced=tuple(row.path for row in config if not row.is_kept),
@@ -42,12 +42,12 @@ def promises(rpm: Path) -> Promises:
     )
 
 
-def exactly(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
+def require_packages(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
     """The packages below `rpms` by name; source packages do not count.
 
     Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
     """
-    found = [rpmbuild.package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
+    found = [rpmbuild.read_package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
     expected, actual = set(nevras), {package.nevra for package in found}
     if len(found) != len(actual) or expected != actual:
         rows = (("missing", expected - actual), ("not expected", actual - expected))
@@ -56,21 +56,21 @@ def exactly(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
     return {package.name: package for package in found}
 
 
-def has_files(package: rpmbuild.Package, wanted: Collection[str]) -> None:
+def require_files(package: rpmbuild.Package, wanted: Collection[str]) -> None:
     """Raises `Refused` for files that are missing from a package."""
     if missing := sorted(set(wanted) - set(package.files)):
         raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
 
 
-def keeps(package: rpmbuild.Package, found: Promises, wanted: Collection[str]) -> None:
+def require_config_files(package: rpmbuild.Package, metadata: PackageMetadata, wanted: Collection[str]) -> None:
     """Raises `Refused` unless `wanted` are exactly the configuration files, and an update leaves them alone."""
-    if set(found.kept) != set(wanted) or found.replaced:
-        why = f"kept: {', '.join(found.kept) or 'none'}; replaced: {', '.join(found.replaced) or 'none'}"
+    if set(metadata.kept) != set(wanted) or metadata.replaced:
+        why = f"kept: {', '.join(metadata.kept) or 'none'}; replaced: {', '.join(metadata.replaced) or 'none'}"
         hint = f"%config(noreplace) for {', '.join(sorted(wanted))} and for nothing else"
         raise Refused(f"an update of {package.name} would not keep what people configured", why=why, hint=hint)
 
 
-def evidence(package: rpmbuild.Package, found: Promises) -> dict[str, Any]:
+def evidence(package: rpmbuild.Package, metadata: PackageMetadata) -> dict[str, Any]:
     """A package, ready for JSON."""
     return {
         "file": package.path.name,
@@ -78,5 +78,5 @@ def evidence(package: rpmbuild.Package, found: Promises) -> dict[str, Any]:
         "sha256": fs.sha256_of(package.path),
         "size": package.path.stat().st_size,
         "payload": package.payload,
-        "requires": list(found.requires),
+        "requires": list(metadata.requires),
     }

@@ -13,11 +13,11 @@ from pipeline.errors import Refused
 from pipeline.formats import elf
 
 # Where Debian's loader looks without a cache, in its order. `ld.so --help` prints them.
-PLACES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
-_LINKS = 40  # symbolic links followed to one file, as the kernel's MAXSYMLINKS
+LIBRARY_DIRECTORIES = ("lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib", "usr/lib")
+_MAX_LINKS = 40  # symbolic links followed to one file, as the kernel's MAXSYMLINKS
 
 
-def needed(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
+def required_libraries(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
     """The loaders and libraries that the programs among the `given` files (path: content) need, by path.
 
     Paths are relative to the root; what comes lies where a loader without a cache finds it. What is given need
@@ -28,10 +28,10 @@ def needed(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
     todo = [(path, data) for path, data in sorted(given.items()) if elf.is_elf(data)]
     while todo:
         path, data = todo.pop(0)
-        said = elf.program(data, path)
-        wanted = [said.loader.lstrip("/")] if said.loader else []
+        dynamic = elf.program(data, path)
+        wanted = [dynamic.loader.lstrip("/")] if dynamic.loader else []
         own |= {PurePosixPath(path).name for path in wanted}
-        wanted += [_library(name, path, said.paths, rootfs) for name in said.needed if name not in own]
+        wanted += [_library(name, path, dynamic.paths, rootfs) for name in dynamic.needed if name not in own]
         for file in wanted:
             if file not in found:
                 found[file] = _content(file, path, rootfs)
@@ -39,7 +39,7 @@ def needed(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
     return found
 
 
-def inside(rootfs: Path, path: str) -> Path:
+def resolve_in_root(rootfs: Path, path: str) -> Path:
     """The file that `path` leads to inside a root file system, whose links are its own: `/lib` is not the host's.
 
     Raises `Refused` for a ring of links.
@@ -51,7 +51,7 @@ def inside(rootfs: Path, path: str) -> Path:
             here = here if here == rootfs else here.parent
         elif part != "." and (here / part).is_symlink():
             links += 1
-            if links > _LINKS:
+            if links > _MAX_LINKS:
                 raise Refused(f"{path} leads nowhere: too many links", where=str(rootfs))
             target = str((here / part).readlink())
             here = rootfs if target.startswith("/") else here
@@ -67,15 +67,15 @@ def _library(name: str, program: str, paths: Iterable[str], rootfs: Path | None)
         return name.lstrip("/")
     origin = f"/{PurePosixPath(program).parent}"
     own = [normpath(path.replace("${ORIGIN}", origin).replace("$ORIGIN", origin)).lstrip("/") for path in paths]
-    for place in (*own, *PLACES):
-        if rootfs is not None and inside(rootfs, f"{place}/{name}").is_file():
+    for place in (*own, *LIBRARY_DIRECTORIES):
+        if rootfs is not None and resolve_in_root(rootfs, f"{place}/{name}").is_file():
             return f"{place}/{name}"
-    return f"{PLACES[0]}/{name}"
+    return f"{LIBRARY_DIRECTORIES[0]}/{name}"
 
 
 def _content(file: str, program: str, rootfs: Path | None) -> bytes:
-    if rootfs is None or not inside(rootfs, file).is_file():
+    if rootfs is None or not resolve_in_root(rootfs, file).is_file():
         where = "no root file system was given to take it from" if rootfs is None else "it has none"
         what = f"/{program} needs /{file}"
         raise Refused(what, where=str(rootfs or ""), why=where, hint="install its package in the builder image")
-    return inside(rootfs, file).read_bytes()
+    return resolve_in_root(rootfs, file).read_bytes()

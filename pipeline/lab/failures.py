@@ -11,7 +11,7 @@ from pipeline.errors import TestsFailed
 from pipeline.lab.report.results import Finding
 
 
-class Loss(StrEnum):
+class LossReason(StrEnum):
     """How a guest was lost."""
 
     FOUND = "found"  # the watcher found something on its console
@@ -22,14 +22,14 @@ class Loss(StrEnum):
     LOOPING = "looping"  # it says the same again and again
     SLOW = "slow"  # it still says something new, but was not ready in time
     FLOODED = "flooded"  # its console has no end
-    REMOVED = "removed"  # we ended it, as the scenario wanted
+    STOPPED = "removed"  # we ended it, as the scenario wanted
 
 
 class GuestLost(TestsFailed):
     """A guest that cannot be asked any more; `finding` where its console tells why."""
 
     def __init__(
-        self, guest: str, loss: Loss, what: str, *, console: Path, hint: str = "", finding: Finding | None = None
+        self, guest: str, loss: LossReason, what: str, *, console: Path, hint: str = "", finding: Finding | None = None
     ) -> None:
         self.guest, self.loss, self.finding = guest, loss, finding
         where = f"{console}:{finding.line}" if finding else str(console)

@@ -44,7 +44,7 @@ def record(work: Path, what: Subject, found: results.Report) -> None:
     fs.write_atomic(work / RECORD, documents.sealed(Passed(what, states, written)))
 
 
-def recorded(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
+def read_record(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
     """Return what the run in `place` was a run of, and what of its files is not as recorded: name and text."""
     try:
         known = documents.unsealed(Passed, manifest.text_at(place / RECORD))
@@ -59,12 +59,12 @@ def recorded(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
             continue
         if actual != known.written.get(name):
             problems.append((name, f"SHA-256 {actual}; expected {known.written.get(name)}"))
-    if not problems and not _is_of(place / REPORT, known):
+    if not problems and not _is_report_of(place / REPORT, known):
         problems.append((REPORT, "the report of a run that did not pass, or of another snapshot"))
     return known.what, problems
 
 
-def _is_of(file: Path, known: Passed) -> bool:
+def _is_report_of(file: Path, known: Passed) -> bool:
     """Whether the report tells of a run that passed, of this snapshot and with these ends of its scenarios."""
     try:
         found = results.Report.model_validate_json(fs.read_limited(file, documents.MOST))
@@ -74,7 +74,7 @@ def _is_of(file: Path, known: Passed) -> bool:
     return found.passed and found.snapshot == known.what.snapshot and ends == known.states
 
 
-def verified(artifacts: Path) -> Iterator[tuple[Path, str]]:
+def problems(artifacts: Path) -> Iterator[tuple[Path, str]]:
     """Read every run that is recorded as passed, and yield each problem: its path and a text."""
     for place in sorted((artifacts / "reports" / "lab").glob(f"*/{LINK}")):
-        yield from ((place / name, text) for name, text in recorded(place)[1])
+        yield from ((place / name, text) for name, text in read_record(place)[1])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.line_model import Line, Play
+from pipeline.config.line_model import LabScenario, Line
 from pipeline.errors import TestsFailed, UsageError
 from pipeline.inspect import kernel_package
 from pipeline.lab import scenarios
@@ -22,14 +22,14 @@ from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.topology import GuestPlan
 from pipeline.lab.vm import initramfs, network
 from pipeline.lab.vm.machine import Machine
-from pipeline.lab.vm.network import Accelerator, Boot, CardSpec, Lab
+from pipeline.lab.vm.network import Accelerator, Boot, Lab, NicSpec
 from pipeline.sandbox.images import Image
 
-READY = 120.0  # seconds until every guest answers; under emulation on two busy cores six guests take 30
+READY_TIMEOUT = 120.0  # seconds until every guest answers; under emulation on two busy cores six guests take 30
 
 
 @dataclass(frozen=True)
-class Bench:
+class LabEnvironment:
     """What every scenario of a run needs. `work` is where consoles and captures go, `note` says what goes on."""
 
     line: Line
@@ -44,17 +44,19 @@ class Bench:
     capture: bool = False  # whether the packets of each segment are kept
 
 
-def play(bench: Bench, name: str) -> results.Scenario:
+def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
     """Plays a scenario to its end; never raises for what it finds, but for what a host lacks."""
-    row = bench.line.data.lab.get(name, Play.model_validate({"left-out": "the line file has no table for it"}))
-    plan = scenarios.named(name, bench.repository.roles)
+    row = environment.line.data.lab.get(
+        name, LabScenario.model_validate({"left-out": "the line file has no table for it"})
+    )
+    plan = scenarios.load_scenario(name, environment.repository.roles)
     if row.left_out:
         return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
     sets = {guest.name: _role(row, guest, name) for guest in plan.guests}
-    return _Run(bench, plan, sets, row.known).played()
+    return _ScenarioRun(environment, plan, sets, row.known).run()
 
 
-def _role(row: Play, guest: GuestPlan, name: str) -> str:
+def _role(row: LabScenario, guest: GuestPlan, name: str) -> str:
     """The role in whose set the guest's packages are."""
     role = getattr(row, guest.part.value) or guest.role
     if not role:
@@ -62,49 +64,53 @@ def _role(row: Play, guest: GuestPlan, name: str) -> str:
     return str(role)
 
 
-class _Run:
+class _ScenarioRun:
     """One scenario while it is played."""
 
-    def __init__(self, bench: Bench, plan: ScenarioPlan, sets: Mapping[str, str], known: Mapping[str, str]) -> None:
-        self.bench, self.plan, self.sets, self.known = bench, plan, sets, known
+    def __init__(
+        self, environment: LabEnvironment, plan: ScenarioPlan, sets: Mapping[str, str], known: Mapping[str, str]
+    ) -> None:
+        self.environment, self.plan, self.sets, self.known = environment, plan, sets, known
         self.roles = {guest.name: guest.role or sets[guest.name] for guest in plan.guests}
-        self.directory = bench.work / plan.name
-        self.macs = {guest.name: _macs(plan, guest) for guest in plan.guests}
-        self.kernels = {name: bench.repository.package(role, "kernel") for name, role in self.roles.items()}
+        self.directory = environment.work / plan.name
+        self.macs = {guest.name: _mac_addresses(plan, guest) for guest in plan.guests}
+        self.kernels = {name: environment.repository.package(role, "kernel") for name, role in self.roles.items()}
         self.context: ScenarioContext | None = None
 
-    def played(self) -> results.Scenario:
+    def run(self) -> results.Scenario:
         """The whole story."""
         begun, clock = time.time(), time.monotonic()
         captures = {segment: self.directory / f"{segment}.pcap" for segment in self.plan.segments}
         state, why = results.State.PASSED, ""
         self.directory.mkdir(parents=True)
-        with network.lab(self.directory, self.bench.accelerator) as lab:
+        with network.running_lab(self.directory, self.environment.accelerator) as lab:
             for segment, file in captures.items():
-                lab.segment(segment, capture=file)
+                lab.add_segment(segment, capture=file)
             try:
-                self._act(lab, captures)
+                self._execute(lab, captures)
             except GuestLost as lost:
                 state, why = results.State.FAILED if lost.finding else results.State.BROKEN, str(lost)
             except TestsFailed as error:
                 state, why = results.State.BROKEN, str(error)
-            seen = [self._seen(lab, guest) for guest in self.plan.guests]
-        story = self._scenario(state, why, seen, captures, begun, time.monotonic() - clock)
-        for path in [] if self.bench.capture else list(captures.values()):
+            guests = [self._guest_result(lab, guest) for guest in self.plan.guests]
+        result = self._scenario_result(state, why, guests, captures, begun, time.monotonic() - clock)
+        for path in [] if self.environment.capture else list(captures.values()):
             path.unlink(missing_ok=True)
-        return story
+        return result
 
-    def _act(self, lab: Lab, captures: Mapping[str, Path]) -> None:
-        machines = {guest.name: self._started(lab, guest) for guest in self.plan.guests}
-        lab.ready(READY)
+    def _execute(self, lab: Lab, captures: Mapping[str, Path]) -> None:
+        machines = {guest.name: self._start_guest(lab, guest) for guest in self.plan.guests}
+        lab.wait_until_ready(READY_TIMEOUT)
         releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
         self.context = ScenarioContext(
             self.plan.guests, machines, captures, self.macs, releases, self.roles, self.known
         )
-        self.context.configure()
+        self.context.configure_networks()
         for name in machines:
             guest = lab.guests[name]
-            self.bench.note(f"{self.plan.name}: {name} is ready after {guest.marks['ready']:.1f} s: {guest.release}")
+            self.environment.note(
+                f"{self.plan.name}: {name} is ready after {guest.marks['ready']:.1f} s: {guest.release}"
+            )
         try:
             self.plan.act(self.context)
         except CommandFailed as error:
@@ -113,49 +119,51 @@ class _Run:
         self._keep("")
 
     def _keep(self, failed: str) -> None:
-        if self.context and self.bench.keep:
+        if self.context and self.environment.keep:
             if failed:
-                self.bench.note(f"{self.plan.name}: {failed}")
-            self.bench.keep(self.context)
+                self.environment.note(f"{self.plan.name}: {failed}")
+            self.environment.keep(self.context)
 
-    def _started(self, lab: Lab, guest: GuestPlan) -> Machine:
-        packages = [self.bench.repository.package(self.sets[guest.name], name) for name in guest.packages]
-        image = initramfs.made(self._contents(guest, packages), self.bench.cache, self.bench.note)
+    def _start_guest(self, lab: Lab, guest: GuestPlan) -> Machine:
+        packages = [self.environment.repository.package(self.sets[guest.name], name) for name in guest.packages]
+        image = initramfs.make_image(self._contents(guest, packages), self.environment.cache, self.environment.note)
         boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
-        cards = [CardSpec(wire.segment, mac) for wire, mac in zip(guest.wires, self.macs[guest.name], strict=True)]
-        return lab.machine(guest.name, boot, cards)
+        cards = [NicSpec(wire.segment, mac) for wire, mac in zip(guest.interfaces, self.macs[guest.name], strict=True)]
+        return lab.add_guest(guest.name, boot, cards)
 
     def _contents(self, guest: GuestPlan, packages: Sequence[Package]) -> initramfs.Contents:
         own = self.kernels[guest.name]
-        kernel = kernel_package.unpacked(own.path, own.sha256, self.bench.cache / "kernels", self.bench.note)
+        kernel = kernel_package.unpack_once(
+            own.path, own.sha256, self.environment.cache / "kernels", self.environment.note
+        )
         return initramfs.Contents(
-            userland=self.bench.userland,
+            userland=self.environment.userland,
             kernel=own.path,
             modules=guest.modules,
-            spare=tuple(name for name in guest.spare if kernel.has(name)),
+            optional_modules=tuple(name for name in guest.optional_modules if kernel.has(name)),
             packages=tuple(package.path for package in packages),
-            builder=self.bench.builder,
+            builder_image=self.environment.builder,
             digests={package.path: package.sha256 for package in (own, *packages)},
         )
 
-    def _seen(self, lab: Lab, guest: GuestPlan) -> results.Guest:
-        told = lab.guests.get(guest.name)
+    def _guest_result(self, lab: Lab, guest: GuestPlan) -> results.Guest:
+        running = lab.guests.get(guest.name)
         cards = tuple(
             results.Card(segment=wire.segment, device=f"eth{number}", mac=mac, addresses=wire.addresses)
-            for number, (wire, mac) in enumerate(zip(guest.wires, self.macs[guest.name], strict=True))
+            for number, (wire, mac) in enumerate(zip(guest.interfaces, self.macs[guest.name], strict=True))
         )
         return results.Guest(
             name=guest.name,
             part=guest.part.value,
             role=self.roles[guest.name],
-            kernel=told.release if told else "",
+            kernel=running.release if running else "",
             cards=cards,
-            marks=told.marks if told else {},
-            console=told.files.console.read_text(errors="replace") if told else "",
-            findings=told.qemu.watcher.findings() if told else (),
+            marks=running.marks if running else {},
+            console=running.files.console.read_text(errors="replace") if running else "",
+            findings=running.qemu.watcher.findings() if running else (),
         )
 
-    def _scenario(
+    def _scenario_result(
         self,
         state: results.State,
         why: str,
@@ -166,9 +174,9 @@ class _Run:
     ) -> results.Scenario:
         checks = self.context.checks if self.context else []
         try:
-            rungs = sequence_diagram.conversation(captures, 80, guests)
+            packets = sequence_diagram.first_connection(captures, 80, guests)
         except TestsFailed as flood:
-            rungs, state, why = (), results.State.BROKEN, why or str(flood)
+            packets, state, why = (), results.State.BROKEN, why or str(flood)
         findings = [finding for guest in guests for finding in guest.findings]
         failed = sum(not check.passed for check in checks)
         if state is results.State.PASSED and (failed or findings or not checks):
@@ -185,12 +193,12 @@ class _Run:
             guests=tuple(guests),
             checks=tuple(checks),
             distributions=tuple(self.context.distributions if self.context else ()),
-            ladder=rungs,
-            captures={segment: str(path) for segment, path in captures.items() if self.bench.capture},
+            ladder=packets,
+            captures={segment: str(path) for segment, path in captures.items() if self.environment.capture},
         )
 
 
-def _macs(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
+def _mac_addresses(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
     """Locally administered, one for each card: `52:54:00:NN:00:CC`, guest and card counted from 1 and 0."""
     number = plan.guests.index(guest) + 1
-    return tuple(f"52:54:00:{number:02x}:00:{card:02x}" for card in range(len(guest.wires)))
+    return tuple(f"52:54:00:{number:02x}:00:{card:02x}" for card in range(len(guest.interfaces)))

@@ -21,4 +21,4 @@ class ScenarioPlan:
     @property
     def segments(self) -> tuple[str, ...]:
         """The segments that guests have cards on, in the order they are named."""
-        return tuple(dict.fromkeys(wire.segment for guest in self.guests for wire in guest.wires))
+        return tuple(dict.fromkeys(wire.segment for guest in self.guests for wire in guest.interfaces))

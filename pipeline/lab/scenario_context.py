@@ -17,36 +17,36 @@ from pipeline.lab.vm.machine import Machine
 
 GUEST = "/bin/fnat-guest"
 _POLL = 0.2  # seconds
-_ANSWER = re.compile(r"ok (\S+) (\S+) (\d+) (\S+) (\d+) \| (\S+) (\d+) ([\d.]+)")
+_RESPONSE = re.compile(r"ok (\S+) (\S+) (\d+) (\S+) (\d+) \| (\S+) (\d+) ([\d.]+)")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """One request: who answered, what it saw as the client, what the client itself had; `error` when none came."""
 
     server: str = ""
-    seen: tuple[str, int] = ("", 0)
-    served: tuple[str, int] = ("", 0)
-    own: tuple[str, int] = ("", 0)
+    observed_client: tuple[str, int] = ("", 0)
+    server_address: tuple[str, int] = ("", 0)
+    client: tuple[str, int] = ("", 0)
     milliseconds: float = 0.0
     error: str = ""
 
     @property
-    def true(self) -> bool:
+    def is_client_preserved(self) -> bool:
         """Whether the server saw the client's own address and port."""
-        return not self.error and self.seen == self.own
+        return not self.error and self.observed_client == self.client
 
 
-def answers(text: str) -> list[Answer]:
+def parse_responses(text: str) -> list[Response]:
     """What `fnat-guest ask` printed, line by line."""
     found = []
     for line in text.splitlines():
-        if match := _ANSWER.fullmatch(line.strip()):
-            server, seen, seen_port, served, served_port, own, own_port, took = match.groups()
-            pairs = (seen, int(seen_port)), (served, int(served_port)), (own, int(own_port))
-            found.append(Answer(server, *pairs, float(took)))
+        if match := _RESPONSE.fullmatch(line.strip()):
+            server, observed, seen_port, served, served_port, own, own_port, took = match.groups()
+            pairs = (observed, int(seen_port)), (served, int(served_port)), (own, int(own_port))
+            found.append(Response(server, *pairs, float(took)))
         else:
-            found.append(Answer(error=line.strip() or "nothing"))
+            found.append(Response(error=line.strip() or "nothing"))
     return found
 
 
@@ -60,7 +60,7 @@ class ScenarioContext:
     macs: Mapping[str, tuple[str, ...]]
     releases: Mapping[str, str]  # what `uname -r` must say, by guest
     roles: Mapping[str, str]  # of the kernels, by guest
-    known: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
+    known_defects: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
 
@@ -75,47 +75,47 @@ class ScenarioContext:
         """The MAC address of a guest's first card."""
         return self.macs[name][0]
 
-    def check(self, name: str, expected: object, seen: object, *, passed: bool | None = None, hint: str = "") -> bool:
+    def check(self, name: str, expected: object, actual: object, *, passed: bool | None = None, hint: str = "") -> bool:
         """Notes a statement; without `passed` what was seen must be what was expected."""
-        good = expected == seen if passed is None else passed
-        self.checks.append(Check(name=name, expected=_text(expected), seen=_text(seen), passed=good, hint=hint))
+        good = expected == actual if passed is None else passed
+        self.checks.append(Check(name=name, expected=_text(expected), seen=_text(actual), passed=good, hint=hint))
         return good
 
-    def eventually(
-        self, name: str, expected: object, look: Callable[[], object], within: float, hint: str = ""
+    def check_eventually(
+        self, name: str, expected: object, read: Callable[[], object], within: float, hint: str = ""
     ) -> bool:
         """Looks until what is seen is what is expected, for `within` seconds; notes what was seen last."""
         begun = time.monotonic()
-        while (seen := look()) != expected and time.monotonic() - begun < within:
+        while (actual := read()) != expected and time.monotonic() - begun < within:
             time.sleep(_POLL)
-        return self.check(f"{name}, within {within:g} s", expected, seen, hint=hint)
+        return self.check(f"{name}, within {within:g} s", expected, actual, hint=hint)
 
-    def configure(self) -> None:
+    def configure_networks(self) -> None:
         """Gives every guest its addresses and routes."""
         for guest in self.guests:
             machine = self[guest.name]
             lines = ["ip link set lo up"]
-            for number, wire in enumerate(guest.wires):
+            for number, wire in enumerate(guest.interfaces):
                 lines += [f"ip address add {address} dev eth{number}" for address in wire.addresses]
                 lines.append(f"ip link set eth{number} up")
                 # A card notices its carrier a moment later; what a scenario then looks at must not change by itself.
                 lines.append(f"until grep -q 1 /sys/class/net/eth{number}/carrier; do usleep 20000; done")
             lines += [f"ip route add {route}" for route in guest.routes]
-            self.shell(machine, "\n".join(lines))
+            self.run_script(machine, "\n".join(lines))
 
-    def shell(self, machine: Machine, script: str, *, timeout: float = 10.0) -> str:
+    def run_script(self, machine: Machine, script: str, *, timeout: float = 10.0) -> str:
         """Runs lines of shell, ending at the first that fails; their output."""
         return machine.run("sh", "-ec", script, timeout=timeout).out
 
-    def serve(self, name: str, port: int = 80, family: str = "4") -> int:
+    def start_tcp_server(self, name: str, port: int = 80, family: str = "4") -> int:
         """Starts a server of TCP that answers with its own name, and waits until it listens."""
-        return self._serve(self[name], "serve", name, str(port), family)
+        return self._start_server(self[name], "serve", name, str(port), family)
 
-    def serve_udp(self, name: str, port: int) -> int:
+    def start_udp_server(self, name: str, port: int) -> int:
         """The same for UDP."""
-        return self._serve(self[name], "serve-udp", name, str(port))
+        return self._start_server(self[name], "serve-udp", name, str(port))
 
-    def _serve(self, machine: Machine, how: str, name: str, port: str, *family: str) -> int:
+    def _start_server(self, machine: Machine, how: str, name: str, port: str, *family: str) -> int:
         number = machine.start(GUEST, how, name, port, *family)
         table = "/proc/net/udp*" if how == "serve-udp" else "/proc/net/tcp*"
         wanted = f":{int(port):04X} "
@@ -124,18 +124,20 @@ class ScenarioContext:
         )
         return number
 
-    def ask(
-        self, client: str, address: str, port: int = 80, count: int = 1, *more: str, udp: bool = False
-    ) -> list[Answer]:
+    def request(
+        self, client: str, address: str, port: int = 80, count: int = 1, *options: str, udp: bool = False
+    ) -> list[Response]:
         """Sends requests from a guest, one after the other unless `--together` is among `more`."""
         verb, what = ("ask-udp", "anything") if udp else ("ask", "/")
-        words = (GUEST, verb, address, str(port), what, str(count), "--timeout", "3", *more)
-        return answers(self[client].run(*words, timeout=15 + 4 * count, accept=(0, 1)).out)
+        words = (GUEST, verb, address, str(port), what, str(count), "--timeout", "3", *options)
+        return parse_responses(self[client].run(*words, timeout=15 + 4 * count, accept=(0, 1)).out)
 
-    def distribution(self, title: str, expected: Mapping[str, int], found: Iterable[Answer], hint: str = "") -> bool:
+    def check_distribution(
+        self, title: str, expected: Mapping[str, int], responses: Iterable[Response], hint: str = ""
+    ) -> bool:
         """Notes how many requests each server answered, and that it is what was expected."""
-        seen = Counter(answer.server or f"({answer.error})" for answer in found)
-        ordered = {name: seen[name] for name in sorted(seen)}
+        counts = Counter(answer.server or f"({answer.error})" for answer in responses)
+        ordered = {name: counts[name] for name in sorted(counts)}
         self.distributions.append(Distribution(title=title, expected=dict(expected), seen=ordered))
         return self.check(title, _counts(expected), _counts(ordered), hint=hint)
 

@@ -17,7 +17,7 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wire:
+class Interface:
     """A card of a guest: the segment it is on and its addresses with their prefix. The first card is eth0."""
 
     segment: str
@@ -34,10 +34,10 @@ class GuestPlan:
 
     name: str
     part: Part
-    wires: tuple[Wire, ...]
+    interfaces: tuple[Interface, ...]
     packages: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
-    spare: tuple[str, ...] = ()
+    optional_modules: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     role: str = ""  # of its kernel, where it is not the one that the line gives to its part
 
@@ -48,4 +48,4 @@ class GuestPlan:
 
 
 # For iptables; kernels differ in which of them they have, and in the names.
-FIREWALL = ("iptable_filter", "iptable_nat", "ipt_REDIRECT", "xt_REDIRECT", "xt_tcpudp")
+FIREWALL_MODULES = ("iptable_filter", "iptable_nat", "ipt_REDIRECT", "xt_REDIRECT", "xt_tcpudp")

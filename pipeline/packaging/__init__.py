@@ -1,1 +1,1 @@
-"""The graph of steps and its scheduler; how a step builds packages in a sandbox, and what is kept of it."""
+"""Plan and schedule steps, build packages in a sandbox, and record the results."""

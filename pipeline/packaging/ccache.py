@@ -1,4 +1,4 @@
-"""Where the compiler cache of a build lies, and how much that cache helped.
+"""Locate the compiler cache of a build, and read its statistics.
 
 What one build leaves in a cache is compiled into the next one that has the cache. So builds share one only where they
 have the same author: a line file, in one image, for one kind of step. How much a cache helped is in the log that ccache
@@ -21,53 +21,57 @@ from pipeline.config.line_model import Line
 from pipeline.core import resources
 from pipeline.errors import Refused
 from pipeline.packaging import outputs
-from pipeline.sandbox.runtime import build_user, give
+from pipeline.sandbox.runtime import build_user, chown_to_build_user
 
-MARK = "+"  # in the name of a directory, between a line's name, which cannot have it, and the digest of its file's path
+FILE_DIGEST_MARK = (
+    "+"  # in the name of a directory, between a line's name, which cannot have it, and the digest of its file's path
+)
 _DIGITS = 8
-_ABOVE = 3  # directories above a cache that are ours: of the image, of the line file, of all caches
+_OWN_LEVELS = 3  # directories above a cache that are ours: of the image, of the line file, of all caches
 
 # One counter a line and call, `#` before the name of the compiled file. `ccache --show-log-stats` counts the same.
 _HITS = frozenset({b"direct_cache_hit", b"preprocessed_cache_hit"})
 _MISS = b"cache_miss"
-_LOG_MOST = 64 << 20  # bytes; a whole kernel's has 3 MiB
+_MAX_LOG = 64 << 20  # bytes; a whole kernel's has 3 MiB
 
 
 def directory(caches: Path, line: Line, image: str) -> Path:
-    """Return the directory below `caches` of the caches that a line file's builds in an image have, one for each kind.
+    """Return the directory below `caches` for a line file's builds in an image, with one cache per kind of step.
 
     Two files that give their lines the same name have caches of their own.
     """
     own = line.files[0].resolve()
     mark = (
-        "" if own.parent == resources.lines_dir() else f"{MARK}{hashlib.sha256(os.fsencode(own)).hexdigest()[:_DIGITS]}"
+        ""
+        if own.parent == resources.lines_dir()
+        else f"{FILE_DIGEST_MARK}{hashlib.sha256(os.fsencode(own)).hexdigest()[:_DIGITS]}"
     )
     return caches / f"{line.name}{mark}" / image
 
 
-def prepared(place: Path) -> Path:
-    """Make the cache `place` where there is none, the build user's and nobody else's; its path as a mount takes it.
+def prepare(place: Path) -> Path:
+    """Create the cache `place` where there is none, for the build user alone; return its path as a mount takes it.
 
-    No other user may go the way to it, whatever mode a build gives the cache: a program in it could bear the
+    No other user can reach the cache, whatever mode a build sets: a program in the cache could have the
     set-user-id bit. `place` is as `directory` says, and below it the kind of step. Raises `Refused` where a link or
     another user's directory is on the way.
     """
-    for above in reversed(place.parents[:_ABOVE]):
+    for above in reversed(place.parents[:_OWN_LEVELS]):
         with contextlib.suppress(FileExistsError):
             above.mkdir(0o700, parents=True)
         _check(above, os.geteuid())
         above.chmod(0o700)
     if not place.is_symlink() and not place.exists():
-        _make(place)
+        _create(place)
     _check(place, build_user())
     place.chmod(0o700)  # a build may have closed it to the next one
     return place.resolve()
 
 
-def _make(place: Path) -> None:
-    """Makes it whole at once: another run may be at the same."""
+def _create(place: Path) -> None:
+    """Create the directory and rename it into place, as another run may do the same."""
     made = Path(tempfile.mkdtemp(dir=place.parent, prefix=".new-"))  # mode 0700
-    give(made)
+    chown_to_build_user(made)
     try:
         made.rename(place)
     except OSError:  # the other run was faster, and has put something into its own
@@ -79,7 +83,7 @@ def _check(place: Path, user: int) -> None:
     if stat.S_ISLNK(status.st_mode):
         got = "a link"
     elif not stat.S_ISDIR(status.st_mode):
-        got = "no directory"
+        got = "a file of another kind"
     elif status.st_uid != user:
         got = f"a directory of user {status.st_uid}"
     elif status.st_mode & stat.S_IWOTH:
@@ -87,22 +91,22 @@ def _check(place: Path, user: int) -> None:
     else:
         return
     raise Refused(
-        f"the compiler cache {place}: {got}; expected a directory of user {user}",
+        f"compiler cache {place}: expected a directory of user {user}, got {got}",
         where=str(place),
-        why="what lies in it is taken for what a compiler made",
+        why="its content is used as the compiler's output",
         hint="./inv clean ccache, or build without it: --no-ccache",
     )
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Compilations that the cache had the result of, and those that were really done."""
+class CacheStatistics:
+    """Numbers of compilations taken from the cache, and of those that were executed."""
 
     hits: int
     misses: int
 
     def as_dict(self) -> dict[str, int]:
-        """As metadata and evidence have it."""
+        """Return the numbers as metadata and evidence record them."""
         return {"hits": self.hits, "misses": self.misses}
 
     def __str__(self) -> str:
@@ -110,19 +114,19 @@ class Counted:
         return f"{self.hits} of {total} compilations ({100 * self.hits / total:.1f} %)" if total else "no compilation"
 
 
-def counted(top: Path, log: str) -> Counted | None:
-    """Count what the log of a build says, a path below its top directory; None when nothing was compiled through it.
+def read_statistics(top: Path, log: str) -> CacheStatistics | None:
+    """Count the entries of a build's log, a path below its top directory; None without any compilation.
 
     The build wrote the log, and could have written other figures: they decide nothing.
     """
     hits = misses = 0
-    for line in outputs.lines(top, log, _LOG_MOST):
+    for line in outputs.lines(top, log, _MAX_LOG):
         hits += line.rstrip(b"\n") in _HITS
         misses += line.rstrip(b"\n") == _MISS
-    return Counted(hits, misses) if hits + misses else None
+    return CacheStatistics(hits, misses) if hits + misses else None
 
 
-def together(counts: Iterable[Counted]) -> Counted:
-    """The sum of several builds."""
+def total(counts: Iterable[CacheStatistics]) -> CacheStatistics:
+    """Return the sum over several builds."""
     counts = list(counts)
-    return Counted(sum(count.hits for count in counts), sum(count.misses for count in counts))
+    return CacheStatistics(sum(count.hits for count in counts), sum(count.misses for count in counts))

@@ -1,4 +1,4 @@
-"""What lies below the artifacts directory, out of the metadata on this disk alone: steps, images, snapshots.
+"""List steps, images, snapshots and caches below the artifacts directory, from the metadata on disk alone.
 
 Reads whatever is there, whole or not: what is missing, damaged or half removed is told, never an error. Asks no
 network, no engine, and changes nothing.
@@ -22,11 +22,13 @@ from pipeline.packaging.step_record import Damaged, Phase, Record
 from pipeline.sandbox.images import PackageList
 
 _OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
-SECOND = "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.commands.build.AGAIN`)
+COMPARISON_MARK = (
+    "+"  # in the name of a directory of steps: builds that are only compared (`pipeline.commands.build.AGAIN`)
+)
 
 
-class Last(StrEnum):
-    """What became of the newest run of a step."""
+class RunState(StrEnum):
+    """The states of a step's newest run."""
 
     DONE = "done"
     FAILED = "failed"
@@ -38,11 +40,11 @@ class Last(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a step: where it lies and what its metadata say. Times in seconds, None where they are not told."""
+    """A run of a step: its directory and its metadata. Times in seconds, None where unknown."""
 
     line: str
     step: str
-    state: Last
+    state: RunState
     path: Path
     begun: float | None
     seconds: float | None
@@ -51,42 +53,42 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Of its inputs; what failed lies under another name."""
+        """The key of its inputs; a failed run has another name."""
         return self.path.name.removeprefix(".work-").removeprefix(DAMAGED)
 
 
 @dataclass(frozen=True)
 class BuilderImage:
-    """A builder image below `images/NAME`. `current`: the one that the newest link of this name leads to."""
+    """A builder image below `images/NAME`. `is_current`: the newest link of this name leads to it."""
 
     name: str
     key: str
     path: Path
-    current: bool
+    is_current: bool
     packages: int
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A published snapshot of one repository directory. `latest`: the link leads to it."""
+    """A published snapshot of one repository directory. `is_latest`: the link `latest` leads to it."""
 
     directory: str
     id: str
     path: Path
-    latest: bool
+    is_latest: bool
     published: float
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The compiler caches of one line file; `line` is its name, empty for a link that stands for all."""
+    """The compiler caches of one line file; `line` is its name, empty for a link in place of all caches."""
 
     line: str
     path: Path
 
 
 def entries(path: Path) -> list[Path]:
-    """What is in a directory, by name; nothing where it cannot be read."""
+    """Return the entries of a directory by name; none where it cannot be read."""
     try:
         return sorted(path.iterdir())
     except OSError:
@@ -94,22 +96,22 @@ def entries(path: Path) -> list[Path]:
 
 
 def lines(artifacts: Path) -> list[Path]:
-    """The directory of each line that was ever built."""
-    return [path for path in entries(artifacts / "steps") if path.is_dir() and SECOND not in path.name]
+    """Return the directory of each line that was ever built."""
+    return [path for path in entries(artifacts / "steps") if path.is_dir() and COMPARISON_MARK not in path.name]
 
 
 def steps(line: Path) -> list[Path]:
-    """The directory of each step of a line."""
+    """Return the directory of each step of a line."""
     return [path for path in entries(line) if path.is_dir() and not path.name.startswith(".")]
 
 
 def runs(step: Path) -> list[Run]:
-    """Every run of a step that left something, the newest last; what was not finished is newer than what was.
+    """Return all runs of a step, the newest last; unfinished ones count as newer than finished ones.
 
     What was damaged comes first: another run has taken its place, or will.
     """
     found = [_run(path) for path in entries(step) if path.is_dir() and not path.name.startswith(".old-")]
-    order = {Last.DAMAGED: 0, Last.RUNNING: 2, Last.INTERRUPTED: 2}
+    order = {RunState.DAMAGED: 0, RunState.RUNNING: 2, RunState.INTERRUPTED: 2}
     return sorted(found, key=lambda run: (order.get(run.state, 1), run.begun or 0.0))
 
 
@@ -123,41 +125,41 @@ def _run(path: Path) -> Run:
     options = neutral.command(known.options if known else ()) or neutral.command(("--line", line))
     step = known.step if known else name
     state, following = _state(path, known), ""
-    if state is Last.FAILED and known:
+    if state is RunState.FAILED and known:
         following = str(known.error.get("next") or "")
-    if state not in (Last.DONE, Last.RUNNING):
+    if state not in (RunState.DONE, RunState.RUNNING):
         following = following or f"./inv build-all --only {neutral.word(step)} {options}"
     return Run(
         line=line,
         step=step,
         state=state,
         path=path,
-        begun=known.begun if known else _changed(path / step_record.FILE),
+        begun=known.begun if known else _mtime(path / step_record.FILE),
         seconds=known.seconds if known else None,
         pid=known.pid if known else None,
         next=following,
     )
 
 
-def _state(path: Path, known: Record | None) -> Last:
+def _state(path: Path, known: Record | None) -> RunState:
     if path.name.startswith(".work-"):
         lives = known is not None and Path(f"/proc/{known.pid}").is_dir() and is_held(path.parent / LOCK)
-        return Last.RUNNING if lives else Last.INTERRUPTED
+        return RunState.RUNNING if lives else RunState.INTERRUPTED
     if path.name == ".failed":
-        return Last.FAILED
+        return RunState.FAILED
     if path.name.startswith(DAMAGED):
-        return Last.DAMAGED
-    return Last.DONE if known and known.state is Phase.DONE and known.key == path.name else Last.UNREADABLE
+        return RunState.DAMAGED
+    return RunState.DONE if known and known.state is Phase.DONE and known.key == path.name else RunState.UNREADABLE
 
 
-def _changed(path: Path) -> float | None:
+def _mtime(path: Path) -> float | None:
     with contextlib.suppress(OSError):
         return path.lstat().st_mtime
     return None
 
 
 def images(artifacts: Path) -> list[BuilderImage]:
-    """Every builder image, those of one name together."""
+    """Return all builder images, grouped by name."""
     return [image for place in entries(artifacts / "images") if place.is_dir() for image in _images(place)]
 
 
@@ -174,12 +176,12 @@ def _images(place: Path) -> Iterator[BuilderImage]:
 
 
 def requests(place: Path) -> list[Path]:
-    """The links of an image's directory: what was asked for leads to what was made."""
+    """Return the links of an image's directory, which lead from requests to images."""
     return [path for path in entries(place) if path.is_symlink()]
 
 
 def package_count(listed: Path) -> int:
-    """How many packages an image's list names; 0 when it cannot be read."""
+    """Return the number of packages in an image's list; 0 when it cannot be read."""
     try:
         return len(documents.parse(PackageList, read_limited(listed, documents.MOST)).packages)
     except (OSError, ValueError):
@@ -187,20 +189,20 @@ def package_count(listed: Path) -> int:
 
 
 def caches(artifacts: Path) -> list[Cache]:
-    """The compiler caches of each line file, and what earlier versions left: one for each line and image."""
+    """Return the compiler caches of each line file, and those of earlier versions: one for each line and image."""
     place = artifacts / "ccache"
     if place.is_symlink():
         return [Cache("", place)]
-    return [Cache(_OLD_CACHE.sub("", path.name.partition(ccache.MARK)[0]), path) for path in entries(place)]
+    return [Cache(_OLD_CACHE.sub("", path.name.partition(ccache.FILE_DIGEST_MARK)[0]), path) for path in entries(place)]
 
 
 def snapshots(artifacts: Path) -> list[Snapshot]:
-    """Every published snapshot, those of one directory together, the newest last."""
+    """Return all published snapshots, grouped by directory, the newest last."""
     found = []
     for place in entries(artifacts / "repo"):
         latest = (place / "latest").resolve()
         for path in entries(place / "snapshots"):
             if path.is_dir():
-                published = _changed(path) or 0.0
+                published = _mtime(path) or 0.0
                 found.append(Snapshot(place.name, path.name, path, path.resolve() == latest, published))
     return sorted(found, key=lambda snapshot: (snapshot.directory, snapshot.published))

@@ -1,4 +1,4 @@
-"""One step's build in a sandbox: its directories, its log, what failed first, and the way back in.
+"""Run one step's build in a sandbox: directories, log, diagnosis, and the record for a later shell.
 
 Must not know what is built: a recipe fills the directories and explains its own failures.
 """
@@ -18,14 +18,14 @@ from pipeline.packaging import diagnostics, outputs
 from pipeline.packaging import rpmbuild as rpmtool
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import End, Job, Limits, Mount, Runtime, give
+from pipeline.sandbox.runtime import EndReason, Job, Limits, Mount, Runtime, chown_to_build_user
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where builds happen: the runtime, the image, the directory of the compiler caches, the limits of a job.
+class BuildEnvironment:
+    """The environment of builds: the runtime, the image, the directory of the compiler caches, the limits of a job.
 
     Without caches every file is compiled.
     """
@@ -37,8 +37,8 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a step adds to a build: the spec's name, how to fill SOURCES and SPECS, how a failure is explained.
+class SpecBuild:
+    """A step's part of a build: the spec's name, functions that write SOURCES and SPECS and explain failures.
 
     `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
     build writes, in bytes. `environment` is laid over what every build has. `cache` is the kind of step whose
@@ -47,16 +47,16 @@ class Recipe:
 
     spec: str
     epoch: int
-    fill: Callable[[Path, Path], None]
-    explain: Callable[[Path, Path], None]
+    write_sources: Callable[[Path, Path], None]
+    explain_failure: Callable[[Path, Path], None]
     macros: rpmtool.Macros
-    room: int = 64 << 20
+    disk_space: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
     cache: str = ""
 
 
 @dataclass(frozen=True)
-class _Remembered:
+class _SavedJob:
     """The document of a job that failed: what it takes to enter its sandbox again."""
 
     image: Image
@@ -65,33 +65,33 @@ class _Remembered:
     environment: Mapping[str, str]
 
 
-def rpmbuild(work: Work, bench: Bench, recipe: Recipe) -> Path:
+def rpmbuild(work: Work, bench: BuildEnvironment, recipe: SpecBuild) -> Path:
     """Builds the recipe's packages and returns the directory in `work.out` that they are in.
 
     Raises what `compiled` does.
     """
     argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
-    top = compiled(work, bench, recipe, argv)
+    top = run_build(work, bench, recipe, argv)
     rpms = work.out / "rpms"
-    left(work, top).packages(rpms)
+    build_outputs(work, top).copy_packages(rpms)
     return rpms
 
 
-def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> Path:
-    """Runs the command of a recipe in the sandbox and returns the directory of the host that was its top.
+def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequence[str]) -> Path:
+    """Run a recipe's command in the sandbox and return its top directory on the host.
 
     Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
     there is no room or the engine went away.
     """
     top = work.scratch / "build"
-    room.require(work.scratch, recipe.room + bench.limits.free, f"building {work.step.name}")
+    room.require(work.scratch, recipe.disk_space + bench.limits.free, f"building {work.step.name}")
     rpmtool.make_tree(top)
-    recipe.fill(top / "SOURCES", top / "SPECS")
-    give(top)
+    recipe.write_sources(top / "SOURCES", top / "SPECS")
+    chown_to_build_user(top)
     mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
     cached = bench.ccache is not None and recipe.cache != ""
     if bench.ccache is not None and cached:
-        mounts.append(Mount(compilercache.prepared(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
+        mounts.append(Mount(compilercache.prepare(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
     job = Job(
         image=bench.image,
         argv=tuple(argv),
@@ -104,37 +104,39 @@ def compiled(work: Work, bench: Bench, recipe: Recipe, argv: Sequence[str]) -> P
         cwd=rpmtool.TOPDIR,
         limits=bench.limits,
     )
-    _remember(work, job)
-    again = neutral.command(["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options])
-    head = f"# again: {again}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
+    _save_job(work, job)
+    reproduce = neutral.command(
+        ["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options]
+    )
+    head = f"# reproduce: {reproduce}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
     ended = bench.runtime.run(job)
-    if counted := compilercache.counted(top, rpmtool.CCACHE_LOG):
+    if counted := compilercache.read_statistics(top, rpmtool.CCACHE_LOG):
         work.facts["ccache"] = counted.as_dict()
-    if not ended.good:
+    if not ended.succeeded:
         # Else a build that lost its compiler would be told as one that failed.
         for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
             if not room.is_there(place):
                 raise room.gone(place)
-        if ended.reason is End.EXIT:
-            recipe.explain(work.log, top)
-        raise diagnostics.failure(work, ended, diagnostics.Place(top, bench.limits, bench.runtime.name))
+        if ended.reason is EndReason.EXIT:
+            recipe.explain_failure(work.log, top)
+        raise diagnostics.build_error(work, ended, diagnostics.BuildContext(top, bench.limits, bench.runtime.name))
     return top
 
 
-def left(work: Work, top: Path) -> outputs.Left:
-    """What the build of this work left in its top directory."""
-    return outputs.Left(work.step.name, top, neutral.command(["./inv", "shell", work.step.name, *work.options]))
+def build_outputs(work: Work, top: Path) -> outputs.BuildOutputs:
+    """Return the accessor of the files in the build's top directory."""
+    return outputs.BuildOutputs(work.step.name, top, neutral.command(["./inv", "shell", work.step.name, *work.options]))
 
 
-def _remember(work: Work, job: Job) -> None:
-    known = _Remembered(job.image, tuple(job.argv), tuple(job.mounts), job.environment)
+def _save_job(work: Work, job: Job) -> None:
+    known = _SavedJob(job.image, tuple(job.argv), tuple(job.mounts), job.environment)
     # A path or an argument may hold bytes that are no UTF-8: JSON escapes them.
     (work.scratch / JOB).write_text(documents.sealed(known))
 
 
-def remembered(failed: Path) -> Job:
-    """The job of a failed step in `failed`, with a shell in place of its command. Raises `UsageError`."""
+def load_failed_job(failed: Path) -> Job:
+    """Load the job of a failed step in `failed`, with a shell as its command. Raises `UsageError` and `Refused`."""
     top = (failed / "scratch" / "build").resolve()  # it was moved here from where it was built
     hint = "./inv status"
     try:
@@ -144,28 +146,28 @@ def remembered(failed: Path) -> Job:
         why = error.what if isinstance(error, Refused) else ""
         raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
     try:
-        return _remembered(documents.unsealed(_Remembered, text), top, failed / "shell.log")
+        return _parse_job(documents.unsealed(_SavedJob, text), top, failed / "shell.log")
     except ValueError as error:
         raise documents.damaged(failed / "scratch" / JOB, "the job that failed", str(error), hint) from None
 
 
-def _remembered(known: _Remembered, top: Path, log: Path) -> Job:
+def _parse_job(known: _SavedJob, top: Path, log: Path) -> Job:
     return Job(
         image=known.image,
         argv=("/bin/bash",),
         log=log,
-        mounts=tuple(replace(mount, source=_source(mount, top)) for mount in known.mounts),
-        environment={**known.environment, "TERM": "xterm", "AGAIN": shlex.join(known.argv)},
+        mounts=tuple(replace(mount, source=_mount_source(mount, top)) for mount in known.mounts),
+        environment={**known.environment, "TERM": "xterm", "BUILD_COMMAND": shlex.join(known.argv)},
     )
 
 
-def _source(mount: Mount, top: Path) -> Path:
+def _mount_source(mount: Mount, top: Path) -> Path:
     """The place of a mount of a job that was kept; a cache may have been cleaned away meanwhile, or replaced."""
     if mount.target == rpmtool.TOPDIR:
         return top
-    return compilercache.prepared(mount.source) if mount.target == rpmtool.CCACHE else mount.source
+    return compilercache.prepare(mount.source) if mount.target == rpmtool.CCACHE else mount.source
 
 
-def collected(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
-    """The packages that the named steps left, in order."""
+def built_packages(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:
+    """Return the packages that the named steps built, in order."""
     return [path for name in names for path in sorted((needs[name] / "rpms").glob("*.rpm"))]

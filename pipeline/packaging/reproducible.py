@@ -1,4 +1,4 @@
-"""Whether two builds of the same steps gave the same files, byte for byte, and what differs where they did not.
+"""Compare two builds of the same steps byte for byte, and explain the differences.
 
 diffoscope, where it is installed, looks into the packages; rpm's own header says which files and which tags
 differ everywhere. Must not know what is built, nor who builds it twice.
@@ -20,14 +20,14 @@ from pipeline.packaging import rpmbuild
 from pipeline.sources import rpm_query
 
 # Tags that differ whenever anything does, and so tell nothing.
-_FOLLOWING = frozenset({"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Payloaddigest", "Payloaddigestalt"})
+_DERIVED_TAGS = frozenset({"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Payloaddigest", "Payloaddigestalt"})
 _OUTPUTS = ("rpms/*.rpm", "bin/*")  # of a step: packages, or programs
-_SHOWN = 8  # names of one kind in an error
-_PATIENCE = 3600.0  # seconds for diffoscope, which unpacks everything that is in a kernel
+_MAX_NAMES = 8  # names of one kind in an error
+_DIFFOSCOPE_TIMEOUT = 3600.0  # seconds for diffoscope, which unpacks everything that is in a kernel
 
 
 @dataclass(frozen=True)
-class Compared:
+class Comparison:
     """One package or program of a step, built twice: both digests, empty where one build did not make it.
 
     `differences` are sentences, `report` the file that diffoscope wrote, empty without one.
@@ -46,12 +46,12 @@ class Compared:
         return self.first == self.second
 
     def as_dict(self) -> dict[str, Any]:
-        """As evidence and `--json` have it."""
+        """Return the comparison as evidence and `--json` have it."""
         return {**asdict(self), "differences": list(self.differences), "same": self.same}
 
 
-def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path) -> list[Compared]:
-    """Compares the packages below `first` and `second`, by step the output directory of each build.
+def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path) -> list[Comparison]:
+    """Compare the packages below `first` and `second`, the output directories of the two builds by step.
 
     What differs is explained in `reports`, whose content is that of this comparison alone.
     """
@@ -60,73 +60,73 @@ def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path
     for step in first:
         outputs = first[step], second[step]
         names = {path.relative_to(place) for place in outputs for kind in _OUTPUTS for path in place.glob(kind)}
-        found += [_pair(step, outputs[0] / name, outputs[1] / name, reports) for name in sorted(names)]
+        found += [_compare_file(step, outputs[0] / name, outputs[1] / name, reports) for name in sorted(names)]
     return found
 
 
-def check(compared: list[Compared]) -> None:
-    """Raises `BuildFailed` that names every package that came out different, and why as far as it is known."""
+def check(compared: list[Comparison]) -> None:
+    """Raise `BuildFailed` with all packages that differ, and the known reasons."""
     different = [item for item in compared if not item.same]
     if not different:
         return
-    rows = [f"{len(different)} of {len(compared)} packages came out different when they were built again"]
+    rows = [f"{len(different)} of {len(compared)} packages differ between two builds; expected the same bytes"]
     for item in different:
         rows.append(f"    {item.file} (step {item.step}): {item.first[:16] or 'none'}, {item.second[:16] or 'none'}")
         rows += [f"        {text}" for text in item.differences]
     reports = [item.report for item in different if item.report]
-    lacking = "apt-get install diffoscope-minimal, then again: it looks into the files"
+    lacking = "apt-get install diffoscope-minimal, and repeat: the report shows the differing files"
     read = neutral.command(["less", reports[0]]) if reports else lacking
-    raise BuildFailed("\n".join(rows), why="something in the build is not fixed: a time, a path, an order", hint=read)
+    raise BuildFailed("\n".join(rows), why="a time, a path or an order in the build varies", hint=read)
 
 
-def _pair(step: str, one: Path, other: Path, reports: Path) -> Compared:
+def _compare_file(step: str, one: Path, other: Path, reports: Path) -> Comparison:
     first, second = (sha256_of(path) if path.is_file() else "" for path in (one, other))
     if first == second:
-        return Compared(step, one.name, first, second)
+        return Comparison(step, one.name, first, second)
     if not (first and second):
-        return Compared(step, one.name, first, second, ("only one of the two builds made it",))
+        return Comparison(step, one.name, first, second, ("only one of the two builds made it",))
     report = _diffoscope(one, other, reports / step.replace(":", "-") / f"{one.name}.txt")
-    told = (f"report: {report}",) if report else ()
-    seen = _in_headers(one, other) if one.suffix == ".rpm" else ()
-    return Compared(step, one.name, first, second, (*seen, *told), report)
+    reported = (f"report: {report}",) if report else ()
+    differences = _header_differences(one, other) if one.suffix == ".rpm" else ()
+    return Comparison(step, one.name, first, second, (*differences, *reported), report)
 
 
 def _diffoscope(one: Path, other: Path, report: Path) -> str:
-    """The report's path; empty when diffoscope is not there or could not compare them."""
+    """Write diffoscope's report and return its path; empty without diffoscope."""
     if shutil.which("diffoscope") is None:
         return ""
     report.parent.mkdir(parents=True, exist_ok=True)
     argv = ["diffoscope", "--text", str(report), str(one), str(other)]
-    result = process.run(argv, timeout=_PATIENCE, accept=range(256))  # 1: they differ; 2: it had trouble
+    result = process.run(argv, timeout=_DIFFOSCOPE_TIMEOUT, accept=range(256))  # 1: they differ; 2: it had trouble
     if not report.is_file():
         write_atomic(report, f"{process.reproducer(argv)}\n{result.text}{result.error_text}")
     return str(report)
 
 
-def _in_headers(one: Path, other: Path) -> tuple[str, ...]:
-    """What rpm's header says: files that differ, are missing, or are more, and the tags that differ."""
-    before, after = rpmbuild.package(one).files, rpmbuild.package(other).files
+def _header_differences(one: Path, other: Path) -> tuple[str, ...]:
+    """Compare two RPM headers: files that differ, are missing or are additional, and tags that differ."""
+    before, after = rpmbuild.read_package(one).files, rpmbuild.read_package(other).files
     kinds = (
         ("files that differ", [name for name in before.keys() & after.keys() if before[name] != after[name]]),
         ("files in the first build only", before.keys() - after.keys()),
         ("files in the second build only", after.keys() - before.keys()),
     )
-    told = [f"{what}: {_listed(names)}" for what, names in kinds if names]
+    found = [f"{what}: {_listed(names)}" for what, names in kinds if names]
     old, new = _tags(one), _tags(other)
-    tags = sorted(name for name in (old.keys() | new.keys()) - _FOLLOWING if old.get(name) != new.get(name))
-    told += [f"header tags that differ: {', '.join(tags)}"] if tags else []
-    return tuple(told) or ("files and header agree: their order, the compression, or times in the payload do not",)
+    tags = sorted(name for name in (old.keys() | new.keys()) - _DERIVED_TAGS if old.get(name) != new.get(name))
+    found += [f"header tags that differ: {', '.join(tags)}"] if tags else []
+    return tuple(found) or ("files and header agree: their order, the compression, or times in the payload do not",)
 
 
 def _listed(names: Any) -> str:
-    """The first of them, in order, and how many more there are."""
+    """Return the first names in order, and the number of further ones."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more
+    more = f" and {len(ordered) - _MAX_NAMES} more" if len(ordered) > _MAX_NAMES else ""
+    return ", ".join(ordered[:_MAX_NAMES]) + more
 
 
 def _tags(rpm: Path) -> dict[str, str]:
-    """Every tag of an RPM's header, as `rpm --xml` prints it."""
+    """Return all tags of an RPM's header, as `rpm --xml` prints them."""
     try:
         tree = xml.fromstring(rpm_query.tags(rpm))
     except xml.ParseError as error:

@@ -1,4 +1,4 @@
-"""How rpmbuild is called in a builder, and how the headers of what it made are read.
+"""Define rpmbuild's command line and environment in a builder, and read the headers of built packages.
 
 Everything that could differ between two builds of the same thing is fixed here: directories inside,
 the build host's name, times, compression, and what kernels write into themselves. Everything rpm
@@ -28,7 +28,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True)
 class Macros:
-    """What a build is called with. `jobs` processes at once; `ccache`: C is compiled through the cache.
+    """The macros of a build. `jobs` parallel processes; `ccache`: compile C through the cache.
 
     `switches` are rpmbuild's own options, such as `--with X`, in order.
     `payload` is rpm's word for the compression: every rpm reads gzip, and xz takes ten times as long for a fifth less.
@@ -43,7 +43,7 @@ class Macros:
     switches: tuple[str, ...] = ()
 
     def defines(self) -> dict[str, str]:
-        """Every macro by name; `extra` last, so that a recipe may say otherwise."""
+        """Return all macros by name; `extra` last, so that a recipe may override them."""
         return {
             "_topdir": self.topdir,
             "_dbpath": f"{self.topdir}/db",  # by default it is below the home
@@ -68,23 +68,23 @@ class Macros:
         }
 
     def options(self) -> list[str]:
-        """The macros as rpm's programs take them."""
+        """Return the macros as options of rpm's programs."""
         defines = (word for name, value in self.defines().items() for word in ("--define", f"{name} {value}"))
         return [*defines, *self.switches]
 
 
-def build_argv(spec: str, macros: Macros, *, source_too: bool = False) -> list[str]:
-    """The command that builds the spec file `spec`, a name in SPECS, and its source package if asked.
+def build_argv(spec: str, macros: Macros, *, with_source: bool = False) -> list[str]:
+    """Return the command that builds the spec file `spec`, a name in SPECS; `with_source` its source package too.
 
     The builder's rpm database is empty, so requirements are not looked up in it: a spec file looks
     for the programs it needs itself.
     """
-    what = "-ba" if source_too else "-bb"
+    what = "-ba" if with_source else "-bb"
     return ["rpmbuild", what, "--nodeps", *macros.options(), f"{macros.topdir}/SPECS/{spec}"]
 
 
 def environment(epoch: int, *, jobs: int = 1, ccache: str = CCACHE) -> dict[str, str]:
-    """The environment of a build whose every time is `epoch`, in seconds since 1970.
+    """Return the environment of a build with all times set to `epoch`, in seconds since 1970.
 
     `ccache` is the cache's directory inside, empty for none: then every file is compiled.
     """
@@ -113,19 +113,19 @@ def environment(epoch: int, *, jobs: int = 1, ccache: str = CCACHE) -> dict[str,
 
 
 def make_tree(topdir: Path) -> None:
-    """Makes rpmbuild's directories below `topdir`."""
+    """Make rpmbuild's directories below `topdir`."""
     for name in DIRECTORIES:
         (topdir / name).mkdir(parents=True, exist_ok=True)
 
 
 def kernel_date(epoch: int) -> str:
-    """A time as the kernel's banner shows it, in UTC and English."""
+    """Format a time as the kernel's banner does, in UTC and English."""
     at = time.gmtime(epoch)
     return f"{_day(at)} {at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02} UTC {at.tm_year}"
 
 
 def changelog_date(epoch: int) -> str:
-    """A day as an RPM changelog wants it."""
+    """Format a day for an RPM changelog."""
     at = time.gmtime(epoch)
     return f"{_day(at)} {at.tm_year}"
 
@@ -137,7 +137,7 @@ def _day(at: time.struct_time) -> str:
 
 @dataclass(frozen=True)
 class Package:
-    """What the header of an RPM says. `files` map to the link target or SHA-256; `ghosts` carry no content."""
+    """The content of an RPM's header. `files` map to the link target or SHA-256; `ghosts` carry no content."""
 
     path: Path
     name: str
@@ -148,8 +148,8 @@ class Package:
     payload: str
 
 
-def package(rpm: Path) -> Package:
-    """Reads the header of an RPM, which may be unsigned. Raises `Refused` when it is none."""
+def read_package(rpm: Path) -> Package:
+    """Read the header of an RPM, signed or not. Raises `Refused` for other files."""
     read = rpm_header.read(rpm)
     header, rows = read.header, read.files()
     epoch = f"{header.number(Tag.EPOCH)}:" if Tag.EPOCH in header.tags else ""

@@ -1,4 +1,4 @@
-"""Runs a plan: in parallel as far as needs and jobs allow, each step published by one rename.
+"""Run a plan: in parallel as dependencies and the job limit allow, publishing each step by one rename.
 
 A step's directory is artifacts/steps/<line>/<step>/<key>/ with `out/`, `log` and its record, `meta.json`. Work goes
 on in `.work-<key>`, whose record is written before anything else, so that a dead run can be read;
@@ -32,7 +32,7 @@ from pipeline.packaging import step_record as record
 from pipeline.packaging.graph import Plan, Step, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
 
-_STOPPING = 1.5  # seconds for steps to clean up when the run was told to stop
+_STOP_TIMEOUT = 1.5  # seconds for steps to clean up when the run was told to stop
 
 LOCK = "lock"
 DAMAGED = ".damaged-"  # before the key: what was no longer as its step had made it
@@ -40,7 +40,7 @@ SHELL_LOCK = "shell.lock"  # beside a step's lock: shared by those who look arou
 
 
 class State(StrEnum):
-    """What became of a step."""
+    """The end states of a step."""
 
     RAN = "ran"
     REUSED = "reused"
@@ -50,7 +50,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """A step after the run: `why` says what decided it, `seconds` how long it took, `out` its directory.
+    """A step after the run: `why` names the deciding reason, `seconds` the duration, `out` the directory.
 
     `record` says what is in there; None where the step did not end well.
     """
@@ -66,8 +66,8 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies where the output of a step belongs: its record where it can be used, or why it cannot.
+class StoredResult:
+    """The stored result of a step: its record where it can be used, or the problem with it.
 
     Neither where nothing lies there. `moved`: stamps of `record` are newer than those that are written. `elsewhere`:
     the problem is with what was published alone, not with what lies here.
@@ -81,7 +81,7 @@ class Found:
 
 @dataclass
 class Scheduler:
-    """Runs plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event.
+    """A scheduler of plans below `root`. `jobs` is the budget that weights draw from; `say` gets a line per event.
 
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
@@ -97,47 +97,51 @@ class Scheduler:
     warn: Callable[[str], None] | None = None
     content: bool = False
     _records: dict[str, Record] = field(init=False, default_factory=dict)
-    _free: int = field(init=False, default=0)
+    _free_jobs: int = field(init=False, default=0)
     _bugs: list[Exception] = field(init=False, default_factory=list)
     _change: threading.Condition = field(init=False, default_factory=threading.Condition)
 
-    def using(self) -> AbstractContextManager[None]:
-        """Keeps every result below `root` from being cleaned away."""
+    def shared_lock(self) -> AbstractContextManager[None]:
+        """Lock all results below `root` against being cleaned away."""
         return locked(self.root / LOCK, shared=True)
 
     def directory(self, step: Step) -> Path:
-        """Where the step's runs are."""
+        """Return the directory of the step's runs."""
         return self.root / step.directory
 
     def published(self, step: Step, key: str) -> Path:
-        """Where the step's output of this key is, or will be."""
+        """Return the directory, existing or not, of the step's output with this key."""
         return self.directory(step) / key
 
     def explain(self, plan: Plan) -> dict[str, tuple[State, str]]:
-        """For each step what a run would do, and which input decides it; nothing is run."""
-        told: dict[str, tuple[State, str]] = {}
+        """Return for each step a run's action, and the deciding reason; nothing is run."""
+        actions: dict[str, tuple[State, str]] = {}
         for name, step in plan.steps.items():
-            found = self.found(step, plan.keys[name])
-            if found.record and not self._forced(name):
-                told[name] = (State.REUSED, "nothing changed")
+            found = self.stored(step, plan.keys[name])
+            if found.record and not self._is_forced(name):
+                actions[name] = (State.REUSED, "nothing changed")
             else:
-                told[name] = (State.RAN, self._why(plan, step, found))
-        return told
+                actions[name] = (State.RAN, self._why(plan, step, found))
+        return actions
 
-    def found(self, step: Step, key: str) -> Found:
-        """Look at what lies where the step's output of this key belongs; changes nothing."""
+    def stored(self, step: Step, key: str) -> StoredResult:
+        """Check the stored output of the step with this key, without changing anything."""
         place = self.published(step, key)
-        return look(place, self.root.name, step.name, key, content=self.content) if os.path.lexists(place) else Found()
+        return (
+            check_stored(place, self.root.name, step.name, key, content=self.content)
+            if os.path.lexists(place)
+            else StoredResult()
+        )
 
     def run(self, plan: Plan) -> dict[str, Outcome]:
-        """Every step's outcome. What fails is reported there, not raised, so that the rest can be read too."""
-        self._free = self.jobs
+        """Run all steps and return their outcomes. Failures are reported there, not raised, so that all can be read."""
+        self._free_jobs = self.jobs
         outcomes: dict[str, Outcome] = {}
         threads = [
-            threading.Thread(target=self._thread, args=(plan, step, outcomes), daemon=True, name=name)
+            threading.Thread(target=self._run_thread, args=(plan, step, outcomes), daemon=True, name=name)
             for name, step in plan.steps.items()
         ]
-        with self.using():
+        with self.shared_lock():
             for thread in threads:
                 thread.start()
             try:
@@ -152,17 +156,17 @@ class Scheduler:
         return {name: outcomes[name] for name in plan.steps}
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
-        """Lets the steps clean up behind themselves; one that waits for another run's lock cannot hear us."""
+        """Let the steps clean up; a step that waits for another run's lock cannot be interrupted."""
         process.stop_all()
         with self._change:
             self._change.notify_all()
-        until = time.monotonic() + _STOPPING
+        until = time.monotonic() + _STOP_TIMEOUT
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _thread(self, plan: Plan, step: Step, outcomes: dict[str, Outcome]) -> None:
+    def _run_thread(self, plan: Plan, step: Step, outcomes: dict[str, Outcome]) -> None:
         try:
-            outcome = self._when_ready(plan, step, outcomes)
+            outcome = self._run_when_ready(plan, step, outcomes)
         except process.Stopped:
             return
         except Exception as error:  # noqa: BLE001 - a mistake of ours, raised where the run was started
@@ -173,39 +177,39 @@ class Scheduler:
             outcomes[step.name] = outcome
             self._change.notify_all()
 
-    def _when_ready(self, plan: Plan, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome:
+    def _run_when_ready(self, plan: Plan, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome:
         weight = min(step.weight or self.jobs, self.jobs)
         key = plan.keys[step.name]
         with self._change:
-            self._change.wait_for(lambda: all(need in outcomes for need in step.needs) or self._stopped(outcomes))
+            self._change.wait_for(lambda: all(need in outcomes for need in step.needs) or self._is_stopped(outcomes))
             blocking = [n for n in step.needs if n in outcomes and outcomes[n].state in (State.FAILED, State.BLOCKED)]
-            if blocking or self._stopped(outcomes):
+            if blocking or self._is_stopped(outcomes):
                 why = f"{', '.join(blocking)} failed" if blocking else "another step failed"
                 return Outcome(step.name, key, State.BLOCKED, why, 0.0, self.published(step, key))
-            self._change.wait_for(lambda: self._free >= weight or self._stopped(outcomes))
-            if self._stopped(outcomes):
+            self._change.wait_for(lambda: self._free_jobs >= weight or self._is_stopped(outcomes))
+            if self._is_stopped(outcomes):
                 return Outcome(step.name, key, State.BLOCKED, "another step failed", 0.0, self.published(step, key))
-            self._free -= weight
+            self._free_jobs -= weight
         try:
-            return self._step(plan, step, key, weight)
+            return self._run_step(plan, step, key, weight)
         finally:
             with self._change:
-                self._free += weight
+                self._free_jobs += weight
                 self._change.notify_all()
 
-    def _stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
+    def _is_stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
         process.go_on()
         return not self.keep_going and any(o.state is State.FAILED for o in outcomes.values())
 
-    def _step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
+    def _run_step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
         begun = time.monotonic()
         place = self.published(step, key)
         faults.point("step.begin")
         # Another run may be at it: then its result is ours.
-        with locked(self.directory(step) / LOCK, waiting=lambda holder: self._waits(step, holder)):
-            found = self._renewed(place, self.found(step, key))
-            others = self._others(step, found.record) if found.record else []
-            if found.record and not others and not self._forced(step.name):
+        with locked(self.directory(step) / LOCK, waiting=lambda holder: self._report_waiting(step, holder)):
+            found = self._refresh_stamps(place, self.stored(step, key))
+            others = self._changed_needs(step, found.record) if found.record else []
+            if found.record and not others and not self._is_forced(step.name):
                 self._records[step.name] = found.record
                 return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=found.record)
             why = f"made from another output of {', '.join(others)}" if others else self._why(plan, step, found)
@@ -213,7 +217,7 @@ class Scheduler:
             if found.problem and not found.elsewhere:
                 self._set_aside(place)
             try:
-                made = self._do(plan, step, key, jobs, why)
+                made = self._execute(plan, step, key, jobs, why)
             except PipelineError as error:
                 took = time.monotonic() - begun
                 self.say(f"{step.name}: failed after {took:.0f} s")
@@ -223,30 +227,30 @@ class Scheduler:
         self.say(f"{step.name}: done in {took:.1f} s")
         return Outcome(step.name, key, State.RAN, why, took, place, record=made)
 
-    def _waits(self, step: Step, holder: str) -> None:
+    def _report_waiting(self, step: Step, holder: str) -> None:
         self.say(f"{step.name}: another run is at it, and its result will be ours: {holder}")
 
-    def _renewed(self, place: Path, found: Found) -> Found:
-        """Keep the stamps of now, so that the next look need not read what this one had to."""
+    def _refresh_stamps(self, place: Path, found: StoredResult) -> StoredResult:
+        """Record the current time stamps, so that the next check need not read the content."""
         if found.record and found.moved:
             with contextlib.suppress(OSError):  # a full disk: the next look reads the content once more
                 found.record.write(place)
         return found
 
-    def _others(self, step: Step, known: Record) -> list[str]:
-        """The needs whose output is another than the one that the step was made from, though their keys are the same.
+    def _changed_needs(self, step: Step, known: Record) -> list[str]:
+        """Return the needs whose output changed since the step was built from it, with the same key.
 
         So it is where a step that was damaged, or forced to run, did not give the same bytes again.
         """
         return [name for name in step.needs if known.used.get(name) != self._records[name].digest]
 
     def _set_aside(self, place: Path) -> None:
-        """Keep what was damaged, to be looked at; only the last one of a step."""
+        """Keep a damaged result for inspection; only the last one of a step."""
         for left in place.parent.glob(f"{DAMAGED}*"):
             fs.remove(left)
         place.rename(place.with_name(f"{DAMAGED}{place.name}"))
 
-    def _do(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> Record:
+    def _execute(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> Record:
         directory = self.directory(step)
         work = directory / f".work-{key}"
         # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
@@ -272,11 +276,11 @@ class Scheduler:
         )
         try:
             with writing(directory):
-                ended = self._act(given, work, begun)
+                ended = self._perform(given, work, begun)
         except PipelineError as error:
             error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
             with contextlib.suppress(OSError):  # a full disk may be the reason
-                self._ended(given, begun, Phase.FAILED, error=error.as_dict()).write(work)
+                self._finished_record(given, begun, Phase.FAILED, error=error.as_dict()).write(work)
             with contextlib.suppress(OSError):  # what keeps its bits is out of reach all the same: see `_act`
                 trees.disarm(given.scratch)
             self._replace(work, directory / ".failed")
@@ -286,8 +290,8 @@ class Scheduler:
         faults.point("step.after-rename")
         return ended
 
-    def _act(self, work: Work, place: Path, begun: Record) -> Record:
-        """Has the step fill its directory `place`, whose record says at any time how far it is."""
+    def _perform(self, work: Work, place: Path, begun: Record) -> Record:
+        """Run the step's action in its directory `place`, whose record tells the progress at any time."""
         work.out.mkdir()
         work.scratch.mkdir(mode=0o700)  # nobody else reaches what a build leaves, whatever its mode
         begun.write(place)
@@ -301,22 +305,22 @@ class Scheduler:
             made = record.take(place, work.elsewhere)
         except ValueError as error:
             raise BuildFailed(f"{work.step.name}: its output cannot be kept: {error}", where=str(place)) from None
-        ended = self._ended(work, begun, Phase.DONE, made=made)
+        ended = self._finished_record(work, begun, Phase.DONE, made=made)
         ended.write(place)
         return ended
 
-    def _ended(self, work: Work, begun: Record, state: Phase, **more: Any) -> Record:
+    def _finished_record(self, work: Work, begun: Record, state: Phase, **more: Any) -> Record:
         seconds = round(time.time() - begun.begun, 2)
         return replace(begun, state=state, seconds=seconds, facts=work.facts, **more)
 
     def output(self, outcome: Outcome) -> Path:
-        """Return the output of a step that ended well, for use. Raises `Refused` where it was changed since."""
+        """Return the output of a step that succeeded, for use. Raises `Refused` where it changed since."""
         if outcome.record:
             self._check(outcome.step, outcome.out, outcome.record)
         return outcome.out / record.OUT
 
     def _check(self, name: str, place: Path, known: Record) -> None:
-        """Raise `Refused` where what this run made or checked is something else by the time of its use."""
+        """Raise `Refused` where an output that this run made or checked has changed since."""
         differences, _ = record.compare(place, known, content=self.content)
         if differences:
             raise Refused(
@@ -335,24 +339,24 @@ class Scheduler:
         else:
             work.rename(place)
 
-    def _forced(self, name: str) -> bool:
+    def _is_forced(self, name: str) -> bool:
         return any(name == forced or name.startswith(f"{forced}:") for forced in self.force)
 
-    def last(self, step: Step) -> Record | None:
-        """The record of the newest run of this step that was done, of any key; None without one."""
+    def last_record(self, step: Step) -> Record | None:
+        """Return the record of the newest successful run of this step, with any key; None without one."""
         known = []
         for path in self.directory(step).glob(f"[!.]*/{record.FILE}"):
             with contextlib.suppress(Damaged):
                 known.append(record.read(path.parent))
         return max(known, key=lambda one: one.begun, default=None)
 
-    def _why(self, plan: Plan, step: Step, found: Found) -> str:
-        """Which inputs differ from the last run of this step, or what is wrong with its output."""
-        if self._forced(step.name):
+    def _why(self, plan: Plan, step: Step, found: StoredResult) -> str:
+        """Return the inputs that changed since the last run of this step, or the problem with its output."""
+        if self._is_forced(step.name):
             return "forced"
         if found.problem:
             return f"{found.problem}; built anew"
-        last = self.last(step)
+        last = self.last_record(step)
         if not last:
             return "never run before"
         before, now = last.inputs, plan.parts[step.name]
@@ -360,26 +364,26 @@ class Scheduler:
         return f"changed: {', '.join(changed)}"
 
 
-def look(place: Path, line: str, step: str, key: str, *, content: bool = False) -> Found:
-    """Say whether the directory `place` holds the result of this line, step and key, whole and unchanged.
+def check_stored(place: Path, line: str, step: str, key: str, *, content: bool = False) -> StoredResult:
+    """Check whether the directory `place` holds the result of this line, step and key, whole and unchanged.
 
     What a stamp tells to be unchanged is read with `content` only.
     """
     try:
         known = record.read(place)
     except Damaged as error:
-        return Found(problem=f"its record is damaged: {error}")
+        return StoredResult(problem=f"its record is damaged: {error}")
     if (known.line, known.step, known.key, known.state) != (line, step, key, Phase.DONE):
         what = f"{known.line} {known.step} {known.key}, {known.state}"
-        return Found(problem=f"its record is damaged: it is that of {what}; expected {line} {step} {key}, done")
+        return StoredResult(problem=f"its record is damaged: it is that of {what}; expected {line} {step} {key}, done")
     if record.OUT not in known.made:
-        return Found(problem="its record is damaged: it does not say what was made")
+        return StoredResult(problem="its record is damaged: it does not say what was made")
     root = str(place.parents[1].absolute())
     if any(path.startswith("/") for path in known.made) and known.root != root:
-        return Found(problem=f"its output was published for {known.root}; expected {root}", elsewhere=True)
+        return StoredResult(problem=f"its output was published for {known.root}; expected {root}", elsewhere=True)
     differences, current = record.compare(place, known, content=content)
     if differences:
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         elsewhere = all(difference.path.startswith("/") for difference in differences)
-        return Found(problem=f"its output was changed: {differences[0]}{more}", elsewhere=elsewhere)
-    return Found(current, moved=current is not known)
+        return StoredResult(problem=f"its output was changed: {differences[0]}{more}", elsewhere=elsewhere)
+    return StoredResult(current, moved=current is not known)

@@ -1,4 +1,4 @@
-"""The record of a step's run: what it was made from, how it ended, and every file that it made.
+"""Record a step's run: its inputs, its end, and all files that it made.
 
 Lies as `meta.json` in the directory of the run, sealed. It names line, step and key, so that the record of another
 run does not count in this one's place. What a step made is known by manifests, each under its root: `out`, `log`,
@@ -25,11 +25,11 @@ FILE, OUT, LOG = "meta.json", "out", "log"  # in the directory of a run
 
 
 class Damaged(ValueError):
-    """A record that is missing or is not what was written; its text says what is wrong, `it ...`."""
+    """A record that is missing or was changed; the text names the problem, `it ...`."""
 
 
 class Phase(StrEnum):
-    """How far a run has come."""
+    """The phases of a run."""
 
     RUNNING = "running"
     DONE = "done"
@@ -63,12 +63,12 @@ class Record:
 
     @property
     def output(self) -> Manifest:
-        """What lies in the step's `out`."""
+        """The manifest of the step's `out`."""
         return self.made.get(OUT, {})
 
     @property
     def digest(self) -> str:
-        """The digest of what lies in `out`, whenever and wherever it was written."""
+        """The digest of the content of `out`, independent of time and place."""
         rows = [(path, entry.kind, entry.mode, entry.content) for path, entry in sorted(self.output.items())]
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
@@ -78,7 +78,7 @@ class Record:
 
 
 def read(place: Path) -> Record:
-    """Read the record in the directory `place`. Raises `Damaged` for one that is missing or not what was written."""
+    """Read the record in the directory `place`. Raises `Damaged` for one that is missing or was changed."""
     try:
         return documents.unsealed(Record, read_limited(place / FILE, documents.MOST))
     except FileNotFoundError:
@@ -92,7 +92,7 @@ def read(place: Path) -> Record:
 
 
 def take(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
-    """Read everything that a step made: in the directory `place` of its run, and at the paths `elsewhere`.
+    """Read the manifests of a step's output: in the directory `place` of its run, and at the paths `elsewhere`.
 
     Raises `ValueError` for what no manifest can hold, and `OSError`.
     """
@@ -102,7 +102,7 @@ def take(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
 
 
 def compare(place: Path, record: Record, *, content: bool = False) -> tuple[list[Difference], Record]:
-    """Compare what a step made with its record: each difference, and the record with the stamps of now.
+    """Compare a step's output with its record: return the differences, and the record with current time stamps.
 
     The same record, where no stamp has moved. Files whose stamp has not moved are read with `content` only.
     """

@@ -34,9 +34,9 @@ from pipeline.sources import openpgp
 DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"
 WARNING = "DEVELOPMENT KEY, NOT FOR PRODUCTION"
 RSA, BITS = "1", range(2048, 4097)  # rpm 4.8 knows RSA; below is too weak, above it was never tried
-AGENT_START = 10.0  # seconds
+AGENT_START_TIMEOUT = 10.0  # seconds
 _LONGEST_SOCKET = "S.gpg-agent.browser"
-_HOME = ".home-"
+_HOME_PREFIX = ".home-"
 _SOCKETS = "fnat-sockets"  # in a home: where its agent's sockets are
 _README = f"""{DEVELOPMENT}
 
@@ -52,7 +52,7 @@ class SigningKey:
 
     identity: str
     fingerprint: str
-    made: int
+    created: int
     development: bool
     armor: bytes
 
@@ -108,20 +108,20 @@ def _terminal() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def opened(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
+def open_key(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
     """The key that the setting `gpg-key` names, ready to sign, and the gpg that has it.
 
     A full fingerprint is looked for in the person's own keyring, anything else is the path of an exported
     secret key; empty means the development key below `directory`, which is made when it is not there.
     """
     if fingerprint := _fingerprint(gpg_key):
-        gnupg = _own()
-        yield _ready(gnupg, fingerprint), gnupg
+        gnupg = _own_keyring()
+        yield _checked_key(gnupg, fingerprint), gnupg
         return
     file = Path(gpg_key).expanduser() if gpg_key else _development(directory)
-    with _private(directory) as gnupg:
+    with _private_keyring(directory) as gnupg:
         _import(gnupg, file)
-        yield _ready(gnupg, ""), gnupg
+        yield _checked_key(gnupg, ""), gnupg
 
 
 def named(gpg_key: str) -> str:
@@ -145,7 +145,7 @@ def _fingerprint(gpg_key: str) -> str:
     return given if re.fullmatch("[0-9A-F]{40}", given) else ""
 
 
-def _own() -> GnuPG:
+def _own_keyring() -> GnuPG:
     """gpg as its owner uses it; the agent is theirs as well, and may ask for a passphrase."""
     home = Path(os.environ.get("GNUPGHOME") or "~/.gnupg")
     with contextlib.suppress(RuntimeError):  # nobody knows a home
@@ -156,13 +156,13 @@ def _own() -> GnuPG:
 
 
 @contextlib.contextmanager
-def _private(directory: Path) -> Iterator[GnuPG]:
+def _private_keyring(directory: Path) -> Iterator[GnuPG]:
     """gpg in an empty home of its own below `directory`, with an agent of its own."""
     with contextlib.ExitStack() as held:
         with writing(directory):  # the errors of those who use it are their own
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(directory)
-            home = held.enter_context(scratch(directory, _HOME))
+            home = held.enter_context(scratch(directory, _HOME_PREFIX))
             # However deep the artifacts lie, the path of an agent's socket must be short.
             link = held.enter_context(temporary.sockets("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
             link.symlink_to(home.resolve())
@@ -174,16 +174,16 @@ def _private(directory: Path) -> Iterator[GnuPG]:
 def _agent(home: Path) -> Iterator[None]:
     """An agent that ends with the block: not detached, so in our group, and tied to a `sleep`, gpg-agent(1)."""
     # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
-    asked = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
-    place = Path(unquote(asked.strip()))
+    listed = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
+    place = Path(unquote(listed.strip()))
     # The agent looks whether its socket is still its own, and ends when a busy host is slow to answer.
     words = ("--daemon", "--no-detach", "--disable-check-own-socket")
     argv = ["gpg-agent", "--homedir", str(home), *words, "--", "sleep", "infinity"]
     quiet = subprocess.DEVNULL
     try:
         with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:
-            until = time.monotonic() + AGENT_START
-            while not _listens(place):
+            until = time.monotonic() + AGENT_START_TIMEOUT
+            while not _is_listening(place):
                 if child.poll() is not None or time.monotonic() > until:
                     raise HostLacks("gpg-agent did not start", hint=neutral.command(argv))
                 time.sleep(0.005)
@@ -198,7 +198,7 @@ def _agent(home: Path) -> Iterator[None]:
                 place.parent.rmdir()
 
 
-def _listens(place: Path) -> bool:
+def _is_listening(place: Path) -> bool:
     """Whether an agent takes connections: its socket is there a moment before it does."""
     with socket.socket(socket.AF_UNIX) as ours, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         ours.connect(str(place))
@@ -208,9 +208,9 @@ def _listens(place: Path) -> bool:
 
 def remove_leftovers(directory: Path) -> None:
     """Remove the homes that killed runs left in `directory`, and what their agents left elsewhere."""
-    for left in directory.glob(f"{_HOME}*/{_SOCKETS}"):
+    for left in directory.glob(f"{_HOME_PREFIX}*/{_SOCKETS}"):
         _remove_empty(left)
-    fs.remove_leftovers(directory, _HOME)
+    fs.remove_leftovers(directory, _HOME_PREFIX)
 
 
 def _remove_empty(note: Path) -> None:
@@ -240,7 +240,7 @@ def _import(gnupg: GnuPG, file: Path) -> None:
         raise Refused(f"gpg does not take the signing key: {error.what}", where=str(file)) from None
 
 
-def _ready(gnupg: GnuPG, fingerprint: str) -> SigningKey:
+def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
     """The secret key of `fingerprint`, or the only one there is, once it has shown that it can sign."""
     rows = [row.split(":") for row in gnupg("--with-colons", "--list-secret-keys").text.splitlines()]
     found = {}
@@ -256,7 +256,7 @@ def _ready(gnupg: GnuPG, fingerprint: str) -> SigningKey:
     identity = re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), named)
     armor = gnupg("--armor", "--export-options", "export-minimal", "--export", wanted).out
     key = SigningKey(identity, wanted, int(found[wanted][5]), identity == DEVELOPMENT, armor)
-    _try(gnupg, key)
+    _test_signature(gnupg, key)
     return key
 
 
@@ -275,7 +275,7 @@ def _check_kind(fingerprint: str, row: list[str]) -> None:
         raise Refused("the signing key cannot be used", where=fingerprint, why="; ".join(wrong))
 
 
-def _try(gnupg: GnuPG, key: SigningKey) -> None:
+def _test_signature(gnupg: GnuPG, key: SigningKey) -> None:
     """One signature now: a passphrase is asked for, and an agent of the person's starts, in their environment."""
     try:
         gnupg("--local-user", f"{key.fingerprint}!", "--armor", "--detach-sign", stdin=b"")
@@ -298,7 +298,7 @@ def _development(directory: Path) -> Path:
 
 def _make_development(directory: Path, place: Path) -> None:
     """Makes it beside its place, whole, then renames: a kill leaves all of it or nothing."""
-    with scratch(directory, ".making-") as scratched, _private(directory) as gnupg, writing(directory):
+    with scratch(directory, ".making-") as scratched, _private_keyring(directory) as gnupg, writing(directory):
         made = scratched / "development"
         made.mkdir(mode=0o700)
         empty = ("--pinentry-mode", "loopback", "--passphrase", "")

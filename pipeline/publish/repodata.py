@@ -19,12 +19,12 @@ from pipeline.core.fs import sha256_of
 from pipeline.errors import HostLacks, Refused
 
 REPOMD = "repodata/repomd.xml"
-_MOST = 256 << 20  # bytes of a list of packages, unpacked: a line's has some 100 KiB
+_MAX_LIST = 256 << 20  # bytes of a list of packages, unpacked: a line's has some 100 KiB
 _REPO = "{http://linux.duke.edu/metadata/repo}"
 _COMMON = "{http://linux.duke.edu/metadata/common}"
 
 
-def make(directory: Path, revision: int, *, databases: bool) -> Path:
+def create(directory: Path, revision: int, *, databases: bool) -> Path:
     """Makes `directory`/repodata for the packages in it and returns its repomd.xml; `revision` in seconds."""
     argv = [
         str(_program()),
@@ -69,16 +69,16 @@ def check(directory: Path) -> dict[str, str]:
     listed: dict[str, str] = {}
     try:
         for data in ET.parse(directory / REPOMD).getroot().iter(f"{_REPO}data"):
-            path = _checked(directory, data)
+            path = _metadata_file(directory, data)
             if data.get("type") == "primary":
                 with gzip.open(path) as stream:
-                    listed = _packages(stream.read(_MOST))
+                    listed = _packages(stream.read(_MAX_LIST))
     except (ET.ParseError, zlib.error, EOFError, OSError, KeyError) as error:
         raise Refused(f"the metadata is damaged: {error}", where=str(directory / REPOMD)) from None
     return listed
 
 
-def _checked(directory: Path, data: ET.Element) -> Path:
+def _metadata_file(directory: Path, data: ET.Element) -> Path:
     """The file that an entry of repomd.xml names."""
     digest = _child(data, f"{_REPO}checksum")
     href = _child(data, f"{_REPO}location").attrib["href"]

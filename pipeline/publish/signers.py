@@ -10,24 +10,24 @@ from pathlib import Path
 
 from pipeline.core.fs import read_limited, write_atomic
 
-_MOST = 100  # bytes of a record
+_MAX_RECORD = 100  # bytes of a record
 
 
-def place(artifacts: Path, directory: str) -> Path:
+def record_path(artifacts: Path, directory: str) -> Path:
     """The record of the snapshots below <artifacts>/repo/<directory>."""
     return artifacts / "keys" / "signers" / directory
 
 
-def remember(artifacts: Path, directory: str, fingerprint: str) -> None:
+def record(artifacts: Path, directory: str, fingerprint: str) -> None:
     """Record the key that has just signed a snapshot."""
     (artifacts / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(place(artifacts, directory), f"{fingerprint}\n")
+    write_atomic(record_path(artifacts, directory), f"{fingerprint}\n")
 
 
-def known(artifacts: Path, directory: str) -> str:
+def recorded_fingerprint(artifacts: Path, directory: str) -> str:
     """The recorded fingerprint; empty when there is none that can be read."""
     try:
-        found = read_limited(place(artifacts, directory), _MOST).decode("ascii").strip()
+        found = read_limited(record_path(artifacts, directory), _MAX_RECORD).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
     return found if re.fullmatch("[0-9A-F]{40}", found) else ""

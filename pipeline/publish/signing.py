@@ -22,32 +22,32 @@ from pipeline.publish import el6_compat, keys
 from pipeline.publish.keys import GnuPG, SigningKey
 from pipeline.sources import openpgp
 
-_MOST_SIGNATURE = 1 << 20  # bytes; one has some hundred
+_MAX_SIGNATURE = 1 << 20  # bytes; one has some hundred
 
 Check = Callable[[Path], openpgp.Signature]
 
 
 @dataclass(frozen=True)
-class Unsigned:
+class UnsignedPackage:
     """A package to sign: the file, the SHA-256 that it must have, and the command that builds it anew."""
 
     path: Path
     sha256: str
-    again: str = ""
+    rebuild_command: str = ""
 
-    def check(self, found: str) -> None:
+    def check(self, actual: str) -> None:
         """Raise `Refused` where the file's digest, `found`, is another."""
-        if found != self.sha256:
+        if actual != self.sha256:
             raise Refused(
-                f"{self.path.name}: not the package that was built; expected SHA-256 {self.sha256}, got {found}",
+                f"{self.path.name}: not the package that was built; expected SHA-256 {self.sha256}, got {actual}",
                 where=str(self.path),
                 why="only what a step made, and its checks saw, is signed",
-                hint=self.again,
+                hint=self.rebuild_command,
             )
 
 
 @dataclass(frozen=True)
-class Signed:
+class SignedPackage:
     """A package as it was signed: where, its headers, and the digest of all but the signatures."""
 
     path: Path
@@ -56,13 +56,13 @@ class Signed:
 
 
 @contextlib.contextmanager
-def opened(gpg_key: str, directory: Path) -> Iterator[Signer]:
+def open_signer(gpg_key: str, directory: Path) -> Iterator[Signer]:
     """A signer with the key that the setting `gpg-key` names; `directory` is <artifacts>/keys.
 
     Empty means the development key. Raises `UsageError` for a key that is not there and `Refused` for one
     that cannot be used. Nothing of a private home is left afterwards, its gpg-agent neither.
     """
-    with keys.opened(gpg_key, directory) as (key, gnupg):
+    with keys.open_key(gpg_key, directory) as (key, gnupg):
         yield Signer(key, gnupg)
 
 
@@ -73,7 +73,7 @@ class Signer:
     key: SigningKey
     gnupg: GnuPG
 
-    def sign(self, rpms: Sequence[Path | Unsigned], into: Path) -> list[Signed]:
+    def sign(self, rpms: Sequence[Path | UnsignedPackage], into: Path) -> list[SignedPackage]:
         """Signed copies of `rpms` in `into`, which is made, in the same order; the inputs stay as they are.
 
         They bear the names that their headers say. A copy is hashed as its bytes are copied, so that what is signed
@@ -84,28 +84,28 @@ class Signer:
         with openpgp.rpm_checker([self.key.public]) as check:
             return [self._sign(rpm, into, check) for rpm in rpms]
 
-    def detach(self, file: Path, when: int) -> Path:
+    def sign_detached(self, file: Path, when: int) -> Path:
         """The detached armored signature of `file`, written beside it as `<file>.asc`; `when` as its time."""
-        words = ("--digest-algo", "sha256", "--local-user", self._user, "--armor", "--detach-sign")
-        made = self.gnupg(*self._clock(when), *words, stdin=file.read_bytes())
+        words = ("--digest-algo", "sha256", "--local-user", self._key_id, "--armor", "--detach-sign")
+        made = self.gnupg(*self._time_option(when), *words, stdin=file.read_bytes())
         signature = file.with_name(f"{file.name}.asc")
         write_atomic(signature, made.out)
         check_detached(file, signature, self.key.public)
         return signature
 
     @property
-    def _user(self) -> str:
+    def _key_id(self) -> str:
         return f"{self.key.fingerprint}!"  # this very key, no subkey: rpm 4.8 knows none
 
-    def _clock(self, when: int) -> tuple[str, str]:
+    def _time_option(self, when: int) -> tuple[str, str]:
         """gpg's option for the time of a signature: `when`, but not before the key was there nor in the future."""
-        return "--faked-system-time", f"{min(max(when, self.key.made), int(time.time()))}!"
+        return "--faked-system-time", f"{min(max(when, self.key.created), int(time.time()))}!"
 
-    def _sign(self, rpm: Path | Unsigned, into: Path, check: Check) -> Signed:
+    def _sign(self, rpm: Path | UnsignedPackage, into: Path, check: Check) -> SignedPackage:
         source = rpm if isinstance(rpm, Path) else rpm.path
         copy = into / ".unsigned"
         digest = copy_hashed(source, copy)
-        if isinstance(rpm, Unsigned):
+        if isinstance(rpm, UnsignedPackage):
             rpm.check(digest)
         try:
             package = rpm_header.read(copy)
@@ -124,15 +124,15 @@ class Signer:
             raise Refused("the package changed while it was signed", where=str(source), hint="run the command again")
         os.utime(target, (package.build_time, package.build_time))
         target.chmod(0o444)
-        return Signed(target, signed, body)
+        return SignedPackage(target, signed, body)
 
     def _rpmsign(self, target: Path, when: int) -> None:
         macros = {
             "__gpg": self.gnupg.program,  # rpm's own guess is a gpg2 that Debian does not have
             "_gpg_path": openpgp.escaped(self.gnupg.home.absolute()),
-            "_gpg_name": self._user,
+            "_gpg_name": self._key_id,
             "_gpg_digest_algo": "sha256",
-            "_gpg_sign_cmd_extra_args": " ".join((*self.gnupg.options, *self._clock(when))),
+            "_gpg_sign_cmd_extra_args": " ".join((*self.gnupg.options, *self._time_option(when))),
         }
         defined = [word for name, value in macros.items() for word in ("--define", f"{name} {value}")]
         with openpgp.private_home() as home:  # a person's own macros could sign otherwise, or not at all
@@ -154,7 +154,7 @@ class Signer:
 def check_detached(file: Path, signature: Path, key: openpgp.PublicKey) -> None:
     """Refuse `file` unless `signature` is over it, by `key`, and that was good for it."""
     try:
-        packets = read_limited(signature, _MOST_SIGNATURE)
+        packets = read_limited(signature, _MAX_SIGNATURE)
         with file.open("rb") as signed:
             openpgp.check_detached(packets, signed, key, file)
     except OSError as error:

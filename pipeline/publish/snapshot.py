@@ -23,11 +23,11 @@ from pipeline.core.fs import scratch, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import Refused, UsageError
 from pipeline.publish import el6_compat, repodata, snapshot_contents
-from pipeline.publish.signing import Signed, Signer
+from pipeline.publish.signing import SignedPackage, Signer
 from pipeline.publish.snapshot_contents import Contents, Document, Member
 from pipeline.publish.verify import SUMS, verify_snapshot
 
-_WORK = ".making-"
+_WORK_PREFIX = ".making-"
 
 
 @dataclass(frozen=True)
@@ -45,33 +45,33 @@ class Snapshot:
     reused: bool
 
 
-def make_snapshot(wanted: Contents, signer: Signer, root: Path) -> Snapshot:
+def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
     """Publishes `wanted` below `root`, <artifacts>/repo, and lets `latest` point to it.
 
     The same content by the same key is found again, verified and reused. Raises `UsageError` and `Refused`
     for what must not be published, `Refused` for a damaged snapshot, `HostLacks` when there is no room.
     """
-    members = snapshot_contents.members(wanted)
-    document = snapshot_contents.document(wanted, members, signer.key, fingerprint.digest(__name__))
-    place = root / wanted.directory
+    members = snapshot_contents.members(contents)
+    document = snapshot_contents.document(contents, members, signer.key, fingerprint.digest(__name__))
+    place = root / contents.directory
     path = place / "snapshots" / document.id
     with writing(place), locked(place / ".lock"):
-        _tidy(place)
+        _remove_leftovers(place)
         reused = path.exists()
         if reused:
-            _check_again(path, document)
+            _check_existing(path, document)
         else:
             _make(place, path, document, members, signer)
-        _seal(path)
-        _point(place / "latest", path)
+        _make_read_only(path)
+        _replace_link(place / "latest", path)
     key = signer.key
     sets = tuple(document.sets)
     return Snapshot(
         document.id,
         path,
         place / "latest",
-        wanted.label,
-        wanted.notice,
+        contents.label,
+        contents.notice,
         key.fingerprint,
         key.development,
         sets,
@@ -86,15 +86,15 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
     """
     place = path.parent.parent
     with writing(place), locked(place / ".lock", wait=wait):
-        _tidy(place)
+        _remove_leftovers(place)
         if path.resolve() == (place / "latest").resolve():
             raise UsageError("the latest snapshot cannot be removed", where=str(path), hint="publish another one first")
-        with scratch(place, _WORK) as work:
-            _open(path)
+        with scratch(place, _WORK_PREFIX) as work:
+            _make_writable(path)
             path.rename(work / path.name)
 
 
-def _check_again(path: Path, document: Document) -> None:
+def _check_existing(path: Path, document: Document) -> None:
     """Refuse a snapshot that is damaged, or another than the one that would be made now."""
     name = neutral.word(path)
     hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
@@ -109,25 +109,25 @@ def _check_again(path: Path, document: Document) -> None:
 
 
 def _make(place: Path, path: Path, document: Document, members: Mapping[str, Member], signer: Signer) -> None:
-    with scratch(place, _WORK) as work, writing(place):
-        stage = work / path.name
-        stage.mkdir()
+    with scratch(place, _WORK_PREFIX) as work, writing(place):
+        staging = work / path.name
+        staging.mkdir()
         signed = signer.sign([member.unsigned for member in members.values()], work / "signed")
         faults.point("snapshot.signed")
         for name, files in document.sets.items():
-            _fill(stage / name, [work / "signed" / file for file in files])
-            made = repodata.make(stage / name, document.timestamp, databases=bool(document.readers))
-            signer.detach(made, document.timestamp)
+            _fill(staging / name, [work / "signed" / file for file in files])
+            made = repodata.create(staging / name, document.timestamp, databases=bool(document.readers))
+            signer.sign_detached(made, document.timestamp)
         faults.point("snapshot.repodata")
-        _write_texts(stage, _completed(document, signed), signer)
-        for file in stage.rglob("*"):
-            _settle(file)
+        _write_texts(staging, _with_signed_digests(document, signed), signer)
+        for file in staging.rglob("*"):
+            _seal_and_sync(file)
         _check_compatible(document, signed, signer)
-        verify_snapshot(stage, signer.key.fingerprint)
+        verify_snapshot(staging, signer.key.fingerprint)
         path.parent.mkdir(exist_ok=True)
         faults.point("snapshot.before-rename")
-        stage.rename(path)
-        _to_disk(path.parent)
+        staging.rename(path)
+        _fsync(path.parent)
         faults.point("snapshot.after-rename")
 
 
@@ -143,13 +143,13 @@ def _fill(directory: Path, files: list[Path]) -> None:
             shutil.copy2(file, directory / file.name)
 
 
-def _check_compatible(document: Document, signed: list[Signed], signer: Signer) -> None:
+def _check_compatible(document: Document, signed: list[SignedPackage], signer: Signer) -> None:
     if document.readers:
         for package in signed:
             el6_compat.check(package.path, key_id=signer.key.id)
 
 
-def _completed(document: Document, signed: list[Signed]) -> Document:
+def _with_signed_digests(document: Document, signed: list[SignedPackage]) -> Document:
     """snapshot.json with what is known of the signed files."""
     packages = dict(document.packages)
     for package in signed:
@@ -158,7 +158,7 @@ def _completed(document: Document, signed: list[Signed]) -> Document:
     return replace(document, packages=packages)
 
 
-def _write_texts(stage: Path, document: Document, signer: Signer) -> None:
+def _write_texts(staging: Path, document: Document, signer: Signer) -> None:
     directory = document.directory
     texts: dict[str, str | bytes] = {
         f"{directory}-{name}.repo": snapshot_contents.repo_file(document, name) for name in document.sets
@@ -169,20 +169,20 @@ def _write_texts(stage: Path, document: Document, signer: Signer) -> None:
         "snapshot.json": snapshot_contents.to_json(document),
     }
     for name, text in texts.items():
-        write_atomic(stage / name, text)
-    files = sorted(str(file.relative_to(stage)) for file in stage.rglob("*") if file.is_file())
-    write_atomic(stage / SUMS, "".join(f"{sha256_of(stage / file)}  {file}\n" for file in files))
-    signer.detach(stage / SUMS, document.timestamp)
+        write_atomic(staging / name, text)
+    files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())
+    write_atomic(staging / SUMS, "".join(f"{sha256_of(staging / file)}  {file}\n" for file in files))
+    signer.sign_detached(staging / SUMS, document.timestamp)
 
 
-def _settle(path: Path) -> None:
+def _seal_and_sync(path: Path) -> None:
     """To the disk before it is published; directories stay writable until then, so that a leftover can go."""
     if path.is_file():
         path.chmod(0o444)
-    _to_disk(path)
+    _fsync(path)
 
 
-def _to_disk(path: Path) -> None:
+def _fsync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -190,18 +190,18 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def _seal(path: Path) -> None:
+def _make_read_only(path: Path) -> None:
     """No entry of the snapshot can be added or removed by mistake any more."""
     for directory in [*(entry for entry in path.rglob("*") if entry.is_dir()), path]:
         directory.chmod(0o555)
 
 
-def _open(path: Path) -> None:
+def _make_writable(path: Path) -> None:
     for directory in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
         directory.chmod(0o755)
 
 
-def _point(link: Path, path: Path) -> None:
+def _replace_link(link: Path, path: Path) -> None:
     """Lets `link` point to `path` by one rename."""
     target = path.relative_to(link.parent)
     if link.is_symlink() and link.readlink() == target:
@@ -211,11 +211,11 @@ def _point(link: Path, path: Path) -> None:
     temporary.symlink_to(target)
     faults.point("latest.before-rename")
     temporary.replace(link)
-    _to_disk(link.parent)
+    _fsync(link.parent)
 
 
-def _tidy(place: Path) -> None:
+def _remove_leftovers(place: Path) -> None:
     """Removes what killed runs left, for the holder of the lock."""
     (place / ".latest-new").unlink(missing_ok=True)
-    with scratch(place, _WORK):
+    with scratch(place, _WORK_PREFIX):
         pass  # it removes the others

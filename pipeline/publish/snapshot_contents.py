@@ -22,19 +22,19 @@ from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
-from pipeline.publish.signing import Unsigned
+from pipeline.publish.signing import UnsignedPackage
 
 FORMAT: Final = 1
 FileName = Annotated[str, re.compile(r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*")]  # of a package, or a set
 ID_DIGITS = 32
 BASEURL = "http://repository.example/repo"  # what an administrator replaces
-OLD_READERS = "rpm 4.8 and yum 3.2"
+RPM48_READERS = "rpm 4.8 and yum 3.2"
 # Not in the id: what follows from the content and the key, and how the same content came about.
 _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPackage:
     """A package a step built. `small` says that its kernel has the small configuration, for the lab only.
 
     `sha256` is the digest that the step's record has of the file, `key` that step's key, `again` the command that
@@ -46,7 +46,7 @@ class Built:
     small: bool = False
     sha256: str = ""
     key: str = ""
-    again: str = ""
+    rebuild_command: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Contents:
 
     line: str
     label: str
-    sets: Mapping[str, Sequence[Built]]
+    sets: Mapping[str, Sequence[BuiltPackage]]
     notice: str = ""
     old_readers: bool = False
     small: bool = False
@@ -75,7 +75,7 @@ class Contents:
 class Member:
     """One package of a snapshot: the file it comes from, what was read in it, and the steps with their keys."""
 
-    unsigned: Unsigned
+    unsigned: UnsignedPackage
     package: rpm_header.RpmFile
     body_sha256: str
     steps: Mapping[str, str]
@@ -156,9 +156,9 @@ def members(contents: Contents) -> dict[str, Member]:
     return found
 
 
-def _add(found: dict[str, Member], built: Built, name: str) -> None:
+def _add(found: dict[str, Member], built: BuiltPackage, name: str) -> None:
     sha256 = sha256_of(built.path)
-    unsigned = Unsigned(built.path, built.sha256 or sha256, built.again)
+    unsigned = UnsignedPackage(built.path, built.sha256 or sha256, built.rebuild_command)
     unsigned.check(sha256)
     package = rpm_header.read(built.path)
     digest = rpm_header.body_sha256(built.path, package)
@@ -213,18 +213,18 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, c
         label=contents.label,
         notice=contents.notice,
         small=contents.small,
-        readers=OLD_READERS if contents.old_readers else "",
+        readers=RPM48_READERS if contents.old_readers else "",
         baseurl=contents.baseurl.rstrip("/"),
         key=Signer(key.name, key.identity, key.fingerprint, key.development),
-        timestamp=max(key.made, *(member.package.build_time for member in found.values())),
+        timestamp=max(key.created, *(member.package.build_time for member in found.values())),
         made_by=MadeBy(__version__, repodata.version(), code),
         sets={name: tuple(sorted({by_path[b.path] for b in contents.sets[name]})) for name in sorted(contents.sets)},
         packages=packages,
     )
-    return replace(made, id=identity(made))
+    return replace(made, id=snapshot_id(made))
 
 
-def identity(document: Document) -> str:
+def snapshot_id(document: Document) -> str:
     """The id that belongs to a snapshot.json, whether or not it has one already."""
     content = {name: value for name, value in decoder.encode(document).items() if name != "id"}
     content["packages"] = {
@@ -254,8 +254,8 @@ def repo_file(document: Document, name: str) -> str:
     directory = document.directory
     base = f"{document.baseurl}/{directory}/latest"
     development = document.key.development
-    lines = [f"# {text}" for text in _about(document)]
-    lines += [f"# {text}" for text in (_guards(document, name) if document.readers else ())]
+    lines = [f"# {text}" for text in _heading(document)]
+    lines += [f"# {text}" for text in (_priority_guards(document, name) if document.readers else ())]
     values = {
         "name": f"{document.label}: {name}" + (f" ({WARNING})" if development else ""),
         "baseurl": f"{base}/{name}",
@@ -270,7 +270,7 @@ def repo_file(document: Document, name: str) -> str:
     return "\n".join([*lines, section, *(f"{key}={neutral.line(str(value))}" for key, value in values.items()), ""])
 
 
-def _about(document: Document) -> list[str]:
+def _heading(document: Document) -> list[str]:
     """What every text begins with; one line each, whatever a label or notice holds."""
     texts = [f"Line {document.label}, snapshot {document.id}."]
     if document.notice:
@@ -282,7 +282,7 @@ def _about(document: Document) -> list[str]:
     return [neutral.line(" ".join(text.split())) for text in texts]
 
 
-def _guards(document: Document, name: str) -> list[str]:
+def _priority_guards(document: Document, name: str) -> list[str]:
     """How to keep stock packages, whose versions sort higher, from replacing ours (docs/troubleshooting.md)."""
     files = document.sets[name]
     names = sorted({document.packages[file].nevra.rsplit("-", 2)[0] for file in files})
@@ -302,7 +302,7 @@ def readme(document: Document) -> str:
     ]
     return "\n".join(
         [
-            *_about(document),
+            *_heading(document),
             "",
             "Every package, every repodata/repomd.xml and SHA256SUMS is signed by",
             f"  {neutral.line(key.identity)}",

@@ -16,7 +16,7 @@ from pipeline.publish.snapshot_contents import Document, Row
 from pipeline.sources import openpgp
 
 SUMS = "SHA256SUMS"
-MOST_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
+MAX_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
 _HINT = "./inv build-all publishes a whole one"
 
 
@@ -36,7 +36,7 @@ def verify_snapshot(path: Path, fingerprint: str) -> Document:
     key = _key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
     sums = _check_sums(path)
-    if snapshot_contents.identity(document) != document.id:
+    if snapshot_contents.snapshot_id(document) != document.id:
         raise _refused("snapshot.json does not give the snapshot's id", path / "snapshot.json")
     for name, files in document.sets.items():
         _check_set(path / name, files, sums, key)
@@ -52,7 +52,7 @@ def _document(path: Path) -> Document:
     """snapshot.json; only what its types allow is opened as a file of the snapshot."""
     file = path / "snapshot.json"
     try:
-        return documents.parse(Document, read_limited(file, MOST_DOCUMENT))
+        return documents.parse(Document, read_limited(file, MAX_DOCUMENT))
     except Mismatch as error:
         raise _refused(f"this is no snapshot: snapshot.json: {error}", file) from None
     except (OSError, ValueError):

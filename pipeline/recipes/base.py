@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.config.line_model import Line, RoleName
 from pipeline.packaging.graph import Step
-from pipeline.packaging.job import Bench
+from pipeline.packaging.job import BuildEnvironment
 from pipeline.sources.resolver import Verified
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class BuildInputs:
     line: Line
     verified: Mapping[str, Verified]
     proven: Sequence[VerifiedPatch]
-    bench: Bench
+    bench: BuildEnvironment
     tree: Callable[[RoleName], Proof]
     small: bool = False
 

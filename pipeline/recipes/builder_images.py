@@ -76,7 +76,7 @@ def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> 
 
     settings, console = context.settings, context.console
     asked = debian_request(name, image)
-    known = None if fresh else images.kept(asked, settings.artifacts / "images")
+    known = None if fresh else images.cached_image(asked, settings.artifacts / "images")
     if known is not None:
         return known
     programs.ensure({"build"}, console)
@@ -88,16 +88,18 @@ def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> 
 
 def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> images.Image:
     from pipeline.sandbox import centos6_image
-    from pipeline.sandbox.choice import engine
+    from pipeline.sandbox.choice import first_engine
 
     settings = context.settings
     recipe = centos_recipe(name, image, settings.centos_base or image.base)
     centos6_image.check_vsyscall(recipe)  # of an image that is there too: the host may have been started otherwise
     root = settings.artifacts / "images"
-    known = None if fresh else images.kept_as(name, recipe.request, root)
+    known = None if fresh else images.cached_image_for(name, recipe.request, root)
     if known is not None:
         return known
-    return centos6_image.centos6_image(recipe, engine(), root, context.console, offline=settings.offline, fresh=fresh)
+    return centos6_image.centos6_image(
+        recipe, first_engine(), root, context.console, offline=settings.offline, fresh=fresh
+    )
 
 
 def centos_recipe(name: str, image: CentosImage, base: str) -> CentosRecipe:

@@ -29,7 +29,7 @@ SOURCES = ("busybox", "iptables")  # as line files name them
 BIN, LINKS = "bin", "busybox.links"  # of the step's output: the programs; every path busybox answers to
 SCRIPT, CONFIG, COMPARER = "userland.sh", "busybox.config", "asked.awk"
 _ROOM = 256 << 20  # bytes; measured: 90 MiB
-_PROGRAMS, _LIST = outputs.Most(32 << 20, 64 << 20, 8), outputs.Most(1 << 20, 1 << 20, 1)
+_PROGRAMS, _LIST = outputs.OutputLimits(32 << 20, 64 << 20, 8), outputs.OutputLimits(1 << 20, 1 << 20, 1)
 # What must be there, so that a part left out is seen before a guest misses it.
 _APPLETS = ("/bin/sh", "/bin/ping", "/sbin/ip", "/sbin/modprobe", "/usr/bin/timeout", "/usr/sbin/arping")
 _TEXTS = {
@@ -130,22 +130,22 @@ def check(output: Path) -> dict[str, Any]:
 
 def _step(material: BuildInputs) -> Step:
     parameters = of_line(material.verified)
-    recipe = job.Recipe(
+    recipe = job.SpecBuild(
         spec=SCRIPT,
         epoch=parameters.epoch,
-        fill=lambda sources, specs: prepare(sources, specs, parameters, material.verified),
-        explain=lambda log, top: None,
+        write_sources=lambda sources, specs: prepare(sources, specs, parameters, material.verified),
+        explain_failure=lambda log, top: None,
         macros=rpmbuild.Macros(),
-        room=_ROOM,
+        disk_space=_ROOM,
         cache=STEP,
     )
 
     def action(work: Work) -> None:
         argv = ("/bin/bash", f"{rpmbuild.TOPDIR}/SPECS/{SCRIPT}", str(work.jobs))
-        top = job.compiled(work, material.bench, recipe, argv)
-        left = job.left(work, top)
-        left.files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
-        left.files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
+        top = job.run_build(work, material.bench, recipe, argv)
+        left = job.build_outputs(work, top)
+        left.copy_files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
+        left.copy_files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
         evidence = {"parameters": parameters.as_dict(), **check(work.out)}
         (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
 

@@ -127,7 +127,10 @@ def programs(package: rpmbuild.Package, texts: Mapping[str, tuple[bytes, ...]], 
 
 
 def libraries(
-    package: rpmbuild.Package, found: package_contents.Promises, allowed: Collection[str], others: Collection[str] = ()
+    package: rpmbuild.Package,
+    found: package_contents.PackageMetadata,
+    allowed: Collection[str],
+    others: Collection[str] = (),
 ) -> list[str]:
     """The libraries that a package requires, none but `allowed`, and besides them nothing but `others`.
 
@@ -143,7 +146,7 @@ def libraries(
     return needed
 
 
-def glibc(package: rpmbuild.Package, found: package_contents.Promises, newest: tuple[int, ...]) -> str:
+def glibc(package: rpmbuild.Package, found: package_contents.PackageMetadata, newest: tuple[int, ...]) -> str:
     """The version of the C library that a package needs, which is not above `newest`. Raises `Refused`."""
     versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
     needed = max(versions, default=(0, 0))

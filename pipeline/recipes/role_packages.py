@@ -414,14 +414,14 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
 
     Raises `Refused` when a file differs from what was rendered or something more is required.
     """
-    packages = package_contents.exactly(rpms, parameters.nevras.values())
+    packages = package_contents.require_packages(rpms, parameters.nevras.values())
     evidence: dict[str, Any] = {}
     for role in ROLES:
         package = packages[package_name(role)]
-        found = package_contents.promises(package.path)
+        found = package_contents.read_metadata(package.path)
         wanted = [file for file in installed(parameters) if file.role is role]
-        package_contents.has_files(package, [file.path for file in wanted])
-        package_contents.keeps(package, found, [parameters.paths(role).conf])
+        package_contents.require_files(package, [file.path for file in wanted])
+        package_contents.require_config_files(package, found, [parameters.paths(role).conf])
         for file in wanted:
             _check_file(package, file, found)
         _check_requires(package, found, _requires(role, parameters), parameters)
@@ -429,7 +429,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     return {"parameters": parameters.as_dict(), "packages": evidence}
 
 
-def _check_file(package: rpmbuild.Package, file: File, found: package_contents.Promises) -> None:
+def _check_file(package: rpmbuild.Package, file: File, found: package_contents.PackageMetadata) -> None:
     if package.files[file.path] != hashlib.sha256(file.text.encode()).hexdigest():
         raise Refused(f"{file.path} in {package.path.name} is not what was rendered", where=str(package.path))
     if found.modes[file.path] != file.mode:
@@ -438,7 +438,7 @@ def _check_file(package: rpmbuild.Package, file: File, found: package_contents.P
 
 
 def _check_requires(
-    package: rpmbuild.Package, found: package_contents.Promises, wanted: tuple[str, ...], parameters: Parameters
+    package: rpmbuild.Package, found: package_contents.PackageMetadata, wanted: tuple[str, ...], parameters: Parameters
 ) -> None:
     own = {"/bin/sh", *(("chkconfig", "initscripts") if parameters.init is Init.SYSV else ())}
     needed = {name for name in found.requires if not name.startswith(f"config({package.name}) = ")}

@@ -14,13 +14,13 @@ from pipeline.recipes import spec_files
 from pipeline.recipes.base import BuildInputs
 
 Check = Callable[[Path], Mapping[str, Any]]
-Build = Callable[[Work, job.Bench, job.Recipe], Path]
+Build = Callable[[Work, job.BuildEnvironment, job.SpecBuild], Path]
 
 
 def packages(
     name: str,
     material: BuildInputs,
-    recipe: job.Recipe,
+    recipe: job.SpecBuild,
     check: Check,
     inputs: Mapping[str, Any],
     *,
@@ -45,7 +45,7 @@ def packages(
         "switches": list(recipe.macros.switches),
         "environment": dict(recipe.environment),
     }
-    code = (__name__, *sorted({function.__module__ for function in (recipe.fill, check, build)}))
+    code = (__name__, *sorted({function.__module__ for function in (recipe.write_sources, check, build)}))
     return Step(name, action, keyed, needs, code, weight, differs)
 
 
@@ -60,8 +60,12 @@ def role_packages(material: BuildInputs, epoch: int, *, fullnat: bool, modern: b
     def fill(sources: Path, specs: Path) -> None:
         roles.prepare(sources, specs, parameters)
 
-    recipe = job.Recipe(
-        spec=roles.SPEC, epoch=epoch, fill=fill, explain=lambda log, top: None, macros=rpmbuild.Macros()
+    recipe = job.SpecBuild(
+        spec=roles.SPEC,
+        epoch=epoch,
+        write_sources=fill,
+        explain_failure=lambda log, top: None,
+        macros=rpmbuild.Macros(),
     )
     inputs = {"parameters": parameters.as_dict(), "texts": roles.rendered(parameters)}
     return packages("role-packages", material, recipe, lambda rpms: roles.check(rpms, parameters), inputs)

@@ -1,1 +1,1 @@
-"""Builder images, and the runtimes that run commands in them without network, rights or a way out."""
+"""Provide builder images, and the runtimes that run commands in them without network or privileges."""

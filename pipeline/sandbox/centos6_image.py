@@ -1,4 +1,4 @@
-"""The CentOS 6 builder image: checked before it is built, built by a container engine, kept like every image.
+"""Build the CentOS 6 builder image: check its inputs, build with a container engine, cache as all images.
 
 Only an engine can run CentOS 6's own installer; what it gives is exported, so that jobs run in it
 under any runtime. The Dockerfile and its files come rendered: containers/centos6/*.j2.
@@ -25,7 +25,7 @@ from pipeline.core.console import Console
 from pipeline.errors import FileProblems, HostLacks, PipelineError, Problem, Refused, Unreachable
 from pipeline.sandbox import supervisor
 from pipeline.sandbox.container import ContainerEngine
-from pipeline.sandbox.images import MOUNT_POINTS, Image, once, unpack, write_packages
+from pipeline.sandbox.images import MOUNT_POINTS, Image, make_once, unpack, write_packages
 from pipeline.sandbox.runtime import BUILD_UID
 
 _PACKAGES = "packages.txt"  # in the image: name, version and digest of each package
@@ -48,7 +48,7 @@ class CentosRecipe:
 
     @property
     def request(self) -> str:
-        """The digest of what was asked for."""
+        """The digest of the rendered files."""
         return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()[:16]
 
 
@@ -59,10 +59,10 @@ def variables(requires: Sequence[str], base: str, vault: str) -> dict[str, Any]:
 
 
 def check(recipe: CentosRecipe) -> None:
-    """Raises `FileProblems` with every way in which something unproven would get into the image."""
+    """Raise `FileProblems` with all unpinned or unsigned inputs that would get into the image."""
     problems = [*_dockerfile(recipe), *_repositories(recipe.files["vault.repo"])]
     if problems:
-        raise FileProblems("the CentOS 6 builder image is not built:", problems)
+        raise FileProblems("builder image centos6: not built; expected pinned and signed inputs only:", problems)
 
 
 def check_vsyscall(recipe: CentosRecipe, maps: Path = Path("/proc/self/maps")) -> None:
@@ -70,7 +70,7 @@ def check_vsyscall(recipe: CentosRecipe, maps: Path = Path("/proc/self/maps")) -
     if recipe.base.startswith(recipe.without_vsyscall) or "[vsyscall]" in maps.read_text():
         return
     raise HostLacks(
-        "programs of CentOS 6 cannot run on this host's kernel",
+        "host kernel: no vsyscall page; expected one for CentOS 6's programs",
         where=f"no [vsyscall] in {maps}: the kernel was booted with vsyscall=none",
         why="its C library calls into that page, and each of its programs would die with exit status 139",
         hint="boot the host with vsyscall=xonly (or emulate); or use a base made from "
@@ -81,7 +81,7 @@ def check_vsyscall(recipe: CentosRecipe, maps: Path = Path("/proc/self/maps")) -
 def centos6_image(
     recipe: CentosRecipe, engine: ContainerEngine, root: Path, console: Console, *, offline: bool, fresh: bool = False
 ) -> Image:
-    """The image of `recipe` below `root`, built when there is none yet; the log of it lies beside.
+    """Return the image of `recipe` below `root`, built where there is none yet; the build's log lies beside.
 
     Raises `FileProblems`, `HostLacks`, `Unreachable` or `Refused`.
     """
@@ -91,18 +91,18 @@ def centos6_image(
 
     def make(made: Path, scratch: Path) -> None:
         console.note(f"building the image {recipe.name} with {engine.name}; log: {log}")
-        tag = _built(recipe, engine, log)
-        _exported(engine, tag, scratch / "rootfs.tar")
+        tag = _build(recipe, engine, log)
+        _export(engine, tag, scratch / "rootfs.tar")
         unpack(scratch / "rootfs.tar", made / "rootfs")
         listed = (made / "rootfs" / _PACKAGES).read_text()
         rows = [dict(zip(("name", "version", "digest"), row.split(), strict=True)) for row in listed.splitlines()]
         write_packages(made, recipe.name, {"base": recipe.base}, rows)
 
-    return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh)
+    return make_once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh)
 
 
 def _dockerfile(recipe: CentosRecipe) -> Iterator[Problem]:
-    """A base by digest, nothing fetched but by yum, every requirement asked for and asked after."""
+    """Check for a base pinned by digest, no downloads but by yum, and all requirements installed and queried."""
     lines = recipe.files["Dockerfile"].splitlines()
     bases = [(number, line) for number, line in enumerate(lines, 1) if re.match(r"\s*FROM\b", line, re.IGNORECASE)]
     for number, line in bases or [(1, "no FROM")]:
@@ -110,7 +110,7 @@ def _dockerfile(recipe: CentosRecipe) -> Iterator[Problem]:
             yield Problem("Dockerfile", number, f"{line}: the base is not pinned by digest", "FROM NAME@sha256:...")
     for number, line in enumerate(lines, 1):
         if not line.startswith("#") and (found := re.search(r"https?://|\bADD\b|\b(curl|wget)\b|nogpgcheck", line)):
-            yield Problem("Dockerfile", number, f"{found[0]} brings in what nobody has signed", "yum with gpgcheck")
+            yield Problem("Dockerfile", number, f"{found[0]} downloads unsigned files", "yum with gpgcheck")
     for command in ("yum", "rpm --query --whatprovides"):
         number, words = _words(lines, command)
         for name in recipe.requires:
@@ -119,7 +119,7 @@ def _dockerfile(recipe: CentosRecipe) -> Iterator[Problem]:
 
 
 def _words(lines: Sequence[str], command: str) -> tuple[int, list[str]]:
-    """Number and words of the line that runs `command`."""
+    """Return the number and the words of the line that runs `command`."""
     for number, line in enumerate(lines, 1):
         if line.startswith(f"RUN {command} "):
             return number, shlex.split(line)
@@ -127,7 +127,7 @@ def _words(lines: Sequence[str], command: str) -> tuple[int, list[str]]:
 
 
 def _repositories(text: str) -> Iterator[Problem]:
-    """Signatures checked, against a key that is in the image already."""
+    """Check that signatures are verified, with a key that is in the base image."""
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(text)
@@ -147,17 +147,17 @@ def _repositories(text: str) -> Iterator[Problem]:
         yield Problem("vault.repo", 1, "no repository")
 
 
-def _built(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
+def _build(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
     """Has the engine build it, and gives its name there. The engine gives up when our connection closes."""
     tag = f"localhost/lvs-fullnat/{recipe.name}-build:{recipe.request}"
     proxies = {name: os.environ[name] for name in (*_PROXIES, *map(str.upper, _PROXIES)) if name in os.environ}
-    with log.open("wb") as out, engine.asking("did not build the image"):
+    with log.open("wb") as out, engine.translated_errors("did not build the image"):
         answers = engine.api.build(
-            fileobj=_context(recipe.files),
+            fileobj=_build_context(recipe.files),
             custom_context=True,
             tag=tag,
             network_mode="host",  # an engine may have no network of its own
-            labels={supervisor.LABEL: supervisor.owner()},
+            labels={supervisor.LABEL: supervisor.owner_label()},
             buildargs=proxies,
             use_config_proxy=False,
             rm=True,
@@ -172,8 +172,8 @@ def _built(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
     return tag
 
 
-def _context(files: Mapping[str, str]) -> IO[bytes]:
-    """The files as the engine wants them."""
+def _build_context(files: Mapping[str, str]) -> IO[bytes]:
+    """Pack the files as the engine's build context, a tar file."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for name, text in sorted(files.items()):
@@ -184,10 +184,10 @@ def _context(files: Mapping[str, str]) -> IO[bytes]:
     return packed
 
 
-def _exported(engine: ContainerEngine, tag: str, tarball: Path) -> None:
-    """Writes the whole tree of the image to `tarball`."""
-    with engine.asking("did not give the image"), contextlib.ExitStack() as stack:
-        labels = {supervisor.LABEL: supervisor.owner()}
+def _export(engine: ContainerEngine, tag: str, tarball: Path) -> None:
+    """Write the whole tree of the image to `tarball`."""
+    with engine.translated_errors("did not give the image"), contextlib.ExitStack() as stack:
+        labels = {supervisor.LABEL: supervisor.owner_label()}
         container = engine.api.create_container(tag, ["/bin/true"], labels=labels, use_config_proxy=False)["Id"]
         stack.callback(engine.api.remove_container, container, force=True, v=True)
         with tarball.open("wb") as out:
@@ -196,12 +196,12 @@ def _exported(engine: ContainerEngine, tag: str, tarball: Path) -> None:
 
 
 def _failure(recipe: CentosRecipe, log: Path, error: str) -> PipelineError:
-    """Whose fault it is, out of what the engine and yum said."""
+    """Classify a failed build by the output of the engine and of yum."""
     text = f"{log.read_text(errors='backslashreplace')[-4000:]}\n{error}"
     what, why = f"the image {recipe.name} could not be built", error.strip()
     if re.search(r"is not signed|GPG key|Public key for .* is not installed|manifest verification|digest", text):
-        return Refused(f"{what}: a signature or a digest is wrong", where=str(log), why=why)
+        return Refused(f"{what}; expected valid signatures and digests", where=str(log), why=why)
     unreachable = r"no such host|dial tcp|manifest.* unknown|not found: manifest|Couldn't resolve host|Cannot retrieve"
     if re.search(rf"{unreachable}|Cannot find a valid baseurl|couldn't connect|pull access denied", text):
-        return Unreachable(f"{what}: {recipe.base} or the vault was not reached", where=str(log), why=why)
+        return Unreachable(f"{what}; {recipe.base} or the vault is unreachable", where=str(log), why=why)
     return HostLacks(what, where=str(log), why=why, hint=process.reproducer(["less", str(log)]))

@@ -1,4 +1,4 @@
-"""Which runtime runs the jobs. An explicit choice never gives way to another."""
+"""Choose the runtime of jobs. An explicit choice never falls back to another runtime."""
 
 from __future__ import annotations
 
@@ -8,39 +8,41 @@ from pipeline.errors import HostLacks, UsageError
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.container import ContainerEngine, answering
+from pipeline.sandbox.container import ContainerEngine, available_engines
 from pipeline.sandbox.runtime import Runtime
 
 
 def choose(setting: str, console: Console, host: Host | None = None) -> Runtime:
-    """The runtime asked for, or, for `auto`, bubblewrap where it isolates, else an engine that answers.
+    """Return the requested runtime, or for `auto` bubblewrap where it isolates, else an engine that answers.
 
-    Says which and why. Raises `HostLacks` with what is missing when there is none.
+    Prints the choice and its reason. Raises `HostLacks` with the reasons of all when there is none.
     """
     host = host or Host()
     if setting not in (known := TABLE["runtime"].choices):
-        raise UsageError(f"there is no runtime {setting}", why=f"runtimes: {', '.join(known)}")
+        raise UsageError(f"runtime: expected one of {', '.join(known)}, got {setting!r}", hint="./inv doctor")
     if setting == "bubblewrap":
-        return _said(console, _bubblewrap(host), "it was asked for")
+        return _announced(console, _bubblewrap(host), "requested by --runtime")
     if setting == "docker":
-        return _said(console, engine(host), "it was asked for")
+        return _announced(console, first_engine(host), "requested by --runtime")
     try:
-        return _said(console, _bubblewrap(host), "it isolates builds here and needs no daemon")
+        return _announced(console, _bubblewrap(host), "isolates builds on this host, without a daemon")
     except HostLacks as lacking:
         try:
-            return _said(console, engine(host), f"it answers, and {lacking.what}")
+            return _announced(console, first_engine(host), f"answers, and {lacking.what}")
         except HostLacks as silent:
             why = "\n".join(f"{error.what}: {error.why}" for error in (lacking, silent))
-            raise HostLacks("nothing on this host can isolate a build", why=why, hint=lacking.hint) from None
+            raise HostLacks(
+                "runtime: none isolates builds on this host; expected one", why=why, hint=lacking.hint
+            ) from None
 
 
-def _said(console: Console, runtime: Runtime, why: str) -> Runtime:
+def _announced(console: Console, runtime: Runtime, why: str) -> Runtime:
     console.note(f"builds run under {runtime.name}: {why}")
     return runtime
 
 
 def _bubblewrap(host: Host) -> Bubblewrap:
-    """bubblewrap, after it has isolated a job of our user in the host's own tree."""
+    """Return bubblewrap, after a trial job was isolated in the host's own tree."""
     runtime = Bubblewrap()
     try:
         runtime.prove_on_host()
@@ -50,10 +52,10 @@ def _bubblewrap(host: Host) -> Bubblewrap:
     return runtime
 
 
-def engine(host: Host | None = None) -> ContainerEngine:
-    """The first engine that answers. Raises `HostLacks` when none does."""
+def first_engine(host: Host | None = None) -> ContainerEngine:
+    """Return the first engine that answers. Raises `HostLacks` when none does."""
     host = host or Host()
-    if found := answering(host):
+    if found := available_engines(host):
         return found[0]
     finding = engines.check_engines(host)
-    raise HostLacks("no container engine answers", why=finding.found, hint=finding.remedy)
+    raise HostLacks("container engine: none answers; expected one", why=finding.found, hint=finding.remedy)

@@ -1,4 +1,4 @@
-"""Builder images: what is in them, where they lie, and how one is made once and kept.
+"""Define builder images: their content, their place, and their creation.
 
 An image is a directory tree that nothing changes after it was made. Its key is the digest of the
 packages in it, which are recorded with versions and digests; steps depend on that key. Its record (`manifest`)
@@ -24,8 +24,8 @@ from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 
 HOSTNAME = "builder"  # inside, so that no output tells where it was made
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
-MAKING_LIMIT = 1800.0  # seconds for one image
-MAKING_ROOM = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
+BUILD_TIMEOUT = 1800.0  # seconds for one image
+BUILD_DISK_SPACE = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
 _FORMAT = 2  # of what lies in an image's directory
 
 
@@ -68,7 +68,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class DebianRecipe:
-    """How a Debian image is made: its packages, the archive of each suite, and the keys to believe."""
+    """The inputs of a Debian image: its packages, the archive of each suite, and the trusted keys."""
 
     name: str
     packages: Sequence[str]
@@ -77,44 +77,44 @@ class DebianRecipe:
 
     @property
     def request(self) -> str:
-        """The digest of what was asked for; what it gives may change with the archive."""
+        """The digest of the inputs; the resulting packages may change with the archive."""
         asked = [_FORMAT, self.name, sorted(self.packages), sorted(self.archives)]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 def package_list(rendered: str) -> list[str]:
-    """Package names out of a rendered template: one a line, `#` begins a comment."""
+    """Return the package names of a rendered template: one a line, `#` begins a comment."""
     return [line.strip() for line in rendered.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
-def kept(recipe: DebianRecipe, root: Path) -> Image | None:
-    """The image of `recipe` if it has been made; needs neither its archives nor its keys."""
-    return kept_as(recipe.name, recipe.request, root)
+def cached_image(recipe: DebianRecipe, root: Path) -> Image | None:
+    """Return the image of `recipe`, or None where it was not made yet; needs neither archives nor keys."""
+    return cached_image_for(recipe.name, recipe.request, root)
 
 
-def kept_as(name: str, request: str, root: Path) -> Image | None:
-    """The image `name` that was made for `request`, if there is one. Its tree is not looked at: see `check`."""
-    return _kept(name, root / name / request, request)
+def cached_image_for(name: str, request: str, root: Path) -> Image | None:
+    """Return the image `name` made for `request`, or None. The tree is not checked: see `check`."""
+    return _cached(name, root / name / request, request)
 
 
 def check(image: Image) -> None:
-    """Raise `Refused` unless the image is what was made; to be called before it is used, not to plan with it."""
+    """Raise `Refused` unless the image is as it was made; call this before use, not for planning."""
     if problems := differences(image):
         raise Refused(
-            f"builder image {image.name}: {len(problems)} differences from what was made; first: {problems[0]}",
+            f"builder image {image.name}: {len(problems)} differences from its record; first: {problems[0]}",
             where=str(image.rootfs.parent),
-            why="everything built in it, or taken out of it, would depend on what nobody has recorded",
+            why="packages built in the image would depend on unrecorded files",
             hint=f"./inv image --image {image.name} --fresh",
         )
 
 
 def differences(image: Image, *, content: bool = False) -> tuple[manifest.Difference, ...]:
-    """Find what of an image is not as recorded; with `content` every file is read."""
+    """Return the differences of an image from its record; with `content` all files are read."""
     return manifest.check(image.rootfs.parent, {"image": image.name, "key": image.key}, content=content)
 
 
-def verified(root: Path) -> Iterator[tuple[Path, str]]:
-    """Read every image below `root` whole, and yield each problem: its path and a text."""
+def problems(root: Path) -> Iterator[tuple[Path, str]]:
+    """Verify all images below `root`, reading all files, and yield each problem: its path and a text."""
     for place in sorted(root.glob("*/[!.]*")):
         if place.is_dir() and not place.is_symlink():
             image = Image(place.parent.name, place.name, place / "rootfs", place / "packages.json")
@@ -122,20 +122,20 @@ def verified(root: Path) -> Iterator[tuple[Path, str]]:
 
 
 def debian_image(recipe: DebianRecipe, root: Path, console: Console, *, offline: bool, fresh: bool = False) -> Image:
-    """The image of `recipe` below `root`, made when there is none yet, or anew with `fresh`.
+    """Return the image of `recipe` below `root`, made where there is none yet, or anew with `fresh`.
 
     Raises `Unreachable`, `Refused` or `HostLacks` when it cannot be made.
     """
 
     def make(made: Path, scratch: Path) -> None:
         console.note(f"making the image {recipe.name} ({len(recipe.packages)} packages and what they need)")
-        disk_space.require(scratch, MAKING_ROOM, f"making the image {recipe.name}")
+        disk_space.require(scratch, BUILD_DISK_SPACE, f"making the image {recipe.name}")
         _make(recipe, made, scratch)
 
-    return once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh, say=console.note)
+    return make_once(root, recipe.name, recipe.request, make, offline=offline, fresh=fresh, say=console.note)
 
 
-def once(
+def make_once(
     root: Path,
     name: str,
     request: str,
@@ -145,39 +145,40 @@ def once(
     fresh: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Image:
-    """The image asked for by `request`; `make` fills a directory, with one for scratch, when there is none yet.
+    """Return the image for `request`; where there is none yet, `make` fills a directory, with a second one for scratch.
 
     Another run may be using an older one: so each lies under its own key, and a link says which is current.
     """
     place = root / name
     with locked(
-        place / f"{request}.lock", waiting=lambda holder: say(f"another run is making the image {name}: {holder}")
+        place / f"{request}.lock",
+        waiting=lambda holder: say(f"waiting for another run that makes the image {name}: {holder}"),
     ):
-        known = None if fresh else _kept(name, place / request, request)
+        known = None if fresh else _cached(name, place / request, request)
         if known is not None:
             return known
         damaged = not fresh and os.path.lexists(place / request)
         if offline:
-            what = "is damaged" if damaged else "has not been made yet"
+            what = "is damaged" if damaged else "was not made yet"
             raise Unreachable(
-                f"the image {name} {what} and --offline forbids to make it",
+                f"builder image {name}: {what}, and --offline forbids making it",
                 where=str(place / request),
                 hint=f"./inv image --image {name}, without --offline",
             )
         if damaged:
-            say(f"the image {name} in {place / request} is not what was made, and is made anew")
+            say(f"builder image {name}: {place / request} differs from its record; rebuilding")
         with fs.scratch(place, ".new-") as scratch:
             made = scratch / "image"
             make(made, scratch)
-            return _published(name, request, made, place)
+            return _publish(name, request, made, place)
 
 
-def _published(name: str, request: str, made: Path, place: Path) -> Image:
-    """Give an image that was just made its record and its place; one with the same packages stays, if it is whole."""
+def _publish(name: str, request: str, made: Path, place: Path) -> Image:
+    """Record a new image and rename it into place; an intact image with the same packages is kept."""
     key = _key(made / "packages.json")
     if key is None:
         raise ValueError(f"{made} was filled without a list of packages")
-    _open_to_us(made / "rootfs")
+    _fix_permissions(made / "rootfs")
     target = place / key
     if target.is_symlink() or differences(Image(name, key, target / "rootfs", target / "packages.json")):
         manifest.record(made, decoder.encode(Identity(name, key, (request,))))
@@ -192,14 +193,14 @@ def _published(name: str, request: str, made: Path, place: Path) -> Image:
     if (place / request).is_dir() and not (place / request).is_symlink():
         fs.remove(place / request)
     link.replace(place / request)
-    kept = _kept(name, place / request, request)
+    kept = _cached(name, place / request, request)
     if kept is None:
         raise Refused(f"builder image {name}: changed while it was being made", where=str(target))
     return kept
 
 
-def _open_to_us(rootfs: Path) -> None:
-    """Let its owner read every file, and nobody but its owner write one: a package may want neither.
+def _fix_permissions(rootfs: Path) -> None:
+    """Make all files readable for their owner, and writable for no other user.
 
     No program keeps its set-user-id or set-group-id bit: in a job that means nothing, and any user of the host could
     run it, long after its distribution has mended it. Directories with the sticky bit stay as they are: jobs get their
@@ -219,14 +220,14 @@ def _open_to_us(rootfs: Path) -> None:
 
 
 def unpack(tarball: Path, rootfs: Path) -> None:
-    """Unpacks an image as ourselves: no owner, no device, no privilege."""
+    """Unpack an image as the current user: no owners, no devices, no privileges."""
     rootfs.mkdir(parents=True)
     words = ["tar", "--extract", "--no-same-owner", "--exclude=./dev/*", "--exclude=dev/*", "--file", str(tarball)]
-    process.run([*words, "--directory", str(rootfs)], timeout=MAKING_LIMIT)
+    process.run([*words, "--directory", str(rootfs)], timeout=BUILD_TIMEOUT)
 
 
 def write_packages(made: Path, name: str, origin: Mapping[str, str], packages: Sequence[Mapping[str, str]]) -> None:
-    """Records what is in the image. Raises `Refused` for a package without version or digest."""
+    """Write the list of packages. Raises `Refused` for a package without version or digest."""
     bare = [row["name"] for row in packages if not (row.get("version") and row.get("digest"))]
     if bare or not packages:
         why = "what is built in it could not be traced to what it was built with"
@@ -236,8 +237,8 @@ def write_packages(made: Path, name: str, origin: Mapping[str, str], packages: S
     (made / "packages.json").write_text(documents.text(listed))
 
 
-def _kept(name: str, link: Path, request: str) -> Image | None:
-    """The image that `link` leads to, if its list, its record and the request are of one another."""
+def _cached(name: str, link: Path, request: str) -> Image | None:
+    """Return the image behind `link` where its package list, its record and `request` agree, else None."""
     there = link.resolve()  # the link may be moved while the image is in use
     key = _key(there / "packages.json")
     rootfs = there / "rootfs"
@@ -258,7 +259,7 @@ def _recorded(place: Path) -> Identity:
 
 
 def _key(listed: Path) -> str | None:
-    """The key of an image with this list of packages; None for what is no such list."""
+    """Return the key of an image with this list of packages; None for a damaged or empty list."""
     try:
         packages = documents.parse(PackageList, manifest.text_at(listed)).packages
     except (OSError, ValueError):
@@ -270,10 +271,10 @@ def _key(listed: Path) -> str | None:
 
 
 def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:
-    """Has mmdebstrap make a tar file, which is then unpacked."""
+    """Make a tar file with mmdebstrap, and unpack it."""
     tarball, listed = scratch / "rootfs.tar", scratch / "packages.txt"
     try:
-        process.run(_mmdebstrap(recipe, scratch, tarball, listed), timeout=MAKING_LIMIT, cwd=scratch)
+        process.run(_mmdebstrap(recipe, scratch, tarball, listed), timeout=BUILD_TIMEOUT, cwd=scratch)
         unpack(tarball, made / "rootfs")
     except process.ProgramFailed as error:
         raise _failure(recipe, error) from None
@@ -281,9 +282,9 @@ def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:
 
 
 def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path) -> list[str]:
-    """The command. As root in namespaces of its own, so that our death ends all of it, mounts too."""
+    """Return the command, for root in namespaces of its own, so that killing it ends all processes and mounts."""
     if shutil.which("mmdebstrap") is None:
-        raise HostLacks("the program mmdebstrap is not installed", hint="./inv doctor")
+        raise HostLacks("mmdebstrap: not installed; expected the program in PATH", hint="./inv doctor")
     keyring = scratch / "keyring.gpg"
     keyring.write_bytes(recipe.keyring)
     rows = [f"deb [signed-by={keyring.resolve()}] {url} {suite} main" for suite, url in recipe.archives.items()]
@@ -313,7 +314,7 @@ def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path
 
 
 def _packages(shown: str) -> list[dict[str, str]]:
-    """Name, version and digest of each package out of `apt-cache show`."""
+    """Parse name, version and digest of each package out of `apt-cache show`."""
     found: dict[str, dict[str, str]] = {}
     for stanza in shown.split("\n\n"):
         fields = dict(re.findall(r"^(Package|Version|SHA256): (.*)$", stanza, re.MULTILINE))
@@ -325,12 +326,12 @@ def _packages(shown: str) -> list[dict[str, str]]:
 
 
 def _failure(recipe: DebianRecipe, error: process.ProgramFailed) -> PipelineError:
-    """Whose fault it is, out of what apt said."""
+    """Classify a failed build by apt's output."""
     text = error.what.partition("\n")[2]  # what it said itself
     where = ", ".join(f"{url} {suite}" for suite, url in recipe.archives.items())
-    what = f"the image {recipe.name} could not be made"
+    what = f"builder image {recipe.name}: mmdebstrap failed"
     if re.search(r"NO_PUBKEY|BADSIG|EXPKEYSIG|is not signed|Hash Sum mismatch", text):
-        return Refused(f"{what}: the archive's signature or a digest is wrong", where=where, why=text)
+        return Refused(f"{what}; expected a valid signature and valid digests of the archive", where=where, why=text)
     if re.search(r"Could not resolve|Failed to fetch|Unable to connect|Could not connect|Temporary failure", text):
-        return Unreachable(f"{what}: the archive was not reached", where=where, why=text)
+        return Unreachable(f"{what}; the archive is unreachable", where=where, why=text)
     return HostLacks(what, where=where, why=text, hint="./inv doctor")

@@ -1,4 +1,4 @@
-"""No build without isolation: the sandbox itself must say, once per image, that it is one.
+"""Refuse runtimes that do not isolate: a probe inside the sandbox must prove isolation, once per image.
 
 The probe needs nothing but sh and readlink; without them, or with an answer we do not know, there
 is no build. That the root is read-only and the filter of system calls holds, the first program of every
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pipeline.core import temporary
 from pipeline.errors import HostLacks
-from pipeline.sandbox.runtime import Ended, Job, build_group, build_user
+from pipeline.sandbox.runtime import Job, JobResult, build_group, build_user
 
-_LIMIT = 30.0  # seconds; 0.1 are usual
+_TIMEOUT = 30.0  # seconds; 0.1 are usual
 _NAMESPACES = ("net", "pid", "mnt", "ipc", "uts")
 
 _PROBE = """\
@@ -34,39 +34,43 @@ while read -r key a b c d rest; do
     Seccomp:) [ "$a" = 2 ] || no "no filter of system calls" ;;
     *) continue ;;
   esac
-  seen=$seen$key
+  fields=$fields$key
 done < /proc/self/status
-[ "$seen" = Uid:Gid:CapInh:CapPrm:CapEff:CapBnd:CapAmb:NoNewPrivs:Seccomp: ] || no "only $seen in its status"
+[ "$fields" = Uid:Gid:CapInh:CapPrm:CapEff:CapBnd:CapAmb:NoNewPrivs:Seccomp: ] || no "only $fields in its status"
 for id in $3; do
-  told=
-  read -r told < /proc/$id/mountinfo
-  [ -z "$told" ] || no "what names directories of the host: $told"
+  mounts=
+  read -r mounts < /proc/$id/mountinfo
+  [ -z "$mounts" ] || no "a mount table with directories of the host: $mounts"
 done
 echo isolated
 for kind in NAMESPACES; do readlink /proc/self/ns/$kind || exit 9; done
 """.replace("NAMESPACES", " ".join(_NAMESPACES))
 
 
-def prove(run: Callable[[Job], Ended], job: Job, what: str, hint: str, *, hides_mounts: bool) -> None:
-    """Raises `HostLacks` unless `run` runs jobs in isolation. `what` names the runtime in its text.
+def prove(run: Callable[[Job], JobResult], job: Job, what: str, hint: str, *, hides_mounts: bool) -> None:
+    """Raise `HostLacks` unless `run` runs jobs in isolation. `what` names the runtime.
 
-    With `hides_mounts` no process may be told what is mounted.
+    With `hides_mounts` no process may read mountinfo.
     """
     with temporary.scratch("probe-") as directory:
         log = directory / "log"
-        limits = replace(job.limits, wall=_LIMIT, idle=_LIMIT, free=0)
+        limits = replace(job.limits, wall=_TIMEOUT, idle=_TIMEOUT, free=0)
         silent = "self 1" if hides_mounts else ""
         argv = ("/bin/sh", "-c", _PROBE, "probe", str(build_user()), str(build_group()), silent)
         ended = run(replace(job, argv=argv, log=log, mounts=(), cwd="/", environment={}, limits=limits))
-        said = log.read_text(errors="backslashreplace").strip()
-    found = said if ended.good else f"{said}\nthe probe ended with {ended.status} ({ended.reason})".strip()
-    if ended.good and _is_isolated(said.splitlines()):
+        output = log.read_text(errors="backslashreplace").strip()
+    found = output if ended.succeeded else f"{output}\nthe probe ended with {ended.status} ({ended.reason})".strip()
+    if ended.succeeded and _is_isolated(output.splitlines()):
         return
-    raise HostLacks(f"{what} cannot isolate a build on this host", why=found, hint=hint)
+    raise HostLacks(
+        f"{what}: no isolation on this host; expected namespaces, no capabilities and a seccomp filter",
+        why=found,
+        hint=hint,
+    )
 
 
 def _is_isolated(lines: list[str]) -> bool:
-    """Whether every namespace it names is another than ours."""
+    """Return whether all namespaces in the probe's output differ from this process's."""
     word, *inside = lines or [""]
     if word != "isolated" or len(inside) != len(_NAMESPACES):
         return False

@@ -1,4 +1,4 @@
-"""What a runtime must do, and what a job in it is. Every runtime gives the same inside.
+"""Define the interface of runtimes, jobs and their limits. A job sees the same environment under all runtimes.
 
 Inside: a read-only root, no network, no capabilities, an unprivileged user, fixed paths, and only
 the mounts of the job. Outside: streamed logs, a limit on wall time, on silence, on memory,
@@ -19,13 +19,13 @@ from pipeline.sandbox.images import Image
 
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.
 BUILD_UID = 64000
-TEMPORARY = ("/tmp", "/run", "/var/tmp")  # inside, writable and in memory
+TMPFS_MOUNTS = ("/tmp", "/run", "/var/tmp")  # inside, writable and in memory
 OPEN_FILES = 4096  # of each process; Podman's own default can exceed what it may give
 SHARED_MEMORY = 64 << 20  # bytes of /dev/shm: Docker's own default
 
 
-class End(StrEnum):
-    """Why a job ended."""
+class EndReason(StrEnum):
+    """The reasons for which a job ends."""
 
     EXIT = "exit"
     WALL = "wall-clock limit"
@@ -34,12 +34,12 @@ class End(StrEnum):
     SIZE = "size limit"
     DISK = "disk nearly full"
     MEMORY = "memory limit"
-    GONE = "the engine went away"
+    ENGINE_LOST = "the engine went away"
 
 
 @dataclass(frozen=True)
 class Mount:
-    """A directory or file of the host at a fixed path inside."""
+    """A directory or file of the host, mounted at a fixed path inside."""
 
     source: Path
     target: str
@@ -48,7 +48,7 @@ class Mount:
 
 @dataclass(frozen=True)
 class Limits:
-    """Wall-clock and idle time in seconds, `processes` a number, everything else bytes.
+    """Limits of a job: `wall` and `idle` in seconds, `processes` a number, all others in bytes.
 
     `file` is for one file, `size` for all that the job's writable mounts may grow by, `temporary` for each
     of the places in memory, and `free` must stay free on every disk that it writes to.
@@ -79,52 +79,52 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a job ended; `status` is its exit status, or minus the signal's number."""
+class JobResult:
+    """The result of a job; `status` is its exit status, or minus the signal's number."""
 
-    reason: End
+    reason: EndReason
     status: int
 
     @property
-    def good(self) -> bool:
-        """Whether it ended by itself with 0."""
-        return self.reason is End.EXIT and self.status == 0
+    def succeeded(self) -> bool:
+        """Whether the job exited by itself with status 0."""
+        return self.reason is EndReason.EXIT and self.status == 0
 
 
 class Runtime(Protocol):
-    """What runs jobs: bubblewrap, a Docker engine, or anything that speaks like one."""
+    """A runtime of jobs: bubblewrap, a Docker engine, or an engine with Docker's API."""
 
     @property
     def name(self) -> str:
-        """As evidence names it, with its version."""
+        """The product and its version, as evidence records them."""
 
-    def run(self, job: Job) -> Ended:
-        """Runs the job to its end. Raises `HostLacks` when it cannot be started at all."""
+    def run(self, job: Job) -> JobResult:
+        """Run the job to its end. Raises `HostLacks` when it cannot be started."""
 
     def shell(self, job: Job) -> int:
-        """The job's command on the person's terminal; its exit status."""
+        """Run the job's command on the caller's terminal and return its exit status."""
 
     def reap(self) -> list[str]:
-        """Removes what killed runs left behind, and names it."""
+        """Remove the remains of killed runs, and return their names."""
 
 
 def build_user() -> int:
-    """The numeric user that jobs run as: ourselves, or `BUILD_UID` when we are root."""
+    """Return the uid that jobs run as: the current user's, or `BUILD_UID` for root."""
     return BUILD_UID if os.geteuid() == 0 else os.geteuid()
 
 
 def build_group() -> int:
-    """The numeric group that jobs run as."""
+    """Return the gid that jobs run as."""
     return BUILD_UID if os.geteuid() == 0 else os.getegid()
 
 
-def give(path: Path) -> None:
-    """Makes a directory the build user's, so that a job can write there."""
+def chown_to_build_user(path: Path) -> None:
+    """Give a tree to the build user, so that a job can write there."""
     if os.geteuid() == 0:
         trees.give(path, BUILD_UID, BUILD_UID)
 
 
-def take_back(path: Path) -> None:
-    """Makes what a job wrote ours, so that nothing published belongs to the build user."""
+def chown_to_caller(path: Path) -> None:
+    """Give a job's output to the current user, so that nothing published belongs to the build user."""
     if os.geteuid() == 0:
         trees.give(path, 0, 0)

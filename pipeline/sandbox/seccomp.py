@@ -1,4 +1,4 @@
-"""The filter of system calls that every job runs behind, as a program of classic BPF.
+"""Compile the seccomp filter of all jobs, a classic BPF program.
 
 What is refused is what no build needs and what has led out of sandboxes: typing into a terminal, new
 user namespaces, mounts, keys, other processes' memory, and parts of the kernel that are known for
@@ -56,23 +56,23 @@ _ABSENT = (
 )
 
 
-def compiled() -> bytes:
-    """The filter, an array of struct sock_filter."""
+def compile_filter() -> bytes:
+    """Return the filter, an array of struct sock_filter."""
     rows = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         *_unless(_IS, _X86_64, _KILL),  # as libseccomp does: what a program of 32 bits takes an error for is unknown
         (_LOAD, 0, 0, _NUMBER),
-        *_when(_AT_LEAST, X32, _ERRNO | errno.ENOSYS),
-        *_when(_ABOVE, _LAST, _ERRNO | errno.ENOSYS),
+        *_if(_AT_LEAST, X32, _ERRNO | errno.ENOSYS),
+        *_if(_ABOVE, _LAST, _ERRNO | errno.ENOSYS),
         # Of an argument only what the kernel takes of it, the low half: high bits change nothing of a command.
-        *_looked_at("ioctl", 1, _any_of((TIOCSTI, TIOCLINUX, TIOCSETD), errno.EPERM)),
-        *_looked_at("clone", 0, _when(_HAS, _NAMESPACES, _ERRNO | errno.EPERM)),
-        *_looked_at("unshare", 0, _when(_HAS, _NAMESPACES | _CLONE_NEWTIME, _ERRNO | errno.EPERM)),
-        *_looked_at("personality", 0, _none_of(_PERSONALITIES, errno.EPERM)),
-        *_looked_at("socket", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
-        *_looked_at("socketpair", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
-        *(row for name in _REFUSED for row in _when(_IS, NUMBERS[name], _ERRNO | errno.EPERM)),
-        *(row for name in _ABSENT for row in _when(_IS, NUMBERS[name], _ERRNO | errno.ENOSYS)),
+        *_argument_rule("ioctl", 1, _any_of((TIOCSTI, TIOCLINUX, TIOCSETD), errno.EPERM)),
+        *_argument_rule("clone", 0, _if(_HAS, _NAMESPACES, _ERRNO | errno.EPERM)),
+        *_argument_rule("unshare", 0, _if(_HAS, _NAMESPACES | _CLONE_NEWTIME, _ERRNO | errno.EPERM)),
+        *_argument_rule("personality", 0, _none_of(_PERSONALITIES, errno.EPERM)),
+        *_argument_rule("socket", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
+        *_argument_rule("socketpair", 0, _none_of(_FAMILIES, errno.EAFNOSUPPORT)),
+        *(row for name in _REFUSED for row in _if(_IS, NUMBERS[name], _ERRNO | errno.EPERM)),
+        *(row for name in _ABSENT for row in _if(_IS, NUMBERS[name], _ERRNO | errno.ENOSYS)),
         (_RETURN, 0, 0, _ALLOW),
     ]
     return b"".join(struct.pack("<HBBI", *row) for row in rows)
@@ -81,7 +81,7 @@ def compiled() -> bytes:
 _Row = tuple[int, int, int, int]  # operation, rows to jump over when true and when false, operand
 
 
-def _when(test: int, operand: int, result: int) -> list[_Row]:
+def _if(test: int, operand: int, result: int) -> list[_Row]:
     return [(test, 0, 1, operand), (_RETURN, 0, 0, result)]
 
 
@@ -90,15 +90,15 @@ def _unless(test: int, operand: int, result: int) -> list[_Row]:
 
 
 def _any_of(values: Iterable[int], number: int) -> list[_Row]:
-    return [row for value in values for row in _when(_IS, value, _ERRNO | number)]
+    return [row for value in values for row in _if(_IS, value, _ERRNO | number)]
 
 
 def _none_of(values: Iterable[int], number: int) -> list[_Row]:
-    allowed = [row for value in values for row in _when(_IS, value, _ALLOW)]
+    allowed = [row for value in values for row in _if(_IS, value, _ALLOW)]
     return [*allowed, (_RETURN, 0, 0, _ERRNO | number)]
 
 
-def _looked_at(name: str, argument: int, rows: Sequence[_Row]) -> list[_Row]:
-    """Of the call `name`, what `rows` say of the low half of an argument; allowed when they say nothing."""
+def _argument_rule(name: str, argument: int, rows: Sequence[_Row]) -> list[_Row]:
+    """Return the rows that apply `rows` to the low half of an argument of the call `name`; other values are allowed."""
     rows = [(_LOAD, 0, 0, _ARGUMENTS + 8 * argument), *rows, (_RETURN, 0, 0, _ALLOW)]
     return [(_IS, 0, len(rows), NUMBERS[name]), *rows]

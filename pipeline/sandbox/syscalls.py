@@ -1,4 +1,4 @@
-"""Linux system calls of x86-64 by number, and static programs that make a few of them in a row.
+"""Assemble static programs out of Linux system calls of x86-64.
 
 Such a program needs no compiler, and nothing of the image that it runs in: neither a library nor a
 shell. Must not know what the calls are for.
@@ -46,12 +46,12 @@ _EXECUTE = bytes.fromhex(  # execve(argv[1], argv + 1, environ), as the kernel p
     "488d54cc10"  # lea rdx, [rsp + 8 * rcx + 16]
     "b83b000000"  # mov eax, 59        execve
 )
-# Its parent stays, out of reach of what it has begun: nothing but this machine code, which ends as its child does.
-_BEGIN = bytes.fromhex(
+# The parent stays, out of the child's reach: this machine code alone, which exits with the child's status.
+_FORK = bytes.fromhex(
     "b839000000 0f05"  # mov eax, 57       fork
     "85c0 74"  # test eax, eax; je behind all this, for the child
 )
-_STAY = bytes.fromhex(
+_WAIT_FOR_CHILD = bytes.fromhex(
     "89c3"  # mov ebx, eax
     "48c7c7ffffffff"  # again: mov rdi, -1
     "488d7424f0"  # lea rsi, [rsp - 16]
@@ -60,22 +60,22 @@ _STAY = bytes.fromhex(
     "39d8 75e4"  # cmp eax, ebx; jne again
     "8b7c24f0"  # mov edi, [rsp - 16]
     "89f8 83e07f 7408"  # mov eax, edi; and eax, 127; je exited
-    "8db880000000 eb03"  # lea edi, [rax + 128]; jmp end      by a signal, as a shell tells it
+    "8db880000000 eb03"  # lea edi, [rax + 128]; jmp end      by a signal, as a shell reports
     "c1ef08"  # exited: shr edi, 8
     "b8e7000000 0f05"  # end: mov eax, 231  exit_group
 )
 
 
 class Result:
-    """Stands for the result of the call before, as the first argument of one."""
+    """A placeholder for the result of the previous call, as the first argument of the next."""
 
 
 RESULT = Result()
 
 
 @dataclass(frozen=True)
-class Pointing:
-    """Bytes of a structure whose last member is the address of others."""
+class StructWithPointer:
+    """Bytes of a structure whose last member is the address of `target`."""
 
     head: bytes
     target: bytes
@@ -83,85 +83,87 @@ class Pointing:
 
 @dataclass(frozen=True)
 class Call:
-    """One call; bytes are passed by their address. The program goes on when the result is not negative.
+    """One call; bytes are passed by their address. The program continues when the result is not negative.
 
-    With `refused` only when the call fails with that number of errno(3), with `positive` when the result is
-    more than 0, and with `either` in any case. Where it does not go on it says `why`, or the call's name.
-    `x32` makes it the call of the other kind.
+    With `expected_errno` only when the call fails with that number of errno(3), with `positive` when the result is
+    more than 0, and with `any_result` in any case. Where the program stops it prints `failure`, or the call's name.
+    `x32` makes the call by the x32 ABI.
     """
 
     name: str
-    arguments: tuple[int | bytes | Result | Pointing, ...] = ()
-    refused: int = 0
+    arguments: tuple[int | bytes | Result | StructWithPointer, ...] = ()
+    expected_errno: int = 0
     positive: bool = False
-    either: bool = False
+    any_result: bool = False
     x32: bool = False
-    why: str = ""
+    failure: str = ""
 
 
 def require_machine(machine: str = platform.machine()) -> None:
-    """Raises `HostLacks` on any machine but x86-64, whose calls have other numbers."""
+    """Raise `HostLacks` on machines other than x86-64, whose calls have other numbers."""
     if machine != "x86_64":
         why = "the filter of system calls that every job runs behind is written for x86_64 alone"
         raise HostLacks(f"sandbox: wrong machine; expected x86_64, got {machine}", why=why)
 
 
-def program(calls: Sequence[Call], *, execute: bool = False, stay: bool = False) -> bytes:
-    """An executable file that makes `calls` and ends with 0, or with `execute` becomes the program in its arguments.
+def static_program(calls: Sequence[Call], *, execute: bool = False, fork: bool = False) -> bytes:
+    """Return an executable that makes `calls` and exits with 0, or with `execute` executes its arguments.
 
-    With `stay` a child of it does that, and it ends as the child has.
-    Where it cannot go on it says so on standard error and ends with `FAILED`. Raises as `require_machine` does.
+    With `fork` a child does so, and the parent exits with the child's status.
+    A program that cannot continue says so on standard error and exits with `FAILED`. Raises as `require_machine`.
     """
     require_machine()
     data = _Data()
-    code = b"".join(_code(call, data) for call in calls)
-    if stay:
-        failure = _failure("the first program could not be begun", data)
-        begun = b"\x79" + bytes([len(failure)]) + failure + _STAY  # jns behind the failure
-        code += _BEGIN + bytes([len(begun)]) + begun
+    code = b"".join(_checked_call_code(call, data) for call in calls)
+    if fork:
+        failure = _failure_code("the first program could not be forked", data)
+        begun = b"\x79" + bytes([len(failure)]) + failure + _WAIT_FOR_CHILD  # jns behind the failure
+        code += _FORK + bytes([len(begun)]) + begun
     if execute:
-        code += _EXECUTE + _SYSCALL + _failure("the first program could not be executed", data)
+        code += _EXECUTE + _SYSCALL + _failure_code("the first program could not be executed", data)
     else:
-        code += _made(Call("exit_group", (0,)), data)
+        code += _call_code(Call("exit_group", (0,)), data)
     return executable(data.content + code, entry=len(data.content))
 
 
 class _Data:
-    """Bytes that a program refers to, before its code."""
+    """The data that a program refers to, stored before its code."""
 
     def __init__(self) -> None:
         self.content = b""
 
-    def value(self, argument: int | bytes | Pointing) -> int:
-        """What stands for the argument in a register: a number, or where bytes are, with a zero byte behind them."""
-        if isinstance(argument, Pointing):
-            argument = argument.head + struct.pack("<Q", self.value(argument.target))
+    def operand(self, argument: int | bytes | StructWithPointer) -> int:
+        """Return the register operand of an argument: a number, or the address of zero-terminated bytes."""
+        if isinstance(argument, StructWithPointer):
+            argument = argument.head + struct.pack("<Q", self.operand(argument.target))
         if isinstance(argument, int):
             return argument & (1 << 64) - 1
         self.content += argument + b"\0"
         return CONTENT + len(self.content) - len(argument) - 1
 
 
-def _code(call: Call, data: _Data) -> bytes:
-    if call.either:
-        return _made(call, data)
-    failure = _failure(call.why or f"the system call {call.name} failed", data)
-    if call.refused:
-        check = b"\x48\x3d" + struct.pack("<i", -call.refused) + b"\x74"  # cmp rax, -number; je behind the failure
+def _checked_call_code(call: Call, data: _Data) -> bytes:
+    if call.any_result:
+        return _call_code(call, data)
+    failure = _failure_code(call.failure or f"the system call {call.name} failed", data)
+    if call.expected_errno:
+        check = (
+            b"\x48\x3d" + struct.pack("<i", -call.expected_errno) + b"\x74"
+        )  # cmp rax, -number; je behind the failure
     else:
         check = b"\x48\x85\xc0" + (b"\x7f" if call.positive else b"\x79")  # test rax, rax; jg or jns behind it
-    return _made(call, data) + check + bytes([len(failure)]) + failure
+    return _call_code(call, data) + check + bytes([len(failure)]) + failure
 
 
-def _made(call: Call, data: _Data) -> bytes:
-    """The machine code of one call."""
+def _call_code(call: Call, data: _Data) -> bytes:
+    """Return the machine code of one call."""
     code = b""
     for move, argument in zip(_MOVES, call.arguments, strict=False):
-        code += _MOVE_RESULT if isinstance(argument, Result) else move + struct.pack("<Q", data.value(argument))
+        code += _MOVE_RESULT if isinstance(argument, Result) else move + struct.pack("<Q", data.operand(argument))
     number = NUMBERS[call.name] | (X32 if call.x32 else 0)
     return code + b"\xb8" + struct.pack("<I", number) + _SYSCALL  # mov eax, number
 
 
-def _failure(why: str, data: _Data) -> bytes:
+def _failure_code(why: str, data: _Data) -> bytes:
     message = f"{why}\n".encode()
-    return _made(Call("write", (2, message, len(message))), data) + _made(Call("exit_group", (FAILED,)), data)
+    return _call_code(Call("write", (2, message, len(message))), data) + _call_code(Call("exit_group", (FAILED,)), data)

@@ -1,4 +1,4 @@
-"""A person's terminal, tied to a job: by pipes or a terminal of the job's own, or by the connection to a container.
+"""Relay the caller's terminal to a job: over pipes, a pseudo-terminal, or a container's attach socket.
 
 The person's terminal itself is never the job's: whatever has it open as its own can type into it.
 
@@ -23,50 +23,50 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _HEADER = struct.Struct(">BxxxL")
-_OUT = 1  # the first output; the second is the supervisor's own
-_KEPT = 4096  # bytes kept of the second output
+_STDOUT = 1  # the first output; the second is the supervisor's own
+_MAX_SUPERVISOR_OUTPUT = 4096  # bytes kept of the second output
 
 
-class Stream:
-    """The job's output, without waiting; what else was said is in `told`."""
+class AttachStream:
+    """A container's attach socket, non-blocking, demultiplexed into the job's output and `supervisor_output`."""
 
     def __init__(self, connection: Any, raw: bool) -> None:
-        self._held = connection  # it closes the connection when it is collected
+        self._connection = connection  # it closes the connection when it is collected
         self._socket = getattr(connection, "_sock", connection)
-        self._raw, self._buffer, self._which, self._left = raw, b"", 0, 0
-        self._told = b""
+        self._raw, self._buffer, self._output_number, self._frame_left = raw, b"", 0, 0
+        self._supervisor_output = b""
         self._socket.setblocking(False)
 
     @property
-    def told(self) -> str:
-        """The end of what came by the second output."""
-        return self._told.decode(errors="backslashreplace")
+    def supervisor_output(self) -> str:
+        """The end of the container's second output."""
+        return self._supervisor_output.decode(errors="backslashreplace")
 
     def fileno(self) -> int:
-        """What to wait for."""
+        """Return the descriptor to wait for before reading."""
         return int(self._socket.fileno())
 
     @property
-    def inwards(self) -> int:
-        """What to wait for before more is sent."""
+    def input_fileno(self) -> int:
+        """The descriptor to wait for before sending."""
         return self.fileno()
 
     def send(self, data: bytes) -> bytes:
-        """Gives the job input, and returns what does not go in yet."""
+        """Send input to the job, and return the part that was not taken."""
         try:
             return data[self._socket.send(data) :]
         except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return data
-        except OSError:  # nothing reads on
+        except OSError:  # the reader is gone
             return b""
 
-    def send_end(self) -> None:
-        """Tells the job that no more input comes."""
+    def close_input(self) -> None:
+        """Signal the end of input to the job."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
     def read(self) -> bytes | None:
-        """Output that has come; None when none has, b"" at the end, and when the connection breaks."""
+        """Return the available output; None without any, b"" at the end and when the connection breaks."""
         came = []
         try:
             while data := self._socket.recv(1 << 16):
@@ -81,51 +81,51 @@ class Stream:
         if not came:
             return b""
         data = b"".join(came)
-        return data if self._raw else (b"".join(self._output(data)) or None)
+        return data if self._raw else (b"".join(self._demultiplexed(data)) or None)
 
     def close(self) -> None:
-        """Closes the connection, which ends the job."""
+        """Close the connection, which ends the job."""
         with contextlib.suppress(OSError):
             self._socket.close()
-            self._held.close()
+            self._connection.close()
 
-    def _output(self, data: bytes) -> Iterator[bytes]:
-        """What of `data` is the job's output; a frame may come in pieces."""
+    def _demultiplexed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the job's output in `data`; frames may come in pieces."""
         self._buffer += data
         while True:
-            if self._left == 0:
+            if self._frame_left == 0:
                 if len(self._buffer) < _HEADER.size:
                     return
-                self._which, self._left = _HEADER.unpack(self._buffer[: _HEADER.size])
+                self._output_number, self._frame_left = _HEADER.unpack(self._buffer[: _HEADER.size])
                 self._buffer = self._buffer[_HEADER.size :]
                 continue
-            piece, self._buffer = self._buffer[: self._left], self._buffer[self._left :]
+            piece, self._buffer = self._buffer[: self._frame_left], self._buffer[self._frame_left :]
             if not piece:
                 return
-            self._left -= len(piece)
-            if self._which == _OUT:
+            self._frame_left -= len(piece)
+            if self._output_number == _STDOUT:
                 yield piece
             else:
-                self._told = (self._told + piece)[-_KEPT:]
+                self._supervisor_output = (self._supervisor_output + piece)[-_MAX_SUPERVISOR_OUTPUT:]
 
 
-class Pipes:
-    """A program of this host that we started: what we read of it and write to it, which is one where it is a terminal.
+class LocalStream:
+    """The pipes, or the pseudo-terminal, of a local process: `input_fileno` and the output are one for a terminal.
 
-    `end` is how no more input is told.
+    `end` signals the end of input.
     """
 
     def __init__(self, output: int, inwards: int, end: Callable[[], None]) -> None:
-        self._output, self.inwards, self._end = output, inwards, end
+        self._output, self.input_fileno, self._end = output, inwards, end
         os.set_blocking(output, False)
         os.set_blocking(inwards, False)
 
     def fileno(self) -> int:
-        """What to wait for."""
+        """Return the descriptor to wait for before reading."""
         return self._output
 
     def read(self) -> bytes | None:
-        """As of a stream; a terminal that nobody has open any more gives an error, and is at its end."""
+        """Return the available output as `AttachStream.read`; a terminal closed by all processes is at its end."""
         try:
             return os.read(self._output, 1 << 16)
         except BlockingIOError:
@@ -134,22 +134,22 @@ class Pipes:
             return b""
 
     def send(self, data: bytes) -> bytes:
-        """Gives input, and returns what does not go in yet."""
+        """Send input to the process, and return the part that was not taken."""
         try:
-            return data[os.write(self.inwards, data) :]
+            return data[os.write(self.input_fileno, data) :]
         except BlockingIOError:
             return data
-        except OSError:  # nothing reads on
+        except OSError:  # the reader is gone
             return b""
 
-    def send_end(self) -> None:
-        """Tells that no more input comes."""
+    def close_input(self) -> None:
+        """Signal the end of input."""
         self._end()
 
 
 @contextlib.contextmanager
-def terminal() -> Iterator[tuple[int, int]]:
-    """A new terminal: our end of it, and the end for a program, which is closed once it has been handed over."""
+def pseudo_terminal() -> Iterator[tuple[int, int]]:
+    """Open a pseudo-terminal: our end, and the program's end, which is closed once handed over."""
     ours, theirs = os.openpty()
     try:
         yield ours, theirs
@@ -158,14 +158,16 @@ def terminal() -> Iterator[tuple[int, int]]:
 
 
 def resize(terminal: int, lines: int, columns: int) -> None:
-    """Tells a terminal of this host its size, and whatever is in front of it that it changed."""
+    """Set a terminal's size, and so signal the change to its foreground processes."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
 
-def converse(peer: Stream | Pipes, start: Callable[[], None], resize: Callable[[int, int], None] | None) -> bool:
-    """Ties our own terminal, or standard input and output, to a job until it ends: True, or the person is gone: False.
+def relay(
+    peer: AttachStream | LocalStream, start: Callable[[], None], resize: Callable[[int, int], None] | None
+) -> bool:
+    """Relay the caller's terminal, or standard input and output, to a job; return whether the job ended first.
 
-    `resize` tells the job the height and width of our terminal; None without one.
+    `resize` gets the height and width of the caller's terminal; None without one.
     """
 
     def fit(*_: object) -> None:
@@ -175,51 +177,53 @@ def converse(peer: Stream | Pipes, start: Callable[[], None], resize: Callable[[
 
     before = signal.signal(signal.SIGWINCH, fit)
     try:
-        with unechoed() if resize else contextlib.nullcontext():
+        with raw_mode() if resize else contextlib.nullcontext():
             start()
             fit()
-            return _copy(peer, is_terminal=resize is not None)
+            return _relay(peer, is_terminal=resize is not None)
     finally:
         signal.signal(signal.SIGWINCH, before)
 
 
-def _copy(peer: Stream | Pipes, *, is_terminal: bool) -> bool:
-    """Both ways; reads no more of what the person types than the job takes."""
+def _relay(peer: AttachStream | LocalStream, *, is_terminal: bool) -> bool:
+    """Copy in both directions; read no more input than the job takes."""
     typed, inputs = b"", [0]
     while True:
-        ready, _, _ = select.select([peer.fileno(), *(() if typed else inputs)], [peer.inwards] if typed else [], [])
+        ready, _, _ = select.select(
+            [peer.fileno(), *(() if typed else inputs)], [peer.input_fileno] if typed else [], []
+        )
         if typed:
             typed = peer.send(typed)
         if peer.fileno() in ready:
             if (data := peer.read()) == b"":
                 return True
-            _write(data or b"")
-        elif 0 in ready and not (typed := _read(0)):
+            _write_output(data or b"")
+        elif 0 in ready and not (typed := _read_input(0)):
             if is_terminal:
                 return False
             inputs.clear()
-            peer.send_end()
+            peer.close_input()
 
 
-def _read(handle: int) -> bytes:
-    """What was typed; nothing, as at the end, when the terminal is gone."""
+def _read_input(handle: int) -> bytes:
+    """Return the typed input; nothing, as at the end, when the terminal is gone."""
     try:
         return os.read(handle, 4096)
     except OSError:
         return b""
 
 
-def _write(data: bytes) -> None:
+def _write_output(data: bytes) -> None:
     while data:
         data = data[os.write(1, data) :]
 
 
 @contextlib.contextmanager
-def unechoed() -> Iterator[None]:
-    """Our terminal hands every key to another one.
+def raw_mode() -> Iterator[None]:
+    """Put the caller's terminal into raw mode, so that the job's terminal gets all keys.
 
-    What it answered to what was written on it, and what was typed too late, is thrown away in the end: else the
-    person's own shell would take what a job made the terminal say for typed.
+    The terminal's answers to control sequences, and late input, are discarded in the end: else the caller's shell
+    would take text that a job made the terminal send for typed input.
     """
     before = termios.tcgetattr(0)
     try:

@@ -23,5 +23,5 @@ def inv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inv]:
 @pytest.fixture
 def signer(inv: Inv) -> Iterator[Signer]:
     """A development key, made once per test process, in that place."""
-    with signing.opened("", shared_keys()) as made:
+    with signing.open_signer("", shared_keys()) as made:
         yield made

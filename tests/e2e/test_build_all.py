@@ -55,7 +55,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Built:
 
 
 def test_every_role_and_tool_is_in_a_signed_repository(built: Built) -> None:
-    document = verify_snapshot(built.latest, signers.known(built.artifacts, "lts61"))
+    document = verify_snapshot(built.latest, signers.recorded_fingerprint(built.artifacts, "lts61"))
     names = {row.nevra.rpartition("-")[0].rpartition("-")[0] for row in document.packages.values()}
     assert names == {
         *("kernel", "kernel-devel", "kernel-headers"),
@@ -91,10 +91,10 @@ def test_a_removed_snapshot_is_published_again(built: Built) -> None:
         again = built("--json").json
     assert again["steps"]["repository"]["state"] == "ran"
     assert again["steps"]["kernel:stock"]["state"] == "reused"
-    verify_snapshot(built.latest, signers.known(built.artifacts, "lts61"))
+    verify_snapshot(built.latest, signers.recorded_fingerprint(built.artifacts, "lts61"))
 
 
 def test_the_log_begins_with_the_command_that_reproduces_it(built: Built) -> None:
     for name in ("kernel-stock", "ipvsadm", "keepalived", "role-packages"):
         [log] = (built.artifacts / "steps/lts61" / name).glob("[!.]*/log")
-        assert log.read_text().startswith("# again: ./inv build-all --only ")
+        assert log.read_text().startswith("# reproduce: ./inv build-all --only ")

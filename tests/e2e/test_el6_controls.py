@@ -78,7 +78,7 @@ def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[VerifiedPatc
     line = line_loader.load(line_file=shop.toy.line_file)
     verified = {item.name: item for item in Sources(line, context.settings, context.console).fetch(image.name)}
     proven = list(misled(verify_patches(line, verified)))
-    bench = job.Bench(Bubblewrap(), image, None, Limits())
+    bench = job.BuildEnvironment(Bubblewrap(), image, None, Limits())
     material = BuildInputs(line, verified, proven, bench, Trees(line, proven, verified, context).of)
     [step] = [step for step in registry.recipe(line).steps(material) if step.name == f"kernel:{role}"]
     work = Work(step, shop.place / "out", shop.place / "scratch", shop.place / "log", {}, 2)
@@ -107,7 +107,7 @@ def test_a_real_server_with_the_lvs_patch_is_refused_by_what_its_packages_hold(i
     assert "must be a realserver's kernel and is a director's by content" in told
     assert "lacks the sign of a realserver: has kernel/net/toa/toa.ko" in told
     assert "has the sign of a director: CONFIG_IP_VS_TAB_BITS is 22" in told
-    assert caught.value.why == kernel_role.GUIDE
+    assert caught.value.why == kernel_role.WRONG_PATCH
 
 
 def test_a_real_server_with_the_lvs_patch_loses_the_option_that_only_toa_brings(images: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.process import run
-from pipeline.packaging.rpmbuild import package
+from pipeline.packaging.rpmbuild import read_package
 from pipeline.publish import el6_compat, signers
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.toy import make_toy
@@ -80,7 +80,7 @@ def test_a_roles_set_has_its_kernel_and_what_it_needs_beside_it(built: Built, ro
 
 
 def test_the_repository_is_signed_and_old_rpm_can_read_all_of_it(built: Built) -> None:
-    document = verify_snapshot(built.shop.latest(), signers.known(built.shop.inv.artifacts, "toy"))
+    document = verify_snapshot(built.shop.latest(), signers.recorded_fingerprint(built.shop.inv.artifacts, "toy"))
     rpms = sorted(built.shop.latest().rglob("*.rpm"))
     assert {rpm.name for rpm in rpms} == set(document.packages)
     for rpm in rpms:
@@ -107,7 +107,7 @@ def test_a_kernel_is_its_roles_by_content(built: Built, role: str, crcs: dict[st
     config = built.content(built.kernel(role), f"boot/config-{uname(role)}").decode()
     assert f"CONFIG_IP_VS_TAB_BITS={tab_bits}\n" in config
     assert ("CONFIG_TOA=m\n" in config) is (role == "realserver")
-    provides = package(built.kernel(role)).provides
+    provides = read_package(built.kernel(role)).provides
     assert {f"kernel({symbol}) = {crc}" for symbol, crc in crcs.items()} <= set(provides)
 
 
@@ -140,7 +140,9 @@ def test_the_log_begins_with_the_command_that_reproduces_it(built: Built) -> Non
         log = built.out(step).parent / "log"
         if step != "repository":
             first = log.read_text().splitlines()[0]
-            assert first.startswith(f"# again: ./inv build-all --only {step} --force {step} --line-file {line_file} ")
+            assert first.startswith(
+                f"# reproduce: ./inv build-all --only {step} --force {step} --line-file {line_file} "
+            )
             assert "--image debian12" in first
 
 
@@ -195,7 +197,7 @@ def test_small_kernels_say_so_and_have_a_repository_of_their_own(built: Built) -
     assert built.shop.latest() == full and sorted(path.name for path in full.rglob("*.rpm")) == before
     assert not [name for name in before if ".small" in name]
     small = built.shop.latest("toy-small")
-    verify_snapshot(small, signers.known(built.shop.inv.artifacts, "toy-small"))
+    verify_snapshot(small, signers.recorded_fingerprint(built.shop.inv.artifacts, "toy-small"))
     for role in ROLES:
         kernels = {path.name for path in (small / role).glob("kernel*.rpm")}
         assert kernels == {f"{name}-{uname(role, '.small')}.rpm" for name in KERNEL}

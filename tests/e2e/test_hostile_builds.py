@@ -67,7 +67,7 @@ HOSTILE = {
     ),
     "never ends": Hostile(
         "while :; do echo on and on; sleep 0.1; done",
-        ("took longer than 3 s", "wall-clock limit", "on and on", "--build-time"),
+        ("ran longer than 3 s", "wall-clock limit", "on and on", "--build-time"),
         ("--build-time", "3"),
     ),
     "prints what acts on a terminal": Hostile(
@@ -100,7 +100,7 @@ def assert_it_leads_to_the_log(ended: Ended, inv: Inv) -> None:
     assert where is not None, ended.err
     lines = (inv.cwd / where[1]).read_text().splitlines()
     assert int(where[2]) <= len(lines)
-    assert lines[0].startswith("# again: ./inv build-all --only ipvsadm --force ipvsadm --line-file ")
+    assert lines[0].startswith("# reproduce: ./inv build-all --only ipvsadm --force ipvsadm --line-file ")
 
 
 def test_the_network_of_the_host_hears_nothing_of_a_build(either: Workshop) -> None:
@@ -166,7 +166,7 @@ def test_the_shell_that_the_message_names_fails_in_the_same_way(either: Workshop
     assert command is not None, ended.err
     with terminal(either.inv, *shlex.split(command[1])) as tty:
         tty.type("echo $((6*7))ready", "42ready")
-        said = tty.type("eval $AGAIN; echo status $?.", "status 1.")
+        said = tty.type("eval $BUILD_COMMAND; echo status $?.", "status 1.")
         assert ERROR in said and "Bad exit status" in said
         tty.type("cat BUILD/ipvsadm-1.31/middle.c", "int x = y;")
         assert tty.leave() == 0

@@ -22,15 +22,15 @@ LEFT = {
     "a link to a key": ("ln -s {key} {arch}/x.rpm", "RPMS/x86_64/x.rpm: a link; expected"),
     "a link to a device": ("ln -s /dev/zero {arch}/x.rpm", "RPMS/x86_64/x.rpm: a link; expected"),
     "a link to a terminal": ("ln -s /dev/tty {arch}/x.rpm", "RPMS/x86_64/x.rpm: a link; expected"),
-    "a manifest": ("echo {url} > {arch}/x.rpm", "RPMS/x86_64/x.rpm: does not begin as an RPM package does"),
+    "a manifest": ("echo {url} > {arch}/x.rpm", "RPMS/x86_64/x.rpm: no RPM lead; expected an RPM package"),
     "a FIFO": ("mkfifo {arch}/x.rpm", "RPMS/x86_64/x.rpm: a FIFO; expected"),
     "a directory": ("mkdir {arch}/x.rpm", "RPMS/x86_64/x.rpm: a directory; expected"),
     "a sparse file": (  # as large as the limit of a build lets a file become
         "head -c 96 {lead} > {arch}/x.rpm; truncate -s 15G {arch}/x.rpm", "RPMS/x86_64/x.rpm: 15.0 GiB or more",
     ),
-    "a name with an escape": ("touch {arch}/$$'\\e[2Jx.rpm'", "\\x1b[2Jx.rpm: a name that nothing of ours has"),
-    "an option": ("touch {arch}/-x.rpm", "RPMS/x86_64/-x.rpm: a name that nothing of ours has"),
-    "a long name": ("touch {arch}/$$(printf %0250d 0).rpm", "00: a name that nothing of ours has"),
+    "a name with an escape": ("touch {arch}/$$'\\e[2Jx.rpm'", "\\x1b[2Jx.rpm: an unexpected name"),
+    "an option": ("touch {arch}/-x.rpm", "RPMS/x86_64/-x.rpm: an unexpected name"),
+    "a long name": ("touch {arch}/$$(printf %0250d 0).rpm", "00: an unexpected name"),
     "a linked directory": ("rmdir {arch}; mkdir /build/other; ln -s /build/other {arch}", "RPMS/x86_64: neither"),
 }  # fmt: skip
 

@@ -61,13 +61,13 @@ def test_an_engine_that_goes_away_in_mid_build_is_named_and_bubblewrap_goes_on(i
             engine.signal(signal.SIGKILL)
             said, _ = child.communicate(timeout=60)
         assert child.returncode == ExitCode.HOST, said
-        assert "error: Docker 2" in said and "went away" in said and "ipvsadm" in said
+        assert "error: Docker 2" in said and "connection to the container lost" in said and "ipvsadm" in said
         assert "--runtime bubblewrap --line-file" in said
         assert shop.inv.living() == []
         shop.line.makefile()
         assert PACKAGE in shop.build("ipvsadm", "--runtime", "bubblewrap").out
         refused = shop.build("ipvsadm", "--runtime", "docker", "--force", "ipvsadm", expect=ExitCode.HOST)
-        assert "no container engine answers" in refused.err and engine.address in refused.err
+        assert "container engine: none answers" in refused.err and engine.address in refused.err
 
 
 # --- The image -----------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ def width_of(text: str) -> float:
     return (len(text) + wide) * ADVANCE * SIZE
 
 
-def folded(text: str, width: float) -> list[str]:
+def wrapped(text: str, width: float) -> list[str]:
     """A text cut into lines of at most `width` units, at spaces where there are some."""
     lines = [""]
     for word in text.split(" "):
@@ -129,8 +129,8 @@ def topology(guests: Sequence[Guest]) -> Sheet:
     segments = list(dict.fromkeys(card.segment for guest in ordered for card in guest.cards))
     places = {name: _LEFT + _COLUMN * number for number, name in enumerate(segments)}
     left = _LEFT + _COLUMN * len(segments)
-    sheet = Sheet(_network_in_words(ordered), width=max(WIDTH, left + 250.0))
-    names = {name: folded(name, sheet.width - places[name] - 8) for name in segments}
+    sheet = Sheet(_describe_network(ordered), width=max(WIDTH, left + 250.0))
+    names = {name: wrapped(name, sheet.width - places[name] - 8) for name in segments}
     starts: dict[str, float] = {}
     top = 0.0
     for name, lines in names.items():
@@ -150,9 +150,9 @@ def topology(guests: Sequence[Guest]) -> Sheet:
 
 def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float, right: float, top: float) -> float:
     """A guest's box and the lines of its cards; where it ends."""
-    room = right - left - 18
-    title = folded(guest.name, room)
-    under = folded(f"{guest.part}, {guest.role} kernel", room)
+    available = right - left - 18
+    title = wrapped(guest.name, available)
+    under = wrapped(f"{guest.part}, {guest.role} kernel", available)
     texts: list[Shape] = []
     joints: list[Shape] = []
     y = top + 16
@@ -165,7 +165,7 @@ def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float,
     for card in guest.cards:
         x = places[card.segment]
         joints += [Line(x, y - 4, left, y - 4, "card"), Dot(x, y - 4, "card")]
-        for line in _of_card(card.device, card.addresses, room):
+        for line in _card_lines(card.device, card.addresses, available):
             texts.append(Text(left + 10, y, line))
             y += LINE
     kind = guest.part if guest.part in PARTS else "other"
@@ -173,17 +173,17 @@ def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float,
     return y - 8
 
 
-def _of_card(device: str, addresses: Sequence[str], room: float) -> list[str]:
+def _card_lines(device: str, addresses: Sequence[str], available: float) -> list[str]:
     """The card's name once, its addresses below each other beside it."""
-    name = folded(device, room / 2)
-    beside = room - max(map(width_of, name)) - width_of(NO_BREAK)
-    lines = [line for address in addresses or ("no address",) for line in folded(address, beside)]
+    name = wrapped(device, available / 2)
+    beside = available - max(map(width_of, name)) - width_of(NO_BREAK)
+    lines = [line for address in addresses or ("no address",) for line in wrapped(address, beside)]
     length = max(map(len, name))
     pairs = zip_longest(name, lines, fillvalue="")
     return [f"{left.ljust(length, NO_BREAK)}{NO_BREAK}{right}" for left, right in pairs]
 
 
-def _network_in_words(guests: Iterable[Guest]) -> str:
+def _describe_network(guests: Iterable[Guest]) -> str:
     cards = [
         f"{guest.name} ({guest.part}) "
         + " and ".join(f"on {card.segment} with {', '.join(card.addresses) or 'no address'}" for card in guest.cards)
@@ -199,18 +199,18 @@ def distribution(of: Distribution) -> Sheet:
     """Two bars a server: how many requests it should have answered, and how many it did."""
     names = list(dict.fromkeys([*of.expected, *of.seen]))
     counts = {name: (of.expected.get(name, 0), of.seen.get(name, 0)) for name in names}
-    words = "; ".join(f"{name}: expected {expected}, seen {seen}" for name, (expected, seen) in counts.items())
+    words = "; ".join(f"{name}: expected {expected}, got {seen}" for name, (expected, seen) in counts.items())
     sheet = Sheet(f"{of.title}. {words}")
     most = max((count for pair in counts.values() for count in pair), default=0)
-    room = WIDTH - width_of(f"expected {most}") - 12
+    available = WIDTH - width_of(f"expected {most}") - 12
     y = 0.0
     for name, pair in counts.items():
-        for line in folded(name, WIDTH - 4):
+        for line in wrapped(name, WIDTH - 4):
             sheet.put(Text(2, y + 13, line, "name"))
             y += LINE
-        for what, count in zip(("expected", "seen"), pair, strict=True):
-            length = room * count / most if most else 0.0
-            kind = what if what == "expected" or pair[0] == pair[1] else "seen other"
+        for what, count in zip(("expected", "got"), pair, strict=True):
+            length = available * count / most if most else 0.0
+            kind = what if what == "expected" or pair[0] == pair[1] else "got other"
             sheet.put(Box(2, y + 3, max(length, 1.0), 12, kind), Text(length + 8, y + 13, f"{what} {count}"))
             y += LINE
         y += 6
@@ -226,10 +226,10 @@ def boots(guests: Sequence[Guest]) -> Sheet:
     last = max((at for guest in guests for at in guest.marks.values()), default=0.0)
     labels = [_mark(*mark) for guest in guests for mark in guest.marks.items()]
     reserved = min(max(map(width_of, labels), default=0.0) + 8, WIDTH * 0.6)
-    sheet = Sheet(_boots_in_words(guests))
+    sheet = Sheet(_describe_boots(guests))
     y = 0.0
     for guest in guests:
-        for line in folded(guest.name, WIDTH - 4):
+        for line in wrapped(guest.name, WIDTH - 4):
             sheet.put(Text(2, y + 13, line, "name"))
             y += LINE
         y = _boot(sheet, guest.marks, last, reserved, y) + 8
@@ -237,7 +237,7 @@ def boots(guests: Sequence[Guest]) -> Sheet:
     return sheet
 
 
-def _boot(sheet: Sheet, marks: Mapping[str, float], last: float, room: float, top: float) -> float:
+def _boot(sheet: Sheet, marks: Mapping[str, float], last: float, reserved: float, top: float) -> float:
     """One guest's bar and its marks; where it ends. The last mark of all is `room` before the right edge.
 
     From right to left: a name that would reach the next mark's line goes below all that are there, and its own
@@ -247,12 +247,12 @@ def _boot(sheet: Sheet, marks: Mapping[str, float], last: float, room: float, to
         sheet.put(Text(2, top + 13, "no sign of life", "quiet"))
         return top + LINE
     ordered = sorted(marks.items(), key=lambda mark: mark[1])
-    ends = [2 + (WIDTH - room) * (at / last if last else 0.0) for _, at in ordered]
+    ends = [2 + (WIDTH - reserved) * (at / last if last else 0.0) for _, at in ordered]
     for number, (start, end) in enumerate(pairwise([2.0, *ends])):
         sheet.put(Box(start, top + 3, max(end - start, 0.5), 10, "boot" if number % 2 else "boot other"))
     bottom, border = top + 16, WIDTH * 2
     for (name, at), x in zip(reversed(ordered), reversed(ends), strict=True):
-        lines = folded(_mark(name, at), max(room - 6, WIDTH - x - 6))
+        lines = wrapped(_mark(name, at), max(reserved - 6, WIDTH - x - 6))
         widest = max(map(width_of, lines))
         y = bottom if x + 6 + widest > border else top + 16
         sheet.put(Line(x, top + 3, x, y + 12, "mark"))
@@ -267,18 +267,18 @@ def _mark(name: str, at: float) -> str:
     return f"{name} {at:.1f} s"
 
 
-def _boots_in_words(guests: Iterable[Guest]) -> str:
+def _describe_boots(guests: Iterable[Guest]) -> str:
     rows = [f"{g.name}: {', '.join(_mark(*mark) for mark in g.marks.items()) or 'no sign of life'}" for g in guests]
     return "Boots, in seconds since QEMU was started. " + "; ".join(rows)
 
 
 # --- Packets ---------------------------------------------------------------------------------------------
 
-_RUNG = 24.0  # between two guests' lines
+_LIFELINE_DISTANCE = 24.0  # between two guests' lines
 
 
 @dataclass(frozen=True)
-class Rung:
+class Arrow:
     """One packet's arrow between the lines of `places`; `start` and `end` are x, in units."""
 
     packet: Packet
@@ -294,24 +294,26 @@ class SequenceDiagram:
     head: Sheet
     places: tuple[float, ...]
     width: float
-    rungs: tuple[Rung, ...]
+    arrows: tuple[Arrow, ...]
 
 
-def ladder(packets: Sequence[Packet], guests: Sequence[Guest]) -> SequenceDiagram:
+def sequence_diagram(packets: Sequence[Packet], guests: Sequence[Guest]) -> SequenceDiagram:
     """A line for each guest that sent or got a packet, and an arrow for each packet."""
     parts = {guest.name: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS) for guest in guests}
     met = dict.fromkeys(name for packet in packets for name in (packet.source, packet.target))
     names = sorted(met, key=lambda name: parts.get(name, len(PARTS)))
-    places = {name: 10 + _RUNG * number for number, name in enumerate(names)}
+    places = {name: 10 + _LIFELINE_DISTANCE * number for number, name in enumerate(names)}
     head = Sheet("Lines, from left to right: " + ", ".join(names), scales=False)
     starts: dict[str, float] = {}
     for name, x in places.items():
-        for line in folded(name, max(NARROW - x, 80.0)):
+        for line in wrapped(name, max(NARROW - x, 80.0)):
             head.put(Text(x - 3, head.height + 13, line, "name"))
             head.height += LINE
         starts[name] = head.height + 2
     head.height += 6
     head.put(*(Line(x, starts[name], x, head.height, "life") for name, x in places.items()))
     head.width = max([NARROW, *(x + 90 for x in places.values())])
-    rungs = [Rung(p, f"{1000 * p.at:.1f}", places[p.source], places[p.target]) for p in packets]
-    return SequenceDiagram(head, tuple(places.values()), 20 + _RUNG * max(len(places) - 1, 0), tuple(rungs))
+    rungs = [Arrow(p, f"{1000 * p.at:.1f}", places[p.source], places[p.target]) for p in packets]
+    return SequenceDiagram(
+        head, tuple(places.values()), 20 + _LIFELINE_DISTANCE * max(len(places) - 1, 0), tuple(rungs)
+    )

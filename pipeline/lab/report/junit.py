@@ -31,7 +31,7 @@ def _suite(line: str, scenario: Scenario) -> TestSuite:
     suite = TestSuite(scenario.name)
     if scenario.started:
         suite.timestamp = datetime.fromtimestamp(scenario.started, UTC).isoformat(timespec="seconds")
-    cases = [*_checks(scenario), *_findings(scenario), *_ending(scenario)]
+    cases = [*_checks(scenario), *_findings(scenario), *_outcome(scenario)]
     for case in cases:
         case.classname = f"lab.{line}.{scenario.name}"
     if cases:
@@ -48,11 +48,11 @@ def _check(check: Check) -> TestCase:
     from junitparser import Failure, TestCase
 
     case = TestCase(check.name)
-    text = f"expected: {check.expected}\nseen: {check.seen}"
+    text = f"expected: {check.expected}\ngot: {check.seen}"
     if check.passed:
         case.system_out = text
         return case
-    failure = Failure(f"expected {check.expected}, seen {check.seen}", "check")
+    failure = Failure(f"expected {check.expected}, got {check.seen}", "check")
     failure.text = f"{text}\n{check.hint}" if check.hint else text
     case.result = [failure]
     return case
@@ -72,18 +72,18 @@ def _finding(guest: Guest, finding: Finding) -> TestCase:
     return case
 
 
-def _ending(scenario: Scenario) -> list[TestCase]:
+def _outcome(scenario: Scenario) -> list[TestCase]:
     """A case that says how the scenario ended, where no check and no finding does."""
     from junitparser import Error, Failure, Skipped, TestCase
 
     case = TestCase(scenario.title or scenario.name)
-    told = any(not check.passed for check in scenario.checks) or any(guest.findings for guest in scenario.guests)
+    reported = any(not check.passed for check in scenario.checks) or any(guest.findings for guest in scenario.guests)
     if scenario.state is State.LEFT_OUT:
         case.result = [Skipped(scenario.why)]
     elif scenario.state is State.BROKEN:
         case.result = [Error(scenario.why, "scenario")]
-    elif scenario.state is State.FAILED and not told:
+    elif scenario.state is State.FAILED and not reported:
         case.result = [Failure(scenario.why, "scenario")]
-    elif scenario.checks or told:
+    elif scenario.checks or reported:
         return []
     return [case]

@@ -16,20 +16,22 @@ from pathlib import Path
 from pipeline.core import templates
 from pipeline.core.fs import write_atomic
 from pipeline.lab.report import drawing, junit
-from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State, shown
+from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State, neutralized
 
 PAGE = "report.html"
 TEMPLATE = "specs/report/page.html.j2"
-CHUNK = 400  # lines of a console that a browser lays out together: of a long one it lays out only what is in sight
+CHUNK_LINES = (
+    400  # lines of a console that a browser lays out together: of a long one it lays out only what is in sight
+)
 SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT_OUT: "–"}  # state is never colour alone
 
 
 def write(report: Report, directory: Path) -> Path:
     """Writes the three views of a run into `directory`, each whole or not at all; the page's path."""
-    told = shown(report)
+    neutral = neutralized(report)
     write_atomic(directory / "report.json", json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
-    write_atomic(directory / "junit.xml", junit.document(told))
-    write_atomic(directory / PAGE, page(told))
+    write_atomic(directory / "junit.xml", junit.document(neutral))
+    write_atomic(directory / PAGE, page(neutral))
     return directory / PAGE
 
 
@@ -54,7 +56,7 @@ def verdict(report: Report) -> str:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ConsolePart:
     """Lines of a console: `text` as it came, or what a finding is about, with the finding's anchor."""
 
     text: str
@@ -63,13 +65,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Screen:
+class ConsoleView:
     """A guest's console. `found`: each finding with the anchor of its place in `pieces`."""
 
     guest: Guest
     lines: int
-    pieces: tuple[Piece, ...]
-    found: tuple[Piece, ...]
+    parts: tuple[ConsolePart, ...]
+    findings: tuple[ConsolePart, ...]
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ class Section:
     topology: drawing.Sheet
     distributions: tuple[tuple[str, drawing.Sheet], ...]
     boots: drawing.Sheet
-    ladder: drawing.SequenceDiagram
-    screens: tuple[Screen, ...]
+    sequence: drawing.SequenceDiagram
+    consoles: tuple[ConsoleView, ...]
 
 
 def _section(number: int, scenario: Scenario) -> Section:
@@ -101,29 +103,29 @@ def _section(number: int, scenario: Scenario) -> Section:
         topology=drawing.topology(guests),
         distributions=tuple((each.title, drawing.distribution(each)) for each in scenario.distributions),
         boots=drawing.boots(guests),
-        ladder=drawing.ladder(scenario.ladder, guests),
-        screens=tuple(_screen(f"{anchor}-{place}", guest) for place, guest in enumerate(guests, 1)),
+        sequence=drawing.sequence_diagram(scenario.ladder, guests),
+        consoles=tuple(_console(f"{anchor}-{place}", guest) for place, guest in enumerate(guests, 1)),
     )
 
 
-def _screen(anchor: str, guest: Guest) -> Screen:
+def _console(anchor: str, guest: Guest) -> ConsoleView:
     lines = guest.console.removesuffix("\n").split("\n") if guest.console else []
-    pieces: list[Piece] = []
-    found: list[Piece] = []
+    pieces: list[ConsolePart] = []
+    found: list[ConsolePart] = []
     reached = 0  # lines that are in `pieces`
     ordered = sorted(guest.findings, key=lambda finding: finding.line)
     for number, finding in enumerate(ordered, 1):
         start = min(max(finding.line - 1, reached), len(lines))
         end = min(max(finding.line - 1 + len(finding.trace.rstrip("\n").split("\n")), start), len(lines))
         pieces += _chunks(lines[reached:start])
-        piece = Piece("\n".join(lines[start:end]), finding, f"{anchor}-{number}")
+        piece = ConsolePart("\n".join(lines[start:end]), finding, f"{anchor}-{number}")
         pieces.append(piece)
         found.append(piece)
         reached = end
     pieces += _chunks(lines[reached:])
-    return Screen(guest, len(lines), tuple(pieces), tuple(found))
+    return ConsoleView(guest, len(lines), tuple(pieces), tuple(found))
 
 
-def _chunks(lines: Sequence[str]) -> list[Piece]:
+def _chunks(lines: Sequence[str]) -> list[ConsolePart]:
     rest = iter(lines)
-    return [Piece("\n".join(some)) for some in iter(lambda: list(islice(rest, CHUNK)), [])]
+    return [ConsolePart("\n".join(some)) for some in iter(lambda: list(islice(rest, CHUNK_LINES)), [])]

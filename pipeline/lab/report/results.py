@@ -21,7 +21,7 @@ class Model(BaseModel):
 M = TypeVar("M", bound=Model)
 
 
-def shown(model: M) -> M:
+def neutralized(model: M) -> M:
     """The document with every text in it made neutral: what page, JUnit file and terminal tell."""
     return type(model).model_validate(neutral.document(model.model_dump()))
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from pipeline.formats.pcap import BROADCAST, Flags, Ip, Packet, Tcp, Udp, merged, toa
 from pipeline.lab.report import results
 
-LENGTH = 60  # packets of one ladder; a download has thousands, and the first tell how it went
+MAX_PACKETS = 60  # packets of one ladder; a download has thousands, and the first tell how it went
 
-_OVER = -1  # in the place of a sequence number
+_FINISHED = -1  # in the place of a sequence number
 
-End = tuple[str, int]  # address and port
-Seen = tuple[str, Packet]  # segment and packet
+Endpoint = tuple[str, int]  # address and port
+CapturedPacket = tuple[str, Packet]  # segment and packet
 
 
-def conversation(
-    captures: Mapping[str, Path], port: int, guests: Iterable[results.Guest], length: int = LENGTH
+def first_connection(
+    captures: Mapping[str, Path], port: int, guests: Iterable[results.Guest], limit: int = MAX_PACKETS
 ) -> tuple[results.Packet, ...]:
     """The first TCP connection to `port` on every segment it crossed, by time: `length` packets at most.
 
@@ -29,31 +29,33 @@ def conversation(
     port (NAT, DR, TUN), by a TOA option that names them, or else by its first data being the client's (FULLNAT
     without TOA). Empty when there was no such connection. Raises as `capture.packets` does.
     """
-    followed: _Followed | None = None
+    followed: _Connection | None = None
     for segment, packet in merged(captures):
         ip, tcp = packet.innermost, packet.tcp
         if ip is None or tcp is None:
             continue
         if followed is None and tcp.opens and tcp.target == port:
-            followed = _Followed(client=(ip.source, tcp.source))
+            followed = _Connection(client=(ip.source, tcp.source))
         if followed is not None:
-            followed.take(segment, packet, ip, tcp)
-            if len(followed.rows) >= length:
+            followed.add(segment, packet, ip, tcp)
+            if len(followed.rows) >= limit:
                 break
-    return _rows(followed.rows[:length], _Names(guests)) if followed else ()
+    return _rows(followed.rows[:limit], _GuestNames(guests)) if followed else ()
 
 
 @dataclass
-class _Followed:
+class _Connection:
     """A connection from `client`, and what it became behind a director."""
 
-    client: End
-    rows: list[Seen] = field(default_factory=list)
-    flows: dict[frozenset[End], int] = field(default_factory=dict)  # ours, with the first sequence number
-    maybe: dict[frozenset[End], list[Seen]] = field(default_factory=dict)  # begun since, not yet known whose
+    client: Endpoint
+    rows: list[CapturedPacket] = field(default_factory=list)
+    flows: dict[frozenset[Endpoint], int] = field(default_factory=dict)  # ours, with the first sequence number
+    candidates: dict[frozenset[Endpoint], list[CapturedPacket]] = field(
+        default_factory=dict
+    )  # begun since, not yet known whose
     data: bytes = b""  # the client's first
 
-    def take(self, segment: str, packet: Packet, ip: Ip, tcp: Tcp) -> None:
+    def add(self, segment: str, packet: Packet, ip: Ip, tcp: Tcp) -> None:
         """Keeps the packet if it is of the connection, or may turn out to be."""
         source, target = (ip.source, tcp.source), (ip.target, tcp.target)
         flow = frozenset((source, target))
@@ -62,28 +64,28 @@ class _Followed:
             self._adopt(flow, tcp)
         if flow in self.flows:
             if tcp.opens and tcp.sequence != self.flows[flow]:
-                self.flows[flow] = _OVER  # from here on another connection has its ports
-            if self.flows[flow] == _OVER:
+                self.flows[flow] = _FINISHED  # from here on another connection has its ports
+            if self.flows[flow] == _FINISHED:
                 return
             self.rows.append((segment, packet))
             if source == self.client and tcp.payload:
                 self.data = self.data or tcp.payload
             return
         if tcp.opens and mark is None:  # with a mark it is another client's
-            self.maybe[flow] = []
-        if flow in self.maybe:
-            self.maybe[flow].append((segment, packet))
+            self.candidates[flow] = []
+        if flow in self.candidates:
+            self.candidates[flow].append((segment, packet))
             if self.data and tcp.payload == self.data and len(self.flows) == 1:
                 self._adopt(flow, tcp)
 
-    def _adopt(self, flow: frozenset[End], tcp: Tcp) -> None:
-        earlier = self.maybe.pop(flow, [])
+    def _adopt(self, flow: frozenset[Endpoint], tcp: Tcp) -> None:
+        earlier = self.candidates.pop(flow, [])
         first = earlier[0][1].tcp if earlier else tcp
         self.flows[flow] = first.sequence if first else tcp.sequence
         self.rows = sorted([*self.rows, *earlier], key=lambda row: row[1].moment)
 
 
-class _Names:
+class _GuestNames:
     """Guests by the MAC addresses of their cards, and by their IP addresses where a card is not known."""
 
     def __init__(self, guests: Iterable[results.Guest]) -> None:
@@ -93,53 +95,54 @@ class _Names:
         # An address that several hold (the VIP, with DR) names none of them.
         self.by_address = {a: name for a, name in addresses if all(name == n for b, n in addresses if a == b)}
 
-    def of(self, mac: str, address: str) -> str:
+    def name(self, mac: str, address: str) -> str:
         """The guest's name, else its address."""
         return self.by_mac.get(mac) or self.by_address.get(address, address)
 
 
-def _rows(seen: Iterable[Seen], names: _Names) -> tuple[results.Packet, ...]:
+def _rows(captured: Iterable[CapturedPacket], names: _GuestNames) -> tuple[results.Packet, ...]:
     rows: list[results.Packet] = []
     start: int | None = None
-    for segment, packet in seen:
+    for segment, packet in captured:
         start = packet.moment if start is None else start
         ends = (packet.ip.source, packet.ip.target) if packet.ip else ("", "")
-        source, target = names.of(packet.source_mac, ends[0]), names.of(packet.target_mac, ends[1])
+        source, target = names.name(packet.source_mac, ends[0]), names.name(packet.target_mac, ends[1])
         at = (packet.moment - start) / 1e9
-        rows.append(results.Packet(at=at, segment=segment, source=source, target=target, text=told(packet)))
+        rows.append(results.Packet(at=at, segment=segment, source=source, target=target, text=describe(packet)))
     return tuple(rows)
 
 
-def told(packet: Packet) -> str:
+def describe(packet: Packet) -> str:
     """A packet in one line: `SYN 192.168.1.1:5001 > 192.168.1.10:8080 [TOA 192.168.192.1:40112]`."""
     if packet.arp:
         arp = packet.arp
-        said = f"{arp.sender} is at {arp.sender_mac}" if arp.reply else f"who has {arp.target}? tell {arp.sender}"
-        return f"ARP {said}"
+        text = f"{arp.sender} is at {arp.sender_mac}" if arp.reply else f"who has {arp.target}? tell {arp.sender}"
+        return f"ARP {text}"
     if packet.ip is None:
         return f"malformed: {packet.malformed}" if packet.malformed else "neither IP nor ARP"
-    words = [_told_ip(packet.ip)]
+    words = [_describe_ip(packet.ip)]
     if mark := toa(packet):
         other = "" if mark.kind == 200 else f" option {mark.kind}"
-        words.append(f"[TOA {_end(mark.address, mark.port)}{other}]")
+        words.append(f"[TOA {_endpoint(mark.address, mark.port)}{other}]")
     if packet.malformed:
         words.append(f"[malformed: {packet.malformed}]")
     return " ".join(words)
 
 
-def _told_ip(ip: Ip) -> str:
+def _describe_ip(ip: Ip) -> str:
     if ip.inner:
-        return f"ipip {ip.source} > {ip.target}: {_told_ip(ip.inner)}"
+        return f"ipip {ip.source} > {ip.target}: {_describe_ip(ip.inner)}"
     payload = ip.payload
     if isinstance(payload, Tcp):
         flags = " ".join(flag.name for flag in Flags if flag in payload.flags and flag.name) or "no flags"
-        said = f"{flags} {_end(ip.source, payload.source)} > {_end(ip.target, payload.target)}"
-        return f"{said} {payload.length} bytes" if payload.length else said
+        text = f"{flags} {_endpoint(ip.source, payload.source)} > {_endpoint(ip.target, payload.target)}"
+        return f"{text} {payload.length} bytes" if payload.length else text
     if isinstance(payload, Udp):
-        return f"UDP {_end(ip.source, payload.source)} > {_end(ip.target, payload.target)} {payload.length} bytes"
+        ends = f"{_endpoint(ip.source, payload.source)} > {_endpoint(ip.target, payload.target)}"
+        return f"UDP {ends} {payload.length} bytes"
     what = f"ICMP {payload.kind}/{payload.code}" if payload else f"IP protocol {ip.protocol}"
     return f"{what} {ip.source} > {ip.target}"
 
 
-def _end(address: str, port: int) -> str:
+def _endpoint(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

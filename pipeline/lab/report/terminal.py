@@ -7,19 +7,19 @@ from pathlib import Path
 
 from pipeline.core.console import Console
 from pipeline.lab.report.page import SIGNS, verdict
-from pipeline.lab.report.results import Check, Finding, Report, Scenario, State, shown
+from pipeline.lab.report.results import Check, Finding, Report, Scenario, State, neutralized
 
 TRACE_LINES = 6  # of a finding: the page has them all
 
 
-def tell(report: Report, console: Console, page: Path) -> None:
+def print_report(report: Report, console: Console, page: Path) -> None:
     """Says it. `page` is the path of report.html. With `--json` nothing is said: the document is the result."""
-    report = shown(report)
+    report = neutralized(report)
     title = f"lab of {report.line} under {report.accelerator} ({report.accelerator_why})"
     headings = ("", "scenario", "state", "took", "checks", "why")
     console.table(headings, [_row(scenario) for scenario in report.scenarios], title)
     for scenario in report.scenarios:
-        for line in _wrong(scenario):
+        for line in _failures(scenario):
             console.say(line)
     console.say(f"{verdict(report)}; report: {page}")
 
@@ -31,7 +31,7 @@ def _row(scenario: Scenario) -> tuple[str, ...]:
     return SIGNS[scenario.state], scenario.name, scenario.state.value, took, checks, " ".join(scenario.why.split())
 
 
-def _wrong(scenario: Scenario) -> Iterator[str]:
+def _failures(scenario: Scenario) -> Iterator[str]:
     for check in scenario.checks:
         if not check.passed:
             yield from _check(scenario, check)
@@ -42,7 +42,7 @@ def _wrong(scenario: Scenario) -> Iterator[str]:
 
 def _check(scenario: Scenario, check: Check) -> Iterator[str]:
     yield f"{scenario.name}: {check.name}"
-    rows = (("expected", check.expected), ("seen", check.seen), ("look at", check.hint))
+    rows = (("expected", check.expected), ("got", check.seen), ("look at", check.hint))
     for label, text in rows:
         for number, line in enumerate(text.splitlines()):
             yield f"  {label + ':' if number == 0 else '':9} {line}"

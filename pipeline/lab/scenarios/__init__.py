@@ -11,7 +11,7 @@ from pipeline.lab.scenario import ScenarioPlan
 NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")
 
 
-def named(name: str, roles: Sequence[str]) -> ScenarioPlan:
+def load_scenario(name: str, roles: Sequence[str]) -> ScenarioPlan:
     """The scenario of this name; `roles` are those that there is a kernel for."""
     module = import_module(f"pipeline.lab.scenarios.{name}")
     plan: ScenarioPlan = module.plan(roles) if name == "boot" else module.PLAN

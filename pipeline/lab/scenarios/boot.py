@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pipeline.config.line_model import RoleName
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
-from pipeline.lab.topology import GuestPlan, Part, Wire
+from pipeline.lab.topology import GuestPlan, Interface, Part
 
 FULLNAT, TOA = "/proc/sys/net/ipv4/vs/fullnat_lport_min", "/proc/net/toa_stats"
-TABLE = "size=4194304"  # two to the power of 22
+TABLE_SIZE = "size=4194304"  # two to the power of 22
 _PARTS = {RoleName.DIRECTOR: Part.DIRECTOR, RoleName.REALSERVER: Part.SERVER, RoleName.STOCK: Part.CLIENT}
 _ERROR = 3  # the kernel's level of errors; smaller ones are worse
 _RAW = re.compile(r"<(\d+)>(.*)")
@@ -20,10 +20,10 @@ _RAW = re.compile(r"<(\d+)>(.*)")
 def act(context: ScenarioContext) -> None:
     """Plays it."""
     for guest in context.guests:
-        evidence(context, guest.name, RoleName(context.roles[guest.name]))
+        check_role(context, guest.name, RoleName(context.roles[guest.name]))
 
 
-def evidence(context: ScenarioContext, name: str, role: RoleName) -> None:
+def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
     """Notes whether a guest's kernel is the built one and has what `role` gives, and nothing of another role."""
     machine = context[name]
     context.check(f"{name}: uname -r", context.releases[name], machine.run("uname", "-r").out.strip())
@@ -33,22 +33,24 @@ def evidence(context: ScenarioContext, name: str, role: RoleName) -> None:
     context.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
     if role is RoleName.DIRECTOR:
         first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
-        context.check(f"{name}: IPVS' table", TABLE, first, passed=TABLE in first)
+        context.check(f"{name}: IPVS' table", TABLE_SIZE, first, passed=TABLE_SIZE in first)
     loaded = machine.run("modprobe", "toa", accept=tuple(range(256))).status == 0
     counted = machine.run("test", "-e", TOA, accept=(0, 1)).status == 0
     hint = "the toa patch is what gives it: was this kernel built with the director's?"
     context.check(f"{name}: toa loads and counts", role is RoleName.REALSERVER, loaded and counted, hint=hint)
-    context.check(f"{name}: errors in the kernel's log", [], errors(machine.run("dmesg", "-r").out))
+    context.check(f"{name}: errors in the kernel's log", [], kernel_errors(machine.run("dmesg", "-r").out))
 
 
-def errors(log: str) -> list[str]:
+def kernel_errors(log: str) -> list[str]:
     """The lines of a raw kernel log that say an error or worse, or a warning with a trace."""
-    told = filter(None, map(_RAW.match, log.splitlines()))
-    return [row[2].strip() for row in told if int(row[1]) & 7 <= _ERROR or "WARNING: " in row[2]]
+    rows = filter(None, map(_RAW.match, log.splitlines()))
+    return [row[2].strip() for row in rows if int(row[1]) & 7 <= _ERROR or "WARNING: " in row[2]]
 
 
 def plan(roles: Sequence[str]) -> ScenarioPlan:
     """One guest for each kernel of the line."""
-    wires = (Wire("front"),)
-    guests = tuple(GuestPlan(role, _PARTS[RoleName(role)], wires, spare=("ip_vs", "toa"), role=role) for role in roles)
+    wires = (Interface("front"),)
+    guests = tuple(
+        GuestPlan(role, _PARTS[RoleName(role)], wires, optional_modules=("ip_vs", "toa"), role=role) for role in roles
+    )
     return ScenarioPlan("boot", "Boot: every kernel starts and shows its role from inside", guests, act)

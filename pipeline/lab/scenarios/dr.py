@@ -6,7 +6,7 @@ from pipeline.formats import pcap
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.topology import FIREWALL, GuestPlan, Part, Wire
+from pipeline.lab.topology import FIREWALL_MODULES, GuestPlan, Interface, Part
 
 VIP, CLIENT = "172.16.16.172", "172.16.16.1"
 SERVICE = f"{VIP}:80"
@@ -15,70 +15,74 @@ SERVERS = {"server1": "172.16.16.177", "server2": "172.16.16.178"}
 
 def act(context: ScenarioContext) -> None:
     """Plays it, with the VIP on lo of the servers, then with a redirect instead."""
-    start(context, "dr", "-g")
-    context.distribution("wlc, two servers", {"server1": 5, "server2": 5}, context.ask("client", VIP, count=10))
-    _silent(context)
-    bypasses(context)
-    _no_mapping(context)
-    _redirected(context)
+    configure(context, "dr", "-g")
+    context.check_distribution(
+        "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
+    )
+    _check_arp(context)
+    check_bypass(context)
+    _check_no_port_mapping(context)
+    _check_redirect(context)
 
 
-def start(context: ScenarioContext, mode: str, forward: str, **server_settings: str) -> None:
+def configure(context: ScenarioContext, mode: str, forward: str, **server_settings: str) -> None:
     """Director and servers take their roles; the servers take connections in turn by their number."""
     director = context["director"]
-    ipvs.become(director, "director", {"MODES": mode, "VIP": VIP, "VIP_DEVICE": "eth0"})
+    ipvs.configure_role(director, "director", {"MODES": mode, "VIP": VIP, "VIP_DEVICE": "eth0"})
     for name in SERVERS:
-        ipvs.become(context[name], "realserver", {"MODES": mode, "VIP": VIP, **server_settings})
-        context.serve(name)
+        ipvs.configure_role(context[name], "realserver", {"MODES": mode, "VIP": VIP, **server_settings})
+        context.start_tcp_server(name)
     added = "\n".join(f"-a -t {SERVICE} -r {address} {forward}" for address in SERVERS.values())
-    ipvs.rules(director, f"-A -t {SERVICE} -s wlc\n{added}")
+    ipvs.add_rules(director, f"-A -t {SERVICE} -s wlc\n{added}")
 
 
-def _silent(context: ScenarioContext) -> None:
+def _check_arp(context: ScenarioContext) -> None:
     context["client"].run("sh", "-c", f"ip neigh flush dev eth0; arping -c 3 -I eth0 {VIP}", timeout=15, accept=(0, 1))
     answering = sorted(pcap.claimants(context.packets("front"), VIP))
     context.check("only the director answers ARP for the VIP", [context.mac("director")], answering)
 
 
-def bypasses(context: ScenarioContext) -> None:
+def check_bypass(context: ScenarioContext) -> None:
     """Notes that answers from the VIP come from the servers' own cards, and none of them from the director's."""
     plain = (packet for packet in context.packets("front") if packet.tcp and not packet.ipip)
     senders = {packet.source_mac for packet in plain if packet.ip and packet.ip.source == VIP}
     context.check("answers bypass the director", sorted(map(context.mac, SERVERS)), sorted(senders))
 
 
-def _no_mapping(context: ScenarioContext) -> None:
+def _check_no_port_mapping(context: ScenarioContext) -> None:
     director, address = context["director"], SERVERS["server1"]
-    ipvs.rules(director, f"-A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {address}:8080 -g")
-    listed = [row.split()[0].rpartition(":")[2] for row in ipvs.servers(director, f"{VIP}:81")]
+    ipvs.add_rules(director, f"-A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {address}:8080 -g")
+    listed = [row.split()[0].rpartition(":")[2] for row in ipvs.list_servers(director, f"{VIP}:81")]
     context.check("a port cannot be mapped: 81 stays 81", ["81"], listed)
 
 
-def _redirected(context: ScenarioContext) -> None:
+def _check_redirect(context: ScenarioContext) -> None:
     for name in SERVERS:
         machine = context[name]
         machine.run(ipvs.script("realserver"), "stop")
         settings = {"MODES": "dr", "VIP": VIP, "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"}
-        ipvs.become(machine, "realserver", settings)
+        ipvs.configure_role(machine, "realserver", settings)
         held = machine.run("ip", "-4", "address", "show").out
         context.check(f"{name} has no VIP of its own with a redirect", False, VIP in held)
-    context.distribution("redirected by iptables", {"server1": 5, "server2": 5}, context.ask("client", VIP, count=10))
+    context.check_distribution(
+        "redirected by iptables", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
+    )
 
 
 def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:
     """The guests of DR and TUN: all on one segment."""
-    wires = {name: (Wire("front", (f"{address}/24",)),) for name, address in SERVERS.items()}
+    wires = {name: (Interface("front", (f"{address}/24",)),) for name, address in SERVERS.items()}
     return (
-        GuestPlan("client", Part.CLIENT, (Wire("front", (f"{CLIENT}/24",)),)),
+        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
         GuestPlan(
             "director",
             Part.DIRECTOR,
-            (Wire("front", ("172.16.16.2/24",)),),
+            (Interface("front", ("172.16.16.2/24",)),),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_wlc", "ip_vs_rr"),
         ),
         *(
-            GuestPlan(name, Part.SERVER, wire, packages=("lvs-fnat-realserver",), spare=spare)
+            GuestPlan(name, Part.SERVER, wire, packages=("lvs-fnat-realserver",), optional_modules=spare)
             for name, wire in wires.items()
         ),
     )
@@ -87,6 +91,6 @@ def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:
 PLAN = ScenarioPlan(
     name="dr",
     title="DR: direct routing, servers answer the client themselves",
-    guests=guests(FIREWALL),
+    guests=guests(FIREWALL_MODULES),
     act=act,
 )

@@ -9,7 +9,7 @@ from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs
 from pipeline.lab.scenarios.boot import TOA
-from pipeline.lab.topology import GuestPlan, Part, Wire
+from pipeline.lab.topology import GuestPlan, Interface, Part
 
 VIP, UDP_VIP, CLIENT, LOCAL = "192.168.192.10", "192.168.192.11", "192.168.192.1", "192.168.1.1"
 SERVERS = {"server1": "192.168.1.10", "server2": "192.168.1.11"}
@@ -24,36 +24,36 @@ _MASKED = "a kernel without FULLNAT takes -b and masquerades: is this the direct
 def act(context: ScenarioContext) -> None:
     """Plays it."""
     prepare(context)
-    listed = ipvs.servers(context["director"], SERVICE)
+    listed = ipvs.list_servers(context["director"], SERVICE)
     wanted = [f"{SERVERS['server1']}:{PORT} FullNat 2", f"{SERVERS['server2']}:{PORT} FullNat 1"]
     context.check("ipvsadm -Ln shows FullNat", wanted, listed, hint=_MASKED)
-    no_routes(context)
-    _without_toa(context)
-    with_toa(context)
-    _on_the_wire(context)
-    _local_addresses(context)
-    _download(context)
-    _udp(context)
-    _synproxy(context)
-    _exhausted(context)
+    check_no_routes(context)
+    _check_without_toa(context)
+    check_with_toa(context)
+    _check_toa_option(context)
+    _check_local_addresses(context)
+    _check_download(context)
+    _check_udp(context)
+    _check_synproxy(context)
+    _check_port_exhaustion(context)
 
 
 def prepare(context: ScenarioContext) -> None:
     """Director, rules and listeners; nothing is asked yet."""
     director = context["director"]
     settings = {"MODES": "fullnat", "VIP": f"{VIP} {UDP_VIP}", "VIP_DEVICE": "eth0"}
-    ipvs.become(director, "director", {**settings, "LOCAL_ADDRESS": LOCAL, "LOCAL_DEVICE": "eth1"})
+    ipvs.configure_role(director, "director", {**settings, "LOCAL_ADDRESS": LOCAL, "LOCAL_DEVICE": "eth1"})
     for service, port in ((SERVICE, PORT), (SERVICE6, PORT6)):
         weighted = zip(SERVERS.values(), (2, 1), strict=True)
         added = "\n".join(f"-a -t {service} -r {address}:{port} -b -w {weight}" for address, weight in weighted)
-        ipvs.rules(director, f"-A -t {service} -s wrr\n{added}\n-P -t {service} -z {LOCAL}")
+        ipvs.add_rules(director, f"-A -t {service} -s wrr\n{added}\n-P -t {service} -z {LOCAL}")
     for name in SERVERS:
         context[name].run("modprobe", "ipv6", accept=(0, 1))
-        context.serve(name, PORT)
-        context.serve(name, PORT6, "6")
+        context.start_tcp_server(name, PORT)
+        context.start_tcp_server(name, PORT6, "6")
 
 
-def no_routes(context: ScenarioContext) -> None:
+def check_no_routes(context: ScenarioContext) -> None:
     """Notes that the servers cannot reach the client by themselves, without which nothing here proves FULLNAT."""
     for name in SERVERS:
         answer = context[name].run("ip", "route", "get", CLIENT, accept=(0, 1, 2))
@@ -61,39 +61,39 @@ def no_routes(context: ScenarioContext) -> None:
         context.check(f"{name} has no route to the client", False, answer.status == 0, hint=hint)
 
 
-def _without_toa(context: ScenarioContext) -> None:
+def _check_without_toa(context: ScenarioContext) -> None:
     for port, family in ((80, "AF_INET"), (81, "AF_INET6")):
-        found = context.ask("client", VIP, port, 3)
-        seen = sorted({answer.seen[0] or answer.error for answer in found})
+        found = context.request("client", VIP, port, 3)
+        seen = sorted({answer.observed_client[0] or answer.error for answer in found})
         context.check(f"without toa servers see the local address, {family}", [LOCAL], seen)
 
 
-def with_toa(context: ScenarioContext) -> None:
+def check_with_toa(context: ScenarioContext) -> None:
     """Loads toa, and notes the distribution, and that servers see the clients' own addresses and ports."""
     for name in SERVERS:
         loaded = context[name].run("modprobe", "toa", accept=tuple(range(256)))
         context.check(f"{name}: toa loads", "yes", loaded.err.strip() or "yes", hint="was it built with the toa patch?")
-    found = context.ask("client", VIP, 80, 30)
-    context.distribution("wrr, weights 2 and 1", {"server1": 20, "server2": 10}, found)
+    found = context.request("client", VIP, 80, 30)
+    context.check_distribution("wrr, weights 2 and 1", {"server1": 20, "server2": 10}, found)
     hint = "option 254 against 200, or the lvs patch on a real server, lose it silently"
-    own = sum(answer.true for answer in found)
+    own = sum(answer.is_client_preserved for answer in found)
     context.check("servers see the client's address and port, AF_INET", 30, own, hint=hint)
-    own = sum(answer.true for answer in context.ask("client", VIP, 81, 6))
+    own = sum(answer.is_client_preserved for answer in context.request("client", VIP, 81, 6))
     context.check("servers see the client's address and port, AF_INET6", 6, own, hint=hint)
     for name, wanted in (("server1", 24), ("server2", 12)):
-        counted = counters(context, name)
+        counted = toa_stats(context, name)
         seen = f"with toa {counted.get('syn_recv_sock_toa', 0)}, without {counted.get('syn_recv_sock_no_toa', 0)}"
         context.check(f"{name}: toa_stats", f"with toa {wanted}, without 0", seen, hint=hint)
 
 
-def counters(context: ScenarioContext, name: str) -> dict[str, int]:
+def toa_stats(context: ScenarioContext, name: str) -> dict[str, int]:
     """/proc/net/toa_stats of a server, summed over the processors; empty without toa."""
     text = context[name].run("cat", TOA, accept=(0, 1)).out
     rows = (line.replace(":", " ").split() for line in text.splitlines())
     return {row[0]: sum(int(word) for word in row[1:] if word.isdigit()) for row in rows if len(row) > 1}
 
 
-def _on_the_wire(context: ScenarioContext) -> None:
+def _check_toa_option(context: ScenarioContext) -> None:
     inner = [found for packet in context.packets("back") if (found := pcap.toa(packet))]
     context.check("the inner wire carries TOA's option", [OPTION], sorted({found.kind for found in inner}))
     context.check("with the client's address", [CLIENT], sorted({found.address for found in inner}))
@@ -101,7 +101,7 @@ def _on_the_wire(context: ScenarioContext) -> None:
     context.check("the outer wire carries none", 0, outer)
 
 
-def _local_addresses(context: ScenarioContext) -> None:
+def _check_local_addresses(context: ScenarioContext) -> None:
     text = context["director"].run("ipvsadm", "-G", "-t", SERVICE).out
     rows = [line.split() for line in text.splitlines() if LOCAL in line]
     context.check("ipvsadm -G lists the local address", True, bool(rows))
@@ -110,7 +110,7 @@ def _local_addresses(context: ScenarioContext) -> None:
     )
 
 
-def _download(context: ScenarioContext) -> None:
+def _check_download(context: ScenarioContext) -> None:
     wanted = context["server1"].run("sh", "-c", f"fnat-guest ask 127.0.0.1 {PORT} /bytes/{BYTES} 1 --body | sha256sum")
     seen = context["client"].run(
         "sh", "-c", f"fnat-guest ask {VIP} 80 /bytes/{BYTES} 1 --body --timeout 60 | sha256sum", timeout=90
@@ -118,45 +118,47 @@ def _download(context: ScenarioContext) -> None:
     context.check(f"{BYTES >> 20} MiB arrive whole: sha256", wanted.out.split()[0], seen.out.split()[0])
 
 
-def _udp(context: ScenarioContext) -> None:
+def _check_udp(context: ScenarioContext) -> None:
     director, service = context["director"], f"{UDP_VIP}:{UDP_PORT}"
     added = "\n".join(f"-a -u {service} -r {address}:{UDP_PORT} -b" for address in SERVERS.values())
-    ipvs.rules(director, f"-A -u {service} -s rr\n{added}\n-P -u {service} -z {LOCAL}")
+    ipvs.add_rules(director, f"-A -u {service} -s rr\n{added}\n-P -u {service} -z {LOCAL}")
     for name in SERVERS:
-        context.serve_udp(name, UDP_PORT)
-    found = context.ask("client", UDP_VIP, UDP_PORT, 4, udp=True)
-    if defect := context.known.get("udp"):
+        context.start_udp_server(name, UDP_PORT)
+    found = context.request("client", UDP_VIP, UDP_PORT, 4, udp=True)
+    if defect := context.known_defects.get("udp"):
         answered = sum(not answer.error for answer in found)
         hint = "it works: take the known defect out of the line file"
         context.check(f"UDP is known not to work: {defect}", "0 of 4 answered", f"{answered} of 4 answered", hint=hint)
     else:
-        context.distribution("UDP, rr", {"server1": 2, "server2": 2}, found)
+        context.check_distribution("UDP, rr", {"server1": 2, "server2": 2}, found)
 
 
-def _synproxy(context: ScenarioContext) -> None:
+def _check_synproxy(context: ScenarioContext) -> None:
     director = context["director"]
     director.run("ipvsadm", "-E", "-t", SERVICE, "-s", "wrr", "-j", "enable")
     listed = [line for line in director.run("ipvsadm", "-Ln").out.splitlines() if SERVICE in line]
     context.check("ipvsadm -Ln shows synproxy", True, any("synproxy" in line for line in listed))
-    found = context.ask("client", VIP, 80, 6)
-    context.distribution("through the SYN proxy", {"server1": 4, "server2": 2}, found)
-    context.check("servers see the client's address and port through it", 6, sum(answer.true for answer in found))
+    found = context.request("client", VIP, 80, 6)
+    context.check_distribution("through the SYN proxy", {"server1": 4, "server2": 2}, found)
+    context.check(
+        "servers see the client's address and port through it", 6, sum(answer.is_client_preserved for answer in found)
+    )
     director.run("ipvsadm", "-E", "-t", SERVICE, "-s", "wrr", "-j", "disable")
 
 
-def _exhausted(context: ScenarioContext) -> None:
+def _check_port_exhaustion(context: ScenarioContext) -> None:
     """Two local ports for each server and address: what comes beyond is refused, and the director lives."""
     director = context["director"]
     before = {end: director.run("cat", f"{_LPORT}{end}").out.strip() for end in ("min", "max")}
     set_ports = "echo {min} >" + _LPORT + "min; echo {max} >" + _LPORT + "max"
-    context.shell(director, set_ports.format(min=60000, max=60001))
+    context.run_script(director, set_ports.format(min=60000, max=60001))
     held = context["client"].run(
         *("fnat-guest", "ask", VIP, "80", "/hold/2", "24", "--together", "--timeout", "4"), timeout=30, accept=(0, 1)
     )
     refused = sum(line.startswith("error") for line in held.out.splitlines())
     context.check("local ports exhausted: some get an error", True, 0 < refused < 24, hint=f"{refused} of 24 refused")
-    context.shell(director, set_ports.format(**before))
-    again = [answer.error for answer in context.ask("client", VIP, 80, 3)]
+    context.run_script(director, set_ports.format(**before))
+    again = [answer.error for answer in context.request("client", VIP, 80, 3)]
     context.check("and with ports again all are served", ["", "", ""], again)
 
 
@@ -164,11 +166,11 @@ PLAN = ScenarioPlan(
     name="fullnat",
     title="FULLNAT: both addresses rewritten, servers without a route to the client see it all the same",
     guests=(
-        GuestPlan("client", Part.CLIENT, (Wire("front", (f"{CLIENT}/24",)),)),
+        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
         GuestPlan(
             "director",
             Part.DIRECTOR,
-            (Wire("front", ("192.168.192.2/24",)), Wire("back", ("192.168.1.2/24",))),
+            (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_wrr", "ip_vs_rr"),
         ),
@@ -176,9 +178,9 @@ PLAN = ScenarioPlan(
             GuestPlan(
                 name,
                 Part.SERVER,
-                (Wire("back", (f"{address}/24",)),),
+                (Interface("back", (f"{address}/24",)),),
                 packages=("lvs-fnat-realserver",),
-                spare=("ipv6", "toa"),
+                optional_modules=("ipv6", "toa"),
             )
             for name, address in SERVERS.items()
         ),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address
 
-from pipeline.lab.vm.machine import Machine, Ran
+from pipeline.lab.vm.machine import CompletedCommand, Machine
 
 _SERVICE = re.compile(r"^(TCP|UDP)\s+(\S+)\s+(\w+)(.*)$")
 _SERVER = re.compile(r"^\s*->\s+(\d\S+)\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")
@@ -17,20 +17,22 @@ def script(role: str) -> str:
     return f"/usr/libexec/lvs-fnat/lvs-fnat-{role}"
 
 
-def become(machine: Machine, role: str, settings: Mapping[str, str], *, timeout: float = 15.0) -> Ran:
+def configure_role(
+    machine: Machine, role: str, settings: Mapping[str, str], *, timeout: float = 15.0
+) -> CompletedCommand:
     """Configures the role package of a machine and starts it."""
     text = "".join(f"{key}={value}\n" for key, value in settings.items())
-    machine.put(f"/etc/lvs-fnat/{role}.conf", text.encode())
+    machine.write_file(f"/etc/lvs-fnat/{role}.conf", text.encode())
     return machine.run(script(role), "start", timeout=timeout)
 
 
-def rules(machine: Machine, text: str) -> None:
+def add_rules(machine: Machine, text: str) -> None:
     """Sets rules, one command of ipvsadm a line."""
     for line in text.strip().splitlines():
         machine.run("ipvsadm", *line.split())
 
 
-def servers(machine: Machine, service: str) -> list[str]:
+def list_servers(machine: Machine, service: str) -> list[str]:
     """The servers of a service as `ipvsadm -Ln` lists them: `ADDRESS:PORT FORWARD WEIGHT`, sorted."""
     found, inside = [], False
     for line in machine.run("ipvsadm", "-Ln").out.splitlines():
@@ -41,7 +43,7 @@ def servers(machine: Machine, service: str) -> list[str]:
     return sorted(found)
 
 
-def connections(machine: Machine, addresses: Iterable[str]) -> list[str]:
+def connected_servers(machine: Machine, addresses: Iterable[str]) -> list[str]:
     """Which of the servers at `addresses` the connection table names.
 
     Reads the kernel's own list: `ipvsadm -Lnc` of the FULLNAT tools garbles the state column.

@@ -8,7 +8,7 @@ from pipeline.errors import TestsFailed
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs, nat
-from pipeline.lab.topology import GuestPlan, Part, Wire
+from pipeline.lab.topology import GuestPlan, Interface, Part
 from pipeline.lab.vm.machine import Machine
 
 EXAMPLE = "/usr/share/doc/lvs-fnat-director/examples/keepalived-nat.conf"
@@ -17,9 +17,9 @@ TEST = "/usr/bin/test"  # what the example's script calls
 SORRY_PORT = 81
 DIRECTORS = ("director1", "director2")
 # Seconds. A check a second and one retry: out after 3; VRRP: three advertisements of a second, and a part of one.
-BEGUN, NOTICED, MOVED = 30.0, 10.0, 10.0
+START_TIMEOUT, CHECK_TIMEOUT, FAILOVER_TIMEOUT = 30.0, 10.0, 10.0
 # What the example says, and what is quicker or more here.
-_CHANGES = (
+_EXAMPLE_CHANGES = (
     ("delay_loop 3", "delay_loop 1"),
     ("delay_before_retry 3", "delay_before_retry 1"),
     ("retry 3", "retry 1"),
@@ -33,96 +33,102 @@ def act(context: ScenarioContext) -> None:
     """Plays it."""
     for name in DIRECTORS:
         _start(context, name)
-    running = {name: context.serve(name) for name in nat.SERVERS}
-    context.serve("server2", SORRY_PORT)
-    context.eventually("the director of priority 101 has the VIP", ["director1"], lambda: _holders(context), BEGUN)
-    _in_table(context, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
-    context.distribution("rr, two servers", {"server1": 4, "server2": 4}, context.ask("client", nat.VIP, count=8))
-    _server_dies(context, running)
-    _nobody_left(context, running)
-    _down_file(context)
-    _failover(context)
+    running = {name: context.start_tcp_server(name) for name in nat.SERVERS}
+    context.start_tcp_server("server2", SORRY_PORT)
+    context.check_eventually(
+        "the director of priority 101 has the VIP", ["director1"], lambda: _vip_holders(context), START_TIMEOUT
+    )
+    _check_table(context, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
+    context.check_distribution(
+        "rr, two servers", {"server1": 4, "server2": 4}, context.request("client", nat.VIP, count=8)
+    )
+    _check_server_failure(context, running)
+    _check_sorry_server(context, running)
+    _check_down_file(context)
+    _check_failover(context)
 
 
 def _start(context: ScenarioContext, name: str) -> None:
     machine = context[name]
-    ipvs.become(machine, "director", {"MODES": "nat"})
-    text = machine.get(EXAMPLE).decode()
-    for old, new in (*_CHANGES, *(_BACKUP if name == "director2" else ())):
+    ipvs.configure_role(machine, "director", {"MODES": "nat"})
+    text = machine.read_file(EXAMPLE).decode()
+    for old, new in (*_EXAMPLE_CHANGES, *(_BACKUP if name == "director2" else ())):
         if old not in text:
             raise TestsFailed(f"{EXAMPLE}: no {old!r} in it; expected the example of the role packages", where=name)
         text = text.replace(old, new)
-    machine.put(CONF, text.encode())
+    machine.write_file(CONF, text.encode())
     # keepalived runs what a link leads to, and busybox goes by the name that it is called by.
     machine.run("rm", TEST)
-    machine.put(TEST, b'#!/bin/sh\ntest "$@"\n', 0o755)
+    machine.write_file(TEST, b'#!/bin/sh\ntest "$@"\n', 0o755)
     machine.start("syslogd", "-n", "-O", "/run/messages")  # where an old keepalived says what it does
     machine.start("keepalived", "-n", "-l", "-D", "-f", CONF)
 
 
-def _holders(context: ScenarioContext) -> list[str]:
-    return [name for name in DIRECTORS if _has(context[name], nat.VIP)]
+def _vip_holders(context: ScenarioContext) -> list[str]:
+    return [name for name in DIRECTORS if _has_address(context[name], nat.VIP)]
 
 
-def _has(machine: Machine, address: str) -> bool:
+def _has_address(machine: Machine, address: str) -> bool:
     return f" {address}/" in machine.run("ip", "-4", "address", "show", "dev", "eth0").out
 
 
-def _in_table(context: ScenarioContext, director: str, name: str, wanted: list[str]) -> None:
+def _check_table(context: ScenarioContext, director: str, name: str, wanted: list[str]) -> None:
     def look() -> list[str]:
-        return [row.split()[0] for row in ipvs.servers(context[director], nat.SERVICE)]
+        return [row.split()[0] for row in ipvs.list_servers(context[director], nat.SERVICE)]
 
-    context.eventually(name, sorted(wanted), look, NOTICED)
+    context.check_eventually(name, sorted(wanted), look, CHECK_TIMEOUT)
 
 
-def _server_dies(context: ScenarioContext, running: dict[str, int]) -> None:
+def _check_server_failure(context: ScenarioContext, running: dict[str, int]) -> None:
     context["server1"].stop(running.pop("server1"))
-    _in_table(context, "director1", "a dead server leaves the table", [nat.SECOND])
-    context.distribution("then the other answers all", {"server2": 4}, context.ask("client", nat.VIP, count=4))
-    running["server1"] = context.serve("server1")
-    _in_table(context, "director1", "and returns", [nat.FIRST, nat.SECOND])
+    _check_table(context, "director1", "a dead server leaves the table", [nat.SECOND])
+    context.check_distribution(
+        "then the other answers all", {"server2": 4}, context.request("client", nat.VIP, count=4)
+    )
+    running["server1"] = context.start_tcp_server("server1")
+    _check_table(context, "director1", "and returns", [nat.FIRST, nat.SECOND])
 
 
-def _nobody_left(context: ScenarioContext, running: dict[str, int]) -> None:
+def _check_sorry_server(context: ScenarioContext, running: dict[str, int]) -> None:
     for name, number in running.items():
         context[name].stop(number)
-    _in_table(context, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
-    found = context.ask("client", nat.VIP, count=2)
-    context.check("and answers", [SORRY_PORT] * 2, [answer.served[1] for answer in found])
+    _check_table(context, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
+    found = context.request("client", nat.VIP, count=2)
+    context.check("and answers", [SORRY_PORT] * 2, [answer.server_address[1] for answer in found])
     for name in nat.SERVERS:
-        running[name] = context.serve(name)
-    _in_table(context, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
+        running[name] = context.start_tcp_server(name)
+    _check_table(context, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
 
 
-def _down_file(context: ScenarioContext) -> None:
-    context["director1"].put(DOWN, b"")
-    _moves(context, "the file `down` makes it yield", "director2")
+def _check_down_file(context: ScenarioContext) -> None:
+    context["director1"].write_file(DOWN, b"")
+    _check_failover_to(context, "the file `down` makes it yield", "director2")
     context["director1"].run("rm", DOWN)
-    _moves(context, "without the file it takes the VIP back", "director1")
+    _check_failover_to(context, "without the file it takes the VIP back", "director1")
 
 
-def _failover(context: ScenarioContext) -> None:
+def _check_failover(context: ScenarioContext) -> None:
     first = context["director1"]
 
     def cards(state: str) -> None:
-        context.shell(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
+        context.run_script(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
 
     cards("down")
-    _moves(context, "a director cut off is replaced", "director2")
+    _check_failover_to(context, "a director cut off is replaced", "director2")
     cards("up")
-    _moves(context, "and takes over again when it is back", "director1")
+    _check_failover_to(context, "and takes over again when it is back", "director1")
 
 
-def _moves(context: ScenarioContext, name: str, to: str) -> None:
+def _check_failover_to(context: ScenarioContext, name: str, to: str) -> None:
     begun = time.monotonic()
-    context.eventually(name, True, lambda: _has(context[to], nat.VIP), MOVED)
-    _in_table(context, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
-    left = max(MOVED + NOTICED - (time.monotonic() - begun), 1.0)
-    context.eventually("traffic goes on", "", lambda: context.ask("client", nat.VIP)[0].error, left)
+    context.check_eventually(name, True, lambda: _has_address(context[to], nat.VIP), FAILOVER_TIMEOUT)
+    _check_table(context, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
+    left = max(FAILOVER_TIMEOUT + CHECK_TIMEOUT - (time.monotonic() - begun), 1.0)
+    context.check_eventually("traffic goes on", "", lambda: context.request("client", nat.VIP)[0].error, left)
 
 
 def _director(name: str, number: int) -> GuestPlan:
-    wires = Wire("front", (f"192.168.0.{number}/24",)), Wire("back", (f"192.168.100.{number}/24",))
+    wires = Interface("front", (f"192.168.0.{number}/24",)), Interface("back", (f"192.168.100.{number}/24",))
     packages = ("ipvsadm", "keepalived", "lvs-fnat-director")
     return GuestPlan(name, Part.DIRECTOR, wires, packages, ("ip_vs", "ip_vs_rr", "ip_vs_wrr"))
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import GUEST, ScenarioContext
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.topology import GuestPlan, Part, Wire
+from pipeline.lab.topology import GuestPlan, Interface, Part
 
 VIP, DIP, CLIENT = "192.168.0.10", "192.168.100.10", "192.168.0.1"
 SERVICE = f"{VIP}:80"
@@ -19,66 +19,72 @@ def act(context: ScenarioContext) -> None:
     """Plays it."""
     director = context["director"]
     settings = {"MODES": "nat", "VIP": VIP, "VIP_DEVICE": "eth0"}
-    ipvs.become(director, "director", settings)
+    ipvs.configure_role(director, "director", settings)
     for name in SERVERS:
-        context.serve(name)
-    ipvs.rules(director, f"-A -t {SERVICE} -s rr\n-a -t {SERVICE} -r {FIRST} -m\n-a -t {SERVICE} -r {SECOND} -m")
-    _round_robin(context)
-    ipvs.rules(director, f"-E -t {SERVICE} -s wrr\n-e -t {SERVICE} -r {FIRST} -m -w 3")
-    context.distribution("wrr, weights 3 and 1", {"server1": 12, "server2": 4}, context.ask("client", VIP, count=16))
-    context.check(
-        "ipvsadm -L lists the edited weights", [f"{FIRST} Masq 3", f"{SECOND} Masq 1"], ipvs.servers(director, SERVICE)
+        context.start_tcp_server(name)
+    ipvs.add_rules(director, f"-A -t {SERVICE} -s rr\n-a -t {SERVICE} -r {FIRST} -m\n-a -t {SERVICE} -r {SECOND} -m")
+    _check_round_robin(context)
+    ipvs.add_rules(director, f"-E -t {SERVICE} -s wrr\n-e -t {SERVICE} -r {FIRST} -m -w 3")
+    context.check_distribution(
+        "wrr, weights 3 and 1", {"server1": 12, "server2": 4}, context.request("client", VIP, count=16)
     )
-    _saved(context)
-    _drained(context)
+    context.check(
+        "ipvsadm -L lists the edited weights",
+        [f"{FIRST} Masq 3", f"{SECOND} Masq 1"],
+        ipvs.list_servers(director, SERVICE),
+    )
+    _check_save_and_restore(context)
+    _check_drain(context)
 
 
-def _round_robin(context: ScenarioContext) -> None:
-    found = context.ask("client", VIP, count=10)
-    context.distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
+def _check_round_robin(context: ScenarioContext) -> None:
+    found = context.request("client", VIP, count=10)
+    context.check_distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
     names = [answer.server for answer in found]
     context.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
-    context.check("servers see the client", CLIENT, ", ".join(sorted({answer.seen[0] for answer in found})))
+    context.check("servers see the client", CLIENT, ", ".join(sorted({answer.observed_client[0] for answer in found})))
     open_ones = context["client"].start(GUEST, "ask", VIP, "80", "/hold/5", "2", "--together")
-    context.eventually(
+    context.check_eventually(
         "the connection table names both servers of two open connections",
         sorted(SERVERS.values()),
-        lambda: ipvs.connections(context["director"], SERVERS.values()),
+        lambda: ipvs.connected_servers(context["director"], SERVERS.values()),
         3,
     )
     context["client"].stop(open_ones)
 
 
-def _saved(context: ScenarioContext) -> None:
+def _check_save_and_restore(context: ScenarioContext) -> None:
     director = context["director"]
     saved = director.run("ipvsadm", "-Sn").out
     director.run("ipvsadm", "-C")
     context.check("nothing is left after -C", "", director.run("ipvsadm", "-Sn").out.strip())
-    context.check("and nobody answers", True, bool(context.ask("client", VIP)[0].error))
+    context.check("and nobody answers", True, bool(context.request("client", VIP)[0].error))
     director.run("ipvsadm", "-R", stdin=saved.encode())
     context.check("-S, -C, -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
-    context.distribution("after -R", {"server1": 3, "server2": 1}, context.ask("client", VIP, count=4))
+    context.check_distribution("after -R", {"server1": 3, "server2": 1}, context.request("client", VIP, count=4))
 
 
-def _drained(context: ScenarioContext) -> None:
-    ipvs.rules(context["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
-    context.distribution("a server with weight 0 gets nothing", {"server2": 6}, context.ask("client", VIP, count=6))
+def _check_drain(context: ScenarioContext) -> None:
+    ipvs.add_rules(context["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
+    context.check_distribution(
+        "a server with weight 0 gets nothing", {"server2": 6}, context.request("client", VIP, count=6)
+    )
 
 
 PLAN = ScenarioPlan(
     name="nat",
     title="NAT: addresses rewritten one way, the director is the servers' gateway",
     guests=(
-        GuestPlan("client", Part.CLIENT, (Wire("front", (f"{CLIENT}/24",)),)),
+        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
         GuestPlan(
             "director",
             Part.DIRECTOR,
-            (Wire("front", ("192.168.0.2/24",)), Wire("back", (f"{DIP}/24",))),
+            (Interface("front", ("192.168.0.2/24",)), Interface("back", (f"{DIP}/24",))),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_rr", "ip_vs_wrr"),
         ),
         *(
-            GuestPlan(name, Part.SERVER, (Wire("back", (f"{address}/24",)),), routes=(f"default via {DIP}",))
+            GuestPlan(name, Part.SERVER, (Interface("back", (f"{address}/24",)),), routes=(f"default via {DIP}",))
             for name, address in SERVERS.items()
         ),
     ),

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
-from pipeline.lab.topology import FIREWALL, GuestPlan, Part, Wire
+from pipeline.lab.topology import FIREWALL_MODULES, GuestPlan, Interface, Part
 from pipeline.lab.vm.machine import Machine
 
-ALL = tuple(range(256))
+ANY_STATUS = tuple(range(256))
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "director": {"MODES": "nat", "VIP": "192.168.0.10", "VIP_DEVICE": "eth0"},
     "realserver": {"MODES": "dr", "VIP": "192.168.0.10", "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"},
 }
 RUNNING, STOPPED, UNCONFIGURED = 0, 3, 6  # LSB's exit statuses
-_OTHERS = """
+_FOREIGN_CONFIGURATION = """
 ip address add 10.9.9.9/32 dev lo
 iptables -t nat -A PREROUTING -d 10.9.9.9 -p tcp --dport 99 -j REDIRECT --to-ports 98
 iptables -A INPUT -s 10.8.8.8 -j DROP
@@ -28,7 +28,7 @@ iptables-save 2>/dev/null | grep ^-
 ipvsadm -Sn 2>/dev/null
 true
 """
-_KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPost"}
+_UNIT_KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPost"}
 
 
 def act(context: ScenarioContext) -> None:
@@ -40,21 +40,23 @@ def act(context: ScenarioContext) -> None:
 def _role(context: ScenarioContext, role: str, settings: Mapping[str, str]) -> None:
     machine = context[role]
     commands = _commands(machine, role)
-    seen = machine.run(*commands["start"], accept=ALL).status
+    seen = machine.run(*commands["start"], accept=ANY_STATUS).status
     context.check(f"{role}: start without configuration", UNCONFIGURED, seen)
-    context.shell(machine, _OTHERS)
+    context.run_script(machine, _FOREIGN_CONFIGURATION)
     if role == "director":
-        context.shell(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
+        context.run_script(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
     before = _state(machine)
-    machine.put(f"/etc/lvs-fnat/{role}.conf", "".join(f"{key}={value}\n" for key, value in settings.items()).encode())
+    machine.write_file(
+        f"/etc/lvs-fnat/{role}.conf", "".join(f"{key}={value}\n" for key, value in settings.items()).encode()
+    )
     steps = (("status", STOPPED), ("start", 0), ("start", 0), ("status", RUNNING), ("status", RUNNING))
     for verb, status in steps:
-        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ANY_STATUS).status)
     missing = [line for line in before if line not in _state(machine)]
     context.check(f"{role}: what others set stays while it runs", [], missing)
     context.check(f"{role}: something was set", True, _state(machine) != before)
     for verb, status in (("stop", 0), ("stop", 0), ("status", STOPPED), ("status", STOPPED)):
-        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ALL).status)
+        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ANY_STATUS).status)
     context.check(f"{role}: after stop all is as before", before, _state(machine))
 
 
@@ -68,8 +70,8 @@ def _commands(machine: Machine, role: str) -> dict[str, tuple[str, ...]]:
     init, unit = f"/etc/rc.d/init.d/{name}", f"/usr/lib/systemd/system/{name}.service"
     if machine.run("test", "-e", init, accept=(0, 1)).status == 0:
         return {verb: (init, verb) for verb in ("start", "stop", "status", "reload")}
-    rows = dict(line.split("=", 1) for line in machine.get(unit).decode().splitlines() if "=" in line)
-    found = {verb: tuple(shlex.split(rows[key])) for verb, key in _KEYS.items()}
+    rows = dict(line.split("=", 1) for line in machine.read_file(unit).decode().splitlines() if "=" in line)
+    found = {verb: tuple(shlex.split(rows[key])) for verb, key in _UNIT_KEYS.items()}
     return {**found, "status": (found["start"][0], "status")}  # systemd remembers; the script looks
 
 
@@ -80,17 +82,17 @@ PLAN = ScenarioPlan(
         GuestPlan(
             "director",
             Part.DIRECTOR,
-            (Wire("front", ("192.168.0.2/24",)),),
+            (Interface("front", ("192.168.0.2/24",)),),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_rr"),
-            spare=FIREWALL,
+            optional_modules=FIREWALL_MODULES,
         ),
         GuestPlan(
             "realserver",
             Part.SERVER,
-            (Wire("front", ("192.168.0.7/24",)),),
+            (Interface("front", ("192.168.0.7/24",)),),
             packages=("lvs-fnat-realserver",),
-            spare=FIREWALL,
+            optional_modules=FIREWALL_MODULES,
         ),
     ),
     act=act,

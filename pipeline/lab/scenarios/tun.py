@@ -9,14 +9,16 @@ from pipeline.lab.scenarios import dr
 
 def act(context: ScenarioContext) -> None:
     """Plays it."""
-    dr.start(context, "tun", "-i")
-    context.distribution("wlc, two servers", {"server1": 5, "server2": 5}, context.ask("client", dr.VIP, count=10))
+    dr.configure(context, "tun", "-i")
+    context.check_distribution(
+        "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", dr.VIP, count=10)
+    )
     tunnelled = [packet.ip for packet in context.packets("front") if packet.ipip and packet.ip]
     outer = sorted({outer.target for outer in tunnelled})
     inner = sorted({outer.innermost.target for outer in tunnelled})
     context.check("ipip leads to the servers", sorted(dr.SERVERS.values()), outer)
     context.check("and carries packets to the VIP", [dr.VIP], inner)
-    dr.bypasses(context)
+    dr.check_bypass(context)
 
 
 PLAN = ScenarioPlan(

@@ -24,17 +24,17 @@ from pipeline.core.process import go_on
 
 GREETING = b"fnat-guest 1 "
 HEADER = struct.Struct("<IIc")  # number, length of the content, kind
-FRAME_MOST = 65536  # bytes of content, as the guest's
-OUTPUT_MOST = 64 << 20  # bytes of one output of a command: scenarios ask for tables of some KiB
-BACKLOG_MOST = 2 * OUTPUT_MOST  # bytes of a command that came and were not taken; only what floods gets there
+MAX_CONTENT = 65536  # bytes of content, as the guest's
+MAX_OUTPUT = 64 << 20  # bytes of one output of a command: scenarios ask for tables of some KiB
+MAX_BACKLOG = 2 * MAX_OUTPUT  # bytes of a command that came and were not taken; only what floods gets there
 _FRAME_COST = 256  # bytes of memory that a frame takes besides its content
-RELEASE_MOST = 256  # bytes of a kernel's release, which has 64 at most: utsname(2)
+MAX_RELEASE = 256  # bytes of a kernel's release, which has 64 at most: utsname(2)
 PORT_WINDOW = 256 << 10  # bytes of input on their way by virtio-serial, which holds back by itself
 LINE_WINDOW = 16 << 10  # by the serial line: n_tty holds 4 KiB, the buffers before it 64 KiB
 _PIECE = 32 << 10  # bytes of input in one frame
-_TYPED = 0.02  # seconds between looks at what a person typed
-_LOOK = 0.05  # seconds between looks at whether the guest is still there
-_SEND = 10.0  # seconds for the guest's end to take a frame: it reads all the time
+_INPUT_POLL = 0.02  # seconds between looks at what a person typed
+_ALIVE_POLL = 0.05  # seconds between looks at whether the guest is still there
+_SEND_TIMEOUT = 10.0  # seconds for the guest's end to take a frame: it reads all the time
 _GRACE = 2.0  # seconds for a command to end after SIGTERM, and again after SIGKILL
 
 
@@ -65,7 +65,7 @@ class Frame:
 
     def encoded(self) -> bytes:
         """The bytes on the channel. Raises `ValueError` for more content than a frame holds."""
-        if len(self.content) > FRAME_MOST:
+        if len(self.content) > MAX_CONTENT:
             raise ValueError(f"a frame of {len(self.content)} bytes")
         return HEADER.pack(self.number, len(self.content), self.kind.value) + self.content
 
@@ -78,46 +78,46 @@ class ChannelBroken(Exception):
 class Decoder:
     """Makes frames of bytes, however they are cut. What comes before the guest's greeting is dropped."""
 
-    greeted: bool = False
-    held: bytearray = field(default_factory=bytearray)
+    is_greeted: bool = False
+    buffer: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that `data` completes. Raises `ChannelBroken`."""
-        self.held += data
-        if not self.greeted:
+        self.buffer += data
+        if not self.is_greeted:
             self._find_greeting()
-        while self.greeted and len(self.held) >= HEADER.size:
-            number, length, kind = HEADER.unpack_from(self.held)
-            if length > FRAME_MOST:
+        while self.is_greeted and len(self.buffer) >= HEADER.size:
+            number, length, kind = HEADER.unpack_from(self.buffer)
+            if length > MAX_CONTENT:
                 raise ChannelBroken(f"a frame of {length} bytes")
-            if len(self.held) < HEADER.size + length:
+            if len(self.buffer) < HEADER.size + length:
                 return
-            content = bytes(self.held[HEADER.size : HEADER.size + length])
-            del self.held[: HEADER.size + length]
+            content = bytes(self.buffer[HEADER.size : HEADER.size + length])
+            del self.buffer[: HEADER.size + length]
             try:
                 yield Frame(number, Kind(kind), content)
             except ValueError:
                 raise ChannelBroken(f"a frame of the unknown kind {kind!r}") from None
 
     def _find_greeting(self) -> None:
-        at = self.held.find(GREETING)
-        self.greeted = at >= HEADER.size
-        keep = at - HEADER.size if self.greeted else len(self.held) - HEADER.size - len(GREETING)
-        del self.held[: max(0, keep)]
+        at = self.buffer.find(GREETING)
+        self.is_greeted = at >= HEADER.size
+        keep = at - HEADER.size if self.is_greeted else len(self.buffer) - HEADER.size - len(GREETING)
+        del self.buffer[: max(0, keep)]
 
 
 @dataclass
 class _Input:
     """A command's standard input: what is not sent yet, and whether that is all; how much is on its way."""
 
-    left: memoryview
-    whole: bool
-    under_way: int = 0
-    ended: bool = False
+    unsent: memoryview
+    is_complete: bool
+    in_flight: int = 0
+    end_sent: bool = False
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """How a command in the guest ended. `status` is None when it was ended by us, its time being over.
 
     `refused` is why it never began; `flooded`: it was ended because it printed more than `OUTPUT_MOST`.
@@ -140,8 +140,8 @@ class _Inbox:
     def put(self, frame: Frame) -> None:
         """Raises `ChannelBroken` when too much waits."""
         self._put += len(frame.content) + _FRAME_COST
-        if self._put - self._taken > BACKLOG_MOST:
-            raise ChannelBroken(f"more than {BACKLOG_MOST} bytes of one command wait to be taken")
+        if self._put - self._taken > MAX_BACKLOG:
+            raise ChannelBroken(f"more than {MAX_BACKLOG} bytes of one command wait to be taken")
         self._frames.put(frame)
 
     def get(self, timeout: float) -> Frame:
@@ -151,14 +151,14 @@ class _Inbox:
         return frame
 
 
-def _told(frame: Frame, given: _Input) -> Ended | None:
+def _handle_control(frame: Frame, given: _Input) -> CommandResult | None:
     """What a frame that is no output says of its command: how it ended, None while it goes on."""
     if frame.kind is Kind.TAKEN:
-        given.under_way -= _number(frame)
+        given.in_flight -= _number(frame)
     elif frame.kind is Kind.REFUSED:
-        return Ended(127, refused=frame.content.decode(errors="backslashreplace"))
+        return CommandResult(127, refused=frame.content.decode(errors="backslashreplace"))
     elif frame.kind is Kind.ENDED:
-        return Ended(_number(frame))
+        return CommandResult(_number(frame))
     return None
 
 
@@ -185,15 +185,15 @@ def _write_all(descriptor: int, data: bytes) -> None:
 class Channel:
     """The host's end. `look` is called again and again while waiting, and raises when there is nothing to wait for."""
 
-    def __init__(self, listener: socket.socket, window: int, look: Callable[[], None]) -> None:
+    def __init__(self, listener: socket.socket, window: int, check_alive: Callable[[], None]) -> None:
         """`listener` listens already: the guest's machine is the one that connects. It is ours from now on."""
         self.release = ""  # of the guest's kernel, known once it greeted
         self.broken = ""  # why nothing comes any more
-        self._listener, self._window, self._look = listener, window, look
+        self._listener, self._window, self._check_alive = listener, window, check_alive
         self._socket: socket.socket | None = None
         self._sending = threading.Lock()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, _Inbox] = {}
+        self._inboxes: dict[int, _Inbox] = {}
         self._greeted, self._closed = threading.Event(), threading.Event()
         self._reader = threading.Thread(target=self._read, name="lab-channel", daemon=True)
         self._reader.start()
@@ -203,68 +203,70 @@ class Channel:
         """Whether the guest has greeted."""
         return self._greeted.is_set()
 
-    def run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> Ended:
+    def run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> CommandResult:
         """Runs a command to its end, `timeout` in seconds; then it is stopped."""
         deadline = time.monotonic() + timeout
         outputs = {Kind.OUT: bytearray(), Kind.ERR: bytearray()}
         with self._command(Kind.RUN, argv) as (number, frames):
-            given = _Input(memoryview(stdin), whole=True)
+            given = _Input(memoryview(stdin), is_complete=True)
             ended = None
             while ended is None:
                 self._send_input(number, given)
-                frame = self._next(frames, deadline)
+                frame = self._next_frame(frames, deadline)
                 if frame is None:
-                    self._end(number, frames)
-                    ended = Ended(None)
+                    self._terminate(number, frames)
+                    ended = CommandResult(None)
                 elif frame.kind in outputs:
                     outputs[frame.kind] += frame.content
-                    if len(outputs[frame.kind]) > OUTPUT_MOST:
-                        self._end(number, frames)
-                        ended = Ended(None, flooded=True)
+                    if len(outputs[frame.kind]) > MAX_OUTPUT:
+                        self._terminate(number, frames)
+                        ended = CommandResult(None, flooded=True)
                 else:
-                    ended = _told(frame, given)
+                    ended = _handle_control(frame, given)
         return replace(ended, out=bytes(outputs[Kind.OUT]), err=bytes(outputs[Kind.ERR]))
 
-    def converse(self, argv: Sequence[str], source: int, sink: int, meanwhile: Callable[[], None]) -> Ended:
+    def relay_terminal(
+        self, argv: Sequence[str], source: int, sink: int, meanwhile: Callable[[], None]
+    ) -> CommandResult:
         """Runs a command whose input comes from one descriptor and whose outputs go to another as they come.
 
         Without a time limit: a person is at the other end of both. Ends when the command does; `meanwhile` is
         called again and again until then, and may give commands itself.
         """
         with self._command(Kind.RUN, argv) as (number, frames):
-            given = _Input(memoryview(b""), whole=False)
+            given = _Input(memoryview(b""), is_complete=False)
             ended = None
             while ended is None:
                 meanwhile()
-                if not given.left and not given.whole and select.select([source], [], [], 0)[0]:
-                    given.left = memoryview(os.read(source, _PIECE))
-                    given.whole = not given.left
+                if not given.unsent and not given.is_complete and select.select([source], [], [], 0)[0]:
+                    given.unsent = memoryview(os.read(source, _PIECE))
+                    given.is_complete = not given.unsent
                 self._send_input(number, given)
-                frame = self._next(frames, time.monotonic() + _TYPED)
+                frame = self._next_frame(frames, time.monotonic() + _INPUT_POLL)
                 if frame is not None and frame.kind in (Kind.OUT, Kind.ERR):
                     _write_all(sink, frame.content)
                 elif frame is not None:
-                    ended = _told(frame, given)
+                    ended = _handle_control(frame, given)
         return ended
 
     def start(self, argv: Sequence[str], timeout: float) -> tuple[int, str]:
         """Starts a command that goes on: its number, and why it was refused, which is empty when it runs."""
         number = next(self._numbers)
         frames = self._begin(number, Kind.START, argv)
-        frame = self._next(frames, time.monotonic() + timeout)
+        frame = self._next_frame(frames, time.monotonic() + timeout)
         if frame is None:
             raise ChannelBroken(f"no answer to a command within {timeout:g} s")
         if frame.kind is Kind.STARTED:
             return number, ""
-        del self._waiting[number]
+        del self._inboxes[number]
         return number, frame.content.decode(errors="backslashreplace")
 
     def stop(self, number: int) -> None:
         """Ends what `start` started, and waits for it. Raises `KeyError` for a number that is none."""
-        self._end(number, self._waiting[number])
-        del self._waiting[number]
+        self._terminate(number, self._inboxes[number])
+        del self._inboxes[number]
 
-    def off(self) -> None:
+    def power_off(self) -> None:
         """Asks the guest to go off, which nothing answers."""
         self._send(Frame(0, Kind.OFF))
 
@@ -288,30 +290,30 @@ class Channel:
         try:
             yield number, self._begin(number, kind, argv)
         finally:
-            self._waiting.pop(number, None)
+            self._inboxes.pop(number, None)
 
     def _begin(self, number: int, kind: Kind, argv: Sequence[str]) -> _Inbox:
-        frames = self._waiting[number] = _Inbox()
+        frames = self._inboxes[number] = _Inbox()
         self._send(Frame(number, kind, b"".join(word.encode() + b"\0" for word in argv)))
         return frames
 
-    def _next(self, frames: _Inbox, deadline: float) -> Frame | None:
+    def _next_frame(self, frames: _Inbox, deadline: float) -> Frame | None:
         """The command's next frame; None when `deadline` (monotonic seconds) is over."""
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
-                return frames.get(timeout=min(_LOOK, left))
+                return frames.get(timeout=min(_ALIVE_POLL, left))
             go_on()
-            self._look()
+            self._check_alive()
             if self.broken:
                 raise ChannelBroken(self.broken)
         return None
 
-    def _end(self, number: int, frames: _Inbox) -> None:
+    def _terminate(self, number: int, frames: _Inbox) -> None:
         """Until the command has ended, by SIGTERM or else by SIGKILL."""
         for sent in (signal.SIGTERM, signal.SIGKILL):
             self._send(Frame(number, Kind.STOP, bytes([sent])))
             deadline = time.monotonic() + _GRACE
-            while (frame := self._next(frames, deadline)) is not None:
+            while (frame := self._next_frame(frames, deadline)) is not None:
                 if frame.kind in (Kind.ENDED, Kind.REFUSED):
                     return
         raise ChannelBroken("a command was killed, and the guest does not say that it ended")
@@ -320,14 +322,14 @@ class Channel:
 
     def _send_input(self, number: int, given: _Input) -> None:
         """Sends what the window lets through, and an empty frame after the last piece."""
-        while given.left and given.under_way < self._window:
-            piece = given.left[: min(_PIECE, self._window - given.under_way)]
+        while given.unsent and given.in_flight < self._window:
+            piece = given.unsent[: min(_PIECE, self._window - given.in_flight)]
             self._send(Frame(number, Kind.INPUT, bytes(piece)))
-            given.left = given.left[len(piece) :]
-            given.under_way += len(piece)
-        if given.whole and not given.left and not given.ended:
+            given.unsent = given.unsent[len(piece) :]
+            given.in_flight += len(piece)
+        if given.is_complete and not given.unsent and not given.end_sent:
             self._send(Frame(number, Kind.INPUT))
-            given.ended = True
+            given.end_sent = True
 
     def _send(self, frame: Frame) -> None:
         if self._socket is None or self.broken:
@@ -344,7 +346,7 @@ class Channel:
         try:
             self._listener.settimeout(None)
             connection, _ = self._listener.accept()
-            connection.settimeout(_SEND)
+            connection.settimeout(_SEND_TIMEOUT)
             self._socket = connection
             decoder = Decoder()
             while not self._closed.is_set():
@@ -359,7 +361,7 @@ class Channel:
 
     def _dispatch(self, frame: Frame) -> None:
         if frame.kind is Kind.HELLO:
-            self.release = frame.content.removeprefix(GREETING)[:RELEASE_MOST].decode(errors="backslashreplace")
+            self.release = frame.content.removeprefix(GREETING)[:MAX_RELEASE].decode(errors="backslashreplace")
             self._greeted.set()
-        elif (frames := self._waiting.get(frame.number)) is not None:
+        elif (frames := self._inboxes.get(frame.number)) is not None:
             frames.put(frame)

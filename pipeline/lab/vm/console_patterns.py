@@ -33,7 +33,7 @@ class Kind(StrEnum):
 
 
 # Not a reason to end a scenario at once: a check asks for them.
-TOLD_ONLY = frozenset({Kind.WARNING})
+NONFATAL = frozenset({Kind.WARNING})
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Pattern:
 
 
 # <level>, the time stamp, and the caller (CONFIG_PRINTK_CALLER): all of them optional.
-STAMP = re.compile(r"(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?)?")
+TIMESTAMP = re.compile(r"(?:<\d+>)?(?:\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?)?")
 _FAULT_END = re.compile(r"---\[ end (?:trace|Kernel panic)")
 TASK_END = re.compile(r" *</TASK>$")  # of a mere list of functions; 2.6.32 ends it by nothing
 _PANIC_END = re.compile(r"---\[ end Kernel panic|Rebooting in \d+ seconds")
@@ -58,7 +58,7 @@ def _row(kind: Kind, begin: str, end: re.Pattern[str] | None, meaning: str, look
     return Pattern(kind, re.compile(begin), end, meaning, look)
 
 
-_LOCKS = "which function the trace names, and what it waits for; under emulation on a busy host also the load"
+_LOCKUP_ADVICE = "which function the trace names, and what it waits for; under emulation on a busy host also the load"
 TABLE = (
     _row(
         Kind.NO_INIT,
@@ -95,7 +95,7 @@ TABLE = (
         r"(?:watchdog: )?BUG: soft lockup",
         TASK_END,
         "a processor ran kernel code for so long that nothing else could run on it",
-        _LOCKS,
+        _LOCKUP_ADVICE,
     ),
     _row(
         Kind.HARD_LOCKUP,
@@ -103,14 +103,14 @@ TABLE = (
         r"(?:Uhhuh\. )?NMI received for unknown reason",
         TASK_END,
         "a processor answered no interrupts: its watchdog, or we by an NMI, asked what it was doing",
-        _LOCKS,
+        _LOCKUP_ADVICE,
     ),
     _row(
         Kind.STALL,
         r"(?:rcu: )?INFO: (?:rcu_\w+|RCU) (?:self-)?detected ",
         TASK_END,
         "a processor did not pass through the scheduler for many seconds",
-        _LOCKS,
+        _LOCKUP_ADVICE,
     ),
     _row(
         Kind.HUNG_TASK,
@@ -183,5 +183,5 @@ TABLE = (
 
 def match(line: str) -> Pattern | None:
     """The first row whose pattern begins the line."""
-    text = line[stamp.end() :] if (stamp := STAMP.match(line)) else line
+    text = line[stamp.end() :] if (stamp := TIMESTAMP.match(line)) else line
     return next((row for row in TABLE if row.begin.match(text)), None)

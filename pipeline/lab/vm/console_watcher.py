@@ -12,23 +12,23 @@ from dataclasses import dataclass, field
 
 from pipeline.core import neutral
 from pipeline.lab.report.results import Finding
-from pipeline.lab.vm.console_patterns import STAMP, TASK_END, TOLD_ONLY, Kind, Pattern, match
+from pipeline.lab.vm.console_patterns import NONFATAL, TASK_END, TIMESTAMP, Kind, Pattern, match
 
 CUT_HERE = "------------[ cut here ]------------"  # stands before the line that says what it is about
-TRACE_MOST = 120  # lines of a trace that has no end marker
-LINE_MOST = 1000  # characters kept of a line
-RAW_MOST = 4 * LINE_MOST  # bytes kept of a line: no letter has more in UTF-8
-FINDINGS_MOST = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
-MARKS_MOST = 20  # moments of a boot
-LAST_MOST = 12  # lines told as a guest's last words
-LOOP = 400  # lines without anything new among them: no boot says so much and nothing new
+MAX_TRACE_LINES = 120  # lines of a trace that has no end marker
+MAX_LINE = 1000  # characters kept of a line
+MAX_RAW_LINE = 4 * MAX_LINE  # bytes kept of a line: no letter has more in UTF-8
+MAX_FINDINGS = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
+MAX_MARKS = 20  # moments of a boot
+MAX_LAST_LINES = 12  # lines told as a guest's last words
+LOOP_LINES = 400  # lines without anything new among them: no boot says so much and nothing new
 LOOP_TEXTS = 12  # different texts at most among them, whatever their numbers
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]+")
 _BANNER = re.compile(r"Linux version (\S+)")
 
 
 @dataclass
-class _Open:
+class _OpenTrace:
     """A finding whose trace still grows."""
 
     row: Pattern
@@ -37,59 +37,59 @@ class _Open:
 
 
 @dataclass
-class Watcher:
+class ConsoleWatcher:
     """One guest's console. `marks` are seconds since its start, in the order in which they happened."""
 
     guest: str
     marks: dict[str, float] = field(default_factory=dict)
     lines: int = 0
-    spoke: float | None = None  # when it last said anything, in seconds since its start
+    last_output: float | None = None  # when it last said anything, in seconds since its start
     _closed: list[Finding] = field(default_factory=list)
-    _open: _Open | None = None
+    _open: _OpenTrace | None = None
     _rest: bytes = b""
-    _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LOOP))
+    _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LOOP_LINES))
 
     def feed(self, data: bytes, at: float) -> None:
         """Takes what was added to the console until `at`, in seconds since the guest's start."""
         if not data:
             return
-        self.spoke = at
+        self.last_output = at
         self.marks.setdefault("first byte", at)
         *whole, rest = data.split(b"\n")
         for line in whole:
-            self._take(printable((self._rest + line[:RAW_MOST])[:RAW_MOST]), at)
+            self._add_line(printable((self._rest + line[:MAX_RAW_LINE])[:MAX_RAW_LINE]), at)
             self._rest = b""
-        self._rest = (self._rest + rest[:RAW_MOST])[:RAW_MOST]
+        self._rest = (self._rest + rest[:MAX_RAW_LINE])[:MAX_RAW_LINE]
 
     def findings(self) -> tuple[Finding, ...]:
         """Everything found so far; a trace that still grows is given as far as it goes."""
         return (*self._closed, *([self._finding(self._open)] if self._open else []))
 
-    def fatal(self) -> Finding | None:
+    def fatal_finding(self) -> Finding | None:
         """The first finding that ends a scenario: what comes after it is mostly its consequence."""
-        return next((found for found in self.findings() if Kind(found.kind) not in TOLD_ONLY), None)
+        return next((found for found in self.findings() if Kind(found.kind) not in NONFATAL), None)
 
     @property
-    def settled(self) -> bool:
+    def is_trace_complete(self) -> bool:
         """Whether the trace of the first fatal finding is whole. The kernel's very last line stays without an end."""
-        if self._open is None or any(Kind(found.kind) not in TOLD_ONLY for found in self._closed):
+        if self._open is None or any(Kind(found.kind) not in NONFATAL for found in self._closed):
             return True
         end = self._open.row.end
-        return end is not None and end.match(_unstamped(printable(self._rest))) is not None
+        return end is not None and end.match(_without_timestamp(printable(self._rest))) is not None
 
     @property
-    def looping(self) -> bool:
+    def is_looping(self) -> bool:
         """Whether the last lines say the same again and again, but for their numbers."""
-        if len(self._recent) < LOOP:
+        if len(self._recent) < LOOP_LINES:
             return False
-        return len({_NUMBER.sub("#", _unstamped(line)) for line in self._recent}) <= LOOP_TEXTS
+        return len({_NUMBER.sub("#", _without_timestamp(line)) for line in self._recent}) <= LOOP_TEXTS
 
-    def last_words(self) -> tuple[str, ...]:
+    def last_lines(self) -> tuple[str, ...]:
         """The console's last lines that say something, the unfinished one too."""
         lines = [*self._recent, printable(self._rest)]
-        return tuple(line for line in lines if line.strip())[-LAST_MOST:]
+        return tuple(line for line in lines if line.strip())[-MAX_LAST_LINES:]
 
-    def _take(self, line: str, at: float) -> None:
+    def _add_line(self, line: str, at: float) -> None:
         before = self._recent[-1] if self._recent else ""
         self.lines += 1
         self._recent.append(line)
@@ -97,28 +97,28 @@ class Watcher:
         row = match(line)
         another = row is not None and "Kernel panic" not in line  # which is how many traces end
         if self._open is not None and not (another and self._open.row.end is TASK_END):
-            self._grow(self._open, line, row)
+            self._extend_trace(self._open, line, row)
         elif row is not None:
-            self._close()
-            cut = _unstamped(before) == CUT_HERE
-            self._open = _Open(row, self.lines - cut, [before, line] if cut else [line])
+            self._close_trace()
+            cut = _without_timestamp(before) == CUT_HERE
+            self._open = _OpenTrace(row, self.lines - cut, [before, line] if cut else [line])
             if row.end is None:
-                self._close()
+                self._close_trace()
 
-    def _grow(self, found: _Open, line: str, row: Pattern | None) -> None:
+    def _extend_trace(self, found: _OpenTrace, line: str, row: Pattern | None) -> None:
         """One more line of a trace. A panic in it is how it ended, and takes the trace to its own end."""
         found.trace.append(line)
         if row is not None and "Kernel panic" in line:
             found.row = dataclasses.replace(found.row, end=row.end)
-        if (found.row.end and found.row.end.match(_unstamped(line))) or len(found.trace) >= TRACE_MOST:
-            self._close()
+        if (found.row.end and found.row.end.match(_without_timestamp(line))) or len(found.trace) >= MAX_TRACE_LINES:
+            self._close_trace()
 
-    def _close(self) -> None:
-        if self._open is not None and len(self._closed) < FINDINGS_MOST:
+    def _close_trace(self) -> None:
+        if self._open is not None and len(self._closed) < MAX_FINDINGS:
             self._closed.append(self._finding(self._open))
         self._open = None
 
-    def _finding(self, found: _Open) -> Finding:
+    def _finding(self, found: _OpenTrace) -> Finding:
         trace = "\n".join(found.trace).rstrip()
         row = found.row
         return Finding(
@@ -126,8 +126,8 @@ class Watcher:
         )
 
     def _mark(self, line: str, at: float) -> None:
-        text = _unstamped(line)
-        if len(self.marks) >= MARKS_MOST:
+        text = _without_timestamp(line)
+        if len(self.marks) >= MAX_MARKS:
             return
         if banner := _BANNER.match(text):
             self.marks.setdefault(f"kernel {banner[1]}", at)
@@ -139,9 +139,9 @@ class Watcher:
 
 def printable(line: bytes) -> str:
     """A console's line as text that can talk no terminal into anything."""
-    return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:LINE_MOST].expandtabs())
+    return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:MAX_LINE].expandtabs())
 
 
-def _unstamped(line: str) -> str:
-    stamp = STAMP.match(line)
+def _without_timestamp(line: str) -> str:
+    stamp = TIMESTAMP.match(line)
     return line[stamp.end() :] if stamp else line

@@ -9,33 +9,41 @@ from collections.abc import Callable, Iterator, Sequence
 from os import terminal_size
 from pathlib import Path
 
-from pipeline.lab.failures import CommandFailed, GuestLost, Loss
+from pipeline.lab.failures import CommandFailed, GuestLost, LossReason
 from pipeline.lab.report.results import Finding
-from pipeline.lab.vm.channel import LINE_WINDOW, OUTPUT_MOST, PORT_WINDOW, Channel, ChannelBroken, Ended
-from pipeline.lab.vm.machine import Ran
-from pipeline.lab.vm.qemu import Boot, CardSpec, Files, Qemu, load, started
+from pipeline.lab.vm.channel import LINE_WINDOW, MAX_OUTPUT, PORT_WINDOW, Channel, ChannelBroken, CommandResult
+from pipeline.lab.vm.machine import CompletedCommand
+from pipeline.lab.vm.qemu import Boot, GuestFiles, NicSpec, Qemu, host_load, running_qemu
 from pipeline.lab.vm.qmp import Monitors
 
-PROGRAM = "/bin/fnat-guest"
-START = 10.0  # seconds for a command to begin
-READING = 600.0  # seconds for a file of unknown size
-WRITING, RATE = 30.0, 10_000  # seconds for a file, and bytes a second more: a serial line took 25,000 on a busy host
-_OFF = 5.0  # seconds for a guest to go off when asked to
-_WAKE = 1.0  # seconds for QEMU to be gone after its channel broke
+AGENT = "/bin/fnat-guest"
+START_TIMEOUT = 10.0  # seconds for a command to begin
+READ_TIMEOUT = 600.0  # seconds for a file of unknown size
+WRITE_TIMEOUT, WRITE_RATE = (
+    30.0,
+    10_000,
+)  # seconds for a file, and bytes a second more: a serial line took 25,000 on a busy host
+_POWER_OFF_TIMEOUT = 5.0  # seconds for a guest to go off when asked to
+_END_TIMEOUT = 1.0  # seconds for QEMU to be gone after its channel broke
 
 
 class Guest:
     """One guest. Its commands may be given from several threads; it is started and ended by one."""
 
     def __init__(
-        self, files: Files, boot: Boot, cards: Sequence[CardSpec], switches: Sequence[Path], look: Callable[[], None]
+        self,
+        files: GuestFiles,
+        boot: Boot,
+        cards: Sequence[NicSpec],
+        switches: Sequence[Path],
+        check_alive: Callable[[], None],
     ) -> None:
         """`switches` are the sockets of the cards' segments; `look` raises when any guest of the lab is lost."""
         self.name, self.files, self.boot = files.name, files, boot
         self.cards = tuple(cards)
-        self.removed = False
+        self.was_stopped = False
         self._links = [(switch, card.mac) for switch, card in zip(switches, cards, strict=True)]
-        self._look_at_all = look
+        self._check_all_alive = check_alive
         self._running: contextlib.ExitStack = contextlib.ExitStack()
         self._qemu: Qemu | None = None
         self._channel: Channel | None = None
@@ -46,7 +54,7 @@ class Guest:
     def qemu(self) -> Qemu:
         """Its QEMU; there is one from `boot_with` on, even after its end."""
         if self._qemu is None:
-            raise self._gone("it was not started yet")
+            raise self._stopped_error("it was not started yet")
         return self._qemu
 
     @property
@@ -84,9 +92,9 @@ class Guest:
         listener.bind(str(self.files.control))
         listener.listen(1)
         window = PORT_WINDOW if self.boot.virtio else LINE_WINDOW
-        self._channel = Channel(listener, window, self._look_at_all)
+        self._channel = Channel(listener, window, self._check_all_alive)
         self._running.callback(self._channel.close)
-        self._qemu = self._running.enter_context(started(monitors, accel, self.boot, self._links, self.files))
+        self._qemu = self._running.enter_context(running_qemu(monitors, accel, self.boot, self._links, self.files))
 
     def end(self) -> None:
         """Ends it at once, as by pulling its plug. What it said stays readable."""
@@ -96,56 +104,58 @@ class Guest:
 
     def kill(self) -> None:
         """As a scenario's deed: the others of the lab go on, and nobody takes it for a loss."""
-        self.removed = True
+        self.was_stopped = True
         self.end()
 
-    def off(self) -> None:
+    def power_off(self) -> None:
         """Powers it off, in good order as far as its kernel can; it counts as removed."""
-        channel, self.removed = self._open_channel(), True
+        channel, self.was_stopped = self._open_channel(), True
         with contextlib.suppress(ChannelBroken):
-            channel.off()
-        deadline = time.monotonic() + _OFF
+            channel.power_off()
+        deadline = time.monotonic() + _POWER_OFF_TIMEOUT
         while not self.qemu.ended and time.monotonic() < deadline:
             time.sleep(0.02)
         self.end()
 
-    def look(self) -> None:
+    def check_alive(self) -> None:
         """Raises `GuestLost` unless all is well with it, or it was removed."""
-        if not self.removed:
-            self.qemu.look()
+        if not self.was_stopped:
+            self.qemu.check_alive()
 
     # --- Machine ---------------------------------------------------------------------------------------
 
-    def run(self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> Ran:
+    def run(
+        self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
+    ) -> CompletedCommand:
         """Runs a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted.
 
         One whose program is not there has status 127. One that does not end in time is ended, and never accepted.
         """
         ended, status = self._run(argv, stdin, timeout, accept)
-        return Ran(tuple(argv), status, _text(ended.out), ended.refused or _text(ended.err))
+        return CompletedCommand(tuple(argv), status, _text(ended.out), ended.refused or _text(ended.err))
 
     def start(self, *argv: str) -> int:
         """Starts a command that goes on; its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
-        with self._whole():
-            number, refused = self._open_channel().start(argv, START)
+        with self._channel_errors():
+            number, refused = self._open_channel().start(argv, START_TIMEOUT)
         if refused:
             raise CommandFailed(self.name, argv, 127, "", "", f"could not be started: {refused}")
         return number
 
     def stop(self, number: int) -> None:
         """Ends what `start` started, and waits for it."""
-        with self._whole():
+        with self._channel_errors():
             self._open_channel().stop(number)
 
-    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Writes a file in the guest, and the directories above it."""
-        self._run((PROGRAM, "write", f"{mode:o}", path), data, WRITING + len(data) / RATE)
+        self._run((AGENT, "write", f"{mode:o}", path), data, WRITE_TIMEOUT + len(data) / WRITE_RATE)
 
-    def get(self, path: str) -> bytes:
+    def read_file(self, path: str) -> bytes:
         """Reads a file of the guest."""
-        return self._run((PROGRAM, "read", path), b"", READING)[0].out
+        return self._run((AGENT, "read", path), b"", READ_TIMEOUT)[0].out
 
-    def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
+    def open_shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
         """A shell, or `argv`, at a terminal in the guest for a person; its exit status.
 
         What is typed is read from the descriptor `source`, what is shown is written to `sink`. A terminal
@@ -157,11 +167,11 @@ class Guest:
             nonlocal shown
             if (now := size()) != shown:
                 shown = now
-                self.run(PROGRAM, "resize", str(now.lines), str(now.columns), accept=(0, 1))
+                self.run(AGENT, "resize", str(now.lines), str(now.columns), accept=(0, 1))
 
-        words = (PROGRAM, "terminal", str(shown.lines), str(shown.columns), *(argv or ("/bin/sh", "-l")))
-        with self._whole():
-            ended = self._open_channel().converse(words, source, sink, follow)
+        words = (AGENT, "terminal", str(shown.lines), str(shown.columns), *(argv or ("/bin/sh", "-l")))
+        with self._channel_errors():
+            ended = self._open_channel().relay_terminal(words, source, sink, follow)
         if ended.refused or ended.status is None:
             raise CommandFailed(self.name, words, ended.status, "", "", f"could not be started: {ended.refused}")
         return ended.status
@@ -170,14 +180,14 @@ class Guest:
 
     def _run(
         self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)
-    ) -> tuple[Ended, int]:
+    ) -> tuple[CommandResult, int]:
         """How a command ended, and its exit status, which is accepted."""
-        with self._whole():
+        with self._channel_errors():
             ended = self._open_channel().run(argv, stdin, timeout)
         if ended.flooded:
-            what = f"printed more than {OUTPUT_MOST} bytes, and was ended"
+            what = f"printed more than {MAX_OUTPUT} bytes, and was ended"
         elif ended.status is None:
-            what = f"did not end within {timeout:g} s ({load()})"
+            what = f"did not end within {timeout:g} s ({host_load()})"
         elif ended.refused:
             what = f"could not be started: {ended.refused}"
         else:
@@ -187,26 +197,28 @@ class Guest:
         return ended, ended.status
 
     def _open_channel(self) -> Channel:
-        if self.removed or self._channel is None:
-            raise self._gone("the scenario ended it")
+        if self.was_stopped or self._channel is None:
+            raise self._stopped_error("the scenario ended it")
         return self._channel
 
     @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
+    def _channel_errors(self) -> Iterator[None]:
         """Turns a channel that broke into the reason for it."""
         try:
             yield
         except ChannelBroken as error:
-            if self.removed:
-                raise self._gone("the scenario ended it") from error
-            deadline = time.monotonic() + _WAKE
+            if self.was_stopped:
+                raise self._stopped_error("the scenario ended it") from error
+            deadline = time.monotonic() + _END_TIMEOUT
             while not self.qemu.ended and self._channel and self._channel.broken and time.monotonic() < deadline:
                 time.sleep(0.02)
-            self.qemu.look()
-            raise self.qemu.silent(f"it does not answer ({error}; {load()}); {self.qemu.last_words()}") from error
+            self.qemu.check_alive()
+            raise self.qemu.silent_error(
+                f"it does not answer ({error}; {host_load()}); {self.qemu.last_lines()}"
+            ) from error
 
-    def _gone(self, what: str) -> GuestLost:
-        return GuestLost(self.name, Loss.REMOVED, what, console=self.files.console)
+    def _stopped_error(self, what: str) -> GuestLost:
+        return GuestLost(self.name, LossReason.STOPPED, what, console=self.files.console)
 
 
 def _text(data: bytes) -> str:

@@ -24,10 +24,10 @@ from pipeline.recipes import guest_userland as userland
 from pipeline.sandbox import images
 
 MODULES = "etc/fnat/modules"  # what init loads, in order: absolute paths, one a line
-VIRTIO = ("virtio_pci", "virtio_net", "virtio_console")
-_WITHOUT_VIRTIO = ("e1000",)
-_ALWAYS = ("af_packet",)
-_INITRAMFS, _ABOUT = "initramfs.gz", "about.json"  # in the directory of a guest's files
+VIRTIO_MODULES = ("virtio_pci", "virtio_net", "virtio_console")
+_E1000_MODULES = ("e1000",)
+_BASE_MODULES = ("af_packet",)
+_INITRAMFS, _INDEX = "initramfs.gz", "about.json"  # in the directory of a guest's files
 _LEFT_OUT = ("usr/share/man/",)  # of packages: guests have nobody to read it
 _EMPTY = ("dev", "proc", "sys", "run", "tmp", "root", "mnt", "var/run", "var/lib", "var/log", "var/lock/subsys")
 _IPTABLES = ("iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore")
@@ -53,9 +53,9 @@ class Contents:
     userland: Path
     kernel: Path
     modules: tuple[str, ...] = ()
-    spare: tuple[str, ...] = ()
+    optional_modules: tuple[str, ...] = ()
     packages: tuple[Path, ...] = ()
-    builder: images.Image | None = None
+    builder_image: images.Image | None = None
     files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
     digests: Mapping[Path, str] = field(default_factory=dict)
 
@@ -78,26 +78,26 @@ class Image:
     config: Mapping[str, str]
 
 
-def made(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
+def make_image(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
     """The guest's image, made below `place` when it is not there yet, or not as it was made, which `note` is told.
 
     Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
     """
-    kernel = kernel_package.unpacked(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
-    name = cache.key(kernel.place.name, _inputs(contents), fingerprint.digest(__name__))
+    kernel = kernel_package.unpack_once(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
+    name = cache.key(kernel.place.name, _cache_inputs(contents), fingerprint.digest(__name__))
     found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
     return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
 
 
-def _inputs(contents: Contents) -> Mapping[str, object]:
+def _cache_inputs(contents: Contents) -> Mapping[str, object]:
     """All that decides the bytes besides the kernel package and our own code."""
     programs = sorted(path for path in contents.userland.rglob("*") if path.is_file())
     return {
         "userland": {str(p.relative_to(contents.userland)): files.sha256_of(p) for p in programs},
         "modules": contents.modules,
-        "spare": contents.spare,
+        "spare": contents.optional_modules,
         "packages": [contents.digest(path) for path in contents.packages],
-        "builder": contents.builder.key if contents.builder else "",
+        "builder": contents.builder_image.key if contents.builder_image else "",
         "files": {path: [_digest(data), mode] for path, (data, mode) in contents.files.items()},
     }
 
@@ -107,22 +107,23 @@ def _digest(data: bytes) -> str:
 
 
 def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
-    asked = [*(VIRTIO if _has_virtio(kernel) else _WITHOUT_VIRTIO), *_ALWAYS, *contents.modules]
-    loaded = kernel.closure(asked)
-    there = kernel.closure([*loaded, *contents.spare])
-    builtin = {name for name in (*asked, *contents.spare) if kernel.is_built_in(name)}
-    if contents.builder:
-        images.check(contents.builder)
+    requested = [*(VIRTIO_MODULES if _has_virtio(kernel) else _E1000_MODULES), *_BASE_MODULES, *contents.modules]
+    loaded = kernel.closure(requested)
+    there = kernel.closure([*loaded, *contents.optional_modules])
+    builtin = {name for name in (*requested, *contents.optional_modules) if kernel.is_built_in(name)}
+    if contents.builder_image:
+        images.check(contents.builder_image)
     # Each one copied just before it is read: what is read has the digest.
-    installed = _installed(
+    installed = _package_entries(
         files.copied(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
     )
-    needed = shared_libs.needed(
-        {path: entry.data for path, entry in installed.items()}, contents.builder.rootfs if contents.builder else None
+    needed = shared_libs.required_libraries(
+        {path: entry.data for path, entry in installed.items()},
+        contents.builder_image.rootfs if contents.builder_image else None,
     )
     parts = (
-        _userland(contents.userland),
-        _of_kernel(kernel, loaded, there, builtin),
+        _userland_entries(contents.userland),
+        _kernel_entries(kernel, loaded, there, builtin),
         [cpio.file(path, data, 0o755) for path, data in needed.items()],
         installed.values(),
         [cpio.file(path.lstrip("/"), data, mode) for path, (data, mode) in contents.files.items()],
@@ -132,14 +133,14 @@ def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
     (into / _INITRAMFS).write_bytes(gzip.compress(packed, compresslevel=6, mtime=0))
     about: dict[str, object] = {"uname": kernel.uname, "loaded": loaded, "modules": there, "libraries": sorted(needed)}
     about |= {"size": len(packed), "sha256": _digest(packed)}
-    (into / _ABOUT).write_text(json.dumps(about, indent=1) + "\n")
+    (into / _INDEX).write_text(json.dumps(about, indent=1) + "\n")
 
 
 def _has_virtio(kernel: Kernel) -> bool:
-    return all(kernel.has(name) for name in VIRTIO)
+    return all(kernel.has(name) for name in VIRTIO_MODULES)
 
 
-def _userland(output: Path) -> list[cpio.Entry]:
+def _userland_entries(output: Path) -> list[cpio.Entry]:
     """The static programs, under every name they answer to, and what little else a system needs."""
     programs = output / userland.BIN
     links = (output / userland.LINKS).read_text().split()
@@ -158,31 +159,33 @@ def _userland(output: Path) -> list[cpio.Entry]:
     ]
 
 
-def _of_kernel(kernel: Kernel, loaded: list[str], there: list[str], asked: set[str]) -> list[cpio.Entry]:
+def _kernel_entries(
+    kernel: Kernel, loaded: list[str], there: list[str], builtin_requested: set[str]
+) -> list[cpio.Entry]:
     """The modules, the order in which init loads its own, and what modprobe reads."""
     base = kernel.directory()
-    builtin = sorted({*kernel.builtin, *map(kernel_package.normal, asked)})
+    builtin = sorted({*kernel.builtin, *map(kernel_package.normalized, builtin_requested)})
     order = "".join(f"/{base}/{kernel.modules[name].path}\n" for name in loaded)
     return [
         *(cpio.file(f"{base}/{kernel.modules[name].path}", kernel.content(name)) for name in there),
-        cpio.file(f"{base}/modules.dep", kernel_package.dependencies(kernel, there).encode()),
-        cpio.file(f"{base}/modules.alias", kernel_package.aliases(kernel, there).encode()),
+        cpio.file(f"{base}/modules.dep", kernel_package.modules_dep(kernel, there).encode()),
+        cpio.file(f"{base}/modules.alias", kernel_package.modules_alias(kernel, there).encode()),
         cpio.file(f"{base}/modules.builtin", "".join(f"kernel/{name}.ko\n" for name in builtin).encode()),
         cpio.file(MODULES, order.encode()),
     ]
 
 
-def _installed(packages: Iterable[Path]) -> dict[str, cpio.Entry]:
+def _package_entries(packages: Iterable[Path]) -> dict[str, cpio.Entry]:
     """The files of RPMs by their paths. Raises `Refused` when two packages have another file of one path."""
     found: dict[str, cpio.Entry] = {}
     for package in packages:
-        for entry in _files(package):
+        for entry in _entries_of(package):
             if found.setdefault(entry.path, entry) != entry:
                 raise Refused(f"{package.name} and a package before it both have /{entry.path}", where=str(package))
     return found
 
 
-def _files(package: Path) -> Iterable[cpio.Entry]:
+def _entries_of(package: Path) -> Iterable[cpio.Entry]:
     own: dict[str, cpio.Entry] = {}
     for item, data in archive.members(package):
         if item.path.startswith(_LEFT_OUT):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Ran:
+class CompletedCommand:
     """A command that ended in a guest: its exit status (128 + number for a signal), and its outputs."""
 
     argv: tuple[str, ...]
@@ -23,7 +23,9 @@ class Machine(Protocol):
 
     name: str
 
-    def run(self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> Ran:
+    def run(
+        self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
+    ) -> CompletedCommand:
         """Runs a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted."""
 
     def start(self, *argv: str) -> int:
@@ -32,13 +34,13 @@ class Machine(Protocol):
     def stop(self, number: int) -> None:
         """Ends what `start` started, and waits for it."""
 
-    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Writes a file in the guest, and the directories above it."""
 
-    def get(self, path: str) -> bytes:
+    def read_file(self, path: str) -> bytes:
         """Reads a file of the guest."""
 
-    def shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
+    def open_shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
         """A shell, or `argv`, at a terminal of its own, between two descriptors of ours; its exit status.
 
         The terminal follows `size`, which is asked again and again.

@@ -21,18 +21,22 @@ from pathlib import Path
 from pipeline.core import disk_space, neutral, process, rlimits, temporary
 from pipeline.core.locks import locked
 from pipeline.host.kvm import Probe
-from pipeline.lab.failures import GuestLost, Loss, NetworkFailed
+from pipeline.lab.failures import GuestLost, LossReason, NetworkFailed
 from pipeline.lab.vm import switch
 from pipeline.lab.vm.guest import Guest
-from pipeline.lab.vm.qemu import Boot, CardSpec, Files, load
+from pipeline.lab.vm.qemu import Boot, GuestFiles, NicSpec, host_load
 from pipeline.lab.vm.qmp import Monitors
 
-READY = 180.0  # seconds for all guests: four take 3 to 9 under emulation on two idle cores, ten times that on busy ones
-SILENCE = 45.0  # seconds without a word while booting; unpacking an initramfs, the longest, takes 1 on an idle host
-LIFE = 10.0  # seconds under KVM for the first word, which comes within one
+READY_TIMEOUT = (
+    180.0  # seconds for all guests: four take 3 to 9 under emulation on two idle cores, ten times that on busy ones
+)
+SILENCE_LIMIT = (
+    45.0  # seconds without a word while booting; unpacking an initramfs, the longest, takes 1 on an idle host
+)
+FIRST_OUTPUT_LIMIT = 10.0  # seconds under KVM for the first word, which comes within one
 _LONGEST_NAME = 32  # characters of a guest's or a segment's name, with what Files adds
-_SWITCH = 10.0  # seconds for a switch to listen: it takes 30 ms
-_LOOK = 0.02  # seconds between looks while guests boot
+_SWITCH_TIMEOUT = 10.0  # seconds for a switch to listen: it takes 30 ms
+_POLL = 0.02  # seconds between looks while guests boot
 
 
 @dataclass
@@ -44,12 +48,12 @@ class Accelerator:
     probe: Probe | None = None
 
     @classmethod
-    def found(cls, probe: Probe) -> Accelerator:
+    def detect(cls, probe: Probe) -> Accelerator:
         """KVM only when a guest really booted with it."""
         verdict = probe.probe()
         return cls("kvm" if verdict.usable else "tcg", verdict.detail, probe)
 
-    def failed(self, reason: str) -> None:
+    def disable_kvm(self, reason: str) -> None:
         """From now on without KVM, in later runs too until the host is booted anew."""
         if self.probe is not None:
             self.probe.correct(reason)
@@ -65,19 +69,19 @@ class Segment:
     capture: Path | None
     child: subprocess.Popen[bytes]
 
-    def look(self) -> None:
+    def check_alive(self) -> None:
         """Raises when the switch has ended, which it only does when it cannot go on."""
         if self.child.poll() is None:
             return
-        said = self.child.stderr.read().decode(errors="replace").strip() if self.child.stderr else ""
-        raise self._failed(said)
+        message = self.child.stderr.read().decode(errors="replace").strip() if self.child.stderr else ""
+        raise self._error(message)
 
-    def _failed(self, said: str) -> Exception:
-        if limit := rlimits.exceeded_by_program(self.child.returncode, said, f"the capture of segment {self.name}"):
+    def _error(self, message: str) -> Exception:
+        if limit := rlimits.exceeded_by_program(self.child.returncode, message, f"the capture of segment {self.name}"):
             return limit
-        if self.capture and any(said == f"{self.capture}: {os.strerror(number)}" for number in disk_space.FULL):
-            return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {said}")
-        if self.capture and said == f"{self.capture}: {os.strerror(errno.EEXIST)}":
+        if self.capture and any(message == f"{self.capture}: {os.strerror(number)}" for number in disk_space.FULL):
+            return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {message}")
+        if self.capture and message == f"{self.capture}: {os.strerror(errno.EEXIST)}":
             return NetworkFailed(
                 f"segment {self.name}: its capture file is there already",
                 where=str(self.capture),
@@ -85,7 +89,7 @@ class Segment:
                 hint=f"{neutral.command(['mv', self.capture, f'{self.capture}.old'])}, or give another directory",
             )
         return NetworkFailed(
-            f"segment {self.name}: its switch ended: {said or 'without a word'}", where=str(self.socket)
+            f"segment {self.name}: its switch ended: {message or 'without a word'}", where=str(self.socket)
         )
 
 
@@ -100,7 +104,7 @@ class Lab:
         self._monitors = Monitors()
         running.callback(self._monitors.close)
 
-    def segment(self, name: str, capture: Path | None = None) -> None:
+    def add_segment(self, name: str, capture: Path | None = None) -> None:
         """Makes a segment; every frame on it goes to `capture`, a pcap file that must not exist yet.
 
         Raises `NetworkFailed`, or `HostLacks` when there is no room for the capture.
@@ -112,36 +116,43 @@ class Lab:
         child = self._running.enter_context(process.start(words))
         segment = self.segments[name] = Segment(name, path, capture, child)
         said = process.pipe(child.stdout)
-        if not select.select([said], [], [], _SWITCH)[0]:
-            raise NetworkFailed(f"segment {name}: its switch did not begin within {_SWITCH:g} s ({load()})")
+        if not select.select([said], [], [], _SWITCH_TIMEOUT)[0]:
+            raise NetworkFailed(
+                f"segment {name}: its switch did not begin within {_SWITCH_TIMEOUT:g} s ({host_load()})"
+            )
         if said.readline() != b"ready\n":
             child.wait()
-            segment.look()
+            segment.check_alive()
 
-    def machine(self, name: str, boot: Boot, cards: Sequence[CardSpec] = ()) -> Guest:
+    def add_guest(self, name: str, boot: Boot, cards: Sequence[NicSpec] = ()) -> Guest:
         """Starts a guest, and does not wait for it. Raises `KeyError` for a segment that is none, `ValueError`
         for a name that is taken.
         """
         if name in self.guests:
             raise ValueError(f"there is a guest {name} already")
         switches = [self.segments[card.segment].socket for card in cards]
-        guest = Guest(Files(self._sockets, self.directory, name), boot, cards, switches, self.look)
+        guest = Guest(GuestFiles(self._sockets, self.directory, name), boot, cards, switches, self.check_alive)
         self.guests[name] = guest
         self._running.callback(guest.end)
         guest.boot_with(self.accelerator.name, self._monitors)
         return guest
 
-    def look(self) -> None:
+    def check_alive(self) -> None:
         """Raises `GuestLost` for a guest that nobody removed, `NetworkFailed` for a switch, `HostLacks` for room."""
         disk_space.require(
             self.directory, disk_space.LEAST, "a lab, for its consoles and captures,"
         )  # QEMU would not say
         for segment in self.segments.values():
-            segment.look()
+            segment.check_alive()
         for guest in self.guests.values():
-            guest.look()
+            guest.check_alive()
 
-    def ready(self, timeout: float = READY, silence: float = SILENCE, life: float = LIFE) -> None:
+    def wait_until_ready(
+        self,
+        timeout: float = READY_TIMEOUT,
+        silence_limit: float = SILENCE_LIMIT,
+        first_output_limit: float = FIRST_OUTPUT_LIMIT,
+    ) -> None:
         """Waits until every guest's agent answers, all of them within `timeout` seconds.
 
         Raises `GuestLost` as soon as one is lost: by what its console shows, by saying nothing for
@@ -149,54 +160,54 @@ class Lab:
         sign of life within `life` seconds under KVM is started again without.
         """
         deadline = time.monotonic() + timeout
-        while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.removed)]:
+        while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.was_stopped)]:
             process.go_on()
             for guest in waiting:
-                if self._failed_by_kvm(guest, life):
-                    self._boot_without_kvm(guest, life)
+                if self._failed_by_kvm(guest, first_output_limit):
+                    self._boot_without_kvm(guest, first_output_limit)
             try:
-                self.look()
+                self.check_alive()
             except GuestLost:
-                if not any(self._failed_by_kvm(guest, life) for guest in waiting):
+                if not any(self._failed_by_kvm(guest, first_output_limit) for guest in waiting):
                     raise
                 continue  # it ended since the check above
             for guest in waiting:
-                _judge(guest, silence, time.monotonic() > deadline, timeout)
-            time.sleep(_LOOK)
-        self.look()  # one that was ready before the last look at its console may have complained on it
+                _check_progress(guest, silence_limit, time.monotonic() > deadline, timeout)
+            time.sleep(_POLL)
+        self.check_alive()  # one that was ready before the last look at its console may have complained on it
 
     def _failed_by_kvm(self, guest: Guest, life: float) -> bool:
         """Whether a guest under KVM ended, or is `life` seconds old, without a word on its console."""
         qemu = guest.qemu
         ended = qemu.ended  # before its last words are read
         qemu.read_console()
-        return qemu.accel == "kvm" and qemu.watcher.spoke is None and (ended or qemu.age > life)
+        return qemu.accel == "kvm" and qemu.watcher.last_output is None and (ended or qemu.age > life)
 
     def _boot_without_kvm(self, guest: Guest, life: float) -> None:
         how = "QEMU ended" if guest.qemu.ended else f"nothing was said within {life:g} s"
-        self.accelerator.failed(f"guest {guest.name}: {how}")
+        self.accelerator.disable_kvm(f"guest {guest.name}: {how}")
         guest.boot_with(self.accelerator.name, self._monitors)
 
 
-def _judge(guest: Guest, silence: float, late: bool, timeout: float) -> None:
+def _check_progress(guest: Guest, silence: float, late: bool, timeout: float) -> None:
     """Raises when a guest that is not ready will not be: tells the silent, the looping and the slow apart."""
     qemu = guest.qemu
     if guest.ready:
         return
-    quiet = qemu.age - (qemu.watcher.spoke or 0.0)
+    quiet = qemu.age - (qemu.watcher.last_output or 0.0)
     got = ", ".join(f"{mark} at {at:.1f} s" for mark, at in qemu.watcher.marks.items()) or "nowhere"
-    if qemu.watcher.looping:
-        what = f"it says the same again and again and is not ready; {qemu.last_words()}"
-        raise qemu.lost(Loss.LOOPING, what, f"what repeats in {guest.files.console}")
+    if qemu.watcher.is_looping:
+        what = f"it says the same again and again and is not ready; {qemu.last_lines()}"
+        raise qemu.lost_error(LossReason.LOOPING, what, f"what repeats in {guest.files.console}")
     if quiet > silence:
-        raise qemu.silent(f"silent for {quiet:.0f} s while booting; {qemu.last_words()}; it got to: {got}")
+        raise qemu.silent_error(f"silent for {quiet:.0f} s while booting; {qemu.last_lines()}; it got to: {got}")
     if late:
         what = f"slow: not ready within {timeout:g} s, but it still says something new; it got to: {got}"
-        raise qemu.lost(Loss.SLOW, what, f"give it more time, or the host less to do: {load()}")
+        raise qemu.lost_error(LossReason.SLOW, what, f"give it more time, or the host less to do: {host_load()}")
 
 
 @contextlib.contextmanager
-def lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
+def running_lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
     """An empty lab; nothing of it runs after the block. Consoles and QEMU's own words are kept in `directory`.
 
     Raises `Locked` when another lab is in that directory.
@@ -207,4 +218,4 @@ def lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
         yield Lab(directory.resolve(), sockets, accelerator, running)
 
 
-__all__ = ["Accelerator", "Boot", "CardSpec", "Guest", "GuestLost", "Lab", "lab"]
+__all__ = ["Accelerator", "Boot", "Guest", "GuestLost", "Lab", "NicSpec", "running_lab"]

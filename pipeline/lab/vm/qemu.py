@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import disk_space, process, rlimits
-from pipeline.lab.failures import GuestLost, Loss
-from pipeline.lab.vm.console_watcher import Watcher
+from pipeline.lab.failures import GuestLost, LossReason
+from pipeline.lab.vm.console_watcher import ConsoleWatcher
 from pipeline.lab.vm.qmp import Monitor, MonitorLost, Monitors
 
 PROGRAM = "qemu-system-x86_64"
@@ -24,14 +24,14 @@ OPTIONS = ("console=ttyS0", "earlyprintk=ttyS0", "panic=1", "unknown_nmi_panic")
 # Emulated, the time stamp counter is the host's own, and a guest that is put aside while it measures the counter's
 # rate finds it too low, seen at up to 70 times: its clock then runs as many times too fast, and it sees stalls that
 # nobody had. The delays of the timer's test come from that rate too; QEMU's timer needs no test.
-EMULATED = ("notsc", "no_timer_check")
-_SETTLED = 1.0  # seconds without a word after which a trace is over
-_TRACE = 3.0  # seconds for the trace that an NMI asks for
-_GONE = 2.0  # seconds for QEMU to end, or to say why
-_WORDS = 3  # lines told as last words: while a program hangs, the kernel may still say how fast its clock is
+EMULATED_OPTIONS = ("notsc", "no_timer_check")
+_TRACE_END = 1.0  # seconds without a word after which a trace is over
+_NMI_TIMEOUT = 3.0  # seconds for the trace that an NMI asks for
+_END_TIMEOUT = 2.0  # seconds for QEMU to end, or to say why
+_LAST_LINES = 3  # lines told as last words: while a program hangs, the kernel may still say how fast its clock is
 # Bytes of a file that QEMU writes: the console's, and its own words. A boot says 100 KiB. The kernel holds QEMU to it,
 # since nobody looks while a person is at the keys.
-CONSOLE_MOST = 32 << 20
+MAX_CONSOLE = 32 << 20
 _READ = 1 << 20  # bytes of a console read at once
 
 _REASONS = {  # of the event SHUTDOWN: qapi/run-state.json
@@ -55,7 +55,7 @@ class Boot:
 
 
 @dataclass(frozen=True)
-class CardSpec:
+class NicSpec:
     """A network card: the segment it is on, and its address such as 52:54:00:00:00:01. They become eth0, eth1, ..."""
 
     segment: str
@@ -63,7 +63,7 @@ class CardSpec:
 
 
 @dataclass(frozen=True)
-class Files:
+class GuestFiles:
     """Where one guest's sockets and outputs are. A socket's path has at most 107 bytes: unix(7)."""
 
     sockets: Path
@@ -91,19 +91,19 @@ class Files:
         return self.outputs / f"{self.name}.qemu"
 
 
-def argv(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: Files) -> list[str]:
+def command_line(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: GuestFiles) -> list[str]:
     """The command line; `cards` are a switch's socket and an address each. It needs no file of QEMU's but its BIOS."""
     channel = "virtio" if boot.virtio else "serial"
     model = "virtio-net-pci" if boot.virtio else "e1000"
-    emulated = EMULATED if accel == "tcg" else ()
+    emulated = EMULATED_OPTIONS if accel == "tcg" else ()
     append = " ".join((*OPTIONS, *emulated, f"fnat.channel={channel}", f"fnat.name={files.name}", *boot.append))
     words = [
         *(PROGRAM, "-name", files.name, "-machine", "pc", "-cpu", "max", "-m", str(boot.memory), "-accel", accel),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-kernel", str(boot.kernel), "-initrd", str(boot.initramfs), "-append", append),
-        *("-chardev", f"file,id=console,path={_value(files.console)}", "-serial", "chardev:console"),
-        *("-chardev", f"socket,id=monitor,path={_value(files.monitor)}", "-mon", "chardev=monitor,mode=control"),
-        *("-chardev", f"socket,id=control,path={_value(files.control)}"),
+        *("-chardev", f"file,id=console,path={_option_value(files.console)}", "-serial", "chardev:console"),
+        *("-chardev", f"socket,id=monitor,path={_option_value(files.monitor)}", "-mon", "chardev=monitor,mode=control"),
+        *("-chardev", f"socket,id=control,path={_option_value(files.control)}"),
         *("-device", "pvpanic-pci", "-action", "panic=none"),  # only to be told; the kernel's own panic= ends it
     ]
     if boot.virtio:
@@ -111,12 +111,12 @@ def argv(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: Files
     else:
         words += ["-serial", "chardev:control"]
     for number, (switch, mac) in enumerate(cards):
-        words += ["-netdev", f"stream,id=net{number},server=off,addr.type=unix,addr.path={_value(switch)}"]
+        words += ["-netdev", f"stream,id=net{number},server=off,addr.type=unix,addr.path={_option_value(switch)}"]
         words += ["-device", f"{model},netdev=net{number},mac={mac},romfile="]  # it never boots from the network
     return words
 
 
-def _value(path: Path) -> str:
+def _option_value(path: Path) -> str:
     """A path within one of QEMU's option lists, where a comma is written twice."""
     return str(path).replace(",", ",,")
 
@@ -124,12 +124,12 @@ def _value(path: Path) -> str:
 class Qemu:
     """A running QEMU. `look` finds out whether it is still what it should be."""
 
-    def __init__(self, files: Files, accel: str, child: subprocess.Popen[bytes], monitor: Monitor) -> None:
+    def __init__(self, files: GuestFiles, accel: str, child: subprocess.Popen[bytes], monitor: Monitor) -> None:
         self.files, self.accel, self.child, self.monitor = files, accel, child, monitor
         self.begun = time.monotonic()
-        self.watcher = Watcher(files.name)
+        self.watcher = ConsoleWatcher(files.name)
         self._console = files.console.open("rb")
-        self._looking = threading.RLock()
+        self._console_lock = threading.RLock()
 
     @property
     def age(self) -> float:
@@ -143,51 +143,55 @@ class Qemu:
 
     def read_console(self) -> None:
         """Feeds the watcher with what the console says since the last time."""
-        with self._looking:
+        with self._console_lock:
             while not self.closed and (data := self._console.read(_READ)):
                 self.watcher.feed(data, self.age)
 
-    def look(self) -> None:
+    def check_alive(self) -> None:
         """Raises `GuestLost` when the console shows something fatal, the guest panicked, or QEMU is gone."""
-        with self._looking:
+        with self._console_lock:
             ended = self.ended  # before its last words are read
             self.read_console()
-            if self.watcher.fatal():
-                self._settle()
-                raise self.lost(Loss.FOUND, "")
-            if self._console.tell() >= CONSOLE_MOST:
-                flood = f"its console says more than {CONSOLE_MOST} bytes, without end"
-                raise self.lost(Loss.FLOODED, f"{flood}; {self.last_words()}")
+            if self.watcher.fatal_finding():
+                self._wait_for_trace()
+                raise self.lost_error(LossReason.FOUND, "")
+            if self._console.tell() >= MAX_CONSOLE:
+                flood = f"its console says more than {MAX_CONSOLE} bytes, without end"
+                raise self.lost_error(LossReason.FLOODED, f"{flood}; {self.last_lines()}")
             if ended:
-                raise self._ended()
+                raise self._ended_error()
             if self.monitor.event("GUEST_PANICKED") is not None:
-                self._settle()
-                raise self.lost(Loss.PANICKED, "its kernel panicked, as its pvpanic device says")
+                self._wait_for_trace()
+                raise self.lost_error(LossReason.PANICKED, "its kernel panicked, as its pvpanic device says")
 
-    def silent(self, what: str) -> GuestLost:
+    def silent_error(self, what: str) -> GuestLost:
         """The error for a guest that says nothing any more: an NMI makes its kernel say where it is."""
         with contextlib.suppress(MonitorLost):
             self.monitor.command("inject-nmi")
-            self._until(lambda: self.watcher.fatal() is not None, _TRACE)
-            self._settle()
+            self._wait_until(lambda: self.watcher.fatal_finding() is not None, _NMI_TIMEOUT)
+            self._wait_for_trace()
         self.read_console()
-        found = "; the trace is what an NMI made it say" if self.watcher.fatal() else "; not even an NMI made it speak"
-        return self.lost(Loss.SILENT, what + found)
+        found = (
+            "; the trace is what an NMI made it say"
+            if self.watcher.fatal_finding()
+            else "; not even an NMI made it speak"
+        )
+        return self.lost_error(LossReason.SILENT, what + found)
 
-    def lost(self, loss: Loss, what: str, hint: str = "") -> GuestLost:
+    def lost_error(self, loss: LossReason, what: str, hint: str = "") -> GuestLost:
         """The error, with what the console shows. Raises `HostLacks` when the console had no room to be written."""
         if disk_space.free(self.files.outputs) < disk_space.LEAST:
             raise disk_space.lacking(self.files.outputs, f"guest {self.files.name}: its console cannot be written")
-        finding = self.watcher.fatal()
+        finding = self.watcher.fatal_finding()
         if finding:
             begin = [line for line in finding.trace.splitlines() if "cut here" not in line][:1]
             what = "; ".join(filter(None, [what, f"{finding.kind}, {finding.meaning}: {' '.join(begin)}"]))
             hint = f"look at {finding.look}"
         return GuestLost(self.files.name, loss, what, console=self.files.console, hint=hint, finding=finding)
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """For the end of a message."""
-        words = self.watcher.last_words()[-_WORDS:]
+        words = self.watcher.last_lines()[-_LAST_LINES:]
         return f"its last words: {' / '.join(words)}" if words else "it never said a word"
 
     @property
@@ -199,32 +203,36 @@ class Qemu:
         """Closes the console's file."""
         self._console.close()
 
-    def _ended(self) -> GuestLost:
+    def _ended_error(self) -> GuestLost:
         status = self.child.wait()
-        self._until(lambda: self.monitor.event("SHUTDOWN") is not None, 0.2)  # it comes by another way
+        self._wait_until(lambda: self.monitor.event("SHUTDOWN") is not None, 0.2)  # it comes by another way
         reason = self.monitor.event("SHUTDOWN")
         if limit := rlimits.exceeded_by_program(status, "", f"guest {self.files.name}: QEMU was killed"):
             raise limit
         if status < 0:
             hint = "whoever did it; dmesg of the host says when it was for want of memory"
-            return self.lost(Loss.KILLED, f"QEMU was killed by {process.signal_name(-status)}", hint)
-        said = self.files.errors.read_text(errors="replace").strip().splitlines()[-3:]
-        told = f": {' / '.join(said)}" if said else ""
+            return self.lost_error(LossReason.KILLED, f"QEMU was killed by {process.signal_name(-status)}", hint)
+        errors = self.files.errors.read_text(errors="replace").strip().splitlines()[-3:]
+        detail = f": {' / '.join(errors)}" if errors else ""
         if status > 0:
-            return self.lost(Loss.ENDED, f"QEMU gave up with exit status {status}{told}", str(self.files.errors))
+            return self.lost_error(
+                LossReason.ENDED, f"QEMU gave up with exit status {status}{detail}", str(self.files.errors)
+            )
         why = _REASONS.get(reason or "", f"for the reason {reason or 'unknown'}")
-        loss = Loss.KILLED if reason in ("host-signal", "host-qmp-quit") else Loss.ENDED
-        return self.lost(loss, f"it ended: {why}; {self.last_words()}{told}")
+        loss = LossReason.KILLED if reason in ("host-signal", "host-qmp-quit") else LossReason.ENDED
+        return self.lost_error(loss, f"it ended: {why}; {self.last_lines()}{detail}")
 
-    def _settle(self) -> None:
+    def _wait_for_trace(self) -> None:
         """Until the trace on the console is whole."""
-        self._until(lambda: self.watcher.settled or self.ended or self._quiet() > _SETTLED, _GONE)
+        self._wait_until(
+            lambda: self.watcher.is_trace_complete or self.ended or self._silent_seconds() > _TRACE_END, _END_TIMEOUT
+        )
         self.read_console()
 
-    def _quiet(self) -> float:
-        return self.age - (self.watcher.spoke or 0.0)
+    def _silent_seconds(self) -> float:
+        return self.age - (self.watcher.last_output or 0.0)
 
-    def _until(self, done: Callable[[], bool], seconds: float) -> None:
+    def _wait_until(self, done: Callable[[], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not done() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -232,8 +240,8 @@ class Qemu:
 
 
 @contextlib.contextmanager
-def started(
-    monitors: Monitors, accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: Files
+def running_qemu(
+    monitors: Monitors, accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: GuestFiles
 ) -> Iterator[Qemu]:
     """A running QEMU, gone with the block. Whoever listens at `files.control` must do so already."""
     files.console.write_bytes(b"")  # QEMU opens it a moment after it was started
@@ -241,10 +249,10 @@ def started(
         monitors.listen(files.name, files.monitor) as monitor,
         files.errors.open("wb") as errors,
         process.start(
-            argv(accel, boot, cards, files), stdout=errors, stderr=errors, env=process.clean_environment()
+            command_line(accel, boot, cards, files), stdout=errors, stderr=errors, env=process.clean_environment()
         ) as child,
     ):
-        _bound(child.pid)
+        _limit_file_size(child.pid)
         qemu = Qemu(files, accel, child, monitor)
         try:
             yield qemu
@@ -252,14 +260,14 @@ def started(
             qemu.close()
 
 
-def _bound(pid: int) -> None:
+def _limit_file_size(pid: int) -> None:
     """Let the kernel hold a process, and what it becomes, to files of `CONSOLE_MOST` bytes, or fewer where it was."""
     with contextlib.suppress(ProcessLookupError):  # it ended already
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        most = CONSOLE_MOST if hard == resource.RLIM_INFINITY else min(CONSOLE_MOST, hard)
+        most = MAX_CONSOLE if hard == resource.RLIM_INFINITY else min(MAX_CONSOLE, hard)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
 
-def load() -> str:
+def host_load() -> str:
     """How busy the host is, for messages about what took too long."""
     return f"the host's load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"

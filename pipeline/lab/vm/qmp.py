@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 T = TypeVar("T")
-PATIENCE = 5.0  # seconds for a command: QEMU answers in milliseconds, or not at all
+COMMAND_TIMEOUT = 5.0  # seconds for a command: QEMU answers in milliseconds, or not at all
 
 
-_NAMES_MOST = 200  # names of events: QEMU has about 60, and a hostile one might make up others
+_MAX_EVENTS = 200  # names of events: QEMU has about 60, and a hostile one might make up others
 
 
 class MonitorLost(Exception):
@@ -63,7 +63,7 @@ class Monitors:
         finally:
             following.cancel()
             with contextlib.suppress(MonitorLost):
-                _wait(self.loop, _leave(monitor), "leaving")
+                _wait(self.loop, _disconnect(monitor), "leaving")
 
     def close(self) -> None:
         """Ends the loop and its thread."""
@@ -85,11 +85,11 @@ async def _follow(monitor: Monitor) -> None:
     async for event in monitor.client.events:
         data = event.get("data")
         reason = str(data.get("reason", data.get("action", ""))) if isinstance(data, dict) else ""
-        if len(monitor.events) < _NAMES_MOST:
+        if len(monitor.events) < _MAX_EVENTS:
             monitor.events.setdefault(str(event["event"]), reason)
 
 
-async def _leave(monitor: Monitor) -> None:
+async def _disconnect(monitor: Monitor) -> None:
     with contextlib.suppress(Exception):  # whatever ended the session is not what anybody asks about any more
         await monitor.client.disconnect()
 
@@ -97,7 +97,7 @@ async def _leave(monitor: Monitor) -> None:
 def _wait(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T], what: str) -> T:
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     try:
-        return future.result(timeout=PATIENCE)
+        return future.result(timeout=COMMAND_TIMEOUT)
     except Exception as error:
         future.cancel()
         raise MonitorLost(f"{what}: {error or type(error).__name__}") from error

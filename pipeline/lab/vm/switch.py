@@ -20,11 +20,13 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-FRAME_MOST = 65550  # bytes: a segmentation offload's 64 KiB and its headers
-WAITING_MOST = 4 << 20  # bytes waiting for a card that does not take them; then frames are lost, as on real ones
-KNOWN_MOST = 1024  # addresses of a segment: a scenario has a handful of cards; others are sent to all, as by real ones
-PORTS_MOST = 64  # cards of a segment; a scenario has six
-CAPTURE_MOST = 256 << 20  # bytes: a scenario's traffic has some MiB, and whoever reads a capture keeps it in memory
+MAX_FRAME = 65550  # bytes: a segmentation offload's 64 KiB and its headers
+MAX_QUEUE = 4 << 20  # bytes waiting for a card that does not take them; then frames are lost, as on real ones
+MAX_ADDRESSES = (
+    1024  # addresses of a segment: a scenario has a handful of cards; others are sent to all, as by real ones
+)
+MAX_PORTS = 64  # cards of a segment; a scenario has six
+MAX_CAPTURE = 256 << 20  # bytes: a scenario's traffic has some MiB, and whoever reads a capture keeps it in memory
 SNAPLEN = 1 << 18
 _LENGTH = struct.Struct(">I")
 _PCAP_HEAD = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, SNAPLEN, 1)  # pcap-savefile(5); 1 is Ethernet
@@ -36,15 +38,15 @@ class Capture:
 
     def __init__(self, path: str) -> None:
         """Raises `FileExistsError`: a capture is never overwritten."""
-        self._path, self._left = path, CAPTURE_MOST
+        self._path, self._remaining = path, MAX_CAPTURE
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._write(_PCAP_HEAD)
 
-    def frame(self, data: bytes, nanoseconds: int) -> None:
+    def write_frame(self, data: bytes, nanoseconds: int) -> None:
         """Adds a frame that came at `nanoseconds` since 1970."""
-        self._left -= _PCAP_FRAME.size + len(data)
-        if self._left < 0:
-            sys.exit(f"{self._path}: more than {CAPTURE_MOST} bytes of frames; a guest floods the segment")
+        self._remaining -= _PCAP_FRAME.size + len(data)
+        if self._remaining < 0:
+            sys.exit(f"{self._path}: more than {MAX_CAPTURE} bytes of frames; a guest floods the segment")
         seconds, part = divmod(nanoseconds, 1_000_000_000)
         self._write(_PCAP_FRAME.pack(seconds, part // 1000, len(data), len(data)) + data)
 
@@ -56,7 +58,7 @@ class Capture:
             raise OSError(error.errno, error.strerror, self._path) from error
 
 
-class NoFrames(Exception):
+class MalformedFrame(Exception):
     """What came over a connection is no frame."""
 
 
@@ -65,34 +67,34 @@ class Port:
     """One guest's card: its connection, what came and is not a whole frame yet, what it has not taken yet."""
 
     connection: socket.socket
-    came: bytearray = field(default_factory=bytearray)
-    waiting: bytearray = field(default_factory=bytearray)
+    received: bytearray = field(default_factory=bytearray)
+    queued: bytearray = field(default_factory=bytearray)
 
     def frames(self, data: bytes) -> list[bytes]:
         """The frames that `data` completes. Raises `NoFrames`."""
-        self.came += data
+        self.received += data
         whole = []
-        while len(self.came) >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(self.came)
-            if length > FRAME_MOST:
-                raise NoFrames(f"a frame of {length} bytes")
-            if len(self.came) < _LENGTH.size + length:
+        while len(self.received) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self.received)
+            if length > MAX_FRAME:
+                raise MalformedFrame(f"a frame of {length} bytes")
+            if len(self.received) < _LENGTH.size + length:
                 break
-            whole.append(bytes(self.came[_LENGTH.size : _LENGTH.size + length]))
-            del self.came[: _LENGTH.size + length]
+            whole.append(bytes(self.received[_LENGTH.size : _LENGTH.size + length]))
+            del self.received[: _LENGTH.size + length]
         return whole
 
     def send(self, frame: bytes) -> None:
         """Passes a frame on, later if the card takes nothing now, never if too much waits."""
-        if len(self.waiting) < WAITING_MOST:
-            self.waiting += _LENGTH.pack(len(frame)) + frame
-            self.push()
+        if len(self.queued) < MAX_QUEUE:
+            self.queued += _LENGTH.pack(len(frame)) + frame
+            self.flush()
 
-    def push(self) -> None:
+    def flush(self) -> None:
         """Sends what waits, as far as it is taken. Raises `OSError` when the guest is gone."""
         try:
-            while self.waiting:
-                del self.waiting[: self.connection.send(self.waiting)]
+            while self.queued:
+                del self.queued[: self.connection.send(self.queued)]
         except BlockingIOError:
             pass
 
@@ -102,16 +104,16 @@ class Segment:
     """Which address was last seen at which port, and what becomes of a frame."""
 
     ports: list[Port] = field(default_factory=list)
-    known: dict[bytes, Port] = field(default_factory=dict)
+    addresses: dict[bytes, Port] = field(default_factory=dict)
 
     def targets(self, frame: bytes, source: Port) -> list[Port]:
         """Where a frame goes; learns from where it came. Bit 0 of an address's first byte is a group's (802.3),
         which is nobody's address, so never known, so sent to all.
         """
         to, from_ = frame[:6], frame[6:12]
-        if not from_[0] & 1 and (from_ in self.known or len(self.known) < KNOWN_MOST):
-            self.known[from_] = source
-        target = self.known.get(to)
+        if not from_[0] & 1 and (from_ in self.addresses or len(self.addresses) < MAX_ADDRESSES):
+            self.addresses[from_] = source
+        target = self.addresses.get(to)
         if target is source:
             return []
         return [target] if target else [port for port in self.ports if port is not source]
@@ -119,7 +121,7 @@ class Segment:
     def remove(self, port: Port) -> None:
         """Forgets a card that is gone."""
         self.ports.remove(port)
-        self.known = {address: at for address, at in self.known.items() if at is not port}
+        self.addresses = {address: at for address, at in self.addresses.items() if at is not port}
 
 
 class Switch:
@@ -148,7 +150,7 @@ class Switch:
                 connection, _ = self._listener.accept()
             except BlockingIOError:
                 return
-            if len(self.segment.ports) >= PORTS_MOST:
+            if len(self.segment.ports) >= MAX_PORTS:
                 connection.close()
                 continue
             connection.setblocking(False)
@@ -161,14 +163,14 @@ class Switch:
             return  # it went while others of the same round were served
         try:
             if events & selectors.EVENT_WRITE:
-                port.push()
+                port.flush()
             frames = port.frames(self._read(port)) if events & selectors.EVENT_READ else []
-        except (OSError, NoFrames):
+        except (OSError, MalformedFrame):
             self._remove(port)
             return
-        self._want(port)
+        self._select_events(port)
         for frame in frames:
-            self._pass_on(frame, port)
+            self._forward(frame, port)
 
     def _read(self, port: Port) -> bytes:
         data = port.connection.recv(1 << 18)
@@ -176,21 +178,21 @@ class Switch:
             raise ConnectionResetError
         return data
 
-    def _pass_on(self, frame: bytes, source: Port) -> None:
+    def _forward(self, frame: bytes, source: Port) -> None:
         if len(frame) < 14:  # less than the two addresses and the type
             return
         if self.capture:
-            self.capture.frame(frame, time.time_ns())
+            self.capture.write_frame(frame, time.time_ns())
         for port in self.segment.targets(frame, source):
             try:
                 port.send(frame)
             except OSError:
                 self._remove(port)
             else:
-                self._want(port)
+                self._select_events(port)
 
-    def _want(self, port: Port) -> None:
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if port.waiting else 0)
+    def _select_events(self, port: Port) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if port.queued else 0)
         if self._selector.get_key(port.connection).events != events:
             self._selector.modify(port.connection, events, port)
 

@@ -26,7 +26,7 @@ COMPARER = "asked.awk"
 ARCH = "x86_64"
 PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
 # The modules whose source makes the output, for the key of a step.
-_KCONFIG = outputs.Most(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
+_KCONFIG = outputs.OutputLimits(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
 _UNAME_MOST = 64  # bytes: __NEW_UTS_LEN, include/uapi/linux/utsname.h
 _RELEASE_OF_RPM = re.compile(r"[A-Za-z0-9._+~^]+")  # no '-', which ends a version: rpm, "Package name format"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
@@ -195,19 +195,19 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     Raises `Refused` for a package or file that is missing or is not what it must be, `BuildFailed`
     for a configuration that is not the one asked for.
     """
-    packages = package_contents.exactly(rpms, parameters.nevras.values())
+    packages = package_contents.require_packages(rpms, parameters.nevras.values())
     kernel = packages["kernel"]
     boot, modules = "/boot", f"/lib/modules/{parameters.uname}"
     image, config = f"{boot}/vmlinuz-{parameters.uname}", f"{boot}/config-{parameters.uname}"
     ip_vs = f"{modules}/kernel/net/netfilter/ipvs/ip_vs.ko"
     index = f"{modules}/modules.dep"
-    package_contents.has_files(kernel, [f"{boot}/System.map-{parameters.uname}", f"{modules}/vmlinuz"])
+    package_contents.require_files(kernel, [f"{boot}/System.map-{parameters.uname}", f"{modules}/vmlinuz"])
     content = kernel_files.read(kernel, [image, config, ip_vs, index])
     wanted = asked(parameters)
     kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
     if kernel.files[image] != kernel.files[f"{modules}/vmlinuz"]:
         raise Refused(f"{kernel.path.name} has two kernel images that differ", where=image)
-    banner = kernel_files.banner(content[image], kernel, image, parameters.uname)
+    banner = kernel_files.read_banner(content[image], kernel, image, parameters.uname)
     kernel_files.check_module(content[ip_vs], kernel, ip_vs, parameters.uname)
     if b"net/netfilter/ipvs/ip_vs.ko:" not in content[index]:
         raise Refused(f"{kernel.path.name} has no usable index of modules", where=index)
@@ -215,7 +215,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     return {
         "parameters": parameters.as_dict(),
         "packages": {
-            name: package_contents.evidence(packages[name], package_contents.promises(packages[name].path))
+            name: package_contents.evidence(packages[name], package_contents.read_metadata(packages[name].path))
             for name in PACKAGES
         },
         "banner": banner,
@@ -226,10 +226,12 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
 
 def _check_others(packages: Mapping[str, rpmbuild.Package], parameters: Parameters) -> None:
     devel, modules = f"/usr/src/kernels/{parameters.uname}", f"/lib/modules/{parameters.uname}"
-    package_contents.has_files(packages["kernel-devel"], [*(f"{devel}/{name}" for name in _DEVEL), f"{modules}/source"])
+    package_contents.require_files(
+        packages["kernel-devel"], [*(f"{devel}/{name}" for name in _DEVEL), f"{modules}/source"]
+    )
     if (target := packages["kernel-devel"].files.get(f"{modules}/build")) != devel:
         raise Refused(f"{modules}/build in kernel-devel leads to {target}, not to {devel}")
-    package_contents.has_files(
+    package_contents.require_files(
         packages["kernel-headers"], [f"/usr/include/linux/{name}.h" for name in ("version", "ip_vs")]
     )
     for name, provided in (

@@ -76,13 +76,13 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
             (sources / name).write_bytes(data)
         kernel.prepare(sources, specs, parameters)
 
-    recipe = job.Recipe(
+    recipe = job.SpecBuild(
         spec=kernel.SPEC,
         epoch=epoch,
-        fill=fill,
-        explain=lambda log, top: kernel.explain(log, parameters, top),
+        write_sources=fill,
+        explain_failure=lambda log, top: kernel.explain(log, parameters, top),
         macros=rpmbuild.Macros(dist=parameters.target.build.dist),
-        room=_KERNEL_ROOM,
+        disk_space=_KERNEL_ROOM,
         cache="kernel",
     )
     inputs = {
@@ -113,11 +113,11 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         fs.copied(source.path, sources / source.file, source.sha256)
         tools.prepare(sources, specs, parameters)
 
-    recipe = job.Recipe(
+    recipe = job.SpecBuild(
         spec=parameters.spec,
         epoch=epoch,
-        fill=fill,
-        explain=lambda log, _: tools.explain(log, parameters),
+        write_sources=fill,
+        explain_failure=lambda log, _: tools.explain(log, parameters),
         macros=rpmbuild.Macros(dist=parameters.target.build.dist),
     )
     inputs = {

@@ -159,10 +159,10 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     library newer than that of the systems the package is for.
     """
     content = _CONTENT[parameters.tool]
-    package = package_contents.exactly(rpms, [parameters.nevra])[parameters.tool]
-    found = package_contents.promises(package.path)
-    package_contents.has_files(package, (*content.files, *content.config, *content.texts))
-    package_contents.keeps(package, found, content.config)
+    package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.tool]
+    found = package_contents.read_metadata(package.path)
+    package_contents.require_files(package, (*content.files, *content.config, *content.texts))
+    package_contents.require_config_files(package, found, content.config)
     lvs_tools.programs(package, content.texts, parameters.version.encode())
     libraries = lvs_tools.libraries(package, found, content.libraries)
     if "libc.so.6" not in libraries:

@@ -324,14 +324,14 @@ def macros(parameters: Parameters) -> dict[str, str]:
 
 def explain(log: Path, parameters: Parameters) -> None:
     """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
-    for lacking in log_errors.found(log, _LACKING_TOLD, 1):
+    for lacking in log_errors.matches(log, _LACKING_TOLD, 1):
         raise HostLacks(
             f"the image {parameters.image} lacks programs that the kernel's spec file requires: {lacking[1]}",
             where=str(log),
             why="nothing was compiled yet; later the lack of one could show as another kernel",
             hint="`./inv clean images`, and the next run makes it anew from containers/debian12/packages.j2",
         )
-    if told := log_errors.found(log, _TREE_TOLD, _TREE_MOST):
+    if told := log_errors.matches(log, _TREE_TOLD, _TREE_MOST):
         rows = [row[1] for row in told]
         raise Refused(
             "\n".join(["the tree in the builder is not the pinned one with the series applied", *rows]),
@@ -345,7 +345,7 @@ def explain(log: Path, parameters: Parameters) -> None:
 
 def is_signing_race(log: Path) -> bool:
     """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
-    return bool(log_errors.found(log, _SIGNING_RACE, 1))
+    return bool(log_errors.matches(log, _SIGNING_RACE, 1))
 
 
 def remove_build(top: Path) -> None:
@@ -356,10 +356,10 @@ def remove_build(top: Path) -> None:
 def reference_kabi(srpm: Path) -> dict[str, str]:
     """The distribution's list of symbols that third parties may rely on, with their CRCs."""
     name = f"Module.kabi_{ARCH}"
-    found = archive.read(srpm, {name: kernel_files.MOST}).get(name)
+    found = archive.read(srpm, {name: kernel_files.MAX_FILE}).get(name)
     if found is None:
         raise Refused(f"the source package has no {name}", where=str(srpm))
-    return kernel_files.symbols(found, name)
+    return kernel_files.parse_symvers(found, name)
 
 
 def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[str, Any]:
@@ -368,24 +368,24 @@ def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[s
     `kabi` is the distribution's list. Raises `Refused` for a package, file or symbol that is not what
     it must be, and `BuildFailed` for a configuration that is not the one asked for.
     """
-    packages = package_contents.exactly(rpms, parameters.nevras.values())
+    packages = package_contents.require_packages(rpms, parameters.nevras.values())
     kernel, uname = packages["kernel"], parameters.uname
     image, config = f"/boot/vmlinuz-{uname}", f"/boot/config-{uname}"
     ip_vs = f"/lib/modules/{uname}/kernel/net/netfilter/ipvs/ip_vs.ko"
-    package_contents.has_files(kernel, [f"/boot/System.map-{uname}"])
+    package_contents.require_files(kernel, [f"/boot/System.map-{uname}"])
     content = kernel_files.read(kernel, [image, config, ip_vs])
     wanted = asked(parameters)
     kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
-    banner = kernel_files.banner(content[image], kernel, image, uname)
+    banner = kernel_files.read_banner(content[image], kernel, image, uname)
     kernel_files.check_module(content[ip_vs], kernel, ip_vs, uname)
     devel = f"/usr/src/kernels/{uname}"
-    package_contents.has_files(packages["kernel-devel"], [f"{devel}/{name}" for name in _DEVEL])
-    seen = kernel_role.look(kernel, packages["kernel-headers"], uname)
+    package_contents.require_files(packages["kernel-devel"], [f"{devel}/{name}" for name in _DEVEL])
+    seen = kernel_role.read_evidence(kernel, packages["kernel-headers"], uname)
     kernel_role.check_role(seen, parameters.role, kernel.path.name)
     return {
         "parameters": parameters.as_dict(),
         "packages": {
-            name: package_contents.evidence(p, package_contents.promises(p.path)) for name, p in packages.items()
+            name: package_contents.evidence(p, package_contents.read_metadata(p.path)) for name, p in packages.items()
         },
         "banner": banner,
         "config": {"asked": len(wanted), "sha256": kernel.files[config]},
@@ -396,7 +396,7 @@ def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[s
 
 
 def _check_symbols(
-    seen: kernel_role.Seen, parameters: Parameters, kabi: Mapping[str, str], name: str
+    seen: kernel_role.RoleEvidence, parameters: Parameters, kabi: Mapping[str, str], name: str
 ) -> dict[str, Any]:
     """CRCs depend on the configuration, so that a small kernel has none to hold against the distribution's."""
     if parameters.small:

@@ -83,13 +83,13 @@ def _kernel(material: BuildInputs, role: RoleName, epoch: int) -> Step:
         found = kernel_el6.check(rpms, parameters, kernel_el6.reference_kabi(source.path))
         return {**found, "tree": proof.tree, "paths changed": proof.changed}
 
-    recipe = job.Recipe(
+    recipe = job.SpecBuild(
         spec=kernel_el6.SPEC,
         epoch=epoch,
-        fill=fill,
-        explain=lambda log, _: kernel_el6.explain(log, parameters),
+        write_sources=fill,
+        explain_failure=lambda log, _: kernel_el6.explain(log, parameters),
         macros=rpmbuild.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
-        room=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
+        disk_space=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
         environment=(environment := kernel_el6.environment(parameters)),
         cache="kernel" if environment else "",  # centos6 has none
     )
@@ -110,21 +110,21 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
     parameters = tools_el6.of_line(target, tool, image, material.verified, tag)
     needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
 
-    def build(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
-        kernel = job.collected(work.needs, needs)
+    def build(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
+        kernel = job.built_packages(work.needs, needs)
 
         def fill(sources: Path, specs: Path) -> None:
             tools_el6.prepare(sources, specs, parameters, material.verified, kernel)
 
-        return job.rpmbuild(work, bench, replace(recipe, fill=fill))
+        return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))
 
-    recipe = job.Recipe(
+    recipe = job.SpecBuild(
         spec=parameters.spec,
         epoch=parameters.epoch,
-        fill=_nothing,
-        explain=lambda log, _: tools_el6.explain(log, parameters),
+        write_sources=_nothing,
+        explain_failure=lambda log, _: tools_el6.explain(log, parameters),
         macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
-        room=_TOOL_ROOM,
+        disk_space=_TOOL_ROOM,
         cache=tool.value if parameters.static else "",
     )
     inputs = {
@@ -148,7 +148,7 @@ def _nothing(_: Path, __: Path) -> None:
     """What a tool's build starts from depends on its needs, which are known when it runs."""
 
 
-def build_kernel(work: Work, bench: job.Bench, recipe: job.Recipe) -> Path:
+def build_kernel(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
     """Builds; once more with one job when two modules were signed at the same time and spoilt each other."""
     try:
         return job.rpmbuild(work, bench, recipe)

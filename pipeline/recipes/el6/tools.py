@@ -282,7 +282,7 @@ def headers(kernel_rpms: Sequence[Path], destination: Path) -> list[Path]:
 
 def _headers(kernel_rpms: Sequence[Path]) -> dict[str, bytes]:
     """The director's headers by path: the kernel's own for programs, and with them the one that configure asks for."""
-    packages = {package.name: package for package in map(rpmbuild.package, kernel_rpms)}
+    packages = {package.name: package for package in map(rpmbuild.read_package, kernel_rpms)}
     where = ", ".join(str(path) for path in kernel_rpms) or "no package"
     if missing := [name for name in ("kernel-devel", "kernel-headers") if name not in packages]:
         raise Refused(f"keepalived is built for the director's kernel, whose {missing[0]} is missing", where=where)
@@ -331,10 +331,10 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     the systems they are for have not.
     """
     content = _CONTENT[parameters.tool]
-    package = package_contents.exactly(rpms, [parameters.nevra])[parameters.tool]
-    found = package_contents.promises(package.path)
-    package_contents.has_files(package, (*content.files, *content.config, *content.texts))
-    package_contents.keeps(package, found, content.config)
+    package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.tool]
+    found = package_contents.read_metadata(package.path)
+    package_contents.require_files(package, (*content.files, *content.config, *content.texts))
+    package_contents.require_config_files(package, found, content.config)
     for path, program in lvs_tools.programs(package, content.texts).items():
         _check_program(package, path, program, parameters)
     allowed = () if parameters.static else content.libraries

@@ -203,18 +203,18 @@ def test_a_failure_still_tells_what_was_built(bench: Bench) -> None:
 
 
 def recorded(bench: Bench) -> str:
-    return signers.known(bench.artifacts, "lts61")
+    return signers.recorded_fingerprint(bench.artifacts, "lts61")
 
 
 def test_who_signed_is_recorded_apart_from_the_snapshot(bench: Bench) -> None:
     said = bench.build_all(gpg_key=str(person("packager").secret))
     assert recorded(bench) == said["snapshot"]["fingerprint"] == person("packager").fingerprint
-    assert not signers.place(bench.artifacts, "lts61").is_relative_to(bench.artifacts / "repo")
+    assert not signers.record_path(bench.artifacts, "lts61").is_relative_to(bench.artifacts / "repo")
 
 
 def test_a_lost_record_of_the_signer_is_made_again(bench: Bench) -> None:
     first = bench.build_all()["snapshot"]
-    signers.place(bench.artifacts, "lts61").unlink()
+    signers.record_path(bench.artifacts, "lts61").unlink()
     again = bench.build_all()
     assert (again["steps"][PUBLISH]["state"], again["snapshot"]["id"]) == ("ran", first["id"])
     assert recorded(bench) == first["fingerprint"]
@@ -249,7 +249,7 @@ def test_a_run_that_signs_nothing_starts_no_gpg(
     secret = str(person("packager").secret)
     if not settings:
         bench.build_all(gpg_key=secret)
-    monkeypatch.setattr(signing, "opened", None)  # would be called
+    monkeypatch.setattr(signing, "open_signer", None)  # would be called
     bench.build_all(gpg_key=secret, **settings)
 
 
@@ -277,7 +277,7 @@ def test_packages_that_differ_end_with_5_named_kept_and_not_published(bench: Ben
     with pytest.raises(BuildFailed) as failed:
         bench.build_all(check_reproducible=True)
     assert failed.value.code is ExitCode.BUILD
-    assert "1 of 5 packages came out different" in failed.value.what
+    assert "1 of 5 packages differ between two builds" in failed.value.what
     assert "ipvsadm-1.2.1-fnat.0.noarch.rpm (step ipvsadm)" in failed.value.what
     assert "files that differ: /usr/share/fnat/ipvsadm" in failed.value.what
     assert not bench.latest.exists()
@@ -290,13 +290,13 @@ def test_the_second_build_is_made_anew_although_the_first_was_reused(bench: Benc
     bench.kind.changing = ("ipvsadm",)
     bench.build("ipvsadm")
     for _ in range(2):
-        with pytest.raises(BuildFailed, match="came out different"):
+        with pytest.raises(BuildFailed, match="differ between two builds"):
             bench.build("ipvsadm", check_reproducible=True)
 
 
 def test_a_second_build_that_was_kept_is_not_taken_for_the_next_one(bench: Bench) -> None:
     bench.kind.changing = ("ipvsadm",)
-    with pytest.raises(BuildFailed, match="came out different"):
+    with pytest.raises(BuildFailed, match="differ between two builds"):
         bench.build("ipvsadm", check_reproducible=True)
     bench.kind.changing = ()
     shutil.rmtree(bench.artifacts / "steps" / "lts61")
@@ -438,7 +438,7 @@ def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monke
         return 0
 
     job = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
-    monkeypatch.setattr(sandboxed, "remembered", lambda directory: job)
+    monkeypatch.setattr(sandboxed, "load_failed_job", lambda directory: job)
     monkeypatch.setattr(mainjob.LazyRuntime, "shell", looks_around)
     context = bench.job().context
     assert mainjob.shell(line_loader.load("lts61"), "ipvsadm", context) == {"status": 0}

@@ -187,7 +187,7 @@ def test_where_nothing_is_there_is_nothing_to_clean(inv: Inv) -> None:
 @pytest.fixture
 def building(inv: Inv, built: Built) -> Iterator[None]:
     """A run of el6 that is between two steps: it relies on what it has built, and holds no step."""
-    with built.runner("el6").using():
+    with built.runner("el6").shared_lock():
         yield
 
 

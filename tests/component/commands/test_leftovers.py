@@ -91,14 +91,14 @@ import sys, time
 from pathlib import Path
 from pipeline.core import temporary
 from pipeline.core import cache
-from pipeline.lab.vm.network import Accelerator, lab
+from pipeline.lab.vm.network import Accelerator, running_lab
 def fill(into):
     (into / "initramfs").write_bytes(b"half")
     print("begun", flush=True)
     time.sleep(600)
 place = Path(sys.argv[1])
-with temporary.of_this_run(), lab(place / "reports", Accelerator("tcg", "")) as running:
-    running.segment("front")
+with temporary.of_this_run(), running_lab(place / "reports", Accelerator("tcg", "")) as running:
+    running.add_segment("front")
     cache.once(place / "lab" / "guests" / "key", fill)
 """
 
@@ -135,7 +135,7 @@ def test_signing_killed_at_any_time_leaves_nothing_once_the_next_run_has_looked(
     inv: Inv, tmp_path: Path, after: float
 ) -> None:
     keys, package = tmp_path / "artifacts" / "keys", rpm("ipvsadm")
-    with signing.opened("", shared_keys()):
+    with signing.open_signer("", shared_keys()):
         pass
     keys.mkdir(mode=0o700, parents=True)
     process.run(["cp", "-a", shared_keys() / "development", keys])

@@ -175,7 +175,7 @@ def test_where_nothing_was_touched_nothing_runs_and_nothing_is_read(
 def exchanged(snapshot: Path) -> None:
     """A package that the same key has signed, and that is another."""
     [path] = snapshot.glob("stock/kernel-1*.rpm")
-    with signing.opened("", shared_keys()) as signer, tempfile.TemporaryDirectory() as place:
+    with signing.open_signer("", shared_keys()) as signer, tempfile.TemporaryDirectory() as place:
         [other] = signer.sign([rpm("kernel", text=EVIL)], Path(place, "other"))
         put(path, other.path.read_bytes())
 

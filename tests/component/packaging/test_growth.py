@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.core.trees import usage as size
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.runtime import End, Ended, Job, Limits, Mount, give
+from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits, Mount, chown_to_build_user
 from tests.fixtures.rootfs import busybox_image
 
 MIB = 1 << 20
@@ -26,10 +26,10 @@ def place() -> Iterator[Path]:
         yield Path(name)
 
 
-def run(place: Path, script: str, **limits: int) -> Ended:
+def run(place: Path, script: str, **limits: int) -> JobResult:
     """The script as a job that may write to `place`/build."""
     (place / "build").mkdir(exist_ok=True)
-    give(place / "build")
+    chown_to_build_user(place / "build")
     job = Job(
         busybox_image(place / "image"),
         ("/bin/sh", "-c", script),
@@ -42,23 +42,23 @@ def run(place: Path, script: str, **limits: int) -> Ended:
 
 def test_many_small_files_are_one_big_one(place: Path) -> None:
     many = "n=0; while :; do n=$((n+1)); head -c 1m /dev/zero > f$n; sleep 0.01; done"
-    assert run(place, many, size=20 * MIB) == Ended(End.SIZE, -9)
+    assert run(place, many, size=20 * MIB) == JobResult(EndReason.SIZE, -9)
     assert 20 * MIB < size(place / "build") < 1000 * MIB
 
 
 def test_what_was_there_before_does_not_count(place: Path) -> None:
     (place / "build").mkdir()
     (place / "build/before").write_bytes(os.urandom(8 * MIB))
-    assert run(place, "head -c 1m /dev/zero > f; sleep 1.2", size=4 * MIB).good
+    assert run(place, "head -c 1m /dev/zero > f; sleep 1.2", size=4 * MIB).succeeded
 
 
 @pytest.mark.parametrize("where", ["/tmp", "/run", "/var/tmp"])
 def test_what_is_in_memory_ends_too(place: Path, where: str) -> None:
-    assert not run(place, f"head -c 8m /dev/zero > {where}/x", temporary=4 * MIB).good
+    assert not run(place, f"head -c 8m /dev/zero > {where}/x", temporary=4 * MIB).succeeded
 
 
 def test_devices_are_no_place_to_write_to(place: Path) -> None:
-    assert not run(place, "echo x > /dev/file").good
+    assert not run(place, "echo x > /dev/file").succeeded
     assert "Read-only file system" in (place / "log").read_text()
 
 

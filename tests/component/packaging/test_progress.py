@@ -22,13 +22,13 @@ def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Pa
 
     def looks(work: Work) -> None:
         begun = step_record.read(work.out.parent).begun
-        said.append(progress.told_once(plan(str(work.step.inputs["value"])), runner, begun + 3))
+        said.append(progress.progress_line(plan(str(work.step.inputs["value"])), runner, begun + 3))
 
-    assert progress.told_once(plan("1"), runner, 0.0) == ""
+    assert progress.progress_line(plan("1"), runner, 0.0) == ""
     runner.run(plan("1"))
     assert said == ["1 of 2 steps done, running second"]
     place = next((tmp_path / "second").glob("[!.]*/meta.json")).parent
     replace(step_record.read(place), seconds=100.0).write(place)
     runner.run(plan("2"))
     assert said[1] == "1 of 2 steps done, running second (last time 100 s); about 97 s left"
-    assert progress.told_once(plan("2"), runner, 0.0) == ""
+    assert progress.progress_line(plan("2"), runner, 0.0) == ""

@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.fs import sha256_of
 from pipeline.errors import BuildFailed, ExitCode
 from pipeline.packaging import reproducible
-from pipeline.packaging.reproducible import Compared
+from pipeline.packaging.reproducible import Comparison
 from tests.fixtures.rpms import rpm
 
 # Writes what it was called with where --text says, and ends as diffoscope does when there are differences.
@@ -39,7 +39,7 @@ def output(place: Path, *packages: Path) -> dict[str, Path]:
     return {"ipvsadm": place}
 
 
-def compare(tmp_path: Path, first: tuple[Path, ...], second: tuple[Path, ...]) -> list[Compared]:
+def compare(tmp_path: Path, first: tuple[Path, ...], second: tuple[Path, ...]) -> list[Comparison]:
     places = output(tmp_path / "first", *first), output(tmp_path / "second", *second)
     return reproducible.compare(*places, tmp_path / "reports")
 
@@ -61,7 +61,7 @@ def named_otherwise() -> Path:
 
 def test_packages_of_the_same_bytes_are_told_with_their_digest(tmp_path: Path, one: Path) -> None:
     [compared] = compare(tmp_path, (one,), (one,))
-    assert compared == Compared("ipvsadm", "a.rpm", sha256_of(one), sha256_of(one))
+    assert compared == Comparison("ipvsadm", "a.rpm", sha256_of(one), sha256_of(one))
     assert compared.same and compared.as_dict()["same"] is True
     reproducible.check([compared])
     assert not (tmp_path / "reports").exists()
@@ -75,7 +75,7 @@ def test_what_differs_is_named_by_file_and_by_tag_and_diffoscope_is_recommended(
         reproducible.check(compared)
     assert failed.value.code is ExitCode.BUILD
     text = str(failed.value)
-    assert text.startswith("1 of 2 packages came out different when they were built again")
+    assert text.startswith("1 of 2 packages differ between two builds")
     assert f"a.rpm (step ipvsadm): {sha256_of(one)[:16]}, {sha256_of(other)[:16]}" in text
     assert "files that differ: /usr/share/fnat/ipvsadm" in text
     tags = text.partition("header tags that differ: ")[2].splitlines()[0]

@@ -244,14 +244,14 @@ def test_what_is_not_as_its_step_made_it_is_told_kept_aside_and_made_anew(tmp_pa
     line, (spoil, problem) = tmp_path / "line", DAMAGES[damage]
     place = runner(line).run(chain())["kernel"].out
     spoil(place)
-    known = runner(line).last(chain().steps["tools"])
+    known = runner(line).last_record(chain().steps["tools"])
     warned: list[str] = []
     state, why = runner(line).explain(chain())["kernel"]
     assert (state, why.endswith("; built anew")) == (State.RAN, True) and why.startswith(problem), why
     outcomes = runner(line, warn=warned.append).run(chain())
     assert (states(outcomes)["kernel"], outcomes["kernel"].why, warned) == ("ran", why, [f"kernel: {why}"])
     assert text(outcomes, "publish") == "ktrp" and states(outcomes)["tools"] == "reused"
-    assert runner(line).last(chain().steps["tools"]) == known
+    assert runner(line).last_record(chain().steps["tools"]) == known
     [kept] = place.parent.glob(".damaged-*")
     assert kept.name == f".damaged-{place.name}"
     assert set(states(runner(line).run(chain())).values()) == {"reused"}

@@ -127,7 +127,7 @@ def test_dnf_refuses_an_unsigned_package_although_the_metadata_is_signed(
     loose = tmp_path / "loose"
     loose.mkdir()
     shutil.copy(rpm(), loose)
-    signer.detach(repodata.make(loose, WHEN, databases=False), WHEN)
+    signer.sign_detached(repodata.create(loose, WHEN, databases=False), WHEN)
     lines = repo_of(made).splitlines()
     other = "\n".join(f"baseurl=file://{loose}" if line.startswith("baseurl=") else line for line in lines)
     dnf = Dnf(tmp_path / "dnf")

@@ -19,7 +19,7 @@ from pipeline.errors import Refused, UsageError
 from pipeline.publish import signers, signing
 from pipeline.publish.signing import Signer
 from pipeline.publish.snapshot import Snapshot, make_snapshot
-from pipeline.publish.snapshot_contents import Built, Contents
+from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import person, rpm
 
@@ -35,19 +35,19 @@ def artifacts(tmp_path: Path) -> Path:
 def ours(artifacts: Path, signer: Signer) -> Snapshot:
     """The line's snapshot, by the key that is recorded."""
     made = publish(artifacts, signer)
-    signers.remember(artifacts, "lts61", signer.key.fingerprint)
+    signers.record(artifacts, "lts61", signer.key.fingerprint)
     return made
 
 
 @pytest.fixture
 def theirs(inv: Inv, tmp_path: Path) -> Iterator[Snapshot]:
     """The same packages, published elsewhere by somebody else."""
-    with signing.opened(str(person("stranger").secret), tmp_path / "keys") as other:
+    with signing.open_signer(str(person("stranger").secret), tmp_path / "keys") as other:
         yield publish(tmp_path / "elsewhere", other)
 
 
 def publish(artifacts: Path, by: Signer) -> Snapshot:
-    wanted = Contents("lts61", "lts61", {"stock": [Built(rpm("kernel"), "kernel:stock")]})
+    wanted = Contents("lts61", "lts61", {"stock": [BuiltPackage(rpm("kernel"), "kernel:stock")]})
     return make_snapshot(wanted, by, artifacts / "repo")
 
 
@@ -122,7 +122,7 @@ def test_a_snapshot_that_names_our_key_and_is_signed_by_another_is_refused(
 
 @pytest.mark.parametrize("record", [None, "", "F" * 39, "not a fingerprint\n", "é", "F" * 40 + "\n" + "F" * 100])
 def test_without_a_record_nothing_is_believed(ours: Snapshot, artifacts: Path, record: str | None) -> None:
-    place = signers.place(artifacts, "lts61")
+    place = signers.record_path(artifacts, "lts61")
     place.unlink() if record is None else place.write_text(record)
     refused = refusal(artifacts)
     assert (refused.what, refused.where) == (

@@ -28,7 +28,7 @@ OPEN = """\
 import sys
 from pathlib import Path
 from pipeline.publish import signing
-with signing.opened("", Path(sys.argv[1])) as signer:
+with signing.open_signer("", Path(sys.argv[1])) as signer:
     print(signer.key.fingerprint)
 """
 StandIn = Callable[[str, str], None]
@@ -75,7 +75,7 @@ def rpmkeys(path: Path, public: bytes, place: Path) -> str:
 
 def test_a_development_key_is_made_on_first_use_and_says_what_it_is(inv: Inv, tmp_path: Path) -> None:
     directory = tmp_path / "artifacts" / "keys"
-    with signing.opened("", directory) as signer:
+    with signing.open_signer("", directory) as signer:
         key = signer.key
     assert key.development
     assert key.identity == "LVS FULLNAT development key (NOT for production)"
@@ -94,7 +94,7 @@ def test_a_development_key_is_made_on_first_use_and_says_what_it_is(inv: Inv, tm
 def test_the_development_key_is_the_same_the_second_time(inv: Inv, tmp_path: Path) -> None:
     found = []
     for _ in range(2):
-        with signing.opened("", tmp_path / "keys") as signer:
+        with signing.open_signer("", tmp_path / "keys") as signer:
             found.append(signer.key)
     assert found[0] == found[1]
 
@@ -131,13 +131,13 @@ def test_a_key_is_complete_before_it_is_moved_to_its_place(
             seen.append((made.stat().st_ino, {path.name: path.read_bytes() for path in made.iterdir()}))
 
     monkeypatch.setattr(faults, "point", point)
-    with signing.opened("", tmp_path / "keys"):
+    with signing.open_signer("", tmp_path / "keys"):
         place = tmp_path / "keys" / "development"
         assert seen == [(place.stat().st_ino, {path.name: path.read_bytes() for path in place.iterdir()})]
 
 
 def test_a_development_key_is_one_wherever_it_is_taken_from(inv: Inv) -> None:
-    with signing.opened(str(shared_keys() / "development" / "secret.asc"), shared_keys()) as signer:
+    with signing.open_signer(str(shared_keys() / "development" / "secret.asc"), shared_keys()) as signer:
         assert signer.key.development
 
 
@@ -145,7 +145,7 @@ def test_what_lies_in_the_development_keys_place_is_not_touched(inv: Inv, tmp_pa
     mine = tmp_path / "keys" / "development" / "notes"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
-    with pytest.raises(HostLacks, match="something else lies") as lacks, signing.opened("", tmp_path / "keys"):
+    with pytest.raises(HostLacks, match="something else lies") as lacks, signing.open_signer("", tmp_path / "keys"):
         pass
     assert lacks.value.hint.startswith("mv ")
     assert mine.read_text() == "mine"
@@ -154,7 +154,7 @@ def test_what_lies_in_the_development_keys_place_is_not_touched(inv: Inv, tmp_pa
 def test_no_room_for_a_key_is_the_hosts_fault(inv: Inv, tmp_path: Path, stand_in: StandIn) -> None:
     full = "echo 'gpg: agent_genkey failed: No space left on device' >&2; exit 2"
     stand_in("gpg", f'case "$*" in *--quick-generate-key*) {full};; esac; exec "$REAL" "$@"')
-    with pytest.raises(HostLacks, match="no disk space") as lacks, signing.opened("", tmp_path / "keys"):
+    with pytest.raises(HostLacks, match="no disk space") as lacks, signing.open_signer("", tmp_path / "keys"):
         pass
     assert lacks.value.where == str(tmp_path / "keys")
     assert [path.name for path in (tmp_path / "keys").iterdir()] == [".lock"]
@@ -167,7 +167,7 @@ def test_no_room_for_a_key_is_the_hosts_fault(inv: Inv, tmp_path: Path, stand_in
 def test_a_fingerprint_names_a_key_in_the_persons_own_keyring(
     packager: Person, tmp_path: Path, spelling: Callable[[str], str]
 ) -> None:
-    with signing.opened(spelling(packager.fingerprint), tmp_path / "keys") as signer:
+    with signing.open_signer(spelling(packager.fingerprint), tmp_path / "keys") as signer:
         assert (signer.key.fingerprint, signer.key.development) == (packager.fingerprint, False)
         assert signer.key.identity == "packager <packager@example.org>"
         [signed] = signer.sign([rpm()], tmp_path / "out")
@@ -177,7 +177,7 @@ def test_a_fingerprint_names_a_key_in_the_persons_own_keyring(
 
 def test_an_exported_key_signs_from_a_home_that_is_gone_afterwards(inv: Inv, tmp_path: Path) -> None:
     packager = person("packager")
-    with signing.opened(str(packager.secret), tmp_path / "keys") as signer:
+    with signing.open_signer(str(packager.secret), tmp_path / "keys") as signer:
         assert (signer.key.fingerprint, signer.key.development) == (packager.fingerprint, False)
         assert signer.key.name == f"lvs-fullnat-{packager.fingerprint[-8:].lower()}"
         signer.sign([rpm()], tmp_path / "out")
@@ -199,14 +199,14 @@ def test_a_key_that_old_rpm_could_not_check_is_refused(
     inv: Inv, tmp_path: Path, name: str, options: dict[str, str], why: str
 ) -> None:
     somebody = person(name, **options)
-    with pytest.raises(Refused) as refused, signing.opened(str(somebody.secret), tmp_path / "keys"):
+    with pytest.raises(Refused) as refused, signing.open_signer(str(somebody.secret), tmp_path / "keys"):
         pass
     assert refused.value.where == somebody.fingerprint
     assert why in refused.value.why
 
 
 def test_a_fingerprint_that_the_keyring_does_not_have_is_a_mistake(packager: Person, tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as wrong, signing.opened("0" * 40, tmp_path):
+    with pytest.raises(UsageError) as wrong, signing.open_signer("0" * 40, tmp_path):
         pass
     assert wrong.value.what == f"the signing key {'0' * 40} was not found"
     assert wrong.value.why == f"had {packager.fingerprint}"
@@ -214,7 +214,7 @@ def test_a_fingerprint_that_the_keyring_does_not_have_is_a_mistake(packager: Per
 
 def test_without_a_keyring_a_fingerprint_is_a_mistake(inv: Inv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GNUPGHOME", raising=False)
-    with pytest.raises(UsageError, match="no keyring") as wrong, signing.opened("0" * 40, inv.cwd):
+    with pytest.raises(UsageError, match="no keyring") as wrong, signing.open_signer("0" * 40, inv.cwd):
         pass
     assert wrong.value.where == str(inv.home / ".gnupg")
 
@@ -231,21 +231,21 @@ def test_files_that_hold_not_exactly_one_secret_key_are_refused(inv: Inv, tmp_pa
         (junk, Refused, "gpg does not take the signing key"),
         (tmp_path / "absent", UsageError, "the signing key cannot be read: No such file"),
     ):
-        with pytest.raises(error) as caught, signing.opened(str(file), tmp_path / "keys"):
+        with pytest.raises(error) as caught, signing.open_signer(str(file), tmp_path / "keys"):
             pass
         assert said in str(caught.value)
 
 
 def test_a_key_that_does_not_sign_is_told_before_any_work(packager: Person, tmp_path: Path, stand_in: StandIn) -> None:
     stand_in("gpg", 'case "$*" in *--detach-sign*) echo "no pinentry" >&2; exit 2;; esac; exec "$REAL" "$@"')
-    with pytest.raises(Refused, match="does not sign") as refused, signing.opened(packager.fingerprint, tmp_path):
+    with pytest.raises(Refused, match="does not sign") as refused, signing.open_signer(packager.fingerprint, tmp_path):
         pass
     assert "no pinentry" in refused.value.why
 
 
 def test_an_agent_that_does_not_start_is_the_hosts_fault(inv: Inv, tmp_path: Path, stand_in: StandIn) -> None:
     stand_in("gpg-agent", "exit 2")
-    with pytest.raises(HostLacks, match="gpg-agent did not start"), signing.opened("", shared_keys()):
+    with pytest.raises(HostLacks, match="gpg-agent did not start"), signing.open_signer("", shared_keys()):
         pass
 
 
@@ -253,7 +253,7 @@ def test_an_agent_whose_socket_is_there_before_it_listens_is_waited_for(inv: Inv
     bind = "import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])"
     place = '"$(gpgconf --homedir "$2" --list-dirs agent-socket)"'
     stand_in("gpg-agent", f'python3 -c "{bind}" {place}; sleep 0.5; exec "$REAL" "$@"')
-    with signing.opened("", shared_keys()) as signer:
+    with signing.open_signer("", shared_keys()) as signer:
         assert signer.key.development
 
 
@@ -283,7 +283,7 @@ def test_a_package_is_called_what_its_header_says(signer: Signer, tmp_path: Path
 
 def test_the_same_package_signed_again_is_the_same_bytes(signer: Signer, tmp_path: Path) -> None:
     digests = {sha256_of(signer.sign([rpm()], tmp_path / name)[0].path) for name in ("one", "two")}
-    with signing.opened("", shared_keys()) as another:
+    with signing.open_signer("", shared_keys()) as another:
         digests.add(sha256_of(another.sign([rpm()], tmp_path / "three")[0].path))
     assert len(digests) == 1
 
@@ -295,15 +295,15 @@ def test_a_signature_bears_the_build_time_or_the_keys_own_when_that_is_later(
         [signed] = by.sign([rpm()], tmp_path / name)
         return openpgp.check_rpm(signed.path, [by.key.public]).made
 
-    year = process.run(["date", "--utc", f"--date=@{signer.key.made}", "+%Y"]).text.strip()
+    year = process.run(["date", "--utc", f"--date=@{signer.key.created}", "+%Y"]).text.strip()
     assert when(signer, "now").endswith(year)
-    with signing.opened(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as old:
-        assert when(old, "then").startswith("RSA/SHA256, Tue Jun 12 ") and old.key.made < WHEN
+    with signing.open_signer(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as old:
+        assert when(old, "then").startswith("RSA/SHA256, Tue Jun 12 ") and old.key.created < WHEN
         assert when(old, "again").endswith("2012")
 
 
 def test_a_package_that_somebody_else_signed_is_signed_anew(signer: Signer, inv: Inv, tmp_path: Path) -> None:
-    with signing.opened(str(person("packager").secret), tmp_path / "keys") as other:
+    with signing.open_signer(str(person("packager").secret), tmp_path / "keys") as other:
         [theirs] = other.sign([rpm()], tmp_path / "theirs")
     [ours] = signer.sign([theirs.path], tmp_path / "ours")
     assert openpgp.check_rpm(ours.path, [signer.key.public]).fingerprint == signer.key.fingerprint
@@ -344,7 +344,7 @@ def test_signing_that_does_not_sign_is_found_out(
 
 
 def test_a_signature_by_another_key_is_found_out(signer: Signer, inv: Inv, tmp_path: Path, stand_in: StandIn) -> None:
-    with signing.opened(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as other:
+    with signing.open_signer(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as other:
         extra = f'--define "_gpg_name {other.key.fingerprint}!" --define "_gpg_path {other.gnupg.home}"'
         stand_in("rpmsign", f'first=$1; shift; exec "$REAL" "$first" "$@" {extra}')
         with pytest.raises(Refused) as refused:
@@ -375,17 +375,17 @@ def test_the_persons_own_settings_change_nothing(signer: Signer, inv: Inv, tmp_p
 def test_a_file_is_signed_beside_itself_armored_and_reproducibly(signer: Signer, tmp_path: Path) -> None:
     file = tmp_path / "repomd.xml"
     file.write_text("<repomd/>")
-    first = signer.detach(file, WHEN).read_bytes()
+    first = signer.sign_detached(file, WHEN).read_bytes()
     assert first.startswith(b"-----BEGIN PGP SIGNATURE-----")
-    assert signer.detach(file, WHEN).read_bytes() == first
-    assert signer.detach(file, signer.key.made + 1).read_bytes() != first
+    assert signer.sign_detached(file, WHEN).read_bytes() == first
+    assert signer.sign_detached(file, signer.key.created + 1).read_bytes() != first
     signing.check_detached(file, tmp_path / "repomd.xml.asc", signer.key.public)
 
 
 def test_a_changed_file_another_key_and_no_signature_are_refused(signer: Signer, inv: Inv, tmp_path: Path) -> None:
     file = tmp_path / "repomd.xml"
     file.write_text("<repomd/>")
-    made = signer.detach(file, WHEN)
+    made = signer.sign_detached(file, WHEN)
     somebody = person("packager")
     other = keys.public_key("packager", somebody.fingerprint, somebody.public.read_bytes())
     with pytest.raises(Refused, match="signature is not good"):
@@ -402,14 +402,14 @@ def test_gpg_that_signs_nothing_is_found_out(signer: Signer, tmp_path: Path, sta
     (tmp_path / "f").write_text("x")
     stand_in("gpg", 'case "$*" in *--detach-sign*) exit 0;; esac; exec "$REAL" "$@"')
     with pytest.raises(Refused, match="signature is not good"):
-        signer.detach(tmp_path / "f", WHEN)
+        signer.sign_detached(tmp_path / "f", WHEN)
 
 
 # --- What is left --------------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_running_and_no_temporary_file(inv: Inv, tmp_path: Path) -> None:
-    with signing.opened("", tmp_path / "keys") as signer:
+    with signing.open_signer("", tmp_path / "keys") as signer:
         signer.sign([rpm()], tmp_path / "out")
         assert agents(inv, 0), "the test could not see an agent"
     assert inv.living(0) == agents(inv, 0) == []
@@ -429,14 +429,14 @@ def test_the_directory_of_an_agents_sockets_goes_with_it(inv: Inv, monkeypatch: 
         return result
 
     monkeypatch.setattr(process, "run", watching)
-    with signing.opened("", shared_keys()):
+    with signing.open_signer("", shared_keys()):
         [directory] = seen
         assert (directory / "S.gpg-agent").is_socket()
     assert not directory.exists()
 
 
 def test_a_failure_leaves_no_agent_either(inv: Inv, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), signing.opened("", shared_keys()):
+    with pytest.raises(RuntimeError), signing.open_signer("", shared_keys()):
         raise RuntimeError
     assert inv.living(0) == agents(inv, 0) == []
 
@@ -448,7 +448,7 @@ def test_a_deep_directory_and_a_deep_place_for_temporary_files_do_not_matter(
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
     secret = shared_keys() / "development" / "secret.asc"
-    with signing.opened(str(secret), deep / "keys") as signer:
+    with signing.open_signer(str(secret), deep / "keys") as signer:
         assert signer.key.development
 
 

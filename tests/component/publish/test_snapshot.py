@@ -91,7 +91,7 @@ def test_a_development_key_is_named_as_such_everywhere(signer: Signer, root: Pat
 
 
 def test_a_key_of_somebodys_own_is_not_called_a_development_key(inv: Inv, root: Path, tmp_path: Path) -> None:
-    with signing.opened(str(person("packager").secret), tmp_path / "keys") as signer:
+    with signing.open_signer(str(person("packager").secret), tmp_path / "keys") as signer:
         made = make_snapshot(wanted(), signer, root)
     texts = "".join(path.read_text() for path in made.path.iterdir() if path.is_file())
     assert not made.development and "evelopment" not in texts.replace('"development": false', "")
@@ -132,7 +132,7 @@ def test_metadata_is_gzip_with_sha256_and_for_old_yum_with_databases(signer: Sig
 
 
 def test_the_revision_is_the_time_of_the_content(inv: Inv, root: Path, tmp_path: Path) -> None:
-    with signing.opened(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as signer:
+    with signing.open_signer(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as signer:
         made = make_snapshot(wanted(), signer, root)
     assert f"<revision>{WHEN}</revision>" in (made.path / "director" / repodata.REPOMD).read_text()
 
@@ -154,7 +154,7 @@ def test_the_same_content_is_found_again_and_nothing_is_signed(
 def test_the_same_content_gives_the_same_bytes_elsewhere(signer: Signer, root: Path, tmp_path: Path) -> None:
     packages = wanted(rpm(), rpm("keepalived"), rpm("perf"))
     made = make_snapshot(packages, signer, root)
-    with signing.opened("", shared_keys()) as another:
+    with signing.open_signer("", shared_keys()) as another:
         again = make_snapshot(packages, another, tmp_path / "elsewhere")
     assert made.path != again.path
     assert everything(made.path) == everything(again.path)

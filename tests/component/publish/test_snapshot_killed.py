@@ -97,7 +97,7 @@ def test_two_publishers_of_different_content_make_two_whole_snapshots(inv: Inv, 
     ):
         said = [child.communicate(timeout=60)[0].decode().strip() for child in (one, two)]
     assert {path.name for path in (root / "el6" / "snapshots").iterdir()} == set(said) and len(set(said)) == 2
-    with signing.opened("", shared_keys()) as signer:
+    with signing.open_signer("", shared_keys()) as signer:
         for name in said:
             verify_snapshot(root / "el6" / "snapshots" / name, signer.key.fingerprint)
     assert (root / "el6" / "latest").resolve().name in said
@@ -200,7 +200,7 @@ def test_other_failures_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
 def test_createrepo_that_is_not_installed_is_the_hosts_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(HostLacks, match="createrepo_c is not installed"):
-        repodata.make(tmp_path, 1, databases=False)
+        repodata.create(tmp_path, 1, databases=False)
 
 
 def test_the_sums_file_is_one_that_sha256sum_reads(signer: Signer, root: Path) -> None:

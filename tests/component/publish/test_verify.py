@@ -82,7 +82,7 @@ def resummed(copy: Path, signer: Signer) -> None:
     kept = [name for name in names if not name.startswith("SHA256SUMS")]
     changed(copy / "SHA256SUMS", lambda _: "".join(f"{sha256_of(copy / n)}  {n}\n" for n in kept).encode())
     (copy / "SHA256SUMS.asc").unlink()
-    signer.detach(copy / "SHA256SUMS", WHEN)
+    signer.sign_detached(copy / "SHA256SUMS", WHEN)
 
 
 def test_right_sums_do_not_make_up_for_anything_else(copy: Path, signer: Signer, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
     """A signer that does nothing and a publisher that believes it: the last check before the rename is left."""
     sign = Signer.sign
 
-    def pretended(self: Signer, rpms: Sequence[signing.Unsigned], into: Path) -> list[signing.Signed]:
+    def pretended(self: Signer, rpms: Sequence[signing.UnsignedPackage], into: Path) -> list[signing.SignedPackage]:
         signed = sign(self, rpms, into)
         for item, source in zip(signed, rpms, strict=True):
             changed(item.path, lambda _, source=source: source.path.read_bytes())  # type: ignore[misc]

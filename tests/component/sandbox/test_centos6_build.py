@@ -99,7 +99,7 @@ def test_the_image_is_built_listed_and_runs_jobs_under_every_runtime(dockerd: Do
     runtimes: list[Runtime] = [Bubblewrap(), ContainerEngine(dockerd.engine, {})]
     for runtime in runtimes:
         job = Job(image, ("/bin/sh", "-c", "pwd; ls /etc/yum.repos.d"), place / "job.log", limits=Limits(free=0))
-        assert runtime.run(job).good, job.log.read_text()
+        assert runtime.run(job).succeeded, job.log.read_text()
     assert (place / "job.log").read_text() == "/build\nvault.repo\n" * 2
     assert build(dockerd, recipe, place, offline=True) == image  # the second time nothing is asked for
     assert dockerd.containers() == []

@@ -84,19 +84,19 @@ def test_bubblewrap_is_preferred_to_an_engine(engine: Host) -> None:
 def test_an_engine_is_taken_where_bubblewrap_does_not_isolate(engine: Host) -> None:
     said = io.StringIO()
     assert isinstance(choose("auto", Console(err=said), engine), ContainerEngine)
-    assert "builds run under Docker 27.1: it answers, and bubblewrap cannot isolate" in said.getvalue()
+    assert "builds run under Docker 27.1: answers, and bubblewrap: no isolation" in said.getvalue()
 
 
 @pytest.mark.usefixtures("broken_bubblewrap")
 def test_bubblewrap_asked_for_never_gives_way_to_an_engine(engine: Host) -> None:
-    with pytest.raises(HostLacks, match="bubblewrap cannot isolate") as caught:
+    with pytest.raises(HostLacks, match="bubblewrap: no isolation") as caught:
         choose("bubblewrap", Console(quiet=True), engine)
     assert "No permissions to create new namespace" in caught.value.why
     assert caught.value.hint
 
 
 def test_an_engine_asked_for_never_gives_way_to_bubblewrap(silent: Host) -> None:
-    with pytest.raises(HostLacks, match="no container engine answers") as caught:
+    with pytest.raises(HostLacks, match="container engine: none answers") as caught:
         choose("docker", Console(quiet=True), silent)
     assert caught.value.hint
 
@@ -113,5 +113,5 @@ def test_without_either_both_reasons_are_told(silent: Host) -> None:
 
 
 def test_no_other_runtime_is_known() -> None:
-    with pytest.raises(UsageError, match="there is no runtime chroot"):
+    with pytest.raises(UsageError, match="runtime: expected one of auto"):
         choose("chroot", Console(quiet=True))

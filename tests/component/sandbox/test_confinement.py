@@ -16,7 +16,7 @@ import pytest
 from pipeline.sandbox import seccomp
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Job, Limits, Mount, build_user, give
+from pipeline.sandbox.runtime import Job, Limits, Mount, build_user, chown_to_build_user
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.rootfs import busybox_image
 
@@ -159,7 +159,7 @@ def placed(owner: int) -> Iterator[Path]:
             for path in (place, *place.rglob("*")):
                 os.chown(path, owner, owner, follow_symlinks=False)
         else:
-            give(place / "secret-build")
+            chown_to_build_user(place / "secret-build")
         yield place
 
 

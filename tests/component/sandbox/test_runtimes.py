@@ -24,15 +24,15 @@ from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.container import ContainerEngine
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
-    End,
-    Ended,
+    EndReason,
     Job,
+    JobResult,
     Limits,
     Mount,
     build_group,
     build_user,
-    give,
-    take_back,
+    chown_to_build_user,
+    chown_to_caller,
 )
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
@@ -55,7 +55,7 @@ ulimit -c; ulimit -f
 
 
 def test_inside_is_the_same(bench: Bench) -> None:
-    assert bench.run(INSIDE, file=1 << 20).good, bench.text
+    assert bench.run(INSIDE, file=1 << 20).succeeded, bench.text
     assert bench.text.splitlines() == [
         str(build_user()),
         str(build_group()),
@@ -73,7 +73,7 @@ def test_inside_is_the_same(bench: Bench) -> None:
 def test_the_environment_is_what_was_given_and_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET", "of ours")
     job = replace(bench.job(""), argv=("env",), environment={"GIVEN": "a b\n$c"})
-    assert bench.runtime.run(job).good
+    assert bench.runtime.run(job).succeeded
     assert bench.text == "GIVEN=a b\n$c\nHOME=/tmp\nPATH=/usr/bin:/bin:/usr/sbin:/sbin\n"
 
 
@@ -81,7 +81,7 @@ def test_a_mount_that_is_not_writable_is_not(bench: Bench) -> None:
     source = bench.place / "input"
     source.mkdir()
     (source / "file").write_text("content\n")
-    give(source)
+    chown_to_build_user(source)
     job = bench.job("cat /input/file; echo x > /input/file")
     assert bench.runtime.run(replace(job, mounts=(*job.mounts, Mount(source, "/input")))).status == 1
     assert bench.text.startswith("content\n")
@@ -91,7 +91,7 @@ def test_a_mount_that_is_not_writable_is_not(bench: Bench) -> None:
 def test_a_mount_of_what_is_not_there_is_an_error_and_makes_nothing(bench: Bench) -> None:
     job = replace(bench.job("true"), mounts=(Mount(bench.place / "missing", "/input"),))
     with contextlib.suppress(HostLacks):
-        assert not bench.runtime.run(job).good
+        assert not bench.runtime.run(job).succeeded
     assert not (bench.place / "missing").exists()
 
 
@@ -109,11 +109,11 @@ def test_a_job_reaches_no_network_not_even_ours(bench: Bench) -> None:
 
 
 def test_output_belongs_to_the_build_user_and_then_to_us(bench: Bench) -> None:
-    assert bench.run("mkdir d; echo x > d/file; ln -s /etc/passwd d/link").good
+    assert bench.run("mkdir d; echo x > d/file; ln -s /etc/passwd d/link").succeeded
     made = [bench.build / "d", bench.build / "d/file", bench.build / "d/link"]
     assert {(p.lstat().st_uid, p.lstat().st_gid) for p in made} == {(build_user(), build_group())}
     before = Path("/etc/passwd").stat()
-    take_back(bench.build)
+    chown_to_caller(bench.build)
     assert {p.lstat().st_uid for p in made} == {os.geteuid()}
     assert Path("/etc/passwd").stat() == before
 
@@ -124,7 +124,7 @@ def test_both_runtimes_make_the_same_bytes(request: pytest.FixtureRequest) -> No
     for kind in ("bubblewrap", "docker"):
         with reachable_place() as place:
             bench = bench_of(kind, request, place)
-            assert bench.run(script).good, bench.text
+            assert bench.run(script).succeeded, bench.text
             made.append({path.name: path.read_bytes() for path in bench.build.iterdir()})
     assert made[0] == made[1]
     assert sorted(made[0]) == ["a", "b", "c"]
@@ -136,10 +136,10 @@ def test_a_place_that_only_root_may_pass_through_is_no_hindrance(request: pytest
         image = busybox_image(place / "image", key="behind a wall")
         place.chmod(0o700)
         job = replace(bench.job("id -u; echo made > file; cat file; sleep 0.2; exit 4"), image=image)
-        assert Bubblewrap().run(job) == Ended(End.EXIT, 4), bench.text
+        assert Bubblewrap().run(job) == JobResult(EndReason.EXIT, 4), bench.text
         assert bench.text == f"{build_user()}\nmade\n"
         job = bench.job(f": {place}; sleep 4252", Limits(wall=0.5, free=0))
-        assert Bubblewrap().run(replace(job, image=image)) == Ended(End.WALL, -9)
+        assert Bubblewrap().run(replace(job, image=image)) == JobResult(EndReason.WALL, -9)
         assert living(f": {place}") == []
         assert not any(str(place) in row for row in Path("/proc/self/mounts").read_text().splitlines())
 
@@ -148,7 +148,7 @@ def test_a_place_that_only_root_may_pass_through_is_no_hindrance(request: pytest
 
 
 def test_a_line_is_in_the_log_while_the_job_runs(bench: Bench) -> None:
-    ended: list[Ended] = []
+    ended: list[JobResult] = []
     script = "echo first; echo second >&2; while [ ! -e go ]; do sleep 0.05; done; echo last"
     thread = threading.Thread(target=lambda: ended.append(bench.run(script, wall=60)))
     thread.start()
@@ -158,19 +158,19 @@ def test_a_line_is_in_the_log_while_the_job_runs(bench: Bench) -> None:
     assert bench.text == "first\nsecond\n"
     (bench.build / "go").touch()
     thread.join()
-    assert ended == [Ended(End.EXIT, 0)]
+    assert ended == [JobResult(EndReason.EXIT, 0)]
     assert bench.text == "first\nsecond\nlast\n"
 
 
 def test_a_log_may_be_named_from_the_working_directory(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(bench.place)
-    assert bench.runtime.run(replace(bench.job("echo said"), log=Path("log"))).good
+    assert bench.runtime.run(replace(bench.job("echo said"), log=Path("log"))).succeeded
     assert bench.text == "said\n"
 
 
 def test_a_log_is_appended_to_and_nothing_of_it_is_lost(bench: Bench) -> None:
     bench.log.write_text("begun\n")
-    assert bench.runtime.run(bench.job("seq 200000; printf 'no newline'")).good
+    assert bench.runtime.run(bench.job("seq 200000; printf 'no newline'")).succeeded
     assert bench.text == "begun\n" + "".join(f"{n}\n" for n in range(1, 200001)) + "no newline"
 
 
@@ -178,11 +178,11 @@ def test_a_log_is_appended_to_and_nothing_of_it_is_lost(bench: Bench) -> None:
     ("script", "status"), [("true", 0), ("exit 3", 3), ("exit 255", 255), ("kill -9 $$", -9), ("kill -SEGV $$", -11)]
 )
 def test_the_exit_status_is_told(bench: Bench, script: str, status: int) -> None:
-    assert bench.run(script) == Ended(End.EXIT, status)
+    assert bench.run(script) == JobResult(EndReason.EXIT, status)
 
 
 def test_a_program_that_is_not_there_is_told(bench: Bench) -> None:
-    assert bench.runtime.run(replace(bench.job(""), argv=("no-such-program",))) == Ended(End.EXIT, 127)
+    assert bench.runtime.run(replace(bench.job(""), argv=("no-such-program",))) == JobResult(EndReason.EXIT, 127)
     assert "no-such-program" in bench.text
 
 
@@ -190,7 +190,7 @@ def test_nothing_of_a_job_outlives_its_end(bench: Bench) -> None:
     """Many processes, whose ending takes the kernel a while."""
     one = f"setsid sh -c ': {bench.place}; sleep 60' >/dev/null 2>&1 &"
     for _ in range(3):
-        assert bench.run(f"for n in $(seq 200); do {one} done; sleep 0.1; exit 0").good, bench.text
+        assert bench.run(f"for n in $(seq 200); do {one} done; sleep 0.1; exit 0").succeeded, bench.text
         assert living(f": {bench.place}") == []
 
 
@@ -200,14 +200,14 @@ def test_nothing_of_a_job_outlives_its_end(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("script", "limits", "reason"),
     [
-        ("trap '' TERM; while :; do echo on; sleep 0.1; done", {"wall": 1.5}, End.WALL),
-        ("echo said; sleep 4244", {"idle": 1.5}, End.IDLE),
-        ("yes", {"log": 1 << 20}, End.LOG),
+        ("trap '' TERM; while :; do echo on; sleep 0.1; done", {"wall": 1.5}, EndReason.WALL),
+        ("echo said; sleep 4244", {"idle": 1.5}, EndReason.IDLE),
+        ("yes", {"log": 1 << 20}, EndReason.LOG),
     ],
 )
-def test_a_job_ends_at_its_limit(bench: Bench, script: str, limits: dict[str, Any], reason: End) -> None:
+def test_a_job_ends_at_its_limit(bench: Bench, script: str, limits: dict[str, Any], reason: EndReason) -> None:
     begun = time.monotonic()
-    assert bench.run(f": {bench.place}; {script}", **limits) == Ended(reason, -9)
+    assert bench.run(f": {bench.place}; {script}", **limits) == JobResult(reason, -9)
     assert time.monotonic() - begun < 10
     assert living(f": {bench.place}") == []
     assert bench.log.stat().st_size < 8 << 20
@@ -216,22 +216,22 @@ def test_a_job_ends_at_its_limit(bench: Bench, script: str, limits: dict[str, An
 def test_a_fork_bomb_is_held_and_ended(bench: Bench) -> None:
     """One that would stop at 400, so that a limit that fails does no harm."""
     bomb = f": {bench.place}; for n in $(seq 400); do sh -c ': {bench.place}; sleep 60' & done; exit 0"
-    assert not bench.run(bomb, processes=60).good
+    assert not bench.run(bomb, processes=60).succeeded
     assert "fork" in bench.text
     assert living(f": {bench.place}") == []
 
 
 def test_a_job_that_wants_all_memory_gets_its_own_limit(bench: Bench) -> None:
     ended = bench.run("head -c 1024m /dev/zero | tail; echo $?; exit 5", memory=64 << 20)
-    assert ended == Ended(End.MEMORY if bench.address != "bubblewrap" else End.EXIT, 5)
+    assert ended == JobResult(EndReason.MEMORY if bench.address != "bubblewrap" else EndReason.EXIT, 5)
 
 
 def test_a_job_that_had_enough_memory_is_not_said_to_lack_it(bench: Bench) -> None:
-    assert bench.run("exit 5", memory=64 << 20) == Ended(End.EXIT, 5)
+    assert bench.run("exit 5", memory=64 << 20) == JobResult(EndReason.EXIT, 5)
 
 
 def test_a_file_cannot_grow_without_end(bench: Bench) -> None:
-    assert not bench.run("head -c 64m /dev/zero > big", file=1 << 20).good
+    assert not bench.run("head -c 64m /dev/zero > big", file=1 << 20).succeeded
     assert (bench.build / "big").stat().st_size == 1 << 20
 
 
@@ -240,14 +240,14 @@ def test_a_disk_that_fills_up_ends_the_job(bench: Bench, small_disk: Path) -> No
     begun = time.monotonic()
     ended = bench.runtime.run(replace(job, mounts=(Mount(small_disk, "/build", writable=True),)))
     (small_disk / "big").unlink()
-    assert ended.reason is End.DISK
+    assert ended.reason is EndReason.DISK
     assert time.monotonic() - begun < 10
 
 
 def test_a_log_that_cannot_be_written_ends_the_job(bench: Bench, small_disk: Path) -> None:
     ended = bench.runtime.run(replace(bench.job("yes"), log=small_disk / "log"))
     (small_disk / "log").unlink()
-    assert ended.reason is End.DISK
+    assert ended.reason is EndReason.DISK
 
 
 # --- Isolation -------------------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ def test_an_image_that_cannot_answer_the_probe_runs_nothing(bench: Bench, withou
     with reachable_place() as place:
         image = busybox_image(place / "image", key=f"no-{without}")
         use_dash(image)
-        assert bench.runtime.run(replace(bench.job("touch whole"), image=image)).good
+        assert bench.runtime.run(replace(bench.job("touch whole"), image=image)).succeeded
         image = replace(image, key=f"no-{without}-now")
         (image.rootfs / "bin" / without).unlink()
         record(image)
@@ -288,7 +288,7 @@ def test_a_bubblewrap_that_does_not_isolate_runs_nothing(
         (place / "bwrap").write_text(f"#!/bin/sh\n{script.replace('REAL', str(shutil.which('bwrap')))}\n")
         (place / "bwrap").chmod(0o755)
         monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-        with pytest.raises(HostLacks, match="cannot isolate") as caught:
+        with pytest.raises(HostLacks, match="no isolation on this host") as caught:
             Bubblewrap().run(Job(toy, ("/bin/sh", "-c", f"touch {place}/ran"), place / "log"))
         assert why in caught.value.why
         assert not (place / "log").exists()
@@ -312,7 +312,7 @@ def test_an_engine_that_does_not_isolate_runs_nothing(
     runtime = ContainerEngine(dockerd.engine, {})
     real = runtime.api.create_host_config
     runtime.api.create_host_config = lambda **asked: real(**(asked | changed))
-    with pytest.raises(HostLacks, match="cannot isolate") as caught:
+    with pytest.raises(HostLacks, match="no isolation on this host") as caught:
         runtime.run(docker_bench.job("touch ran"))
     assert why in caught.value.why
     assert not (docker_bench.build / "ran").exists()

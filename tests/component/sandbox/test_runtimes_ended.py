@@ -25,11 +25,11 @@ from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.container import ContainerEngine
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
-    End,
-    Ended,
+    EndReason,
     Job,
+    JobResult,
     build_user,
-    give,
+    chown_to_build_user,
 )
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
@@ -103,7 +103,7 @@ def test_sigkill_between_two_steps_leaves_nothing_that_is_not_reaped(docker_benc
     assert left == (1 if point == "engine.created" else 0)
     assert len(docker_bench.runtime.reap()) == left
     assert left_of(docker_bench) == []
-    assert docker_bench.run("true").good
+    assert docker_bench.run("true").succeeded
 
 
 def test_reaping_spares_what_a_living_run_owns(bench: Bench) -> None:
@@ -119,7 +119,7 @@ def test_reaping_spares_what_a_living_run_owns(bench: Bench) -> None:
 
 def forged() -> list[bytes]:
     """Labels of dead owners, and of what no owner is."""
-    boot, namespace, pid, _ = supervisor.owner().split(":")
+    boot, namespace, pid, _ = supervisor.owner_label().split(":")
     mark = f"{supervisor.LABEL}=".encode()
     labels = (f"{boot}:{namespace}:{pid}:1:t", "another:1:2:3:t", f"{boot}:{namespace}:none:1:t", f"{boot}:::1:t")
     return [*(mark + label.encode() for label in labels), mark + b"\xff::::"]
@@ -128,7 +128,7 @@ def forged() -> list[bytes]:
 def test_a_job_that_says_of_its_processes_what_a_supervisor_says_stands_in_no_runs_way(bench: Bench) -> None:
     words = " ".join(f"\"$(printf '{label.decode(errors='backslashreplace')}')\"" for label in forged())
     script = f"for label in {words}; do sh -c 'sleep 2; touch lived-$$' sh $label & done; touch begun; wait"
-    ended: list[Ended] = []
+    ended: list[JobResult] = []
     thread = threading.Thread(target=lambda: ended.append(bench.run(script)))
     thread.start()
     until = time.monotonic() + 30
@@ -136,7 +136,7 @@ def test_a_job_that_says_of_its_processes_what_a_supervisor_says_stands_in_no_ru
         time.sleep(0.02)
     assert bench.runtime.reap() == []
     thread.join()
-    assert ended[0].good and len([*bench.build.glob("lived-*")]) == len(forged()), bench.text
+    assert ended[0].succeeded and len([*bench.build.glob("lived-*")]) == len(forged()), bench.text
 
 
 def test_another_users_process_that_says_the_same_is_no_supervisor() -> None:
@@ -153,8 +153,8 @@ def test_another_users_process_that_says_the_same_is_no_supervisor() -> None:
 
 
 def test_an_owner_is_dead_only_when_that_is_certain() -> None:
-    boot, namespace, pid, start = supervisor.owner().split(":")
-    assert not supervisor.is_dead(supervisor.owner())
+    boot, namespace, pid, start = supervisor.owner_label().split(":")
+    assert not supervisor.is_dead(supervisor.owner_label())
     assert supervisor.is_dead(f"{boot}:{namespace}:{pid}:1")  # another process had the id
     assert supervisor.is_dead(f"another boot:{namespace}:{pid}:{start}")
     assert not supervisor.is_dead(f"{boot}:1:{pid}:1")  # of another namespace of processes: nobody here knows
@@ -167,7 +167,7 @@ def test_an_owner_is_dead_only_when_that_is_certain() -> None:
 def test_an_engine_that_stops_in_mid_job_is_told_within_seconds(toy: Image, number: int) -> None:
     with reachable_place() as place, Dockerd.running() as engine:
         (place / "build").mkdir()
-        give(place / "build")
+        chown_to_build_user(place / "build")
         bench = Bench(runtime_at(engine.address), engine.address, toy, place)
 
         def stop() -> None:
@@ -177,7 +177,7 @@ def test_an_engine_that_stops_in_mid_job_is_told_within_seconds(toy: Image, numb
         stopper = threading.Thread(target=stop)
         stopper.start()
         ended = bench.run(f": {place}; sleep 1; touch begun; sleep 4248")
-        assert ended.reason is End.GONE and not ended.good
+        assert ended.reason is EndReason.ENGINE_LOST and not ended.succeeded
         stopper.join()
         assert time.time() - (place / "build/begun").stat().st_mtime < 20
         wait_until_dead(f": {place}")
@@ -205,7 +205,7 @@ def test_a_container_taken_away_is_not_taken_for_success(docker_bench: Bench) ->
 
     thread = threading.Thread(target=take)
     thread.start()
-    assert docker_bench.run("touch begun; sleep 4249").reason is End.GONE
+    assert docker_bench.run("touch begun; sleep 4249").reason is EndReason.ENGINE_LOST
     thread.join()
 
 
@@ -228,14 +228,14 @@ def test_two_runs_at_once_import_an_image_once(docker_bench: Bench, dockerd: Doc
         image = busybox_image(place / "image", key="twice")
         runs = [runtime_at(dockerd.address) for _ in range(2)]
         jobs = [replace(docker_bench.job("true"), image=image, log=place / f"log{n}") for n in range(2)]
-        ended: list[Ended] = []
+        ended: list[JobResult] = []
         pairs = zip(runs, jobs, strict=True)
         threads = [threading.Thread(target=lambda r=r, j=j: ended.append(r.run(j))) for r, j in pairs]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert [one.good for one in ended] == [True, True]
+    assert [one.succeeded for one in ended] == [True, True]
     assert all(found["RepoTags"] != ["<none>:<none>"] for found in docker_bench.runtime.api.images())  # type: ignore[attr-defined]
 
 
@@ -246,7 +246,7 @@ def test_another_image_under_our_tag_is_not_used(docker_bench: Bench, dockerd: D
     with reachable_place() as place:
         image = busybox_image(place / "ours", key="ours")
         job = replace(docker_bench.job("test ! -e /etc/theirs"), image=image)
-        assert runtime_at(dockerd.address).run(job).good
+        assert runtime_at(dockerd.address).run(job).succeeded
         tag = docker_bench.runtime.tag(image)  # type: ignore[attr-defined]
         theirs = busybox_image(place / "theirs").rootfs
         (theirs / "etc/theirs").touch()
@@ -258,7 +258,7 @@ def test_another_image_under_our_tag_is_not_used(docker_bench: Bench, dockerd: D
         elif state != "kept":
             other = re.sub("[0-9a-f]{64}", api.inspect_image(tag)["Id"][-64:], engines.read_text(), count=1)
             engines.write_text(other if state == "edited" else "")
-        assert runtime_at(dockerd.address).run(job).good
+        assert runtime_at(dockerd.address).run(job).succeeded
         for found in api.images():
             if found["RepoTags"] in ([tag], ["<none>:<none>"]):
                 api.remove_image(found["Id"])
@@ -288,7 +288,7 @@ def test_nothing_runs_in_an_image_that_changed(bench: Bench, damage: Callable[[P
         assert caught.value.hint == "./inv image --image toy --fresh"
         (place / "image" / manifest.RECORD).unlink()
         record(image)
-        assert runtime.run(replace(bench.job("touch whole"), image=image)).good
+        assert runtime.run(replace(bench.job("touch whole"), image=image)).succeeded
     assert [path.name for path in bench.build.iterdir()] == ["whole"]
 
 
@@ -308,5 +308,5 @@ def test_an_image_is_looked_at_once_and_read_never(
         monkeypatch.setattr(manifest, "compare", looking)
         monkeypatch.setattr(manifest, "sha256_at", lambda path: pytest.fail(f"{path} is read"))
         runtime = Bubblewrap()
-        assert all(runtime.run(replace(bench.job("true"), image=image)).good for _ in range(2))
+        assert all(runtime.run(replace(bench.job("true"), image=image)).succeeded for _ in range(2))
     assert looks == [image.rootfs.parent]

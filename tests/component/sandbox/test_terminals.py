@@ -23,7 +23,7 @@ import pytest
 from pipeline.core import process
 from pipeline.sandbox import seccomp
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.syscalls import RESULT, Call, program
+from pipeline.sandbox.syscalls import RESULT, Call, static_program
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.rootfs import busybox_image, record
@@ -40,20 +40,22 @@ HIGH = (0, 1 << 32, 1 << 63)
 def thief() -> bytes:
     """A program that ends with 0 when no way of typing `!` is open: on what it was given, and opened anew."""
     again = [
-        Call("openat", (-100, name, 2), either=True) for name in (b"/dev/tty", b"/proc/self/fd/0", b"/dev/console")
+        Call("openat", (-100, name, 2), any_result=True) for name in (b"/dev/tty", b"/proc/self/fd/0", b"/dev/console")
     ]
     tries = [
-        Call("ioctl", (0, command | high, b"!"), refused=errno.EPERM, why="typed")
+        Call("ioctl", (0, command | high, b"!"), expected_errno=errno.EPERM, failure="typed")
         for command in COMMANDS
         for high in HIGH
     ]
     anew = []
     for opened in again:
-        anew += [opened, Call("dup2", (RESULT, 9), either=True)]
+        anew += [opened, Call("dup2", (RESULT, 9), any_result=True)]
         anew += [
-            Call("ioctl", (9, command | high, b"!"), errno.EPERM, why="typed") for command in COMMANDS for high in HIGH
+            Call("ioctl", (9, command | high, b"!"), errno.EPERM, failure="typed")
+            for command in COMMANDS
+            for high in HIGH
         ]
-    return program([*tries, *anew])
+    return static_program([*tries, *anew])
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ class Entered:
     name = "client"
     shells = 0
 
-    def shell(self, source: int, sink: int, size: object, *argv: str) -> int:
+    def open_shell(self, source: int, sink: int, size: object, *argv: str) -> int:
         self.shells += 1
         return 0
 
@@ -53,7 +53,7 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Entered]:
 
 
 def stage(guest: Any) -> ScenarioContext:
-    return ScenarioContext(scenarios.named("nat", ()).guests, {"client": guest}, {}, {}, {}, {})
+    return ScenarioContext(scenarios.load_scenario("nat", ()).guests, {"client": guest}, {}, {}, {}, {})
 
 
 def test_a_guests_name_opens_a_shell_in_it_and_exit_ends(guest: Entered, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,6 +188,6 @@ def test_only_the_record_and_the_report_of_a_run_that_passed_save_the_lab(
 def test_a_run_that_passed_saves_the_lab(tmp_path: Path, played: list[Path]) -> None:
     told = job(tmp_path).after(BUILT)["lab"]
     assert told == {"report": str(job(tmp_path).reports / "passed/report.html"), "reused": True}
-    assert len(played) == 1 and list(run_record.verified(tmp_path)) == []
+    assert len(played) == 1 and list(run_record.problems(tmp_path)) == []
     (played[0] / "report.html").write_text("")
-    assert [path.name for path, _ in run_record.verified(tmp_path)] == ["report.html"]
+    assert [path.name for path, _ in run_record.problems(tmp_path)] == ["report.html"]

@@ -68,15 +68,15 @@ HOSTILE: dict[str, Rows] = {
 def test_what_could_not_be_shown_or_contradicts_itself_is_refused(kind: str, place: Path) -> None:
     place.write_bytes(raw_rpm(HOSTILE[kind]))
     with pytest.raises(Refused) as refused:
-        rpmbuild.package(place)
-        package_contents.promises(place)
+        rpmbuild.read_package(place)
+        package_contents.read_metadata(place)
     assert refused.value.what.isprintable() and refused.value.what.isascii()
 
 
 def test_a_good_header_of_the_same_make_is_read(place: Path) -> None:
     place.write_bytes(raw_rpm(files("a", "b c")))
-    assert list(rpmbuild.package(place).files.items()) == [("/usr/bin/a", "ab"), ("/usr/bin/b c", "ab")]
-    assert package_contents.promises(place).modes == {"/usr/bin/a": 0o755, "/usr/bin/b c": 0o755}
+    assert list(rpmbuild.read_package(place).files.items()) == [("/usr/bin/a", "ab"), ("/usr/bin/b c", "ab")]
+    assert package_contents.read_metadata(place).modes == {"/usr/bin/a": 0o755, "/usr/bin/b c": 0o755}
 
 
 def overlapping() -> bytes:
@@ -134,7 +134,7 @@ def test_our_reader_and_rpm_agree_on_what_a_package_promises(tmp_path: Path) -> 
         with path.open("rb") as stream:
             words = ["rpm", "--dbpath", str(tmp_path / "db"), "--nosignature", "-qp", "--qf", query, "-"]
             head, requires, rows = run(words, stdin=stream).text.split("--\n")
-        package, promised = rpmbuild.package(path), package_contents.promises(path)
+        package, promised = rpmbuild.read_package(path), package_contents.read_metadata(path)
         assert [package.nevra, *package.provides] == head.splitlines()
         assert promised.requires == tuple(sorted({r for r in requires.splitlines() if not r.startswith("rpmlib(")}))
         split = [row.split(" ") for row in rows.splitlines()]

@@ -49,7 +49,7 @@ def program(headers: list[tuple[int, int, int, int]], body: bytes) -> bytes:
 
 def test_a_list_of_symbols_that_unpacks_to_gigabytes_is_refused() -> None:
     with pytest.raises(Refused, match="more than 8388608 bytes"):
-        kernel_files.symbols(b"".join(bomb()), "symvers")
+        kernel_files.parse_symvers(b"".join(bomb()), "symvers")
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_list_of_symbols_that_unpacks_to_gigabytes_is_refused() -> None:
 )
 def test_a_list_of_symbols_that_is_damaged_is_refused(data: bytes) -> None:
     with pytest.raises(Refused, match="symvers"):
-        kernel_files.symbols(data, "symvers")
+        kernel_files.parse_symvers(data, "symvers")
 
 
 def test_a_program_that_needs_the_same_long_text_a_million_times_is_refused() -> None:
@@ -99,7 +99,7 @@ def test_one_line_without_end_takes_no_memory_and_line_numbers_stay_those_of_a_p
     number, lines = log_errors.first_error(log)
     assert (number, lines) == (4, ["cc: error: it went wrong", "last"])
     assert log_errors.tail(log, 1) == (5, ["last"])
-    assert max(map(len, log_errors.lines(log))) <= log_errors.LONGEST
+    assert max(map(len, log_errors.lines(log))) <= log_errors.MAX_LINE
 
 
 @pytest.mark.parametrize("line", ["assertion " * 400, "fork" * 1000, "a b :" + " " * 4000 + "x", "asked for " * 400])

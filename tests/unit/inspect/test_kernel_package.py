@@ -69,7 +69,7 @@ def test_modules_that_need_each_other_are_refused() -> None:
 
 
 def test_modprobe_reads_what_must_be_loaded_first_last() -> None:
-    rows = kernel_package.dependencies(KERNEL, ["iptable_nat", "x_tables"]).splitlines()
+    rows = kernel_package.modules_dep(KERNEL, ["iptable_nat", "x_tables"]).splitlines()
     assert rows == [
         "kernel/net/iptable_nat.ko: kernel/net/nf_nat.ko kernel/net/nf_conntrack.ko kernel/net/ip_tables.ko "
         "kernel/net/x_tables.ko",
@@ -78,7 +78,7 @@ def test_modprobe_reads_what_must_be_loaded_first_last() -> None:
 
 
 def test_modprobe_reads_the_aliases_of_the_modules_that_are_there() -> None:
-    assert kernel_package.aliases(KERNEL, ["x_tables"]) == ""
-    assert kernel_package.aliases(KERNEL, ["xt_REDIRECT"]) == (
+    assert kernel_package.modules_alias(KERNEL, ["x_tables"]) == ""
+    assert kernel_package.modules_alias(KERNEL, ["xt_REDIRECT"]) == (
         "alias ip6t_REDIRECT xt_REDIRECT\nalias ipt_REDIRECT xt_REDIRECT\n"
     )

@@ -14,10 +14,10 @@ from pipeline.config import line_loader
 from pipeline.errors import FileProblems
 from pipeline.lab import scenarios
 from pipeline.lab.scenario import ScenarioPlan
-from pipeline.lab.scenario_context import Answer, ScenarioContext, answers
+from pipeline.lab.scenario_context import Response, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import boot, ipvs
 from pipeline.lab.topology import Part
-from pipeline.lab.vm.machine import Ran
+from pipeline.lab.vm.machine import CompletedCommand
 
 ROLES = ("director", "realserver", "stock")
 LISTED = """\
@@ -40,8 +40,10 @@ class Guest:
     def __init__(self, out: str) -> None:
         self.out = out
 
-    def run(self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)) -> Ran:
-        return Ran(argv, 0, self.out, "")
+    def run(
+        self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
+    ) -> CompletedCommand:
+        return CompletedCommand(argv, 0, self.out, "")
 
     def start(self, *argv: str) -> int:
         raise NotImplementedError
@@ -49,22 +51,22 @@ class Guest:
     def stop(self, number: int) -> None:
         raise NotImplementedError
 
-    def put(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
         raise NotImplementedError
 
-    def get(self, path: str) -> bytes:
+    def read_file(self, path: str) -> bytes:
         raise NotImplementedError
 
-    def shell(self, source: int, sink: int, size: Callable[[], os.terminal_size], *argv: str) -> int:
+    def open_shell(self, source: int, sink: int, size: Callable[[], os.terminal_size], *argv: str) -> int:
         raise NotImplementedError
 
 
 def plans() -> list[ScenarioPlan]:
-    return [scenarios.named(name, ROLES) for name in scenarios.NAMES]
+    return [scenarios.load_scenario(name, ROLES) for name in scenarios.NAMES]
 
 
 def context(out: str = "") -> ScenarioContext:
-    plan = scenarios.named("nat", ROLES)
+    plan = scenarios.load_scenario("nat", ROLES)
     guests = {guest.name: Guest(out) for guest in plan.guests}
     return ScenarioContext(plan.guests, guests, {}, {}, {}, {})
 
@@ -73,7 +75,7 @@ def context(out: str = "") -> ScenarioContext:
 def test_a_plan_holds_together(plan: ScenarioPlan) -> None:
     names = [guest.name for guest in plan.guests]
     assert len(set(names)) == len(names)
-    wires = [wire for guest in plan.guests for wire in guest.wires]
+    wires = [wire for guest in plan.guests for wire in guest.interfaces]
     addresses = [ip_interface(address) for wire in wires for address in wire.addresses]
     assert len({address.ip for address in addresses}) == len(addresses), "an address twice"
     module = import_module(f"pipeline.lab.scenarios.{plan.name}")
@@ -105,21 +107,21 @@ def test_a_line_that_gives_a_scenario_an_unknown_role_is_refused_with_its_place(
 
 def test_answers_are_read_whole_and_errors_stay_visible() -> None:
     text = "ok server1 192.168.192.1 40112 192.168.1.10 8080 | 192.168.192.1 40112 3\nerror timed out 3000\n"
-    first, second = answers(text)
-    assert first == Answer("server1", ("192.168.192.1", 40112), ("192.168.1.10", 8080), ("192.168.192.1", 40112), 3)
-    assert first.true
-    assert second.error == "error timed out 3000" and not second.true
+    first, second = parse_responses(text)
+    assert first == Response("server1", ("192.168.192.1", 40112), ("192.168.1.10", 8080), ("192.168.192.1", 40112), 3)
+    assert first.is_client_preserved
+    assert second.error == "error timed out 3000" and not second.is_client_preserved
 
 
 def test_a_server_that_sees_another_port_of_the_client_does_not_see_the_client() -> None:
-    (answer,) = answers("ok server1 192.168.192.1 5000 192.168.1.10 8080 | 192.168.192.1 40112 3\n")
-    assert not answer.true
+    (answer,) = parse_responses("ok server1 192.168.192.1 5000 192.168.1.10 8080 | 192.168.192.1 40112 3\n")
+    assert not answer.is_client_preserved
 
 
 def test_a_distribution_that_differs_is_a_failed_check_that_counts_errors_too() -> None:
     playing = context()
-    found = [Answer("server1"), Answer("server1"), Answer(error="refused")]
-    assert not playing.distribution("rr", {"server1": 2, "server2": 1}, found)
+    found = [Response("server1"), Response("server1"), Response(error="refused")]
+    assert not playing.check_distribution("rr", {"server1": 2, "server2": 1}, found)
     (check,) = playing.checks
     assert not check.passed
     assert check.expected == "server1 2, server2 1" and check.seen == "(refused) 1, server1 2"
@@ -129,21 +131,21 @@ def test_a_distribution_that_differs_is_a_failed_check_that_counts_errors_too() 
 def test_what_never_comes_is_noted_with_what_was_seen_last() -> None:
     playing = context()
     seen = iter("abcdefghijklmnopqrstuvwxyz")
-    assert not playing.eventually("letters", "Z", lambda: next(seen), 0.3)
+    assert not playing.check_eventually("letters", "Z", lambda: next(seen), 0.3)
     assert not playing.checks[0].passed and playing.checks[0].seen in "abcdefg"
 
 
 def test_the_servers_of_a_service_are_listed_without_those_of_another() -> None:
-    listed = ipvs.servers(Guest(LISTED), "192.168.192.10:80")
+    listed = ipvs.list_servers(Guest(LISTED), "192.168.192.10:80")
     assert listed == ["192.168.1.10:8080 FullNat 2", "192.168.1.11:8080 FullNat 1"]
-    assert ipvs.servers(Guest(LISTED), "192.168.192.10:81") == ["192.168.1.10:8081 Masq 2"]
+    assert ipvs.list_servers(Guest(LISTED), "192.168.192.10:81") == ["192.168.1.10:8081 Masq 2"]
 
 
 def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
     table = "Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State\nTCP C0A80001 9192 C0A8000A 0050 C0A86409 0050 NONE\n"
-    assert ipvs.connections(Guest(table), ("192.168.100.9", "192.168.100.7")) == ["192.168.100.9"]
+    assert ipvs.connected_servers(Guest(table), ("192.168.100.9", "192.168.100.7")) == ["192.168.100.9"]
 
 
 def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() -> None:
     log = "<6>[    0.1] fine\n<3>[    0.2] toa: cannot hook\n<4>[    0.3] WARNING: CPU: 0 PID: 1 at net/core\n"
-    assert boot.errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]
+    assert boot.kernel_errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]

@@ -16,10 +16,10 @@ from pipeline.errors import Refused
 from pipeline.packaging import ccache as compilercache
 from pipeline.packaging import job as sandboxed
 from pipeline.packaging import rpmbuild
-from pipeline.packaging.ccache import Counted
+from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Step, Work
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import End, Ended, Job, Limits, build_user
+from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits, build_user
 from tests.fixtures.rpms import LEAD
 
 # As ccache 4.7.5 wrote it of a miss, a hit, a failed compilation, a link, a preprocessor's run and a second hit.
@@ -51,25 +51,25 @@ preprocessed_cache_hit
 
 def test_hits_and_misses_are_counted_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
-    assert compilercache.counted(tmp_path, "log") == Counted(hits=2, misses=1)
+    assert compilercache.read_statistics(tmp_path, "log") == CacheStatistics(hits=2, misses=1)
 
 
 def test_a_build_that_compiled_nothing_has_no_figures(tmp_path: Path) -> None:
-    assert compilercache.counted(tmp_path, "no-such-log") is None
+    assert compilercache.read_statistics(tmp_path, "no-such-log") is None
     (tmp_path / "log").write_text("# a.o\ncalled_for_link\n")
-    assert compilercache.counted(tmp_path, "log") is None
+    assert compilercache.read_statistics(tmp_path, "log") is None
 
 
 def test_a_link_that_a_build_left_in_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text(LOG)
     (tmp_path / "log").symlink_to("other")
-    assert compilercache.counted(tmp_path, "log") is None
+    assert compilercache.read_statistics(tmp_path, "log") is None
 
 
 def test_the_rate_is_told_in_words_for_one_build_and_for_several() -> None:
-    assert str(Counted(3, 1)) == "3 of 4 compilations (75.0 %)"
-    assert str(compilercache.together([Counted(3, 1), Counted(0, 4)])) == "3 of 8 compilations (37.5 %)"
-    assert str(compilercache.together([])) == "no compilation"
+    assert str(CacheStatistics(3, 1)) == "3 of 4 compilations (75.0 %)"
+    assert str(compilercache.total([CacheStatistics(3, 1), CacheStatistics(0, 4)])) == "3 of 8 compilations (37.5 %)"
+    assert str(compilercache.total([])) == "no compilation"
 
 
 class Builder:
@@ -77,13 +77,13 @@ class Builder:
 
     name = "builder"
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: Job) -> JobResult:
         top = next(mount.source for mount in job.mounts if mount.target == rpmbuild.TOPDIR)
         if log := job.environment.get("CCACHE_STATSLOG"):
             (top / Path(log).relative_to(rpmbuild.TOPDIR)).write_text(LOG)
         (top / "RPMS" / "a.rpm").write_bytes(LEAD)
         self.job = job
-        return Ended(End.EXIT, 0)
+        return JobResult(EndReason.EXIT, 0)
 
     def shell(self, job: Job) -> int:
         raise AssertionError(job)
@@ -99,8 +99,8 @@ def built(place: Path, ccache: Path | None, kind: str = "kernel") -> tuple[Work,
         directory.mkdir(parents=True)
     image = Image("toy", "0123456789abcdef", place / "rootfs", place / "packages.json")
     runtime = Builder()
-    recipe = sandboxed.Recipe("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
-    sandboxed.rpmbuild(work, sandboxed.Bench(runtime, image, ccache, Limits()), recipe)
+    recipe = sandboxed.SpecBuild("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
+    sandboxed.rpmbuild(work, sandboxed.BuildEnvironment(runtime, image, ccache, Limits()), recipe)
     return work, runtime.job
 
 
@@ -144,20 +144,20 @@ def test_each_line_file_has_caches_of_its_own_though_two_bear_one_name(tmp_path:
 
 def test_a_cache_is_made_once_for_the_build_user_alone(tmp_path: Path) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    assert compilercache.prepared(place) == compilercache.prepared(place) == place.resolve()
+    assert compilercache.prepare(place) == compilercache.prepare(place) == place.resolve()
     assert (place.stat().st_uid, place.stat().st_mode & 0o7777) == (build_user(), 0o700)
     assert [path.name for path in place.parent.iterdir()] == ["kernel"]
 
 
 def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_path: Path) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    compilercache.prepared(place)
+    compilercache.prepare(place)
     ways = [path.stat().st_mode & 0o7777 for path in place.parents[:3]]
     assert ways == [0o700] * 3, "a build can give the cache itself any mode, and a program in it the set-user-id bit"
     for mode in (0o755, 0):
         for path in (*place.parents[:2], place):
             path.chmod(mode | 0o700 if path is not place else mode)
-        compilercache.prepared(place)
+        compilercache.prepare(place)
         assert [path.stat().st_mode & 0o7777 for path in (place, *place.parents[:3])] == [0o700] * 4
 
 
@@ -165,7 +165,7 @@ def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_pat
 @pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "open to all", "another user's"])
 def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, part: str, kind: str) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    compilercache.prepared(place)
+    compilercache.prepare(place)
     (place / "object").touch()
     odd = tmp_path / "ccache" / part
     if kind == "open to all":
@@ -181,8 +181,8 @@ def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, pa
             odd.touch()
         else:
             odd.symlink_to(tmp_path / ("elsewhere" if kind == "a link" else "nothing"))
-    with pytest.raises(Refused, match=r"the compiler cache .*; expected a directory of user") as refused:
-        compilercache.prepared(place)
+    with pytest.raises(Refused, match=r"compiler cache .*: expected a directory of user") as refused:
+        compilercache.prepare(place)
     assert refused.value.where == str(odd)
     assert "./inv clean ccache" in refused.value.hint and "--no-ccache" in refused.value.hint
     assert not (tmp_path / "nothing").exists()
@@ -190,14 +190,14 @@ def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, pa
 
 def test_the_shell_of_a_failed_step_has_the_same_cache_or_none_that_is_somebody_elses(tmp_path: Path) -> None:
     _, job = built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
-    assert sandboxed.remembered(tmp_path).mounts == job.mounts
+    assert sandboxed.load_failed_job(tmp_path).mounts == job.mounts
     cache = next(mount.source for mount in job.mounts if mount.target == rpmbuild.CCACHE)
     cache.rmdir()
-    assert sandboxed.remembered(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
+    assert sandboxed.load_failed_job(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
     cache.rmdir()
     cache.symlink_to(tmp_path)
     with pytest.raises(Refused, match="a link"):
-        sandboxed.remembered(tmp_path)
+        sandboxed.load_failed_job(tmp_path)
 
 
 def test_a_job_that_was_edited_is_not_entered(tmp_path: Path) -> None:
@@ -205,4 +205,4 @@ def test_a_job_that_was_edited_is_not_entered(tmp_path: Path) -> None:
     [job] = tmp_path.rglob(sandboxed.JOB)
     job.write_text(job.read_text().replace('"writable": false', '"writable": true').replace("/build", "/etc"))
     with pytest.raises(Refused, match=r"job.json: damaged; expected the job that failed, got its seal does not match"):
-        sandboxed.remembered(tmp_path)
+        sandboxed.load_failed_job(tmp_path)

@@ -18,7 +18,7 @@ from pipeline.sandbox import centos6_image, choice, images
 from tests.fixtures.targets import EL6, LTS61
 from tests.unit.sandbox.test_centos6_image import rendered
 
-NO_ENGINE = HostLacks("no container engine answers", hint="./inv doctor")
+NO_ENGINE = HostLacks("container engine: none answers; expected one", hint="./inv doctor")
 NO_VSYSCALL = HostLacks("this kernel has no vsyscall page")
 
 
@@ -58,14 +58,14 @@ def artifacts(tmp_path: Path) -> Path:
 def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that could run CentOS 6's programs, and has no engine to make the image with."""
     monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: None)
-    monkeypatch.setattr(choice, "engine", lambda *_: _raise(NO_ENGINE))
+    monkeypatch.setattr(choice, "first_engine", lambda *_: _raise(NO_ENGINE))
 
 
 @pytest.fixture
 def no_vsyscall(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host whose kernel kills CentOS 6's programs; nobody may ask for its engine then."""
     monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: _raise(NO_VSYSCALL))
-    monkeypatch.setattr(choice, "engine", lambda *_: object())
+    monkeypatch.setattr(choice, "first_engine", lambda *_: object())
 
 
 def _raise(error: HostLacks) -> None:
@@ -142,7 +142,7 @@ def test_an_image_that_the_line_does_not_have_is_refused_with_those_it_has(artif
 def test_a_line_that_has_debian12_alone_never_asks_for_an_engine(
     artifacts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "engine", lambda *_: pytest.fail("nobody needs an engine"))
+    monkeypatch.setattr(choice, "first_engine", lambda *_: pytest.fail("nobody needs an engine"))
     monkeypatch.setattr(centos6_image, "check_vsyscall", lambda *_: pytest.fail("nobody needs vsyscall"))
     run = context(artifacts)
     assert builder_images.builder(run, LTS61.build.images).name == "debian12"

@@ -149,7 +149,7 @@ def test_a_console_opens_and_a_finding_is_reached_by_its_link(browser: Browser, 
     console = shown.page.locator("details").nth(2)
     assert console.get_attribute("open") is None
     console.locator("summary").click()
-    assert console.get_by_text("It said nothing.").is_visible()
+    assert console.get_by_text("No output.").is_visible()
 
 
 def test_a_mebibyte_of_console_is_laid_out_only_where_it_is_looked_at(browser: Browser, tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lab.failures import CommandFailed, GuestLost, Loss
+from pipeline.lab.failures import CommandFailed, GuestLost, LossReason
 from pipeline.lab.vm import qemu
 from pipeline.lab.vm.console_patterns import Kind
 from pipeline.lab.vm.guest import Guest
-from pipeline.lab.vm.network import Accelerator, Lab, lab
-from pipeline.lab.vm.qemu import CardSpec
+from pipeline.lab.vm.network import Accelerator, Lab, running_lab
+from pipeline.lab.vm.qemu import NicSpec
 from tests.fixtures.guests import CHANNEL, Parts, parts
 
 PATIENT = 120.0  # seconds for a boot under emulation on a busy machine; alone it takes 3
@@ -53,10 +53,10 @@ class Pair:
 def pair(made: Parts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     place = tmp_path_factory.mktemp("pair")
     boot = made.boot(place / "initramfs")
-    with lab(place / "lab", tcg()) as running:
-        running.segment("front", capture=place / "front.pcap")
-        a, b = (running.machine(name, boot, [CardSpec("front", mac)]) for name, mac in zip("ab", MACS, strict=True))
-        running.ready(PATIENT)
+    with running_lab(place / "lab", tcg()) as running:
+        running.add_segment("front", capture=place / "front.pcap")
+        a, b = (running.add_guest(name, boot, [NicSpec("front", mac)]) for name, mac in zip("ab", MACS, strict=True))
+        running.wait_until_ready(PATIENT)
         for guest, address in ((a, "10.0.0.1"), (b, "10.0.0.2")):
             for words in ("link set lo up", "link set eth0 up", f"addr add {address}/24 dev eth0"):
                 guest.run("ip", *words.split())
@@ -73,7 +73,7 @@ def test_a_boot_is_told_in_its_marks(pair: Pair) -> None:
 
 
 def test_a_guest_knows_its_name(pair: Pair) -> None:
-    assert [guest.get("/proc/sys/kernel/hostname") for guest in (pair.a, pair.b)] == [b"a\n", b"b\n"]
+    assert [guest.read_file("/proc/sys/kernel/hostname") for guest in (pair.a, pair.b)] == [b"a\n", b"b\n"]
 
 
 def test_a_command_gives_status_and_both_outputs(pair: Pair) -> None:
@@ -112,7 +112,7 @@ def test_a_daemon_that_keeps_the_outputs_does_not_keep_the_command(pair: Pair) -
 
 def test_what_is_started_goes_on_into_its_log_until_it_is_stopped(pair: Pair) -> None:
     number = pair.a.start("sh", "-c", "echo out; echo err >&2; exec sleep 2345")
-    assert until(lambda: pair.a.get(f"/run/{number}.log") == b"out\nerr\n")
+    assert until(lambda: pair.a.read_file(f"/run/{number}.log") == b"out\nerr\n")
     assert "sleep 2345" in commands_of(pair.a)
     pair.a.stop(number)
     assert "sleep 2345" not in commands_of(pair.a)
@@ -123,7 +123,7 @@ def test_a_person_gets_a_shell_at_a_terminal(pair: Pair) -> None:
     shown, shows = os.pipe()
     statuses: list[int] = []
     sizes = [os.terminal_size((100, 30))]
-    shell = threading.Thread(target=lambda: statuses.append(pair.a.shell(typed, shows, lambda: sizes[-1])))
+    shell = threading.Thread(target=lambda: statuses.append(pair.a.open_shell(typed, shows, lambda: sizes[-1])))
     shell.start()
     os.write(types, b"stty size; sh -c 'echo $((6 * 7)); exec sleep 600'\n")
     assert "30 100\r\n42\r\n" in _read_until(shown, b"42\r\n")
@@ -145,19 +145,19 @@ def _read_until(descriptor: int, mark: bytes) -> str:
 
 def test_files_of_any_bytes_go_there_and_back(pair: Pair) -> None:
     data = os.urandom(1 << 20)
-    pair.a.put("/run/new/directory/file", data, 0o750)
+    pair.a.write_file("/run/new/directory/file", data, 0o750)
     assert pair.a.run("sha256sum", "/run/new/directory/file").out.split()[0] == hashlib.sha256(data).hexdigest()
-    assert pair.a.get("/run/new/directory/file") == data
+    assert pair.a.read_file("/run/new/directory/file") == data
     assert pair.a.run("stat", "-c", "%a", "/run/new/directory/file").out == "750\n"
-    pair.a.put("/run/new/directory/file", b"", 0o600)
-    assert pair.a.get("/run/new/directory/file") == b""
+    pair.a.write_file("/run/new/directory/file", b"", 0o600)
+    assert pair.a.read_file("/run/new/directory/file") == b""
     with pytest.raises(CommandFailed, match="/run/none: No such file"):
-        pair.a.get("/run/none")
+        pair.a.read_file("/run/none")
 
 
 def test_files_of_proc_are_read_and_written_too(pair: Pair) -> None:
-    pair.b.put("/proc/sys/net/ipv4/ip_forward", b"1\n")
-    assert pair.b.get("/proc/sys/net/ipv4/ip_forward") == b"1\n"
+    pair.b.write_file("/proc/sys/net/ipv4/ip_forward", b"1\n")
+    assert pair.b.read_file("/proc/sys/net/ipv4/ip_forward") == b"1\n"
 
 
 def test_commands_at_once_do_not_wait_for_each_other(pair: Pair) -> None:
@@ -249,17 +249,17 @@ def test_the_segments_capture_has_what_went_between_them(pair: Pair) -> None:
 def guest(made: Parts, tmp_path: Path) -> Iterator[Guest]:
     """A guest that is there to be lost."""
     boot = made.boot(tmp_path / "initramfs", modules=CHANNEL)
-    with lab(tmp_path / "lab", tcg()) as running:
-        machine = running.machine("victim", boot)
-        running.ready(PATIENT)
+    with running_lab(tmp_path / "lab", tcg()) as running:
+        machine = running.add_guest("victim", boot)
+        running.wait_until_ready(PATIENT)
         yield machine
 
 
 def test_a_panic_ends_the_command_at_once_and_its_trace_is_cut_out(guest: Guest) -> None:
     with pytest.raises(GuestLost, match=r"guest victim: panic, the kernel gave up: .*sysrq triggered crash") as caught:
-        guest.put("/proc/sysrq-trigger", b"c")
+        guest.write_file("/proc/sysrq-trigger", b"c")
     lost = caught.value
-    assert lost.loss is Loss.FOUND and lost.finding is not None and int(lost.code) == 6
+    assert lost.loss is LossReason.FOUND and lost.finding is not None and int(lost.code) == 6
     assert "Call Trace:" in lost.finding.trace and lost.finding.trace.count("Kernel panic - not syncing") >= 1
     console = guest.files.console.read_text(errors="replace").splitlines()
     assert "Kernel panic" in console[lost.finding.line - 1]
@@ -273,17 +273,17 @@ def test_a_guest_killed_from_outside_is_told_from_one_that_ended(guest: Guest) -
     with pytest.raises(GuestLost, match="QEMU was killed by SIGKILL") as caught:
         guest.run("sleep", "600", timeout=PATIENT)
     killer.join()
-    assert caught.value.loss is Loss.KILLED
+    assert caught.value.loss is LossReason.KILLED
 
 
 def test_a_console_without_end_is_bounded_and_told(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resource.prlimit(guest.pid, resource.RLIMIT_FSIZE) == (qemu.CONSOLE_MOST, qemu.CONSOLE_MOST)
+    assert resource.prlimit(guest.pid, resource.RLIMIT_FSIZE) == (qemu.MAX_CONSOLE, qemu.MAX_CONSOLE)
     few = guest.files.console.stat().st_size + 5_000
     resource.prlimit(guest.pid, resource.RLIMIT_FSIZE, (few, few))
-    monkeypatch.setattr(qemu, "CONSOLE_MOST", few)
+    monkeypatch.setattr(qemu, "MAX_CONSOLE", few)
     with pytest.raises(GuestLost, match=f"its console says more than {few} bytes, without end") as caught:
         guest.run("sh", "-c", "yes > /dev/console", timeout=PATIENT)
-    assert caught.value.loss is Loss.FLOODED and int(caught.value.code) == 6
+    assert caught.value.loss is LossReason.FLOODED and int(caught.value.code) == 6
     assert guest.files.console.stat().st_size <= few
 
 
@@ -291,24 +291,24 @@ def test_a_guest_that_stands_still_is_silent_and_not_merely_late(guest: Guest) -
     guest.qemu.monitor.command("stop")
     with pytest.raises(GuestLost, match=r"it does not answer .* not even an NMI made it speak") as caught:
         guest.run("cat", timeout=0.5)
-    assert caught.value.loss is Loss.SILENT
+    assert caught.value.loss is LossReason.SILENT
 
 
 def test_a_guest_that_goes_off_by_itself_has_ended(guest: Guest) -> None:
     with pytest.raises(GuestLost, match="it ended: it powered itself off") as caught:
         guest.run("sh", "-c", "poweroff -f; sleep 600", timeout=PATIENT)
-    assert caught.value.loss is Loss.ENDED
+    assert caught.value.loss is LossReason.ENDED
 
 
 def test_a_guest_that_we_put_out_is_no_loss_for_the_others(made: Parts, tmp_path: Path) -> None:
     boot = made.boot(tmp_path / "initramfs", modules=CHANNEL)
-    with lab(tmp_path / "lab", tcg()) as running:
-        killed, off = (running.machine(name, boot) for name in ("killed", "off"))
-        running.ready(PATIENT)
+    with running_lab(tmp_path / "lab", tcg()) as running:
+        killed, off = (running.add_guest(name, boot) for name in ("killed", "off"))
+        running.wait_until_ready(PATIENT)
         killed.kill()
-        off.off()
-        running.look()
-        running.ready(PATIENT)
+        off.power_off()
+        running.check_alive()
+        running.wait_until_ready(PATIENT)
         assert off.qemu.child.returncode == 0 and killed.qemu.child.returncode == -signal.SIGKILL
         with pytest.raises(GuestLost, match="the scenario ended it"):
             killed.run("true")
@@ -318,9 +318,9 @@ def test_a_guest_that_we_put_out_is_no_loss_for_the_others(made: Parts, tmp_path
 def test_a_guests_clock_goes_right_when_its_kernel_takes_its_processor_for_slow(made: Parts, tmp_path: Path) -> None:
     """As one does whose boot was put aside for a moment, on a busy host, while it measured the processor's rate."""
     boot = dataclasses.replace(made.boot(tmp_path / "initramfs", modules=CHANNEL), append=("tsc_early_khz=40000",))
-    with lab(tmp_path / "lab", tcg()) as running:
-        machine = running.machine("slow", boot)
-        running.ready(PATIENT)
+    with running_lab(tmp_path / "lab", tcg()) as running:
+        machine = running.add_guest("slow", boot)
+        running.wait_until_ready(PATIENT)
         outer = time.monotonic()
         before, inner = seconds_up(machine), time.monotonic()
         time.sleep(1.0)
@@ -331,31 +331,31 @@ def test_a_guests_clock_goes_right_when_its_kernel_takes_its_processor_for_slow(
 
 
 def seconds_up(guest: Guest) -> float:
-    return float(guest.get("/proc/uptime").split()[0])
+    return float(guest.read_file("/proc/uptime").split()[0])
 
 
 def lost_at_boot(made: Parts, tmp_path: Path, init: str, timeout: float = PATIENT) -> GuestLost:
-    with lab(tmp_path / "lab", tcg()) as running:
-        running.machine("victim", made.boot(tmp_path / "initramfs", modules=(), init=init))
+    with running_lab(tmp_path / "lab", tcg()) as running:
+        running.add_guest("victim", made.boot(tmp_path / "initramfs", modules=(), init=init))
         with pytest.raises(GuestLost) as caught:
-            running.ready(timeout, silence=QUIET)
+            running.wait_until_ready(timeout, silence_limit=QUIET)
     return caught.value
 
 
 def test_a_guest_that_hangs_is_made_to_say_where(made: Parts, tmp_path: Path) -> None:
     lost = lost_at_boot(made, tmp_path, "while :; do :; done")
-    assert lost.loss is Loss.SILENT and re.search(r"silent for \d+ s while booting; its last words: .", str(lost))
+    assert lost.loss is LossReason.SILENT and re.search(r"silent for \d+ s while booting; its last words: .", str(lost))
     assert lost.finding is not None and "NMI" in lost.finding.trace and "Call Trace:" in lost.finding.trace
 
 
 def test_a_guest_that_says_the_same_for_ever_is_looping(made: Parts, tmp_path: Path) -> None:
     lost = lost_at_boot(made, tmp_path, "i=0; while :; do i=$((i+1)); echo try $i; done")
-    assert lost.loss is Loss.LOOPING and "again and again" in str(lost) and "its last words: try" in str(lost)
+    assert lost.loss is LossReason.LOOPING and "again and again" in str(lost) and "its last words: try" in str(lost)
 
 
 def test_a_guest_that_still_has_news_is_slow(made: Parts, tmp_path: Path) -> None:
     lost = lost_at_boot(made, tmp_path, "for i in $(seq 900); do echo step $i; sleep 1; done", timeout=6)
-    assert lost.loss is Loss.SLOW and "not ready within 6 s" in str(lost) and "it got to: " in str(lost)
+    assert lost.loss is LossReason.SLOW and "not ready within 6 s" in str(lost) and "it got to: " in str(lost)
     assert "the host's load is" in lost.hint
 
 
@@ -363,21 +363,21 @@ def test_a_guest_without_an_init_and_one_whose_module_is_missing_are_told_by_the
     made: Parts, tmp_path: Path
 ) -> None:
     lost = lost_at_boot(made, tmp_path, "exit 1")
-    assert lost.loss is Loss.FOUND and lost.finding is not None and lost.finding.kind == Kind.NO_INIT
-    with lab(tmp_path / "second", tcg()) as running:
-        guest = running.machine("victim", made.boot(tmp_path / "initramfs", modules=(*CHANNEL, "toa")))
+    assert lost.loss is LossReason.FOUND and lost.finding is not None and lost.finding.kind == Kind.NO_INIT
+    with running_lab(tmp_path / "second", tcg()) as running:
+        guest = running.add_guest("victim", made.boot(tmp_path / "initramfs", modules=(*CHANNEL, "toa")))
         assert until(lambda: guest.ready, PATIENT)  # which is no reason to overlook what it complained of
         with pytest.raises(GuestLost, match=r"module refused, .*/modules/toa\.ko refused: No such file"):
-            running.ready(PATIENT)
+            running.wait_until_ready(PATIENT)
 
 
 def test_a_guest_without_virtio_is_reached_over_its_second_serial_port(made: Parts, tmp_path: Path) -> None:
-    with lab(tmp_path / "lab", tcg()) as running:
-        guest = running.machine("serial", made.boot(tmp_path / "initramfs", virtio=False))
-        running.ready(PATIENT)
+    with running_lab(tmp_path / "lab", tcg()) as running:
+        guest = running.add_guest("serial", made.boot(tmp_path / "initramfs", virtio=False))
+        running.wait_until_ready(PATIENT)
         data = bytes(range(256)) * 256
-        guest.put("/run/file", data)
-        assert guest.get("/run/file") == data
+        guest.write_file("/run/file", data)
+        assert guest.read_file("/run/file") == data
 
 
 def until(condition: Callable[[], object], seconds: float = 30.0) -> bool:

@@ -107,7 +107,7 @@ class Guest:
 
 
 def guest(contents: Contents, place: Path) -> Guest:
-    return Guest(initramfs.made(contents, place / "cache"), place)
+    return Guest(initramfs.make_image(contents, place / "cache"), place)
 
 
 # --- The kernel's part ---------------------------------------------------------------------------------
@@ -124,20 +124,20 @@ def test_init_loads_the_modules_of_every_guest_and_those_asked_for(contents: Con
 
 
 def test_a_spare_module_lies_there_and_is_not_loaded(contents: Contents, tmp_path: Path) -> None:
-    found = guest(replace(contents, spare=("dummy",)), tmp_path)
+    found = guest(replace(contents, optional_modules=("dummy",)), tmp_path)
     assert "dummy" not in found.text("etc/fnat/modules")
     assert "kernel/net/dummy.ko:\n" in found.text(f"{BASE[1:]}/modules.dep")
     assert (found.root / BASE[1:] / "kernel/net/dummy.ko").is_file()
 
 
 def test_a_kernel_without_virtio_gets_the_other_card(contents: Contents, tmp_path: Path) -> None:
-    image = initramfs.made(replace(contents, kernel=kernel({})), tmp_path / "cache")
+    image = initramfs.make_image(replace(contents, kernel=kernel({})), tmp_path / "cache")
     assert not image.virtio
     assert Guest(image, tmp_path).text("etc/fnat/modules") == ""  # it is built in
 
 
 def test_what_qemu_needs_is_told(contents: Contents, tmp_path: Path) -> None:
-    image = initramfs.made(contents, tmp_path / "cache")
+    image = initramfs.make_image(contents, tmp_path / "cache")
     assert (image.uname, image.virtio) == (UNAME, True)
     assert image.config == {"CONFIG_PACKET": "y", "CONFIG_E1000": "y", "CONFIG_TOA": "n"}
     assert image.kernel.read_bytes() == bootimage(f"{UNAME} x")
@@ -156,7 +156,7 @@ def test_what_is_no_kernel_package_is_refused(package: object, said: str, tmp_pa
     assert callable(package)
     given = package()
     with pytest.raises(Refused) as caught:
-        kernel_package.unpacked(given, sha256_of(given), tmp_path / "kernels")
+        kernel_package.unpack_once(given, sha256_of(given), tmp_path / "kernels")
     assert said in str(caught.value)
     assert [path.name for path in (tmp_path / "kernels").iterdir()] == ["lock"]
 
@@ -176,7 +176,7 @@ def test_the_static_programs_answer_to_their_names(contents: Contents, tmp_path:
 def test_libraries_are_followed_to_the_last_one(
     contents: Contents, tools: Path, builder: Image, tmp_path: Path
 ) -> None:
-    found = guest(replace(contents, packages=(tools,), builder=builder), tmp_path)
+    found = guest(replace(contents, packages=(tools,), builder_image=builder), tmp_path)
     there = {path for path in found.files() if ".so" in path}
     assert there == {LOADER[1:], f"{LIBRARIES}/libone.so.1", f"{LIBRARIES}/libtwo.so.2"}
     assert (found.root / LOADER[1:]).read_bytes()[:4] == b"\x7fELF"
@@ -187,34 +187,38 @@ def test_a_dynamic_program_without_libraries_to_take_is_refused(
     contents: Contents, tools: Path, builder: Image, tmp_path: Path
 ) -> None:
     with pytest.raises(Refused, match="/sbin/ipvsadm needs /lib64/ld-linux"):
-        initramfs.made(replace(contents, packages=(tools,)), tmp_path / "cache")
+        initramfs.make_image(replace(contents, packages=(tools,)), tmp_path / "cache")
     other = of_files("other", "1", "1", {"/sbin/other": program(LOADER, "libthree.so.3")})
     with pytest.raises(Refused, match=r"/sbin/other needs /lib/x86_64-linux-gnu/libthree\.so\.3"):
-        initramfs.made(replace(contents, packages=(other,), builder=builder), tmp_path / "cache")
+        initramfs.make_image(replace(contents, packages=(other,), builder_image=builder), tmp_path / "cache")
 
 
 def test_a_program_brings_and_names_libraries_of_its_own(builder: Image) -> None:
     own = {"usr/lib/own/libthree.so.3": library("libthree.so.3"), "sbin/x": program(LOADER, "libthree.so.3")}
-    assert set(shared_libs.needed(own, builder.rootfs)) == {LOADER[1:]}
+    assert set(shared_libs.required_libraries(own, builder.rootfs)) == {LOADER[1:]}
     (builder.rootfs / "opt").mkdir()
     (builder.rootfs / "opt/libfour.so").write_bytes(library("libfour.so"))
     record(builder)
     named = {"opt/bin/x": program(LOADER, "libfour.so", path="$ORIGIN/..")}
-    assert set(shared_libs.needed(named, builder.rootfs)) == {LOADER[1:], "opt/libfour.so"}
+    assert set(shared_libs.required_libraries(named, builder.rootfs)) == {LOADER[1:], "opt/libfour.so"}
 
 
 def test_links_of_a_root_file_system_stay_inside_it(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("/etc/passwd")
     (tmp_path / "up").symlink_to("../../../../etc/passwd")
     (tmp_path / "ring").symlink_to("ring")
-    assert shared_libs.inside(tmp_path, "a") == shared_libs.inside(tmp_path, "up") == tmp_path / "etc/passwd"
+    assert (
+        shared_libs.resolve_in_root(tmp_path, "a")
+        == shared_libs.resolve_in_root(tmp_path, "up")
+        == tmp_path / "etc/passwd"
+    )
     with pytest.raises(Refused, match="too many links"):
-        shared_libs.inside(tmp_path, "/ring")
+        shared_libs.resolve_in_root(tmp_path, "/ring")
 
 
 def test_what_is_laid_over_wins(contents: Contents, tools: Path, builder: Image, tmp_path: Path) -> None:
     over = {"/etc/one.conf": (b"two\n", 0o600), "/sbin/ip": (b"#!/bin/sh\n", 0o755)}
-    found = guest(replace(contents, packages=(tools,), builder=builder, files=over), tmp_path)
+    found = guest(replace(contents, packages=(tools,), builder_image=builder, files=over), tmp_path)
     assert found.text("etc/one.conf") == "two\n"
     assert (found.root / "etc/one.conf").stat().st_mode & 0o777 == 0o600
     assert not (found.root / "sbin/ip").is_symlink()
@@ -223,15 +227,15 @@ def test_what_is_laid_over_wins(contents: Contents, tools: Path, builder: Image,
 def test_two_packages_with_one_path_are_refused(contents: Contents, tmp_path: Path) -> None:
     pair = tuple(of_files("x", "1", str(number), {"/etc/x": bytes([number])}) for number in (1, 2))
     with pytest.raises(Refused, match="both have /etc/x"):
-        initramfs.made(replace(contents, packages=pair), tmp_path / "cache")
+        initramfs.make_image(replace(contents, packages=pair), tmp_path / "cache")
 
 
 # --- Made once, the same each time ------------------------------------------------------------------------
 
 
 def test_the_same_inputs_give_the_same_bytes(contents: Contents, tools: Path, builder: Image, tmp_path: Path) -> None:
-    given = replace(contents, packages=(tools,), builder=builder, modules=("dummy",))
-    one, other = (initramfs.made(given, tmp_path / place) for place in ("one", "other"))
+    given = replace(contents, packages=(tools,), builder_image=builder, modules=("dummy",))
+    one, other = (initramfs.make_image(given, tmp_path / place) for place in ("one", "other"))
     assert one.initramfs != other.initramfs
     assert one.initramfs.read_bytes() == other.initramfs.read_bytes()
     assert one.initramfs.read_bytes()[4:8] == bytes(4)  # the time in gzip's header, RFC 1952
@@ -247,23 +251,23 @@ def test_each_input_has_its_own_image(contents: Contents, tools: Path, builder: 
     variants = [
         contents,
         replace(contents, modules=("dummy",)),
-        replace(contents, spare=("dummy",)),
-        replace(contents, packages=(tools,), builder=builder),
+        replace(contents, optional_modules=("dummy",)),
+        replace(contents, packages=(tools,), builder_image=builder),
         replace(contents, files={"/x": (b"", 0o644)}),
         replace(contents, files={"/x": (b"", 0o600)}),
         replace(contents, userland=changed),
         replace(contents, kernel=kernel({})),
     ]
-    made = {initramfs.made(variant, tmp_path / "cache").initramfs for variant in variants}
+    made = {initramfs.make_image(variant, tmp_path / "cache").initramfs for variant in variants}
     assert len(made) == len(variants)
-    assert initramfs.made(replace(contents, userland=elsewhere), tmp_path / "cache").initramfs in made
+    assert initramfs.make_image(replace(contents, userland=elsewhere), tmp_path / "cache").initramfs in made
 
 
 def test_the_second_time_nothing_is_made(contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = initramfs.made(contents, tmp_path / "cache")
+    first = initramfs.make_image(contents, tmp_path / "cache")
     monkeypatch.setattr(initramfs, "_make", None)
     monkeypatch.setattr(kernel_package, "_unpack", None)
-    assert initramfs.made(contents, tmp_path / "cache") == first
+    assert initramfs.make_image(contents, tmp_path / "cache") == first
 
 
 def test_several_at_once_make_it_once(contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,13 +279,13 @@ def test_several_at_once_make_it_once(contents: Contents, tmp_path: Path, monkey
 
     monkeypatch.setattr(initramfs, "_make", counted)
     with ThreadPoolExecutor(4) as pool:
-        images = list(pool.map(lambda _: initramfs.made(contents, tmp_path / "cache"), range(4)))
+        images = list(pool.map(lambda _: initramfs.make_image(contents, tmp_path / "cache"), range(4)))
     assert len(made) == 1 and images == [images[0]] * 4
 
 
 def test_one_that_fails_leaves_nothing_that_could_be_taken_for_it(contents: Contents, tmp_path: Path) -> None:
     with pytest.raises(Refused):
-        initramfs.made(replace(contents, modules=("toa",)), tmp_path / "cache")
+        initramfs.make_image(replace(contents, modules=("toa",)), tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache/guests").iterdir()] == ["lock"]
 
 
@@ -324,14 +328,14 @@ def test_what_is_not_as_it_was_made_is_made_anew_before_it_is_booted(
     contents: Contents, tmp_path: Path, what: str, how: str
 ) -> None:
     cache, said = tmp_path / "cache", list[str]()
-    image = initramfs.made(contents, cache)
+    image = initramfs.make_image(contents, cache)
     right = {path: path.read_bytes() for path in (image.kernel, image.initramfs)}
     [path] = cache.glob(what)
     other = kernel({}, image=bootimage(f"{UNAME} another"))
-    initramfs.made(replace(contents, kernel=other, modules=("dummy",)), cache)
+    initramfs.make_image(replace(contents, kernel=other, modules=("dummy",)), cache)
     DAMAGE[how](path)
     assert path.parent in {found.parent for found, _ in verified(cache)}
-    assert initramfs.made(contents, cache, said.append) == image
+    assert initramfs.make_image(contents, cache, said.append) == image
     assert {path: path.read_bytes() for path in right} == right
     assert len(said) == 1 and "changed since it was made, making it anew" in said[0]
     assert list(verified(cache)) == []
@@ -339,16 +343,16 @@ def test_what_is_not_as_it_was_made_is_made_anew_before_it_is_booted(
 
 def test_a_half_made_directory_and_one_under_another_key_are_not_taken(contents: Contents, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    image = initramfs.made(contents, cache)
+    image = initramfs.make_image(contents, cache)
     place = image.initramfs.parent
-    moved = initramfs.made(replace(contents, modules=("dummy",)), cache).initramfs.parent
+    moved = initramfs.make_image(replace(contents, modules=("dummy",)), cache).initramfs.parent
     right = image.initramfs.read_bytes()
     shutil.rmtree(place)
     moved.rename(place)
-    assert initramfs.made(contents, cache).initramfs.read_bytes() == right
+    assert initramfs.make_image(contents, cache).initramfs.read_bytes() == right
     shutil.rmtree(place)
     place.mkdir()
-    assert initramfs.made(contents, cache).initramfs.read_bytes() == right
+    assert initramfs.make_image(contents, cache).initramfs.read_bytes() == right
 
 
 @pytest.mark.parametrize("which", ["kernel", "tools"])
@@ -357,12 +361,12 @@ def test_a_package_swapped_after_the_snapshot_was_verified_is_refused(
 ) -> None:
     own = tuple(Path(shutil.copy(path, tmp_path)) for path in (contents.kernel, tools))
     digests = {path: sha256_of(path) for path in own}
-    given = replace(contents, kernel=own[0], packages=own[1:], builder=builder, digests=digests)
+    given = replace(contents, kernel=own[0], packages=own[1:], builder_image=builder, digests=digests)
     shutil.copy(
         kernel({}) if which == "kernel" else of_files("ipvsadm", "1.31", "2", {"/sbin/x": b"x"}), own[which == "tools"]
     )
     with pytest.raises(Refused, match=r"SHA-256 \w+; expected"):
-        initramfs.made(given, tmp_path / "cache")
+        initramfs.make_image(given, tmp_path / "cache")
 
 
 def test_libraries_are_taken_from_no_image_that_changed(
@@ -372,12 +376,12 @@ def test_libraries_are_taken_from_no_image_that_changed(
     changed = replace(builder, rootfs=tmp_path / "image/rootfs", packages=tmp_path / "image/packages.json")
     (changed.rootfs / "usr" / LIBRARIES / "libtwo.so.2").write_bytes(library("libtwo.so.2", "libc.so.6"))
     with pytest.raises(Refused, match=r"builder image toy: 1 differences .*libtwo\.so\.2"):
-        initramfs.made(replace(contents, packages=(tools,), builder=changed), tmp_path / "cache")
+        initramfs.make_image(replace(contents, packages=(tools,), builder_image=changed), tmp_path / "cache")
 
 
 def test_what_is_as_it_was_made_is_not_read_again(
     contents: Contents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = initramfs.made(contents, tmp_path / "cache")
+    image = initramfs.make_image(contents, tmp_path / "cache")
     monkeypatch.setattr(manifest, "sha256_at", lambda path: pytest.fail(f"{path} is read"))
-    assert initramfs.made(contents, tmp_path / "cache") == image
+    assert initramfs.make_image(contents, tmp_path / "cache") == image

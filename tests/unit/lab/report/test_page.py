@@ -55,7 +55,7 @@ class Reader(HTMLParser):
 
 def read(run: Report) -> Reader:
     """The page of a run, whose elements are all closed."""
-    reader = Reader(report.page(results.shown(run)))
+    reader = Reader(report.page(results.neutralized(run)))
     assert reader.open == []
     return reader
 
@@ -201,10 +201,10 @@ def test_a_finding_is_marked_in_the_console_and_linked() -> None:
     assert f"#{mark}" in [attributes.get("href") for tag, attributes in page.elements if tag == "a"]
     consoles = [attributes for tag, attributes in page.elements if tag == "details"][1:]
     assert ["open" in attributes for attributes in consoles] == [True, False], "only the one with a finding"
-    (screen, _) = report._section(1, results.shown(labruns.broken())).screens
-    (piece,) = screen.found
+    (screen, _) = report._section(1, results.neutralized(labruns.broken())).consoles
+    (piece,) = screen.findings
     assert piece.text == labruns.TRACE
-    assert "\n".join(each.text for each in screen.pieces) == neutral.text(screen.guest.console).rstrip("\n")
+    assert "\n".join(each.text for each in screen.parts) == neutral.text(screen.guest.console).rstrip("\n")
 
 
 @given(st.lists(st.tuples(st.integers(-2, 60), st.integers(1, 30))), st.integers(0, 50))
@@ -217,9 +217,9 @@ def test_every_line_of_a_console_is_on_the_page_once_wherever_findings_are(
         for line, length in places
     )
     guest = labruns.guest("g", "client", "stock", console="\n".join(rows), findings=findings)
-    screen = report._screen("a", guest)
-    assert [row for piece in screen.pieces if piece.text for row in piece.text.split("\n")] == rows
-    assert len(screen.found) == len(findings)
+    screen = report._console("a", guest)
+    assert [row for piece in screen.parts if piece.text for row in piece.text.split("\n")] == rows
+    assert len(screen.findings) == len(findings)
 
 
 def test_a_long_console_is_laid_out_in_pieces() -> None:
@@ -228,8 +228,8 @@ def test_a_long_console_is_laid_out_in_pieces() -> None:
     run = labruns.report(labruns.passed().model_copy(update={"guests": (guest,)}))
     page = report.page(run)
     assert all(row in page for row in (rows[0], rows[-1])) and page.count('<pre class="long"') == 1
-    (screen,) = report._section(1, run.scenarios[0]).screens
-    assert {len(piece.text.split("\n")) for piece in screen.pieces} <= {report.CHUNK, 25_000 % report.CHUNK}
+    (screen,) = report._section(1, run.scenarios[0]).consoles
+    assert {len(piece.text.split("\n")) for piece in screen.parts} <= {report.CHUNK_LINES, 25_000 % report.CHUNK_LINES}
 
 
 # --- Text ------------------------------------------------------------------------------------------------
@@ -243,10 +243,10 @@ def test_any_text_is_good_for_xml_and_html(text: str) -> None:
 
 def test_cleaning_reaches_every_text_and_nothing_else() -> None:
     run = labruns.report(labruns.broken())
-    shown = results.shown(run)
+    shown = results.neutralized(run)
     assert "\\u001b" in run.model_dump_json()
     assert not re.search(r"\\u001b|\\u0000|\u202e", shown.model_dump_json())
-    assert results.shown(labruns.report(labruns.fullnat())) == labruns.report(labruns.fullnat())
+    assert results.neutralized(labruns.report(labruns.fullnat())) == labruns.report(labruns.fullnat())
 
 
 # --- Drawings --------------------------------------------------------------------------------------------
@@ -300,17 +300,17 @@ def test_no_name_is_in_the_way_of_another_above_a_ladder(names: list[str]) -> No
     packets = [
         packet.model_copy(update={"source": name, "target": names[0]}) for name in names for packet in labruns.ladder(1)
     ]
-    texts_apart(drawing.ladder(packets, []).head)
+    texts_apart(drawing.sequence_diagram(packets, []).head)
 
 
 def test_wide_characters_take_twice_the_room() -> None:
     assert drawing.width_of("東京") == drawing.width_of("abcd") == drawing.SIZE * drawing.ADVANCE * 4
-    assert drawing.folded("東京東京", drawing.width_of("abcd")) == ["東京", "東京"]
+    assert drawing.wrapped("東京東京", drawing.width_of("abcd")) == ["東京", "東京"]
 
 
 def test_a_text_is_cut_at_spaces_and_only_where_it_must_within_words() -> None:
-    assert drawing.folded("one two three", drawing.width_of("one two")) == ["one two", "three"]
-    assert drawing.folded("one twothree", drawing.width_of("four")) == ["one", "twot", "hree"]
+    assert drawing.wrapped("one two three", drawing.width_of("one two")) == ["one two", "three"]
+    assert drawing.wrapped("one twothree", drawing.width_of("four")) == ["one", "twot", "hree"]
 
 
 def test_bars_are_as_long_as_their_counts() -> None:
@@ -319,9 +319,9 @@ def test_bars_are_as_long_as_their_counts() -> None:
     full = bars[0][1]
     assert [(kind, round(width / full, 2)) for kind, width in bars if width > 1] == [
         ("expected", 1.0),
-        ("seen", 1.0),
+        ("got", 1.0),
         ("expected", 0.5),
-        ("seen other", 0.25),
+        ("got other", 0.25),
     ]
 
 
@@ -334,23 +334,23 @@ def test_a_drawing_says_in_words_what_it_shows() -> None:
     assert any(
         "director (director) on front with 192.168.192.10/24 and on back with" in (label or "") for label in labels
     )
-    assert "10 requests, drained. one: expected 10, seen 7; two: expected 0, seen 3" in labels
+    assert "10 requests, drained. one: expected 10, got 7; two: expected 0, got 3" in labels
     assert any("server-one: kernel 0.9 s, init 1.8 s" in (label or "") for label in labels)
 
 
 def test_arrows_go_from_who_sent_to_who_got_it() -> None:
-    drawn = drawing.ladder(labruns.ladder(4), labruns.fullnat().guests)
+    drawn = drawing.sequence_diagram(labruns.ladder(4), labruns.fullnat().guests)
     client, director, server = drawn.places
-    ways = [(rung.start, rung.end) for rung in drawn.rungs]
+    ways = [(rung.start, rung.end) for rung in drawn.arrows]
     assert ways == [(client, director), (director, server), (server, director), (director, client)]
-    assert drawn.rungs[1].milliseconds == "1.2"
+    assert drawn.arrows[1].milliseconds == "1.2"
 
 
 # --- JUnit -----------------------------------------------------------------------------------------------
 
 
 def suites(run: Report) -> dict[str, ElementTree.Element]:
-    root = ElementTree.fromstring(junit.document(results.shown(run)))
+    root = ElementTree.fromstring(junit.document(results.neutralized(run)))
     return {suite.attrib["name"]: suite for suite in root.findall("testsuite")}
 
 
@@ -371,7 +371,7 @@ def test_junit_says_why_something_failed_or_was_left_out() -> None:
     found = suites(labruns.report())
     failure = found["fullnat"].find(".//failure")
     assert failure is not None and failure.text
-    assert "expected: 192.168.192.1:40112\nseen: 192.168.1.1:5001\ngrep toa" in failure.text
+    assert "expected: 192.168.192.1:40112\ngot: 192.168.1.1:5001\ngrep toa" in failure.text
     skipped = found["tun"].find(".//skipped")
     assert skipped is not None and skipped.attrib["message"] == labruns.left_out().why
     traced = found["keepalived"].find(".//failure")
@@ -393,7 +393,7 @@ def test_no_scenario_that_ran_is_without_a_case() -> None:
 
 def told(run: Report) -> str:
     console = Console(out=io.StringIO(), err=io.StringIO())
-    terminal.tell(run, console, Path("/reports/report.html"))
+    terminal.print_report(run, console, Path("/reports/report.html"))
     assert isinstance(console.out, io.StringIO)
     return console.out.getvalue()
 
@@ -413,7 +413,7 @@ def test_the_terminal_gets_a_line_for_each_scenario_and_where_the_page_lies() ->
 
 def test_the_terminal_gets_what_was_wrong_and_the_beginning_of_each_trace() -> None:
     text = told(labruns.report(labruns.fullnat(), labruns.broken()))
-    assert "  expected: 192.168.192.1:40112\n  seen:     192.168.1.1:5001\n  look at:  grep toa" in text
+    assert "  expected: 192.168.192.1:40112\n  got:      192.168.1.1:5001\n  look at:  grep toa" in text
     assert "-Ln shows FullNat" not in text
     head, _, rest = text.partition("keepalived: oops on the console of director, line 64: ")
     assert head and "  | BUG: unable to handle kernel NULL pointer" in rest
@@ -427,4 +427,4 @@ def test_the_terminal_gets_what_was_wrong_and_the_beginning_of_each_trace() -> N
 def test_nothing_a_guest_said_reaches_the_terminal_raw() -> None:
     check = Check(name="says", expected="x", seen="\x1b[2J\x07boo", passed=False)
     text = told(labruns.report(labruns.passed().model_copy(update={"checks": (check,), "state": State.FAILED})))
-    assert "seen:     \\x1b[2J\\x07boo" in text and "\x1b" not in text
+    assert "got:      \\x1b[2J\\x07boo" in text and "\x1b" not in text

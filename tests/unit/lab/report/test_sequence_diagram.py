@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.formats.pcap import BROADCAST, Flags, dissect
 from pipeline.lab.report.results import Card, Guest
-from pipeline.lab.report.sequence_diagram import conversation, told
+from pipeline.lab.report.sequence_diagram import describe, first_connection
 from tests.fixtures import frames
 from tests.fixtures.frames import ethernet, ipv4, ipv6, pcap, tcp, toa
 
@@ -74,13 +74,13 @@ STEPS = [
 
 
 def steps(path: Path, seen: dict[str, list[tuple[float, bytes]]], port: int = 80) -> list[tuple[str, str, str, str]]:
-    rows = conversation(captured(path, seen), port, GUESTS)
+    rows = first_connection(captured(path, seen), port, GUESTS)
     flags = [" ".join(word for word in row.text.split() if word in Flags.__members__) for row in rows]
     return [(row.segment, row.source, row.target, said) for row, said in zip(rows, flags, strict=True)]
 
 
 def test_fullnat_is_followed_by_the_option_that_names_the_client(tmp_path: Path) -> None:
-    rows = conversation(captured(tmp_path, fullnat(toa(*ASKING))), 80, GUESTS)
+    rows = first_connection(captured(tmp_path, fullnat(toa(*ASKING))), 80, GUESTS)
     assert rows[1].text == "SYN 192.168.1.1:5001 > 192.168.1.10:8080 [TOA 192.168.192.1:40112]"
     assert [round(row.at, 6) for row in rows] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert steps(tmp_path, fullnat(toa(*ASKING))) == STEPS
@@ -125,7 +125,7 @@ def test_a_reply_that_bypasses_the_director_goes_from_the_server_to_the_client(t
         ("director", "one"),
         ("one", "client"),
     ]
-    text = conversation(captured(tmp_path, {"front": seen}), 80, GUESTS)[1].text
+    text = first_connection(captured(tmp_path, {"front": seen}), 80, GUESTS)[1].text
     assert text == "ipip 192.168.1.1 > 192.168.1.10: SYN 192.168.192.1:40112 > 192.168.192.10:80"
 
 
@@ -150,26 +150,26 @@ def test_nothing_is_told_where_nobody_connected_to_the_port(tmp_path: Path) -> N
 def test_a_download_is_told_by_its_beginning(tmp_path: Path) -> None:
     seen = [(1.0, sent(INTO, ASKING, SERVICE, SYN))]
     seen += [(2.0 + n / 1000, sent(OUT, SERVICE, ASKING, ACK, b"x" * 100)) for n in range(1000)]
-    rows = conversation(captured(tmp_path, {"front": seen}), 80, GUESTS, length=30)
+    rows = first_connection(captured(tmp_path, {"front": seen}), 80, GUESTS, limit=30)
     assert len(rows) == 30 and rows[-1].text.endswith("100 bytes")
 
 
 def test_who_has_no_card_is_called_by_address_unless_several_hold_it(tmp_path: Path) -> None:
     strange = ("52:54:00:00:00:99", "52:54:00:00:00:98")
     files = captured(tmp_path, {"front": [(1.0, sent(strange, ASKING, SERVICE, SYN))]})
-    (row,) = conversation(files, 80, GUESTS)
+    (row,) = first_connection(files, 80, GUESTS)
     assert (row.source, row.target) == ("client", "director")
     second = GUESTS[2].model_copy(update={"cards": (card("back", ANSWERER, f"{VIP}/32"),)})
-    (row,) = conversation(files, 80, (*GUESTS[:2], second))
+    (row,) = first_connection(files, 80, (*GUESTS[:2], second))
     assert (row.source, row.target) == ("client", VIP)
     files = captured(tmp_path, {"front": [(1.0, sent(INTO, ASKING, SERVICE, SYN))]})
-    (row,) = conversation(files, 80, (*GUESTS[:2], second))
+    (row,) = first_connection(files, 80, (*GUESTS[:2], second))
     assert (row.source, row.target) == ("client", "director"), "by the card, however its address is written"
 
 
 def test_every_kind_of_packet_has_its_line() -> None:
     lines = {
-        told(dissect(frame))
+        describe(dissect(frame))
         for frame in [
             ethernet(frames.arp(1, CLIENT, VIP), 0x0806, ASKER, BROADCAST),
             ethernet(frames.arp(2, VIP, CLIENT, FRONT), 0x0806),

@@ -54,9 +54,9 @@ def test_what_is_no_frame_is_refused(data: bytes, says: str) -> None:
 
 
 def test_a_frame_holds_no_more_than_the_guest_takes() -> None:
-    assert len(Frame(1, Kind.INPUT, bytes(channel.FRAME_MOST)).encoded()) == channel.FRAME_MOST + 9
+    assert len(Frame(1, Kind.INPUT, bytes(channel.MAX_CONTENT)).encoded()) == channel.MAX_CONTENT + 9
     with pytest.raises(ValueError, match="65537"):
-        Frame(1, Kind.INPUT, bytes(channel.FRAME_MOST + 1)).encoded()
+        Frame(1, Kind.INPUT, bytes(channel.MAX_CONTENT + 1)).encoded()
 
 
 Answer = Callable[["Stand", Frame], None]
@@ -75,7 +75,7 @@ class Stand:
         self.connection.sendall(Frame(number, kind, content).encoded())
 
     def serve(self) -> None:
-        decoder = Decoder(greeted=True)
+        decoder = Decoder(is_greeted=True)
         while data := self.connection.recv(1 << 16):
             for frame in decoder.feed(data):
                 self.seen.append(frame)
@@ -202,7 +202,7 @@ def test_a_conversation_passes_on_both_ways_until_the_command_ends(stand: Stand)
 
     stand.answers[Kind.INPUT] = answer
     os.write(types, b"hello")
-    assert stand.channel.converse(["sh"], typed, shows, lambda: None).status == 4
+    assert stand.channel.relay_terminal(["sh"], typed, shows, lambda: None).status == 4
     assert os.read(shown, 100) == b"HELLO"
     for descriptor in (typed, shown, shows):
         os.close(descriptor)
@@ -307,7 +307,7 @@ def test_nothing_is_sent_before_the_guest_has_greeted(tmp_path: Path) -> None:
 def test_a_command_that_prints_without_end_is_ended_and_little_of_it_is_kept(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "OUTPUT_MOST", 100_000)
+    monkeypatch.setattr(channel, "MAX_OUTPUT", 100_000)
     stopped = threading.Event()
 
     def flood(number: int) -> None:
@@ -324,7 +324,7 @@ def test_a_command_that_prints_without_end_is_ended_and_little_of_it_is_kept(
 def test_what_nobody_takes_breaks_the_channel_instead_of_filling_the_memory(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "BACKLOG_MOST", 10_000)
+    monkeypatch.setattr(channel, "MAX_BACKLOG", 10_000)
     stand.answers[Kind.START] = lambda guest, frame: guest.say(frame.number, Kind.STARTED)
     number, _ = stand.channel.start(["serve"], 20)
     for _ in range(100):  # frames of nothing fill a memory as well
@@ -345,4 +345,4 @@ def test_a_release_without_end_is_cut(stand: Stand) -> None:
     stand.say(0, Kind.HELLO, GREETING + b"6" * 60_000)
     while stand.channel.release == "2.6.32":
         time.sleep(0.001)
-    assert stand.channel.release == "6" * channel.RELEASE_MOST
+    assert stand.channel.release == "6" * channel.MAX_RELEASE

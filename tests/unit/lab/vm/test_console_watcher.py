@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.lab.vm import console_watcher as watcher_module
 from pipeline.lab.vm.console_patterns import TABLE, Kind
-from pipeline.lab.vm.console_watcher import LOOP, TRACE_MOST, Watcher
+from pipeline.lab.vm.console_watcher import LOOP_LINES, MAX_TRACE_LINES, ConsoleWatcher
 
 AFTER = "br0: port 1 entered forwarding state\n"
 
@@ -203,8 +203,8 @@ HARMLESS = (
 )
 
 
-def fed(text: str, name: str = "director") -> Watcher:
-    watcher = Watcher(name)
+def fed(text: str, name: str = "director") -> ConsoleWatcher:
+    watcher = ConsoleWatcher(name)
     watcher.feed(text.encode(), 1.0)
     return watcher
 
@@ -242,7 +242,7 @@ def test_every_row_of_the_table_is_met_by_a_text_here() -> None:
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 64])
 def test_it_does_not_matter_how_the_console_is_cut(step: int) -> None:
     data = stamped("before\r\n" + OOPS + AFTER + PANIC).encode()
-    watcher = Watcher("director")
+    watcher = ConsoleWatcher("director")
     for at in range(0, len(data), step):
         watcher.feed(data[at : at + step], at / 1000)
     assert watcher.findings() == fed(data.decode()).findings()
@@ -251,16 +251,16 @@ def test_it_does_not_matter_how_the_console_is_cut(step: int) -> None:
 
 def test_a_trace_is_found_while_it_still_grows_and_settled_when_it_is_whole() -> None:
     watcher = fed("Kernel panic - not syncing: x\nCall Trace:\n")
-    fatal = watcher.fatal()
-    assert fatal is not None and fatal.trace.endswith("Call Trace:") and not watcher.settled
+    fatal = watcher.fatal_finding()
+    assert fatal is not None and fatal.trace.endswith("Call Trace:") and not watcher.is_trace_complete
     watcher.feed(b"Rebooting in 1 seconds..", 1.1)  # the kernel writes no end to this line
-    assert watcher.settled
+    assert watcher.is_trace_complete
 
 
 def test_a_trace_without_an_end_is_cut_at_some_length() -> None:
     watcher = fed("BUG: soft lockup - CPU#0 stuck for 67s!\n" + "Call Trace\n" * 1000)
     (found,) = watcher.findings()
-    assert found.trace.count("\n") + 1 == TRACE_MOST
+    assert found.trace.count("\n") + 1 == MAX_TRACE_LINES
 
 
 def test_what_begins_within_a_list_of_functions_is_a_finding_of_its_own() -> None:
@@ -273,8 +273,8 @@ def test_what_begins_within_a_list_of_functions_is_a_finding_of_its_own() -> Non
 
 def test_the_first_death_counts_and_a_warning_is_none() -> None:
     warning = next(case.text for case in CASES if case.kind is Kind.WARNING)
-    assert fed(warning).fatal() is None and len(fed(warning).findings()) == 1
-    both = fed(warning + OOPS + PANIC).fatal()
+    assert fed(warning).fatal_finding() is None and len(fed(warning).findings()) == 1
+    both = fed(warning + OOPS + PANIC).fatal_finding()
     assert both is not None and both.kind == Kind.OOPS
 
 
@@ -291,46 +291,46 @@ fnat: guest ready
 
 
 def test_the_marks_of_a_boot_are_when_they_were_first_seen() -> None:
-    watcher = Watcher("client")
+    watcher = ConsoleWatcher("client")
     for number, line in enumerate((BOOT + BOOT).splitlines(keepends=True), 1):
         watcher.feed(line.encode(), float(number))
     assert watcher.marks == {"first byte": 1.0, "kernel 6.1.187-1.lts61.x86_64": 1.0, "init": 3.0, "ready": 4.0}
-    assert watcher.spoke == 8.0
+    assert watcher.last_output == 8.0
 
 
 def test_a_boot_that_never_says_anything_new_is_looping() -> None:
-    texts = "".join(f"[{number}.000001] ata1: link is slow to respond, try {number}\n" for number in range(LOOP))
-    assert fed(texts).looping
-    assert not fed("".join(texts.splitlines(keepends=True)[1:])).looping, "not before there are enough of them"
+    texts = "".join(f"[{number}.000001] ata1: link is slow to respond, try {number}\n" for number in range(LOOP_LINES))
+    assert fed(texts).is_looping
+    assert not fed("".join(texts.splitlines(keepends=True)[1:])).is_looping, "not before there are enough of them"
 
 
 def test_a_boot_with_much_to_say_is_not_looping() -> None:
-    assert not fed("".join(f"device of kind {chr(97 + number % 26)} found\n" for number in range(5000))).looping
+    assert not fed("".join(f"device of kind {chr(97 + number % 26)} found\n" for number in range(5000))).is_looping
 
 
 def test_the_last_words_are_what_was_said_last_even_without_an_end() -> None:
     watcher = fed("one\n\ntwo\nthree")
-    assert watcher.last_words() == ("one", "two", "three")
-    assert Watcher("client").last_words() == ()
+    assert watcher.last_lines() == ("one", "two", "three")
+    assert ConsoleWatcher("client").last_lines() == ()
 
 
 # --- What has no end -------------------------------------------------------------------------------------
 
 
 def test_a_line_without_end_is_kept_to_its_first_part() -> None:
-    watcher = Watcher("director")
+    watcher = ConsoleWatcher("director")
     for _ in range(1000):
         watcher.feed(b"x" * 10_000, 1.0)
-    assert len(watcher._rest) <= watcher_module.RAW_MOST
+    assert len(watcher._rest) <= watcher_module.MAX_RAW_LINE
     watcher.feed(b"\nFATAL: kernel too old\n", 2.0)
     assert watcher.lines == 2 and [found.line for found in watcher.findings()] == [2]
 
 
 def test_a_guest_that_dies_for_ever_is_told_of_a_hundred_times() -> None:
     watcher = fed("FATAL: kernel too old\n" * 5000)
-    assert len(watcher.findings()) <= watcher_module.FINDINGS_MOST and watcher.lines == 5000
+    assert len(watcher.findings()) <= watcher_module.MAX_FINDINGS and watcher.lines == 5000
 
 
 def test_a_guest_that_boots_for_ever_leaves_few_marks() -> None:
     watcher = fed("".join(f"Linux version {number}\n" for number in range(5000)))
-    assert len(watcher.marks) == watcher_module.MARKS_MOST
+    assert len(watcher.marks) == watcher_module.MAX_MARKS

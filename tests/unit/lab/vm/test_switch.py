@@ -210,9 +210,9 @@ def test_for_a_card_that_takes_nothing_only_so_much_is_kept() -> None:
     with ours, theirs:
         ours.setblocking(False)
         port = switch.Port(ours)
-        for _ in range(2 * switch.WAITING_MOST // 60000):
+        for _ in range(2 * switch.MAX_QUEUE // 60000):
             port.send(frame(B, A, bytes(60000)))
-        assert switch.WAITING_MOST <= len(port.waiting) < switch.WAITING_MOST + 70000
+        assert switch.MAX_QUEUE <= len(port.queued) < switch.MAX_QUEUE + 70000
 
 
 def test_a_slow_card_gets_all_in_order_and_holds_nobody_up(stand: Stand) -> None:
@@ -244,18 +244,18 @@ def test_a_card_that_makes_up_addresses_fills_no_memory_and_takes_nobodys_place(
     here, there = (switch.Port(socket.socket()) for _ in range(2))
     segment = switch.Segment([here, there])
     segment.targets(frame(ALL, A), there)
-    for number in range(2 * switch.KNOWN_MOST):
+    for number in range(2 * switch.MAX_ADDRESSES):
         segment.targets(frame(ALL, b"\x02" + number.to_bytes(5, "big")), here)
-    assert len(segment.known) == switch.KNOWN_MOST
+    assert len(segment.addresses) == switch.MAX_ADDRESSES
     assert segment.targets(frame(A, B), here) == [there]
     segment.targets(frame(ALL, A), here)
-    assert segment.known[A] is here, "what is known may move"
+    assert segment.addresses[A] is here, "what is known may move"
     for port in (here, there):
         port.connection.close()
 
 
 def test_more_cards_than_a_segment_has_are_turned_away(stand: Stand) -> None:
-    cards = [stand.card() for _ in range(switch.PORTS_MOST)]
+    cards = [stand.card() for _ in range(switch.MAX_PORTS)]
     with socket.socket(socket.AF_UNIX) as late:
         late.connect(str(stand.socket))
         assert late.recv(1) == b""
@@ -264,9 +264,9 @@ def test_more_cards_than_a_segment_has_are_turned_away(stand: Stand) -> None:
 
 
 def test_a_capture_ends_the_segment_where_a_guest_floods_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switch, "CAPTURE_MOST", 1000)
+    monkeypatch.setattr(switch, "MAX_CAPTURE", 1000)
     capture = switch.Capture(str(tmp_path / "c"))
     with pytest.raises(SystemExit, match="more than 1000 bytes of frames; a guest floods the segment"):
         for _ in range(1000):
-            capture.frame(frame(ALL, A), 0)
+            capture.write_frame(frame(ALL, A), 0)
     assert (tmp_path / "c").stat().st_size <= 1024

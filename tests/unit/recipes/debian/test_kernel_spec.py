@@ -324,7 +324,7 @@ def test_a_template_that_is_not_there_or_lies_elsewhere_is_an_error() -> None:
 def test_a_build_fixes_everything_that_could_differ() -> None:
     argv = rpmbuild.build_argv(recipe.SPEC, rpmbuild.Macros(jobs=3))
     assert argv[:3] == ["rpmbuild", "-bb", "--nodeps"] and argv[-1] == "/build/SPECS/kernel.spec"
-    assert rpmbuild.build_argv(recipe.SPEC, rpmbuild.Macros(), source_too=True)[1] == "-ba"
+    assert rpmbuild.build_argv(recipe.SPEC, rpmbuild.Macros(), with_source=True)[1] == "-ba"
     defined = dict(word.split(" ", 1) for word in argv if " " in word)
     assert defined["_smp_mflags"] == "-j3" and defined["kernel_cc"] == "ccache gcc"
     assert defined["_buildshell"] == "/bin/bash" and defined["_buildhost"] == "reproducible"

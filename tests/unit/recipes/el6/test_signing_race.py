@@ -13,7 +13,7 @@ from pipeline.packaging import rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes.el6 import recipe as el6
 from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import End, Ended, Job, Limits
+from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits
 from tests.fixtures.rpms import LEAD
 
 RACE = "ld: drivers/net/tun.ko.sign.o: multiple definition of `no symbol'\nmake: *** [modules] Error 1\n"
@@ -33,7 +33,7 @@ class Builder:
         self.jobs: list[str] = []
         self.found: list[list[str]] = []
 
-    def run(self, job: Job) -> Ended:
+    def run(self, job: Job) -> JobResult:
         top = next(mount.source for mount in job.mounts if mount.target == rpmbuild.TOPDIR)
         self.found.append(sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file()))
         self.jobs += [word for word in job.argv if word.startswith("_smp_mflags")]
@@ -43,7 +43,7 @@ class Builder:
         (top / "BUILD" / "tun.ko").write_text(f"left by run {len(self.jobs)}")
         (top / "BUILDROOT" / "tun.ko").write_text("installed")
         (top / "RPMS" / PACKAGE).write_bytes(LEAD + f"made by run {len(self.jobs)}".encode())
-        return Ended(End.EXIT, 0 if text == GOOD else 1)
+        return JobResult(EndReason.EXIT, 0 if text == GOOD else 1)
 
     def shell(self, job: Job) -> int:
         raise AssertionError(job)
@@ -72,8 +72,8 @@ def built(work: Work, tmp_path: Path) -> Callable[[Builder], Path]:
     image = Image("centos6", "0123456789abcdef", tmp_path / "rootfs", tmp_path / "packages.json")
     image.rootfs.mkdir()
     image.packages.write_text("{}")
-    recipe = sandboxed.Recipe("kernel.spec", 0, fill, lambda *_: None, rpmbuild.Macros())
-    return lambda runtime: el6.build_kernel(work, sandboxed.Bench(runtime, image, None, Limits()), recipe)
+    recipe = sandboxed.SpecBuild("kernel.spec", 0, fill, lambda *_: None, rpmbuild.Macros())
+    return lambda runtime: el6.build_kernel(work, sandboxed.BuildEnvironment(runtime, image, None, Limits()), recipe)
 
 
 @pytest.mark.parametrize("marks", MARKS)
@@ -97,9 +97,9 @@ def test_links_that_the_first_try_left_in_place_of_directories_are_not_written_t
     outside.mkdir()
 
     class Linking(Builder):
-        def run(self, job: Job) -> Ended:
+        def run(self, job: Job) -> JobResult:
             ended, top = super().run(job), job.mounts[0].source
-            for name in ("SOURCES", "SPECS", "BUILD") if not ended.good else ():
+            for name in ("SOURCES", "SPECS", "BUILD") if not ended.succeeded else ():
                 (top / name).rename(top / f"{name}.before")
                 (top / name).symlink_to(outside)
             return ended
