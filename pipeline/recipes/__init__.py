@@ -1,1 +1,1 @@
-"""How a line's packages are made: one class per recipe, named in the registry."""
+"""Define how a line's packages are made: one class per recipe, named in the registry."""

@@ -1,4 +1,4 @@
-"""What a recipe is, and what it gets to plan with: proven sources and patches, and where to build. Knows no recipe."""
+"""Define the interface of recipes, and their inputs: verified sources and patches. Knows no recipe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildInputs:
-    """One line, ready to be built.
+    """Inputs to build one line.
 
     `tree` applies a role's series to the real tree and proves what it leaves: called when a step
     runs, not to plan it. `small`: kernels get the small configuration.
@@ -33,10 +33,10 @@ class BuildInputs:
 
 
 class Recipe(Protocol):
-    """How the packages of a line are made. Its state is nothing but what a line file says."""
+    """The steps that make a line's packages. Its state comes from the line file alone."""
 
     def validate(self, line: Line) -> None:
-        """Raise `FileProblems` with everything that a line file must say for this recipe and does not."""
+        """Raise `FileProblems` with everything that this recipe needs and the line file lacks."""
 
     def steps(self, inputs: BuildInputs) -> Sequence[Step]:
-        """Plan every step that ends in packages, and the one that makes the lab's programs."""
+        """Plan every step that makes packages, and the one that makes the lab's programs."""

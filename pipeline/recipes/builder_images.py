@@ -1,4 +1,4 @@
-"""Which builder image a line's builds run in, made when it is not there. Knows no recipe."""
+"""Choose the builder image of a line's builds, and make a missing one. Knows no recipe."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ AUTO = "auto"
 
 
 def builder(context: RunContext, usable: Sequence[str], *, fresh: bool = False) -> images.Image:
-    """The image asked for by the settings, which must be among `usable`; for `auto` the first that can run here.
+    """Return the image requested by the settings, which must be in `usable`; for `auto` the first that can run here.
 
     Raises `UsageError` for an image that the line is not built in, and what making it raises.
     """
-    asked = context.settings.image
-    check_image(asked, usable)
-    if asked == AUTO:
+    requested = context.settings.image
+    check_image(requested, usable)
+    if requested == AUTO:
         return _automatic(context, usable, fresh)
     try:
-        return _image(context, asked, fresh)
+        return _image(context, requested, fresh)
     except HostLacks as lacking:
-        others = [name for name in usable if name != asked and isinstance(image_file.load(name), DebianImage)]
+        others = [name for name in usable if name != requested and isinstance(image_file.load(name), DebianImage)]
         if others:
             lacking.hint = f"{lacking.hint}; or --image {others[0]}, which needs no engine"
         raise
 
 
-def check_image(asked: str, usable: Sequence[str]) -> None:
-    """Raises `UsageError` for an image that the line is not built in."""
-    if asked not in (AUTO, *usable):
+def check_image(requested: str, usable: Sequence[str]) -> None:
+    """Raise `UsageError` for an image that the line is not built in."""
+    if requested not in (AUTO, *usable):
         hint = f"--image {usable[-1]}, or without the option: the first that runs here"
-        raise UsageError(f"this line is not built in {asked}", why=f"its images: {', '.join(usable)}", hint=hint)
+        raise UsageError(f"this line is not built in {requested}", why=f"its images: {', '.join(usable)}", hint=hint)
 
 
 def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> images.Image:
@@ -60,7 +60,7 @@ def _image(context: RunContext, name: str, fresh: bool) -> images.Image:
 
 
 def debian_request(name: str, image: DebianImage) -> images.DebianRecipe:
-    """What identifies an image of Debian: its packages and suites, whichever archive and keys they come from."""
+    """Return the identity of a Debian image: its packages and suites, independent of archive and keys."""
     from pipeline.core import templates
 
     packages = images.package_list(templates.render(f"containers/{name}/packages.j2"))
@@ -75,14 +75,14 @@ def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> 
     from pipeline.sources.store import Store
 
     settings, console = context.settings, context.console
-    asked = debian_request(name, image)
-    known = None if fresh else images.cached_image(asked, settings.artifacts / "images")
+    requested = debian_request(name, image)
+    known = None if fresh else images.cached_image(requested, settings.artifacts / "images")
     if known is not None:
         return known
     programs.ensure({"build"}, console)
     archives = apt.archive_addresses(image.debian.suites, settings.debian_mirror, ())
     ring = openpgp.keyring(public_keys.of_image(image, Store(settings.store, console.warn), settings, console))
-    recipe = replace(asked, archives=archives, keyring=ring)
+    recipe = replace(requested, archives=archives, keyring=ring)
     return images.debian_image(recipe, settings.artifacts / "images", console, offline=settings.offline, fresh=fresh)
 
 
@@ -103,7 +103,7 @@ def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> 
 
 
 def centos_recipe(name: str, image: CentosImage, base: str) -> CentosRecipe:
-    """The CentOS 6 builder's rendered files."""
+    """Return the CentOS 6 builder's rendered files."""
     from pipeline.core import templates
     from pipeline.sandbox import centos6_image
 

@@ -1,4 +1,4 @@
-"""The recipe of what runs in a guest of the lab: busybox, iptables and the project's own program, static with musl.
+"""Build the programs of the lab's guests: busybox, iptables and the project's own program, static with musl.
 
 One step for every line: its programs run on 2.6.32 as on 6.1. They end in no package and in no repository.
 It writes the script that compiles them, and proves by their headers that they need no library. Who runs the
@@ -28,7 +28,7 @@ IMAGE = "debian12"
 SOURCES = ("busybox", "iptables")  # as line files name them
 BIN, LINKS = "bin", "busybox.links"  # of the step's output: the programs; every path busybox answers to
 SCRIPT, CONFIG, COMPARER = "userland.sh", "busybox.config", "asked.awk"
-_ROOM = 256 << 20  # bytes; measured: 90 MiB
+_DISK_SPACE = 256 << 20  # bytes; measured: 90 MiB
 _PROGRAMS, _LIST = outputs.OutputLimits(32 << 20, 64 << 20, 8), outputs.OutputLimits(1 << 20, 1 << 20, 1)
 # What must be there, so that a part left out is seen before a guest misses it.
 _APPLETS = ("/bin/sh", "/bin/ping", "/sbin/ip", "/sbin/modprobe", "/usr/bin/timeout", "/usr/sbin/arping")
@@ -49,7 +49,7 @@ class Tarball:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what the programs are. `epoch` is SOURCE_DATE_EPOCH in seconds."""
+    """Everything that determines the programs. `epoch` is SOURCE_DATE_EPOCH in seconds."""
 
     tarballs: Mapping[str, Tarball]
     epoch: int
@@ -58,29 +58,29 @@ class Parameters:
         lvs_tools.plain([name for tarball in self.tarballs.values() for name in (tarball.file, tarball.tree)])
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         return asdict(self)
 
 
 def steps(material: BuildInputs) -> list[Step]:
-    """The step, where this line names the sources and builds in the image that can make static programs."""
+    """Return the step, where this line names the sources and builds in the image that can make static programs."""
     return [_step(material)] if material.bench.image.name == IMAGE and has_sources(material.line) else []
 
 
 def has_sources(line: Line) -> bool:
-    """Whether the line names all that the programs are made from."""
+    """Return whether the line names all sources of the programs."""
     return all(isinstance(line.data.sources.get(name), DebianSource) for name in SOURCES)
 
 
 def of_line(verified: Mapping[str, Verified]) -> Parameters:
-    """The parameters for a line whose sources are `verified`."""
+    """Return the parameters for a line whose sources are `verified`."""
     found = {name: archive.beginning(verified[name].path) for name in SOURCES}
     tarballs = {name: Tarball(verified[name].file, tree) for name, (tree, _) in found.items()}
     return Parameters(tarballs, max(epoch for _, epoch in found.values()))
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
-    """The texts of the script and of all it reads beside the tarballs, by file name."""
+    """Return the texts of the script and of its further inputs, by file name."""
     guest = resources.specs_dir() / "guest"
     script = templates.render(
         f"specs/guest/{SCRIPT}.j2",
@@ -100,14 +100,14 @@ def rendered(parameters: Parameters) -> dict[str, str]:
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters, verified: Mapping[str, Verified]) -> None:
-    """Writes the script into `specs` and everything it reads into `sources`."""
+    """Write the script into `specs` and all its inputs into `sources`."""
     lvs_tools.write(rendered(parameters), SCRIPT, sources, specs)
     for name, tarball in parameters.tarballs.items():
         fs.copied(verified[name].path, sources / tarball.file, verified[name].sha256)
 
 
 def check(output: Path) -> dict[str, Any]:
-    """Proves the programs in the step's output by their content; the evidence, ready for JSON.
+    """Prove the programs in the step's output by their content; return the evidence, ready for JSON.
 
     Raises `Refused` for one that is missing, was built without a part, or needs a library or a loader.
     """
@@ -115,9 +115,9 @@ def check(output: Path) -> dict[str, Any]:
     for name, texts in _TEXTS.items():
         path = output / BIN / name
         data = path.read_bytes() if path.is_file() else b""
-        said = elf.program(data, str(path))
-        if said.machine != elf.X86_64 or said.dynamic:
-            why = f"its loader: {said.loader or 'none'}; libraries: {', '.join(said.needed) or 'none'}"
+        headers = elf.program(data, str(path))
+        if headers.machine != elf.X86_64 or headers.dynamic:
+            why = f"its loader: {headers.loader or 'none'}; libraries: {', '.join(headers.needed) or 'none'}"
             raise Refused(f"{name} is no static program for x86-64", where=str(path), why=why)
         if missing := [text.strip(b"\0").decode() for text in texts if text not in data]:
             raise Refused(f"{name} was built without a part", where=str(path), why=f"not in it: {', '.join(missing)}")
@@ -136,7 +136,7 @@ def _step(material: BuildInputs) -> Step:
         write_sources=lambda sources, specs: prepare(sources, specs, parameters, material.verified),
         explain_failure=lambda log, top: None,
         macros=rpmbuild.Macros(),
-        disk_space=_ROOM,
+        disk_space=_DISK_SPACE,
         cache=STEP,
     )
 

@@ -1,4 +1,4 @@
-"""What the recipes of ipvsadm and keepalived share, whichever line they are for.
+"""Share the parts of all recipes of ipvsadm and keepalived.
 
 Names that may stand in a spec file, what keepalived's configure says, and what a package's programs say
 of themselves. Must not know any line.
@@ -35,7 +35,7 @@ Summary = Sequence[tuple[str, str]]  # of keepalived's configure: its label, its
 
 
 class Tool(StrEnum):
-    """What a director is administered with."""
+    """A director's administration tool."""
 
     IPVSADM = "ipvsadm"
     KEEPALIVED = "keepalived"
@@ -43,7 +43,7 @@ class Tool(StrEnum):
 
 @dataclass(frozen=True)
 class Content:
-    """What a tool's package must hold: files, those that people edit, programs with texts in them, libraries.
+    """Required content of a tool's package: files, configuration files, programs with texts in them, libraries.
 
     `sources` are what it installs besides the build's products, by their names in SOURCES.
     """
@@ -56,25 +56,25 @@ class Content:
 
 
 def plain(names: Collection[str]) -> None:
-    """Raises `UsageError` for what cannot stand in a spec file and in a shell's line as it is."""
+    """Raise `UsageError` for a text that is unsafe in a spec file or a shell's line."""
     for name in names:
         if not _PLAIN_NAME.fullmatch(name):
             raise UsageError(f"{name!r} cannot be named in a spec file", why="letters, digits and ._+~- only")
 
 
 def version_and_tag(version: str, tag: str, shown: str) -> None:
-    """Raises `UsageError` for a version or a mark in the release that rpm would not take; `shown` is the whole."""
+    """Raise `UsageError` for a version or release mark that rpm refuses; `shown` is the whole."""
     if not _VERSION.fullmatch(version) or not _TAG.fullmatch(tag):
         raise UsageError(f"{shown} cannot be a package's version")
 
 
 def nevra(tool: Tool, guard: int, version: str, release: str) -> str:
-    """A tool's package; `guard` is RPM's Epoch, 0 for none."""
+    """Return a tool's package; `guard` is RPM's Epoch, 0 for none."""
     return f"{tool}-{f'{guard}:' if guard else ''}{version}-{release}.{ARCH}"
 
 
 def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> list[Path]:
-    """Writes the text called `spec` into `specs` and the others into `sources`; the paths written."""
+    """Write the text called `spec` into `specs` and the others into `sources`; return the paths."""
     written = []
     for name, text in texts.items():
         path = (specs if name == spec else sources) / name
@@ -84,7 +84,7 @@ def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> li
 
 
 def summary(lines: Iterable[str]) -> dict[str, str]:
-    """The table that keepalived's configure ends with, by label; empty when the lines have none."""
+    """Return the table at the end of keepalived's configure by label; empty without one."""
     found: dict[str, str] = {}
     above, inside = "", False
     for line in lines:
@@ -97,11 +97,11 @@ def summary(lines: Iterable[str]) -> dict[str, str]:
 
 
 def explain_summary(log: Path, wanted: Summary, hint: str) -> None:
-    """Raises `BuildFailed` when a build's log tells that keepalived's configure found less than it must."""
-    said = summary(log_errors.lines(log))
-    wrong = [(label, word) for label, word in wanted if said and said.get(label) != word]
+    """Raise `BuildFailed` when a build's log shows that keepalived's configure found less than required."""
+    table = summary(log_errors.lines(log))
+    wrong = [(label, word) for label, word in wanted if table and table.get(label) != word]
     if wrong:
-        rows = (f"  {label}: {said.get(label, 'not said')}, must be {word}" for label, word in wrong)
+        rows = (f"  {label}: {table.get(label, 'missing')}, must be {word}" for label, word in wrong)
         raise BuildFailed(
             "\n".join(["keepalived's configure did not find what it must", *rows]),
             where=str(log),
@@ -111,7 +111,7 @@ def explain_summary(log: Path, wanted: Summary, hint: str) -> None:
 
 
 def programs(package: rpmbuild.Package, texts: Mapping[str, tuple[bytes, ...]], *more: bytes) -> dict[str, bytes]:
-    """The programs named in `texts`, read out of the package; each has its texts and `more` in it.
+    """Read the programs named in `texts` from the package; check that each contains its texts and `more`.
 
     A program's own texts say what was compiled into it, without running it. Raises `Refused`.
     """
@@ -132,7 +132,7 @@ def libraries(
     allowed: Collection[str],
     others: Collection[str] = (),
 ) -> list[str]:
-    """The libraries that a package requires, none but `allowed`, and besides them nothing but `others`.
+    """Check the libraries that a package requires: only `allowed`, and otherwise only `others`.
 
     Raises `Refused`. Every package may require `/bin/sh`, and its own configuration.
     """
@@ -147,7 +147,7 @@ def libraries(
 
 
 def glibc(package: rpmbuild.Package, found: package_contents.PackageMetadata, newest: tuple[int, ...]) -> str:
-    """The version of the C library that a package needs, which is not above `newest`. Raises `Refused`."""
+    """Return the C library version that a package needs, at most `newest`. Raises `Refused`."""
     versions = [tuple(map(int, pair)) for name in found.requires for pair in _GLIBC.findall(name)]
     needed = max(versions, default=(0, 0))
     if needed > newest:
@@ -158,5 +158,5 @@ def glibc(package: rpmbuild.Package, found: package_contents.PackageMetadata, ne
 
 
 def installed(files: SpecFiles, names: Collection[str]) -> dict[str, str]:
-    """The texts of what a tool installs besides the build's products, by name."""
+    """Return the texts of a tool's additional installed files, by name."""
     return {name: files.text(f"tools/{name}") for name in names}

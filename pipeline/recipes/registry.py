@@ -30,7 +30,7 @@ RECIPES: Mapping[str, Callable[[BuildSpec], Recipe]] = {
 
 
 def recipe(line: Line) -> Recipe:
-    """Return the recipe of a line, which has all that it needs.
+    """Return the recipe of a line, validated.
 
     Raises `FileProblems` with every mistake of the line file.
     """

@@ -1,4 +1,4 @@
-"""The recipe of the packages lvs-fnat-director and lvs-fnat-realserver: what makes a machine one of them.
+"""Build the packages lvs-fnat-director and lvs-fnat-realserver, which configure a machine's role.
 
 Their settings stand in one table here, from which come the configuration file, its parser in the shell
 script, and the words of its messages. Who runs the build in between, and where, is not known here.
@@ -32,7 +32,7 @@ _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of a role: `kind` is what the script's check is called, `limits` its further words."""
+    """One setting of a role: `kind` is the name of the script's check, `limits` its further arguments."""
 
     name: str
     kind: str
@@ -130,7 +130,7 @@ _DESCRIPTIONS = {
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a role's files are on the machine it is installed on."""
+    """Installed paths of a role's files."""
 
     conf: str
     state: str
@@ -210,7 +210,7 @@ _EXAMPLES = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what the packages of one line are.
+    """Everything that determines the role packages of one line.
 
     `line` is its name, `dist` ends the release. `fullnat` is whether the line's keepalived knows FULLNAT's words,
     `modern` whether it is 2.x.
@@ -248,11 +248,11 @@ class Parameters:
 
     @property
     def examples(self) -> tuple[str, ...]:
-        """The modes that there is an example of keepalived.conf for."""
+        """The modes with an example of keepalived.conf."""
         return tuple(mode for mode in MODES if self.fullnat or mode != "fullnat")
 
     def paths(self, role: RoleName) -> Paths:
-        """Where the role's files are once installed."""
+        """Return the installed paths of the role's files."""
         name = package_name(role)
         return Paths(
             conf=f"/etc/lvs-fnat/{role}.conf",
@@ -263,13 +263,13 @@ class Parameters:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         return {**asdict(self), "init": str(self.init), "version": VERSION, "release": self.release}
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a package: `source` is its name in SOURCES, `flag` what stands before it in the spec's %files."""
+    """A file of a package: `source` is its name in SOURCES, `flag` its attribute in the spec's %files."""
 
     role: RoleName
     source: str
@@ -288,29 +288,29 @@ _REQUIRES = {
 
 
 def of_target(target: BuildTarget, *, epoch: int, **more: Any) -> Parameters:
-    """The parameters of the packages of one line; `more` as `Parameters` has them."""
+    """Return the parameters of the packages of one line; `more` as `Parameters` has them."""
     init = target.build.init
     given = {"line": target.line, "dist": target.build.dist, "init": init, "run": _RUN[init]}
     return Parameters(**{**given, "requires": _REQUIRES[init], "epoch": epoch, **more})
 
 
 def package_name(role: RoleName) -> str:
-    """The package of a role; its service and its script have the same name."""
+    """Return the name of a role's package, service and script."""
     return f"lvs-fnat-{role}"
 
 
 def script(role: RoleName, where: Paths) -> str:
-    """A role's script: all that is done, for SysV init and systemd alike."""
+    """Return a role's script, which does all work for SysV init and systemd."""
     return _render("role.sh", role, where)
 
 
 def configuration(role: RoleName, where: Paths) -> str:
-    """A role's configuration file as it is installed: everything explained, nothing switched on."""
+    """Return a role's configuration file as installed: everything explained, nothing enabled."""
     return _render("role.conf", role, where)
 
 
 def example(mode: str, parameters: Parameters) -> str:
-    """An example of keepalived.conf for a mode, in the words of the line's keepalived."""
+    """Return an example of keepalived.conf for a mode, in the keywords of the line's keepalived."""
     shown = _EXAMPLES[mode]
     return templates.render(
         f"{DIRECTORY}/keepalived.conf.j2",
@@ -337,7 +337,7 @@ def _render(name: str, role: RoleName, where: Paths, **more: Any) -> str:
 
 
 def installed(parameters: Parameters) -> list[File]:
-    """Every file of the packages, in the order of the spec file."""
+    """Return every file of the packages, in the order of the spec file."""
     found: list[File] = []
     for role in ROLES:
         where, name = parameters.paths(role), package_name(role)
@@ -366,7 +366,7 @@ def _unit(role: RoleName, where: Paths) -> str:
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
-    """The texts of the spec file and of every file installed, by file name: what a step's key must cover."""
+    """Return the texts of the spec file and of every installed file by file name, for a step's key."""
     shown = installed(parameters)
     roles = [
         {
@@ -400,7 +400,7 @@ def _requires(role: RoleName, parameters: Parameters) -> tuple[str, ...]:
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
-    """Writes the spec file into `specs` and everything that is installed into `sources`; the paths written."""
+    """Write the spec file into `specs` and every installed file into `sources`; return the paths."""
     written = []
     for name, text in rendered(parameters).items():
         path = (specs if name == SPEC else sources) / name
@@ -410,7 +410,7 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Proves the packages below `rpms` by their content, file by file; the evidence, ready for JSON.
+    """Prove the packages below `rpms` by their content, file by file; return the evidence, ready for JSON.
 
     Raises `Refused` when a file differs from what was rendered or something more is required.
     """

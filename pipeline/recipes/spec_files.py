@@ -1,4 +1,4 @@
-"""Find a line's spec templates and the files beside them: its own before its recipe's, and those before all lines'.
+"""Find a line's spec templates and files: its own before its recipe's, and those before the common ones.
 
 A line file outside the project may bring its own. A template of it is rendered in a sandbox, since templates are
 programs and a line file is data. Must not know any line.
@@ -28,19 +28,19 @@ class SpecFiles:
     own: Path | None = None
 
     def text(self, name: str) -> str:
-        """The text of a file, as it stands. Raises `UsageError` when no directory has it."""
+        """Return the text of a file, unrendered. Raises `UsageError` when no directory has it."""
         return fs.read_limited(self._place(name), LARGEST).decode()
 
     def has(self, name: str) -> bool:
-        """Whether a directory has the file."""
+        """Return whether a directory has the file."""
         return any((place / name).is_file() for place in self.places())
 
     def path(self, name: str) -> Path:
-        """The file called `name`, such as `config/base.config`. Raises `UsageError` when no directory has it."""
+        """Return the file called `name`, such as `config/base.config`. Raises `UsageError` without one."""
         return self._place(name)
 
     def below(self, directory: str) -> dict[str, str]:
-        """The texts of all files below a directory, by their paths in it; each is the first one of its name."""
+        """Return the texts of all files below a directory by path; the first directory wins."""
         found: dict[str, str] = {}
         for place in self.places():
             top = place / directory
@@ -49,7 +49,7 @@ class SpecFiles:
         return dict(sorted(found.items()))
 
     def render(self, name: str, /, **variables: Any) -> str:
-        """The template `name`, such as `kernel.spec`, with `variables` in it. Raises as `templates.render` does."""
+        """Render the template `name`, such as `kernel.spec`, with `variables`. Raises as `templates.render` does."""
         place = self._place(f"{name}.j2")
         directory = next(part for part, root in self._roots() if place == root / f"{name}.j2")
         own = None if self.own is None else templates.OwnSpecs(self.own, self.names[0])
@@ -61,7 +61,7 @@ class SpecFiles:
         yield from ((name, resources.specs_dir() / name) for name in self.names)
 
     def places(self) -> Iterator[Path]:
-        """The directories, in the order in which they are looked at."""
+        """Return the directories in search order."""
         return (root for _, root in self._roots())
 
     def _place(self, name: str) -> Path:
@@ -79,7 +79,7 @@ class SpecFiles:
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """What packages of a line are built for: its name as they bear it, its `[build]` table and its spec files."""
+    """The target of a line's packages: its name in them, its `[build]` table and its spec files."""
 
     line: str
     build: BuildSpec
@@ -87,14 +87,14 @@ class BuildTarget:
 
 
 def target(line: Line) -> BuildTarget:
-    """The target of a line. Raises `UsageError` for one that says nothing of its build."""
+    """Return the target of a line. Raises `UsageError` for one without `[build]`."""
     build = required(line.data.build, "[build]")
     own = line.own_specs if line.own_specs and (line.own_specs / build.specs).is_dir() else None
     return BuildTarget(line.base, build, SpecFiles((build.specs, build.recipe, COMMON), own))
 
 
 def lacking(line: Line, names: Iterable[str]) -> Iterator[Found]:
-    """Find which of the files that a recipe reads a line has not."""
+    """Return the files of a recipe that a line lacks."""
     there = target(line)
     places = ", ".join(str(place) for place in there.files.places())
     for name in names:

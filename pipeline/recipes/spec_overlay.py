@@ -1,4 +1,4 @@
-"""Lays our changes over a Red Hat style kernel.spec and its config files, by anchors, never blindly.
+"""Change a Red Hat style kernel.spec and its config files at anchor lines.
 
 Each change names the line it hangs on; a spec that lacks the line, or has it twice, is refused
 with that line, because a hook that moved would otherwise build an unpatched kernel in silence.
@@ -20,7 +20,7 @@ FIRST_NUMBER = 990001  # of our patches: above every patch of the distribution, 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change at one line of the spec: lines put before or behind it, or in its place."""
+    """A change at one line of the spec: lines put before it, behind it, or in its place."""
 
     anchor: str
     where: Literal["before", "behind", "instead"]
@@ -29,7 +29,7 @@ class Edit:
 
 
 def spec_edits(anchors: Anchors, patches: Sequence[str], *, sign_modules: bool) -> list[Edit]:
-    """What our build changes in the spec: its patches declared and applied by name, signing as asked.
+    """Return the changes of the spec: patches declared and applied by name, signing as requested.
 
     `patches` are file names in order. The buildid is given on rpmbuild's command line; that the
     spec makes it part of the release is checked here.
@@ -55,7 +55,7 @@ def spec_edits(anchors: Anchors, patches: Sequence[str], *, sign_modules: bool) 
 
 
 def overlaid(spec: str, edits: Sequence[Edit], name: str = "kernel.spec") -> str:
-    """The spec with every edit made. Raises `Refused` naming the line that is not there exactly once."""
+    """Return the spec with every edit. Raises `Refused` with the line that does not occur exactly once."""
     lines = spec.splitlines()
     before: dict[int, list[str]] = {}
     behind: dict[int, list[str]] = {}
@@ -88,7 +88,7 @@ def _only(lines: Sequence[str], edit: Edit, name: str) -> int:
 
 
 def _nearest(lines: Sequence[str], anchor: str) -> str:
-    """The line most like the one that was missed, for the person who must look."""
+    """Return the line most similar to a missing one, for the person who compares."""
     import difflib
 
     close = difflib.get_close_matches(anchor, lines, n=1, cutoff=0.6)
@@ -100,7 +100,7 @@ def _folded(line: str) -> str:
 
 
 def configured(text: str, options: Mapping[str, str], name: str = "config-generic") -> str:
-    """A config file with `options` set, each exactly once; `n` is written as `is not set`.
+    """Return a config file with `options` set, each exactly once; `n` is written as `is not set`.
 
     Raises `Refused` for an option that stands there twice.
     """

@@ -1,4 +1,4 @@
-"""What the steps of every line have in common: build in the sandbox, prove what came out, keep the evidence."""
+"""Share the steps of all lines: build in the sandbox, prove the packages, keep the evidence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def packages(
     build: Build = job.rpmbuild,
     differs: str = "",
 ) -> Step:
-    """A step that ends in packages. `check` proves those in a directory and returns the evidence.
+    """Return a step that makes packages. `check` proves those in a directory and returns the evidence.
 
     `differs` is why two builds of it cannot be the same, where they cannot.
     """
@@ -50,7 +50,7 @@ def packages(
 
 
 def role_packages(material: BuildInputs, epoch: int, *, fullnat: bool, modern: bool) -> Step:
-    """The packages that set up directors and real servers.
+    """Return the step of the packages that set up directors and real servers.
 
     `fullnat` is whether the keepalived beside them knows FULLNAT's words, `modern` whether it is 2.x.
     """

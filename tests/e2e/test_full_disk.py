@@ -75,7 +75,7 @@ def test_a_disk_that_is_full_from_the_beginning_is_named(leaving: int, shop: Wor
     with small_disk(shop, 700) as disk:
         ballast = fill(disk, leaving)
         ended = shop.build("ipvsadm", expect=ExitCode.HOST)
-        assert "room" in ended.err and str(shop.inv.artifacts.name) in ended.err
+        assert "disk space" in ended.err and str(shop.inv.artifacts.name) in ended.err
         assert " free" in ended.err, ended.err
         ballast.unlink()
         shop.build("ipvsadm")

@@ -41,7 +41,7 @@ MORE: Mapping[str, str] = {
     "telling": "report",
     "told": "reported, describe",
 }
-PENDING = ("sandbox", "packaging", "inspect", "recipes", "publish", "lab", "commands")
+PENDING = ("sandbox", "packaging", "inspect", "publish", "lab", "commands")
 ORDINARY = frozenset({"laid", "reach", "stage"})  # no names, but fine in a sentence
 # How a function's summary must not begin, beside what ruff's D401 knows: its subject is the function.
 OPENINGS = frozenset(

@@ -1,1 +1,1 @@
-"""The recipe of kernels and tools out of the upstream tarballs that Debian ships."""
+"""Build kernels and tools from the upstream tarballs that Debian ships."""

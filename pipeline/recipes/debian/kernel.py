@@ -1,4 +1,4 @@
-"""The recipe of a current kernel as RPMs, from the upstream tarball that Debian ships.
+"""Build a current kernel as RPMs from the upstream tarball that Debian ships.
 
 It writes the spec file and the configuration that a build starts from, and proves the packages that
 came of it by what is in them. Who runs the build in between, and where, is not known here.
@@ -44,7 +44,7 @@ _DEVEL = (
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what one kernel of a line is.
+    """Everything that determines one kernel of a line.
 
     `patches` are file names in SOURCES, in order; `tarball` another, and `tree` the directory in
     it. `options` are laid over the role's configuration; `small`: that is the small one. `tag` is empty for the
@@ -77,12 +77,12 @@ class Parameters:
 
     @property
     def release(self) -> str:
-        """RPM's release: number, buildid of the role, tag of an override, dist. A small configuration says so."""
+        """RPM's release: number, buildid of the role, tag of an override, dist; marked when small."""
         return f"{self.number}{self.buildid}{self.tag}{self.target.build.dist}{'.small' if self.small else ''}"
 
     @property
     def uname(self) -> str:
-        """What `uname -r` says, as in Red Hat's kernels."""
+        """The output of `uname -r`, as of Red Hat's kernels."""
         return f"{self.version}-{self.release}.{ARCH}"
 
     @property
@@ -91,7 +91,7 @@ class Parameters:
         return {name: f"{name}-{self.uname}" for name in PACKAGES}
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
         given = {**own, "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
         return {**given, "release": self.release, "uname": self.uname}
@@ -108,7 +108,7 @@ def of_line(
     epoch: int,
     small: bool = False,
 ) -> Parameters:
-    """The parameters of one role of a line; buildid, options and the mark of an override come from it.
+    """Return the parameters of one role of a line: buildid, options and the mark of an override.
 
     `patches` are the file names of the role's series, in its order. Raises `UsageError` for a role
     the line has not, and when the number of patches is not that of the series.
@@ -134,8 +134,8 @@ def of_line(
     )
 
 
-def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
-    """The configuration asked for: base, role, the role's options in the line file, and the release."""
+def requested(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
+    """Return the requested configuration: base, role, the role's options in the line file, and the release."""
     suffix = f"-{parameters.release}.{ARCH}"
     files = parameters.target.files
     names = [f"config/{part}.config" for part in ("small" if parameters.small else "base", parameters.role)]
@@ -147,7 +147,7 @@ def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
-    """The texts of the spec file and the configuration, by file name: what a step's key must cover."""
+    """Return the texts of the spec file and the configuration by file name, for a step's key."""
     spec = parameters.target.files.render(
         SPEC,
         role=str(parameters.role),
@@ -163,11 +163,11 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         changelog_date=rpmbuild.changelog_date(parameters.epoch),
     )
     comparer = templates.source(f"specs/common/{COMPARER}")
-    return {SPEC: spec, CONFIG: kconfig.text(asked(parameters)), COMPARER: comparer}
+    return {SPEC: spec, CONFIG: kconfig.text(requested(parameters)), COMPARER: comparer}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
-    """Writes the spec file into `specs`, the configuration and its check into `sources`; the paths written.
+    """Write the spec file into `specs`, the configuration and its check into `sources`; return the paths.
 
     The tarball and the patches are the caller's to put into `sources`.
     """
@@ -179,18 +179,18 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
 
 
 def explain(log: Path, parameters: Parameters, top: Path | None = None) -> None:
-    """Raises `BuildFailed` with every dropped symbol when that is what a build's log tells; else returns.
+    """Raise `BuildFailed` with every dropped symbol that a build's log reports; else return.
 
     `top` is the build's top directory as the host sees it: with the tree there, dependencies are told too.
     """
-    found = kconfig.from_log(log_errors.lines(log), asked(parameters))
+    found = kconfig.from_log(log_errors.lines(log), requested(parameters))
     if found:
         tree = outputs.texts(top, f"BUILD/{parameters.tree}", "Kconfig", _KCONFIG) if top is not None else ()
         raise kconfig.failure(found, str(log), list(tree))
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Proves the packages below `rpms` by their content; the evidence, ready for JSON.
+    """Prove the packages below `rpms` by their content; return the evidence, ready for JSON.
 
     Raises `Refused` for a package or file that is missing or is not what it must be, `BuildFailed`
     for a configuration that is not the one asked for.
@@ -203,7 +203,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     index = f"{modules}/modules.dep"
     package_contents.require_files(kernel, [f"{boot}/System.map-{parameters.uname}", f"{modules}/vmlinuz"])
     content = kernel_files.read(kernel, [image, config, ip_vs, index])
-    wanted = asked(parameters)
+    wanted = requested(parameters)
     kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
     if kernel.files[image] != kernel.files[f"{modules}/vmlinuz"]:
         raise Refused(f"{kernel.path.name} has two kernel images that differ", where=image)
@@ -244,7 +244,7 @@ def _check_others(packages: Mapping[str, rpmbuild.Package], parameters: Paramete
 
 
 def _role(kernel: rpmbuild.Package, wanted: kconfig.Configuration, parameters: Parameters) -> dict[str, Any]:
-    """What the package's content says of the role; refused when it has the real server's module and must not."""
+    """Return the role by the package's content; refuse the real server's module in another role."""
     toa = [path for path in kernel.files if path.endswith("/toa.ko")]
     option = wanted["CONFIG_TOA"].value if "CONFIG_TOA" in wanted else "n"
     if bool(toa) != (option == "m"):

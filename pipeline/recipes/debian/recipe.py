@@ -1,4 +1,4 @@
-"""The recipe `debian-tarball`: one kernel per role, ipvsadm, keepalived and the role packages, of Debian's tarballs."""
+"""Plan the recipe `debian-tarball`: a kernel per role, ipvsadm, keepalived and role packages, of Debian's tarballs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pipeline.recipes.debian import kernel, tools
 from pipeline.recipes.lvs_tools import Tool
 from pipeline.sources.resolver import Verified
 
-_KERNEL_ROOM = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
+_KERNEL_DISK_SPACE = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class DebianTarball:
     build: BuildSpec
 
     def validate(self, line: Line) -> None:
-        """Raise `FileProblems` unless the sources are Debian's and the configurations are there."""
+        """Raise `FileProblems` unless the sources are Debian's and the configurations exist."""
         names = ["config/base.config", *(f"config/{role}.config" for role in line.data.roles)]
         found = [*_lacking_sources(line), *spec_files.lacking(line, names)]
         if found:
             raise line_loader.refusal(line, found)
 
     def steps(self, inputs: BuildInputs) -> list[Step]:
-        """Plan every step that ends in packages, and the one that makes the lab's programs."""
+        """Plan every step that makes packages, and the one that makes the lab's programs."""
         source = required(inputs.line.data.kernel_source, "kernel-source")
         _, epoch = archive.beginning(inputs.verified[source].path)
         kernels = [_kernel(inputs, role) for role in inputs.line.data.roles]
@@ -82,7 +82,7 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
         write_sources=fill,
         explain_failure=lambda log, top: kernel.explain(log, parameters, top),
         macros=rpmbuild.Macros(dist=parameters.target.build.dist),
-        disk_space=_KERNEL_ROOM,
+        disk_space=_KERNEL_DISK_SPACE,
         cache="kernel",
     )
     inputs = {
@@ -129,5 +129,5 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
 
 
 def _upstream(source: Verified) -> str:
-    """The upstream version in a Debian one: `1:1.31-1` is 1.31."""
+    """Return the upstream version in a Debian one: `1:1.31-1` is 1.31."""
     return source.version.partition(":")[2].rpartition("-")[0] or source.version.rpartition("-")[0]

@@ -1,4 +1,4 @@
-"""The recipe of ipvsadm and keepalived from the upstream tarballs that Debian ships.
+"""Build ipvsadm and keepalived from the upstream tarballs that Debian ships.
 
 It writes the spec files and what they install besides, says whether keepalived's configure found IPVS,
 and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
@@ -70,7 +70,7 @@ _CONTENT = {
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what a tool's package is.
+    """Everything that determines a tool's package.
 
     `tarball` is a file name in SOURCES, `tree` the directory in it. `guard` is RPM's Epoch, 0 for none;
     `tag` is empty for the project's own line and otherwise part of the release. `epoch` is
@@ -110,13 +110,13 @@ class Parameters:
         return f"{self.tool}.spec"
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
         return {**own, "tool": str(self.tool), "release": self.release, "glibc": self.target.build.glibc_max}
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
-    """The texts of the spec file and of what it installs besides the build's products, by file name."""
+    """Return the texts of the spec file and of additional installed files, by file name."""
     content = _CONTENT[parameters.tool]
     target = parameters.target
     spec = target.files.render(
@@ -138,7 +138,7 @@ def rendered(parameters: Parameters) -> dict[str, str]:
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
-    """Writes the spec file into `specs` and what it installs into `sources`; the paths written.
+    """Write the spec file into `specs` and additional files into `sources`; return the paths.
 
     The tarball is the caller's to put into `sources`.
     """
@@ -146,14 +146,14 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
 
 
 def explain(log: Path, parameters: Parameters) -> None:
-    """Raises `BuildFailed` when a build's log tells that configure left out what must be there; else returns."""
+    """Raise `BuildFailed` when a build's log shows that configure left out a required feature; else return."""
     if parameters.tool is Tool.KEEPALIVED:
         hint = "see 'checking for' in the log; the builder image needs the kernel's headers and libnl"
         lvs_tools.explain_summary(log, SUMMARY, hint)
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Proves the package below `rpms` by its content; the evidence, ready for JSON.
+    """Prove the package below `rpms` by its content; return the evidence, ready for JSON.
 
     Raises `Refused` for what is missing, for a library that is not meant to be needed, and for a C
     library newer than that of the systems the package is for.

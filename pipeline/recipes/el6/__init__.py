@@ -1,1 +1,1 @@
-"""The recipe of RHEL 6 kernels out of their source package, with the tools of the FULLNAT patches."""
+"""Build RHEL 6 kernels from their source package, with the tools of the FULLNAT patches."""

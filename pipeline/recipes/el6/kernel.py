@@ -1,4 +1,4 @@
-"""The recipe of a RHEL 6 kernel from its source package, driven by its own spec file.
+"""Build a RHEL 6 kernel from its source package, driven by its own spec file.
 
 The spec is overlaid by anchors, our patches and configuration values are put beside it, and the tree
 that is compiled is held against the pinned one inside the builder. On the image debian12 a toolchain
@@ -29,7 +29,7 @@ ARCH = "x86_64"
 SPEC = "kernel.spec"
 TOOLCHAIN = "toolchain"  # beside SOURCES
 VERIFIER, LISTING = "fnat-tree.pl", "fnat-tree.listing"
-ASKED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
+REQUESTED, COMPARER = "fnat-asked.config", "fnat-asked.awk"
 SMALL, TREE_CHECK = "config/small.config", "tree.pl"  # of the line's specs
 BUILDER_WITH_SIGNING = "centos6"
 _DEVEL = ("Makefile", ".config", "Module.symvers", "scripts/mod/modpost", "include/linux/autoconf.h")
@@ -50,8 +50,8 @@ PROGRAMS = (
     *("depmod", "modinfo", "patch", "bash", "expr", "tar", "bzip2", "find", "xargs", "gzip", "m4", "perl", "make"),
     *("diff", "cmp", "gawk", "gcc", "as", "ld", "nm", "objcopy", "strip", "hostname", "rpmbuild"),
 )
-_LACKING_TOLD = re.compile(r"^error: the image lacks (.{1,500})")
-_TREE_TOLD = re.compile(r"^error: tree: (.{1,500})")
+_LACKING_ROW = re.compile(r"^error: the image lacks (.{1,500})")
+_TREE_ROW = re.compile(r"^error: tree: (.{1,500})")
 _TREE_MOST = 50  # rows; the spec's own check says no more
 _SIGNING_RACE = re.compile(
     "multiple definition of .no symbol."
@@ -61,7 +61,7 @@ _FOUND_IN_TOP = ("kernel-*.config", "temp-*", "*-merged")  # what the spec puts 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what one kernel of a line is.
+    """Everything that determines one kernel of a line.
 
     `version` and `base` make the release of upstream's package, `2.6.32` and `220.23.1.el6`.
     `patches` are file names in SOURCES in order, `options` what is laid over config-generic,
@@ -85,27 +85,27 @@ class Parameters:
 
     @property
     def release(self) -> str:
-        """RPM's release. A small configuration says so in it, since such a kernel is for trying."""
+        """RPM's release; a small configuration is marked in it."""
         return f"{self.base}{self.buildid}{'.small' if self.small else ''}"
 
     @property
     def anchors(self) -> Anchors:
-        """The lines of the spec file that changes hang on."""
+        """The lines of the spec file at which changes are anchored."""
         return required(self.target.build.anchors, "[build.anchors]")
 
     @property
     def uname(self) -> str:
-        """What `uname -r` says."""
+        """The output of `uname -r`."""
         return f"{self.version}-{self.release}.{ARCH}"
 
     @property
     def signs_modules(self) -> bool:
-        """Whether modules are signed, with a key that the build makes and forgets."""
+        """Whether modules are signed, with a key that the build makes and deletes."""
         return self.image == BUILDER_WITH_SIGNING and not self.small
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """The names of the packages it makes."""
+        """The names of the packages."""
         return _GENERIC if self.image != BUILDER_WITH_SIGNING else (*_GENERIC, *_PERF)
 
     @property
@@ -115,7 +115,7 @@ class Parameters:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """rpmbuild's: the base kernel and its firmware, which it requires; kABI where the role keeps it."""
+        """Switches of rpmbuild: the base kernel with its required firmware; kABI where the role keeps it."""
         without = {"debuginfo"}
         if self.role is RoleName.DIRECTOR or self.small:
             without.add("kabichk")  # LVS changes two symbols of the kABI list: (un)register_ip_vs_scheduler
@@ -125,7 +125,7 @@ class Parameters:
         return (*(word for pair in pairs for word in pair), f"--target={ARCH}")
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
         tables = {name: dict(own[name]) for name in ("options", "symbols", "changed")}
         given = {**own, **tables, "role": str(self.role), "patches": list(self.patches)}
@@ -135,7 +135,7 @@ class Parameters:
 def of_line(
     line: Line, role: RoleName, series: list[VerifiedPatch], image: str, *, small: bool, epoch: int
 ) -> Parameters:
-    """The parameters of one role of a line. What a patch leaves out of the tree comes in as an option."""
+    """Return the parameters of one role of a line; a value left out of a patch becomes an option."""
     data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]
     source = required(source if isinstance(source, SrpmSource) else None, "source package as its kernel-source")
     version, _, base = line.data.kernel.partition("-")
@@ -159,8 +159,8 @@ def of_line(
     )
 
 
-def laid_over(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
-    """The symbols that are laid over config-generic, for a small kernel too.
+def overrides(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
+    """Return the symbols that override config-generic, for a small kernel too.
 
     The spec completes the distribution's configurations before ours is made, and that fails for an
     option of a patch that has no value.
@@ -174,20 +174,20 @@ def laid_over(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
     )
 
 
-def asked(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
-    """The symbols that the finished configuration must have."""
+def requested(parameters: Parameters) -> dict[str, kconfig.RequestedSymbol]:
+    """Return the symbols that the finished configuration must have."""
     if not parameters.small:
-        return laid_over(parameters)
+        return overrides(parameters)
     files = parameters.target.files
     small = kconfig.parse(files.text(SMALL), str(files.path(SMALL)))
-    return kconfig.merged(small, laid_over(parameters))
+    return kconfig.merged(small, overrides(parameters))
 
 
 def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
-    """What is changed in the spec, each change by the line it hangs on."""
+    """Return the changes of the spec, each with its anchor line."""
     anchors = parameters.anchors
     found = spec_overlay.spec_edits(anchors, parameters.patches, sign_modules=parameters.signs_modules)
-    ours = (VERIFIER, LISTING, ASKED, COMPARER)
+    ours = (VERIFIER, LISTING, REQUESTED, COMPARER)
     declared = tuple(f"Source{spec_overlay.FIRST_NUMBER + index}: {name}" for index, name in enumerate(ours))
     check = f"perl %{{_sourcedir}}/{VERIFIER}"
     own = " ".join(f"'{pattern}'" for pattern in _FOUND_IN_TOP)
@@ -197,7 +197,7 @@ def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
         "cd linux-%{KVERREL}",
         f"{check} content %{{_sourcedir}}/{LISTING} . || exit 1",
         *(_small(config) if parameters.small else ()),
-        f"gawk -f %{{_sourcedir}}/{COMPARER} {config} %{{_sourcedir}}/{ASKED} || exit 1",
+        f"gawk -f %{{_sourcedir}}/{COMPARER} {config} %{{_sourcedir}}/{REQUESTED} || exit 1",
         "cd ..",
         "",
     ]
@@ -214,7 +214,7 @@ def edits(parameters: Parameters) -> list[spec_overlay.Edit]:
 
 def _small(config: str) -> tuple[str, ...]:
     return (
-        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{ASKED} allnoconfig > /dev/null",
+        f"make ARCH=%{{_target_cpu}} KCONFIG_ALLCONFIG=%{{_sourcedir}}/{REQUESTED} allnoconfig > /dev/null",
         f"(echo '# %{{_target_cpu}}'; cat .config) > {config}",
     )
 
@@ -236,7 +236,7 @@ def _edits_for_debian(anchors: Anchors) -> list[spec_overlay.Edit]:
 
 
 def _required() -> tuple[str, ...]:
-    """Looks for the programs beside our wrapper, which has some of their names."""
+    """Return the programs beside the project's wrapper, which has some of their names."""
     return (
         "lacking=",
         f"for program in {' '.join(PROGRAMS)}; do",
@@ -247,11 +247,11 @@ def _required() -> tuple[str, ...]:
 
 
 def texts(parameters: Parameters) -> dict[str, str]:
-    """Our own files of the build by their names in SOURCES or below the toolchain: what a key must cover."""
+    """Return the project's files of the build by their names in SOURCES or below the toolchain, for a key."""
     found = {
         VERIFIER: parameters.target.files.text(TREE_CHECK),
         COMPARER: templates.source("specs/common/asked.awk"),
-        ASKED: kconfig.text(asked(parameters)),
+        REQUESTED: kconfig.text(requested(parameters)),
     }
     if parameters.image != BUILDER_WITH_SIGNING:
         for name, text in parameters.target.files.below(TOOLCHAIN).items():
@@ -260,7 +260,7 @@ def texts(parameters: Parameters) -> dict[str, str]:
 
 
 def key_inputs(parameters: Parameters) -> dict[str, Any]:
-    """What a step's key must cover besides the sources: parameters, edits, and the digests of our files."""
+    """Return a key's inputs besides the sources: parameters, edits, and the digests of the project's files."""
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts(parameters).items()}
     return {"parameters": parameters.as_dict(), "edits": [vars(edit) for edit in edits(parameters)], "texts": digests}
 
@@ -268,7 +268,7 @@ def key_inputs(parameters: Parameters) -> dict[str, Any]:
 def prepare(
     srpm: Path, sources: Path, specs: Path, parameters: Parameters, patches: Mapping[str, bytes], tree: git_tree.Listing
 ) -> None:
-    """Fills SOURCES and SPECS from the source package, without root, and lays our changes over them.
+    """Fill SOURCES and SPECS from the source package, without root, and apply the project's changes.
 
     `tree` is what the kernel tree must be after the series. Raises `Refused` for a spec or a
     configuration that our changes do not fit.
@@ -279,7 +279,7 @@ def prepare(
     spec.unlink()
     overlaid = spec_overlay.overlaid(text, edits(parameters), SPEC)
     (specs / SPEC).write_text(overlaid, errors="surrogateescape")
-    _configure(sources, {symbol: wanted.value for symbol, wanted in laid_over(parameters).items()})
+    _configure(sources, {symbol: wanted.value for symbol, wanted in overrides(parameters).items()})
     for name, data in patches.items():
         (sources / name).write_bytes(data)
     for name, text in texts(parameters).items():
@@ -293,7 +293,7 @@ def prepare(
 
 
 def _configure(sources: Path, values: Mapping[str, str]) -> None:
-    """Writes values where the merging of the spec finds them last: in the file that has the symbol already."""
+    """Write values into the file that has the symbol already, since the spec's merge takes the last."""
     texts = {name: (sources / name).read_text() for name in _CONFIG_FILES if (sources / name).is_file()}
     where = {symbol: name for name, text in texts.items() for symbol in values if symbol in kconfig.values(text)}
     for name, text in texts.items():
@@ -302,7 +302,7 @@ def _configure(sources: Path, values: Mapping[str, str]) -> None:
 
 
 def environment(parameters: Parameters) -> dict[str, str]:
-    """What the build needs in its environment: on debian12 the wrapper before the image's programs."""
+    """Return the build's environment: on debian12 with the wrapper before the image's programs."""
     if parameters.image == BUILDER_WITH_SIGNING:
         return {}
     return {
@@ -312,7 +312,7 @@ def environment(parameters: Parameters) -> dict[str, str]:
 
 
 def macros(parameters: Parameters) -> dict[str, str]:
-    """rpmbuild's macros beyond the usual: the release, and what Red Hat's own rpm would define."""
+    """Return rpmbuild's additional macros: the release, and those that Red Hat's own rpm defines."""
     buildid = parameters.release.removeprefix(parameters.base)
     return {
         "buildid": buildid,
@@ -323,38 +323,38 @@ def macros(parameters: Parameters) -> dict[str, str]:
 
 
 def explain(log: Path, parameters: Parameters) -> None:
-    """Raises the error that a build's log tells, when it is one of this recipe's own checks; else returns."""
-    for lacking in log_errors.matches(log, _LACKING_TOLD, 1):
+    """Raise the error of this recipe's own checks that a build's log reports; else return."""
+    for lacking in log_errors.matches(log, _LACKING_ROW, 1):
         raise HostLacks(
             f"the image {parameters.image} lacks programs that the kernel's spec file requires: {lacking[1]}",
             where=str(log),
             why="nothing was compiled yet; later the lack of one could show as another kernel",
             hint="`./inv clean images`, and the next run makes it anew from containers/debian12/packages.j2",
         )
-    if told := log_errors.matches(log, _TREE_TOLD, _TREE_MOST):
-        rows = [row[1] for row in told]
+    if differing := log_errors.matches(log, _TREE_ROW, _TREE_MOST):
+        rows = [row[1] for row in differing]
         raise Refused(
             "\n".join(["the tree in the builder is not the pinned one with the series applied", *rows]),
             where=str(log),
             why="what is compiled must be what was proven",
             hint="./inv patches shows what the series does; a spec that applies more is another source",
         )
-    if found := kconfig.from_log(log_errors.lines(log), asked(parameters)):
+    if found := kconfig.from_log(log_errors.lines(log), requested(parameters)):
         raise kconfig.failure(found, str(log))
 
 
 def is_signing_race(log: Path) -> bool:
-    """Whether the build failed because two modules were signed at once, which fewer jobs avoid."""
+    """Return whether the build failed because two modules were signed at once, which fewer jobs avoid."""
     return bool(log_errors.matches(log, _SIGNING_RACE, 1))
 
 
 def remove_build(top: Path) -> None:
-    """Removes what a failed try left, so that the next one starts anew: a build may have put links into all of it."""
+    """Remove the files of a failed attempt, which may contain links, before the next one."""
     trees.remove(top)
 
 
 def reference_kabi(srpm: Path) -> dict[str, str]:
-    """The distribution's list of symbols that third parties may rely on, with their CRCs."""
+    """Return the distribution's list of stable symbols, with their CRCs."""
     name = f"Module.kabi_{ARCH}"
     found = archive.read(srpm, {name: kernel_files.MAX_FILE}).get(name)
     if found is None:
@@ -363,7 +363,7 @@ def reference_kabi(srpm: Path) -> dict[str, str]:
 
 
 def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[str, Any]:
-    """Proves the packages below `rpms` by their content; the evidence, ready for JSON.
+    """Prove the packages below `rpms` by their content; return the evidence, ready for JSON.
 
     `kabi` is the distribution's list. Raises `Refused` for a package, file or symbol that is not what
     it must be, and `BuildFailed` for a configuration that is not the one asked for.
@@ -374,7 +374,7 @@ def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[s
     ip_vs = f"/lib/modules/{uname}/kernel/net/netfilter/ipvs/ip_vs.ko"
     package_contents.require_files(kernel, [f"/boot/System.map-{uname}"])
     content = kernel_files.read(kernel, [image, config, ip_vs])
-    wanted = asked(parameters)
+    wanted = requested(parameters)
     kconfig.check(wanted, content[config].decode(errors="replace"), f"{kernel.path.name}:{config}")
     banner = kernel_files.read_banner(content[image], kernel, image, uname)
     kernel_files.check_module(content[ip_vs], kernel, ip_vs, uname)
@@ -398,7 +398,7 @@ def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[s
 def _check_symbols(
     seen: kernel_role.RoleEvidence, parameters: Parameters, kabi: Mapping[str, str], name: str
 ) -> dict[str, Any]:
-    """CRCs depend on the configuration, so that a small kernel has none to hold against the distribution's."""
+    """Check symbol CRCs; they depend on the configuration, so a small kernel's are not compared."""
     if parameters.small:
         return {"exported": len(seen.symbols), "kabi": "not comparable: small configuration"}
     kernel_role.check_crcs(seen, parameters.symbols, name)

@@ -1,4 +1,4 @@
-"""The recipe `redhat-srpm`: one kernel per role out of a RHEL 6 source package, the tools, the role packages."""
+"""Plan the recipe `redhat-srpm`: a kernel per role from a RHEL 6 source package, the tools, the role packages."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.recipes.el6.tools import Builder
 from pipeline.recipes.lvs_tools import Tool
 
 _DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
-_TOOL_ROOM = 1 << 30  # bytes: most of it is OpenSSL's
-_KERNEL_ROOM, _SMALL_ROOM = 12 << 30, 3 << 30  # bytes
+_TOOL_DISK_SPACE = 1 << 30  # bytes: most of it is OpenSSL's
+_KERNEL_DISK_SPACE, _SMALL_DISK_SPACE = 12 << 30, 3 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class RedhatSrpm:
     build: BuildSpec
 
     def validate(self, line: Line) -> None:
-        """Raise `FileProblems` unless the kernel comes as a source package whose spec file has its anchors."""
+        """Raise `FileProblems` unless the kernel is a source package whose spec file has its anchors."""
         if found := [*_lacking(line), *spec_files.lacking(line, [kernel_el6.TREE_CHECK])]:
             raise line_loader.refusal(line, found)
 
     def steps(self, inputs: BuildInputs) -> list[Step]:
-        """Plan every step that ends in packages, and the one that makes the lab's programs."""
+        """Plan every step that makes packages, and the one that makes the lab's programs."""
         epoch = _epoch(inputs.line)
         tools_el6.check_sources(inputs.line, inputs.bench.image.name)
         roles = inputs.line.data.roles
@@ -64,7 +64,7 @@ def _lacking(line: Line) -> Iterator[Found]:
 
 
 def _epoch(line: Line) -> int:
-    """The line's day at noon, UTC, in seconds since 1970."""
+    """Return the line's day at noon, UTC, in seconds since 1970."""
     return timegm(required(line.data.released, "released").timetuple()) + 12 * 3600
 
 
@@ -89,7 +89,7 @@ def _kernel(material: BuildInputs, role: RoleName, epoch: int) -> Step:
         write_sources=fill,
         explain_failure=lambda log, _: kernel_el6.explain(log, parameters),
         macros=rpmbuild.Macros(extra=kernel_el6.macros(parameters), switches=parameters.switches),
-        disk_space=_SMALL_ROOM if parameters.small else _KERNEL_ROOM,
+        disk_space=_SMALL_DISK_SPACE if parameters.small else _KERNEL_DISK_SPACE,
         environment=(environment := kernel_el6.environment(parameters)),
         cache="kernel" if environment else "",  # centos6 has none
     )
@@ -124,7 +124,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
         write_sources=_nothing,
         explain_failure=lambda log, _: tools_el6.explain(log, parameters),
         macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
-        disk_space=_TOOL_ROOM,
+        disk_space=_TOOL_DISK_SPACE,
         cache=tool.value if parameters.static else "",
     )
     inputs = {
@@ -145,11 +145,11 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
 
 
 def _nothing(_: Path, __: Path) -> None:
-    """What a tool's build starts from depends on its needs, which are known when it runs."""
+    """Prepare nothing: a tool's inputs depend on its needs, which are known when the step runs."""
 
 
 def build_kernel(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
-    """Builds; once more with one job when two modules were signed at the same time and spoilt each other."""
+    """Build; retry with one job when two modules were signed at once and corrupted each other."""
     try:
         return job.rpmbuild(work, bench, recipe)
     except BuildFailed:

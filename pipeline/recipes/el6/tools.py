@@ -1,4 +1,4 @@
-"""The recipe of ipvsadm and keepalived for RHEL 6, from the tools in the FULLNAT patches' own tarball.
+"""Build ipvsadm and keepalived for RHEL 6, from the tools in the FULLNAT patches' own tarball.
 
 Two builder images make them. centos6 gives the ordinary dynamic programs of that distribution. debian12,
 whose C library is too new for this kernel, gives static ones, with libraries made from Debian's sources in
@@ -61,7 +61,7 @@ _KINDS = {True: "is dynamic", False: "is static"}
 
 
 class Builder(StrEnum):
-    """The builder images that these tools are made in."""
+    """The builder images of these tools."""
 
     CENTOS6 = "centos6"
     DEBIAN12 = "debian12"
@@ -115,7 +115,7 @@ _OTHERS = ("chkconfig", "initscripts")
 
 @dataclass(frozen=True)
 class Library:
-    """A library made from source: its tarball's name in SOURCES, and the directory in it."""
+    """A library built from source: its tarball's name in SOURCES, and the directory in it."""
 
     file: str
     tree: str
@@ -123,7 +123,7 @@ class Library:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Everything that decides what a tool's package is.
+    """Everything that determines a tool's package.
 
     `libraries` are what a static program is made with, by name: empty in the image centos6. `guard` is
     RPM's Epoch, 0 for none; `tag` is empty for the project's own line and otherwise part of the release.
@@ -150,7 +150,7 @@ class Parameters:
 
     @property
     def static(self) -> bool:
-        """Whether the programs need no library of the system they run on."""
+        """Whether the programs need no library of the target system."""
         return self.image is Builder.DEBIAN12
 
     @property
@@ -174,7 +174,7 @@ class Parameters:
         return f"{self.tool}.spec"
 
     def as_dict(self) -> dict[str, Any]:
-        """As keys of steps and evidence have it."""
+        """Return the parameters for keys of steps and for evidence."""
         given = {"tool": str(self.tool), "image": str(self.image), "version": self.version, "release": self.release}
         own = {name: value for name, value in vars(self).items() if name != "target"}
         libraries = {name: asdict(library) for name, library in self.libraries.items()}
@@ -182,7 +182,7 @@ class Parameters:
 
 
 def check_sources(line: Line, image: str) -> None:
-    """Refuses a line that has not what the tools are made from, or an image that this recipe does not know."""
+    """Refuse a line without the tools' sources, or an image unknown to this recipe."""
     if image not in list(Builder):
         raise UsageError(
             f"the tools of {line.name} are not built in the image {image!r}", why=f"in {', '.join(Builder)}"
@@ -201,7 +201,7 @@ def check_sources(line: Line, image: str) -> None:
 
 
 def of_line(target: BuildTarget, tool: Tool, image: str, verified: Mapping[str, Verified], tag: str = "") -> Parameters:
-    """The parameters of one tool of a line whose sources are `verified`, as `check_sources` let it through."""
+    """Return the parameters of one tool of a line with `verified` sources that passed `check_sources`."""
     builder = Builder(image)
     names = LIBRARIES[tool] if builder is Builder.DEBIAN12 else ()
     libraries = {name: Library(verified[name].file, archive.beginning(verified[name].path)[0]) for name in names}
@@ -210,12 +210,12 @@ def of_line(target: BuildTarget, tool: Tool, image: str, verified: Mapping[str, 
 
 
 def sources(parameters: Parameters, verified: Mapping[str, Verified]) -> dict[str, str]:
-    """The digests of the sources a tool is made from, by name, for the key of its step."""
+    """Return the digests of a tool's sources by name, for the key of its step."""
     return {name: verified[name].sha256 for name in (TARBALL_SOURCE, *parameters.libraries)}
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
-    """The texts of the spec file and of what it installs besides the build's products, by file name."""
+    """Return the texts of the spec file and of additional installed files, by file name."""
     content = _CONTENT[parameters.tool]
     at = time.gmtime(parameters.epoch)
     target = parameters.target
@@ -247,7 +247,7 @@ def prepare(
     verified: Mapping[str, Verified],
     kernel_rpms: Sequence[Path] = (),
 ) -> list[Path]:
-    """Writes the spec file into `specs` and everything the build reads into `sources`; the paths written.
+    """Write the spec file into `specs` and everything that the build reads into `sources`; return the paths.
 
     `kernel_rpms` are the director's packages, which keepalived is built for. Raises `Refused`.
     """
@@ -267,7 +267,7 @@ def prepare(
 
 
 def headers(kernel_rpms: Sequence[Path], destination: Path) -> list[Path]:
-    """Extracts the director's headers below `destination`, which becomes keepalived's `--with-kernel-dir`.
+    """Extract the director's headers below `destination`, for keepalived's `--with-kernel-dir`.
 
     Raises `Refused` when they are not of one build, or not of a kernel with FULLNAT.
     """
@@ -281,7 +281,7 @@ def headers(kernel_rpms: Sequence[Path], destination: Path) -> list[Path]:
 
 
 def _headers(kernel_rpms: Sequence[Path]) -> dict[str, bytes]:
-    """The director's headers by path: the kernel's own for programs, and with them the one that configure asks for."""
+    """Return the director's headers by path: the kernel's own for programs, and the one that configure checks."""
     packages = {package.name: package for package in map(rpmbuild.read_package, kernel_rpms)}
     where = ", ".join(str(path) for path in kernel_rpms) or "no package"
     if missing := [name for name in ("kernel-devel", "kernel-headers") if name not in packages]:
@@ -300,14 +300,14 @@ def _headers(kernel_rpms: Sequence[Path]) -> dict[str, bytes]:
 
 
 def _matching(package: rpmbuild.Package, pattern: re.Pattern[str]) -> dict[str, bytes]:
-    """The files of a package whose whole paths match, by the pattern's first group."""
+    """Return the files of a package whose whole paths match, by the pattern's first group."""
     named = {path: match[1] for path in package.files if (match := pattern.fullmatch(path))}
     read = archive.read(package.path, {path.lstrip("/"): _HEADER_MOST for path in named})
     return {name: read[path.lstrip("/")] for path, name in named.items() if path.lstrip("/") in read}
 
 
 def _packed(found: Mapping[str, bytes], epoch: int) -> bytes:
-    """A tar of headers below `kernel/`, which is the same for the same headers."""
+    """Return a tar of headers below `kernel/`, the same bytes for the same headers."""
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as packed:
         for name in sorted(found):
@@ -318,14 +318,14 @@ def _packed(found: Mapping[str, bytes], epoch: int) -> bytes:
 
 
 def explain(log: Path, parameters: Parameters) -> None:
-    """Raises `BuildFailed` when a build's log tells that configure left out what must be there; else returns."""
+    """Raise `BuildFailed` when a build's log shows that configure left out a required feature; else return."""
     if parameters.tool is Tool.KEEPALIVED:
         hint = f"see 'checking for' in the log; the kernel's headers are those of {HEADERS}"
         lvs_tools.explain_summary(log, SUMMARY, hint)
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Proves the package below `rpms` by its content; the evidence, ready for JSON.
+    """Prove the package below `rpms` by its content; return the evidence, ready for JSON.
 
     Raises `Refused` for what is missing, for programs without FULLNAT, and for programs that need what
     the systems they are for have not.
@@ -349,10 +349,10 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
 
 
 def _check_program(package: rpmbuild.Package, path: str, program: bytes, parameters: Parameters) -> None:
-    """A program's kind by its own headers: for x86-64, and with a loader exactly when it is not static."""
+    """Check a program's headers: for x86-64, and with an interpreter exactly when not static."""
     try:
-        said = elf.program(program, path)
-        what = "is no program for x86-64" if said.machine != elf.X86_64 else _KINDS[said.dynamic]
+        program_headers = elf.program(program, path)
+        what = "is no program for x86-64" if program_headers.machine != elf.X86_64 else _KINDS[program_headers.dynamic]
     except Refused:
         what = "is no program for x86-64"
     if what != _KINDS[not parameters.static]:

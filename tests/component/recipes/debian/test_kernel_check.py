@@ -93,7 +93,7 @@ class Kernel:
         bootable = bootimage(f"{release} (lvs-fullnat@reproducible) #1 SMP")
         self.files = {
             f"boot/vmlinuz-{release}": bootable,
-            f"boot/config-{release}": kconfig.text(recipe.asked(self.parameters)).encode() + b"CONFIG_MORE=y\n",
+            f"boot/config-{release}": kconfig.text(recipe.requested(self.parameters)).encode() + b"CONFIG_MORE=y\n",
             f"boot/System.map-{release}": b"0 T _text\n",
             f"boot/initramfs-{release}.img": b"",
             f"{modules}/vmlinuz": bootable,
@@ -145,7 +145,7 @@ def test_packages_that_are_what_they_must_be_give_the_evidence(stock: Kernel) ->
     assert evidence["banner"] == "6.1.187-1.lts61.x86_64 (lvs-fullnat@reproducible) #1 SMP"
     assert evidence["role"]["toa"] == {"option": "n", "modules": []}
     assert evidence["role"]["ipvs"] == ["ip_vs", "ip_vs_rr"]
-    assert evidence["config"]["asked"] == len(recipe.asked(STOCK))
+    assert evidence["config"]["asked"] == len(recipe.requested(STOCK))
 
 
 def test_a_real_servers_packages_have_the_module_of_its_role(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ def test_an_override_of_the_line_bears_its_name_in_every_package(tmp_path: Path)
     )
     assert made.uname == "6.1.187-1.override_lts61_house.lts61.x86_64"
     assert Spec(tmp_path / "top", made).query("%{NEVRA}") == [f"{name}-{made.uname}" for name in recipe.PACKAGES]
-    assert recipe.asked(made)["CONFIG_TCP_MD5SIG"].value == "n"
+    assert recipe.requested(made)["CONFIG_TCP_MD5SIG"].value == "n"
 
 
 def test_a_role_that_the_line_has_not_and_a_series_that_is_not_its_own_are_refused() -> None:
@@ -225,18 +225,18 @@ def test_what_cannot_stand_in_a_spec_file_or_in_uname_is_refused(wrong: dict[str
 
 @ROLES
 def test_every_role_asks_for_the_release_that_uname_says(parameters: recipe.Parameters) -> None:
-    asked = recipe.asked(parameters)
+    asked = recipe.requested(parameters)
     assert parameters.version + asked["CONFIG_LOCALVERSION"].value.strip('"') == parameters.uname
     assert asked["CONFIG_LOCALVERSION_AUTO"].value == "n"
 
 
 def test_only_the_real_server_asks_for_toa() -> None:
-    assert recipe.asked(REALSERVER)["CONFIG_TOA"].value == "m"
-    assert "CONFIG_TOA" not in recipe.asked(DIRECTOR) and "CONFIG_TOA" not in recipe.asked(STOCK)
+    assert recipe.requested(REALSERVER)["CONFIG_TOA"].value == "m"
+    assert "CONFIG_TOA" not in recipe.requested(DIRECTOR) and "CONFIG_TOA" not in recipe.requested(STOCK)
 
 
 def test_a_roles_options_in_the_line_file_are_laid_over_the_fragments() -> None:
-    asked = recipe.asked(replace(DIRECTOR, options={"CONFIG_IP_VS_TAB_BITS": "20"}))
+    asked = recipe.requested(replace(DIRECTOR, options={"CONFIG_IP_VS_TAB_BITS": "20"}))
     assert asked["CONFIG_IP_VS_TAB_BITS"].value == "20"
     assert "line file" in asked["CONFIG_IP_VS_TAB_BITS"].where
 
@@ -244,7 +244,7 @@ def test_a_roles_options_in_the_line_file_are_laid_over_the_fragments() -> None:
 def test_every_scheduler_and_protocol_of_ipvs_is_asked_for() -> None:
     # net/netfilter/ipvs/Kconfig of Linux 6.1
     schedulers = ["RR", "WRR", "LC", "WLC", "FO", "OVF", "LBLC", "LBLCR", "DH", "SH", "MH", "SED", "NQ", "TWOS"]
-    asked = {symbol: item.value for symbol, item in recipe.asked(STOCK).items()}
+    asked = {symbol: item.value for symbol, item in recipe.requested(STOCK).items()}
     assert {asked[f"CONFIG_IP_VS_{name}"] for name in schedulers} == {"m"}
     assert {asked[f"CONFIG_IP_VS_PROTO_{name}"] for name in ("TCP", "UDP", "ESP", "AH", "SCTP")} == {"y"}
     assert (asked["CONFIG_IP_VS_IPV6"], asked["CONFIG_IP_VS_NFCT"], asked["CONFIG_IP_VS_FTP"]) == ("y", "y", "m")
@@ -252,13 +252,13 @@ def test_every_scheduler_and_protocol_of_ipvs_is_asked_for() -> None:
 
 def test_a_guest_boots_without_any_module() -> None:
     needed = ("VIRTIO_PCI", "VIRTIO_NET", "VIRTIO_BLK", "E1000", "PACKET", "UNIX", "INET", "IPV6", "EXT4_FS")
-    asked = recipe.asked(STOCK)
+    asked = recipe.requested(STOCK)
     assert {asked[f"CONFIG_{name}"].value for name in (*needed, "SERIAL_8250_CONSOLE", "DEVTMPFS", "RD_XZ")} == {"y"}
 
 
 def test_the_configuration_written_is_what_is_asked_for(tmp_path: Path) -> None:
     written = Spec(tmp_path, REALSERVER).written[1].read_text()
-    assert kconfig.compare(recipe.asked(REALSERVER), written) == []
+    assert kconfig.compare(recipe.requested(REALSERVER), written) == []
 
 
 def test_the_spec_files_own_check_tells_what_python_tells(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_the_spec_files_own_check_tells_what_python_tells(tmp_path: Path) -> Non
     log.write_bytes(run(["awk", "-f", comparer, finished, wanted], accept=[1]).out)
     with pytest.raises(BuildFailed) as caught:
         recipe.explain(log, STOCK)
-    compared = kconfig.compare(recipe.asked(STOCK), finished.read_text())
+    compared = kconfig.compare(recipe.requested(STOCK), finished.read_text())
     assert len(compared) == 3
     assert all(str(difference) in caught.value.what for difference in compared)
     assert run(["awk", "-f", comparer, wanted, wanted]).out == b""
