@@ -34,7 +34,7 @@ class Place(IntEnum):
 
 @dataclass(frozen=True)
 class Row:
-    """What a setting's name, type and default do not say of it."""
+    """The parts of a setting beside its name, type and default."""
 
     help: str
     least: float = 0  # smallest value allowed for whole numbers and seconds

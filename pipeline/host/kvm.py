@@ -100,7 +100,7 @@ class Key:
     kernel: str | None = None
 
     def agrees(self, other: Key) -> bool:
-        """Whether a verdict of these inputs is one of the others too."""
+        """Return whether a verdict of these inputs is valid for the others too."""
         same = (self.boot_id, self.qemu, self.accel) == (other.boot_id, other.qemu, other.accel)
         return same and (None in (self.kernel, other.kernel) or self.kernel == other.kernel)
 

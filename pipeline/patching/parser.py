@@ -200,13 +200,13 @@ class _Reader:
         if found is None:
             raise self.refuse("the 'diff --git' line does not name two files")
         old, new = (file_names.checked(raw, self.refuse) for raw in found.groups())
-        said: dict[str, str] = {}
-        header = _Header(self.at, old, new, said)
+        header_lines: dict[str, str] = {}
+        header = _Header(self.at, old, new, header_lines)
         self.file = new
         self.check_index(old)
         self.at += 1
         while (extended := _EXTENDED.fullmatch(self.peek())) is not None:
-            self.extended(said, extended[1].decode(), extended[2])
+            self.extended(header_lines, extended[1].decode(), extended[2])
             self.at += 1
         self.check_extended(header)
         if self.peek().startswith(b"--- ") and self.peek(1).startswith(b"+++ "):
@@ -215,13 +215,13 @@ class _Reader:
             raise self.refuse("the header lacks its '---' or '+++' line")
         return header
 
-    def extended(self, said: dict[str, str], key: str, raw: bytes) -> None:
-        if key in said:
+    def extended(self, header_lines: dict[str, str], key: str, raw: bytes) -> None:
+        if key in header_lines:
             raise self.refuse(f"the header says {key!r} twice")
         if key.startswith("copy"):
             raise self.refuse("it copies a file", why="only git understands this; have the patch made without -C")
         if key.startswith("rename"):
-            said[key] = file_names.checked(raw, self.refuse, strip=0)
+            header_lines[key] = file_names.checked(raw, self.refuse, strip=0)
             return
         value = raw.decode("ascii", "replace").strip()
         if key == "index":
@@ -229,7 +229,7 @@ class _Reader:
         is_mode = key.endswith("mode") or (key == "index" and value != "")
         if is_mode and value not in (FILE, EXECUTABLE, SYMLINK):
             raise self.refuse(f"the file mode {value!r} is none of {FILE}, {EXECUTABLE}, {SYMLINK}")
-        said[key] = value
+        header_lines[key] = value
 
     def check_extended(self, header: _Header) -> None:
         """Check the extended header lines against each other and the `diff --git` line."""

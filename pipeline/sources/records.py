@@ -1,4 +1,4 @@
-"""The documents that the store keeps of sources: what was found, proven or used, once, of bytes that cannot change.
+"""Define the documents that the store keeps of sources, each about bytes that cannot change.
 
 Apart from those that make them, which import what a run that has everything does not need.
 """
@@ -70,7 +70,7 @@ class IndexDigests:
 
 @dataclass(frozen=True)
 class Answer(Resolved):
-    """What Debian's indexes answered: of which indexes, and which newer versions were passed over."""
+    """An answer of Debian's indexes: the indexes, and the newer versions that were not available."""
 
     indexes: tuple[IndexDigests, ...]
     passed: tuple[str, ...]
@@ -78,7 +78,7 @@ class Answer(Resolved):
 
 @dataclass(frozen=True)
 class SourceEvidence:
-    """Facts about a source in the store, independent of the run. `how`: what its trust rests on; `size` in bytes."""
+    """Facts about a source in the store, independent of the run. `how` is its proof; `size` in bytes."""
 
     name: str
     file: str

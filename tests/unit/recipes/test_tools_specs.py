@@ -144,7 +144,7 @@ def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path:
     with pytest.raises(BuildFailed) as caught:
         tools_lts61.explain(log, tool(Tool.KEEPALIVED))
     assert "Use IPVS Framework: No, must be Yes" in caught.value.what
-    assert "IPVS use libnl: not said, must be Yes" in caught.value.what
+    assert "IPVS use libnl: missing, must be Yes" in caught.value.what
     assert caught.value.where == str(log)
     tools_lts61.explain(log, tool(Tool.IPVSADM))
 

@@ -149,7 +149,7 @@ def test_a_configure_that_does_not_find_the_kernels_headers_ends_the_build(
     with pytest.raises(BuildFailed) as caught:
         build.run()
     assert "Use IPVS Framework: No, must be Yes" in caught.value.what
-    assert "IPVS use libnl: not said, must be No" in caught.value.what
+    assert "IPVS use libnl: missing, must be No" in caught.value.what
     assert "error: keepalived: configure says: Use IPVS Framework       : No; it must say Yes" in build.log.read_text()
 
 

@@ -145,7 +145,7 @@ def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path:
     log.write_text(re.sub(r"(IPVS Framework|sync daemon support) +: Yes", r"\1 : No", text))
     with pytest.raises(BuildFailed) as caught:
         tools_el6.explain(log, tool(Tool.KEEPALIVED))
-    for row in ("Use IPVS Framework: No", "IPVS sync daemon support: No", "IPVS use libnl: not said"):
+    for row in ("Use IPVS Framework: No", "IPVS sync daemon support: No", "IPVS use libnl: missing"):
         assert row in caught.value.what
     assert caught.value.where == str(log)
     tools_el6.explain(log, tool(Tool.IPVSADM))
