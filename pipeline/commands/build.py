@@ -32,7 +32,7 @@ from pipeline.packaging.graph import Plan, Step, Work
 from pipeline.packaging.scheduler import SHELL_LOCK, Outcome, Scheduler, State
 from pipeline.packaging.step_record import Phase
 from pipeline.patching import series
-from pipeline.recipes import guest_userland, registry
+from pipeline.recipes import guest_userland, modules, registry
 from pipeline.recipes.base import BuildInputs, Recipe
 from pipeline.recipes.builder_images import builder, check_image
 from pipeline.sandbox import images
@@ -218,7 +218,13 @@ class BuildCommand:
             RoleName.REALSERVER: built("role-packages", "lvs-fnat-realserver"),
             RoleName.STOCK: [*tools, *built("role-packages")],
         }
-        sets = {role.value: [*built(f"kernel:{role}"), *beside[role]] for role in self.line.data.roles}
+        data = self.line.data
+        kernels = {role: built(f"kernel:{data.kernel_of(role)}") for role in data.roles}
+        own = {
+            role: [rpm for name in model.packages for rpm in built(f"{modules.STEP}:{name}")]
+            for role, model in data.roles.items()
+        }
+        sets = {role.value: [*kernels[role], *own[role], *beside[role]] for role in data.roles}
         return Contents(
             line=self.line.name,
             label=self.line.label,
@@ -265,7 +271,7 @@ class BuildCommand:
         """Raises `UsageError` for a line, an image or steps that are not there, before anything is asked for."""
         settings = self.context.settings
         check_image(settings.image, self.build_spec.images)
-        known = (*PACKAGES, *(f"kernel:{role}" for role in self.line.data.roles), PUBLISH)
+        known = (*PACKAGES, *_steps_by_name(self.line), PUBLISH)
         for option, names in (("--only", settings.only), ("--force", settings.force)):
             if unknown := [name for name in names if name not in known]:
                 what = f"{option}: no step is called {', '.join(unknown)}"
@@ -375,6 +381,14 @@ class BuildCommand:
         write_atomic(place, json.dumps({**self.line.evidence(), **comparison}, indent=2) + "\n")
 
 
+def _steps_by_name(line: Line) -> list[str]:
+    """List the steps of kernels and of roles' packages."""
+    return [
+        *(f"kernel:{role}" for role in line.data.kernels),
+        *(f"{modules.STEP}:{name}" for name in line.data.packages),
+    ]
+
+
 def _by_name(found: Sequence[Verified]) -> dict[str, Verified]:
     return {item.name: item for item in found}
 
@@ -410,7 +424,8 @@ def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
             why=f"its roles: {', '.join(line.data.roles)}",
             hint="./inv lines",
         )
-    return tuple(f"kernel:{role}" if name == "kernel" else name for name in names)
+    kernel = f"kernel:{line.data.kernel_of(RoleName(role))}"
+    return tuple(kernel if name == "kernel" else name for name in names)
 
 
 def shell(line: Line, step: str, context: RunContext) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pipeline.config import image_file
-from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, RoleName, SrpmSource
+from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, Role, RoleName, SrpmSource
 from pipeline.core import neutral, resources
 from pipeline.errors import UsageError
 
@@ -98,7 +98,7 @@ def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -
 def cross_checks(data: LineData) -> Iterator[Found]:
     """Yield contradictions between keys: unknown names, and roles without a rule."""
     checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (
-        *(_check_build, _check_keys, _check_roles, _check_patches, _check_lab),
+        *(_check_build, _check_keys, _check_roles, _check_packages, _check_patches, _check_lab),
     )
     for check in checks:
         yield from check(data)
@@ -148,8 +148,10 @@ def _check_roles(data: LineData) -> Iterator[Found]:
     if RoleName.STOCK not in data.roles:
         yield ("roles",), "the role 'stock' is missing: it is the control of every test of roles", "[roles.stock]"
     for name, role in data.roles.items():
-        if (name is RoleName.STOCK) != (not role.series):
+        unpatched = name is RoleName.STOCK or role.kernel is not None
+        if unpatched != (not role.series):
             yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
+        yield from _check_role_kernel(data, name, role)
         for index, patch in enumerate(role.series):
             if patch not in data.patches:
                 yield ("roles", name.value, "series", index), f"no patch {patch!r}", ", ".join(data.patches) or "none"
@@ -158,6 +160,34 @@ def _check_roles(data: LineData) -> Iterator[Found]:
                 yield where, f"the patch {patch!r} is in the series twice", "each patch once"
         if role.series and name not in data.rules:
             yield ("roles", name.value), f"nothing proves the role {name.value}", f"a [rules.{name.value}] table"
+
+
+def _check_role_kernel(data: LineData, name: RoleName, role: Role) -> Iterator[Found]:
+    """Yield contradictions of a role that has packages beside the stock kernel in place of a kernel of its own."""
+    where = ("roles", name.value)
+    if role.kernel is None and role.packages:
+        yield (*where, "packages"), f"the role {name.value} has packages and a kernel of its own", 'kernel = "stock"'
+    if role.kernel is not None:
+        if name is RoleName.STOCK:
+            yield (*where, "kernel"), "the stock kernel cannot be that of another role", "no such key in stock"
+        elif not role.packages:
+            yield where, f"the role {name.value} is nothing but stock", f"packages = one of {', '.join(data.packages)}"
+        for key in ("buildid", "config", "symbols"):
+            if getattr(role, key):
+                yield (*where, key), f"{key} is a kernel's, and {name.value} has none of its own", "none"
+    for index, package in enumerate(role.packages):
+        if package not in data.packages:
+            known = ", ".join(data.packages) or "none; add a [packages.NAME] table"
+            yield (*where, "packages", index), f"no package {package!r}", known
+
+
+def _check_packages(data: LineData) -> Iterator[Found]:
+    used = {package for role in data.roles.values() for package in role.packages}
+    for name, package in data.packages.items():
+        if package.source not in data.sources:
+            yield ("packages", name, "source"), f"no source {package.source!r}", ", ".join(data.sources)
+        if name not in used:
+            yield ("packages", name), f"no role has the package {name}", 'packages of a role with kernel = "stock"'
 
 
 def _check_patches(data: LineData) -> Iterator[Found]:

@@ -92,6 +92,8 @@ Series = Annotated[str, pattern("series of kernels", r"[0-9]+(\.[0-9]+)+", "numb
 Glibc = Annotated[str, pattern("version of glibc", r"[0-9]+\.[0-9]+", "two numbers with '.' between, such as 2.34")]
 Symbol = Annotated[str, pattern("symbol", r"[A-Za-z_][A-Za-z0-9_]*", "a C identifier")]
 Crc = Annotated[str, pattern("CRC", r"0x[0-9a-f]{8}", "0x and 8 lower-case hexadecimal digits")]
+PackageVersion = Annotated[str, pattern("package's version", r"[0-9]+(\.[0-9]+)*", "numbers with '.' between")]
+ModuleName = Annotated[str, pattern("module", r"[a-z0-9][a-z0-9_]{0,55}", "56 lower-case letters, digits, '_' at most")]
 SpecLine = Annotated[str, pattern("line of a spec file", r"\S(.*\S)?", "one line, no blank around it")]
 Url = Annotated[str, AfterValidator(_url)]
 Inside = Annotated[str, AfterValidator(_inside)]
@@ -254,12 +256,30 @@ class BuildSpec(Model):
         return re.fullmatch(rf"{re.escape(self.kernel_series)}(\.[0-9]+)?", version) is not None
 
 
+class ModuleSet(Model):
+    """Kernel modules built out of tree, from one of the line's sources, for the kernel of the role stock.
+
+    `modules` are the names of the modules that the package must hold, all that it may.
+    """
+
+    kind: Literal["module-set"]
+    source: Name
+    summary: SpecLine
+    version: PackageVersion
+    modules: tuple[ModuleName, ...] = Field(min_length=1)
+
+
 class Role(Model):
     """A role's kernel: its patches in order, the mark of its packages, and its kernel options.
 
     `symbols` are exported symbols with the CRCs that a kernel of the whole configuration must have; those of the
     role stock hold for every role that does not say otherwise.
+
+    With `kernel` the role has no kernel of its own: its machines run that role's, with the role's `packages`.
     """
+
+    kernel: Literal[RoleName.STOCK] | None = None
+    packages: tuple[Name, ...] = ()
 
     buildid: BuildId = ""
     series: tuple[Name, ...] = ()
@@ -329,9 +349,19 @@ class LineData(Model):
     debian: Debian | None = None
     sources: Table[Name, Source]
     roles: Table[RoleName, Role]
+    packages: Table[Name, ModuleSet] = Field(default_factory=_empty)
     rules: Table[RoleName, Rule] = Field(default_factory=_empty)
     patches: Table[Name, Patch] = Field(default_factory=_empty)
     lab: Table[Name, LabScenario] = Field(default_factory=_empty)
+
+    @property
+    def kernels(self) -> tuple[RoleName, ...]:
+        """The roles that have a kernel of their own, each of which is compiled once."""
+        return tuple(name for name, role in self.roles.items() if role.kernel is None)
+
+    def kernel_of(self, role: RoleName) -> RoleName:
+        """Return the role whose kernel the machines of `role` run."""
+        return self.roles[role].kernel or role
 
 
 @dataclass(frozen=True)

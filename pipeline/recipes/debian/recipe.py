@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pipeline.formats import archive
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.patching import series
-from pipeline.recipes import guest_userland, spec_files, steps
+from pipeline.recipes import guest_userland, modules, spec_files, steps
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.debian import kernel, tools
 from pipeline.recipes.lvs_tools import Tool
@@ -32,7 +32,7 @@ class DebianTarball:
 
     def validate(self, line: Line) -> None:
         """Raise `FileProblems` unless the sources are Debian's and the configurations exist."""
-        names = ["config/base.config", *(f"config/{role}.config" for role in line.data.roles)]
+        names = ["config/base.config", *(f"config/{role}.config" for role in line.data.kernels)]
         found = [*_lacking_sources(line), *spec_files.lacking(line, names)]
         if found:
             raise line_loader.refusal(line, found)
@@ -41,10 +41,11 @@ class DebianTarball:
         """Plan every step that makes packages, and the one that makes the lab's programs."""
         source = required(inputs.line.data.kernel_source, "kernel-source")
         _, epoch = archive.beginning(inputs.verified[source].path)
-        kernels = [_kernel(inputs, role) for role in inputs.line.data.roles]
+        kernels = [_kernel(inputs, role) for role in inputs.line.data.kernels]
         tools = [_tool(inputs, tool) for tool in Tool]
         roles = steps.role_packages(inputs, epoch, fullnat=False, modern=True)
-        return [*kernels, *tools, roles, *guest_userland.steps(inputs)]
+        packages = modules.plan(inputs, _parameters(inputs, RoleName.STOCK, ()).uname)
+        return [*kernels, *tools, roles, *packages, *guest_userland.steps(inputs)]
 
 
 def _lacking_sources(line: Line) -> Iterator[Found]:
@@ -57,18 +58,8 @@ def _lacking_sources(line: Line) -> Iterator[Found]:
 
 def _kernel(material: BuildInputs, role: RoleName) -> Step:
     source = material.verified[str(material.line.data.kernel_source)]
-    tree, epoch = archive.beginning(source.path)
     patches = {f"{item.name}.patch": item.data for item in series.of_role(material.proven, role)}
-    parameters = kernel.of_line(
-        material.line,
-        role,
-        version=_upstream(source),
-        tarball=source.file,
-        tree=tree,
-        patches=list(patches),
-        epoch=epoch,
-        small=material.small,
-    )
+    parameters = _parameters(material, role, list(patches))
 
     def fill(sources: Path, specs: Path) -> None:
         fs.copied(source.path, sources / source.file, source.sha256)
@@ -78,7 +69,7 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
 
     recipe = job.SpecBuild(
         spec=kernel.SPEC,
-        epoch=epoch,
+        epoch=parameters.epoch,
         write_sources=fill,
         explain_failure=lambda log, top: kernel.explain(log, parameters, top),
         macros=rpmbuild.Macros(dist=parameters.target.build.dist),
@@ -93,6 +84,21 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
     }
     return steps.packages(
         f"kernel:{role}", material, recipe, lambda rpms: kernel.check(rpms, parameters), inputs, weight=0
+    )
+
+
+def _parameters(material: BuildInputs, role: RoleName, patches: Sequence[str]) -> kernel.Parameters:
+    source = material.verified[str(material.line.data.kernel_source)]
+    tree, epoch = archive.beginning(source.path)
+    return kernel.of_line(
+        material.line,
+        role,
+        version=_upstream(source),
+        tarball=source.file,
+        tree=tree,
+        patches=patches,
+        epoch=epoch,
+        small=material.small,
     )
 
 

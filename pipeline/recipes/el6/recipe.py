@@ -16,7 +16,7 @@ from pipeline.errors import BuildFailed
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.patching import series as report
-from pipeline.recipes import guest_userland, spec_files, steps
+from pipeline.recipes import guest_userland, modules, spec_files, steps
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.el6 import kernel as kernel_el6
 from pipeline.recipes.el6 import tools as tools_el6
@@ -43,11 +43,12 @@ class RedhatSrpm:
         """Plan every step that makes packages, and the one that makes the lab's programs."""
         epoch = _epoch(inputs.line)
         tools_el6.check_sources(inputs.line, inputs.bench.image.name)
-        roles = inputs.line.data.roles
-        kernels = [_kernel(inputs, role, epoch) for role in roles]
-        tools = [_tool(inputs, tool) for tool in Tool] if RoleName.DIRECTOR in roles else []
+        with_kernels = inputs.line.data.kernels
+        kernels = [_kernel(inputs, role, epoch) for role in with_kernels]
+        tools = [_tool(inputs, tool) for tool in Tool] if RoleName.DIRECTOR in with_kernels else []
         packages = steps.role_packages(inputs, epoch, fullnat=True, modern=False)
-        return [*kernels, *tools, packages, *guest_userland.steps(inputs)]
+        sets = modules.plan(inputs, _stock_uname(inputs, epoch))
+        return [*kernels, *tools, packages, *sets, *guest_userland.steps(inputs)]
 
 
 def _lacking(line: Line) -> Iterator[Found]:
@@ -58,9 +59,16 @@ def _lacking(line: Line) -> Iterator[Found]:
         yield ("released",), "the line does not say when its kernel was released", "released = YYYY-MM-DD"
     if build.anchors is None:
         yield ("build",), "the line does not say where changes of kernel.spec go", "a [build.anchors] table"
+    if not data.kernel.endswith(build.dist):  # which the spec file puts there
+        yield ("build", "dist"), f"the release of the kernel {data.kernel} does not end in {build.dist}", "its end"
     for index, image in enumerate(build.images):
         if image not in list(Builder):
             yield ("build", "images", index), f"this recipe does not build in {image}", ", ".join(Builder)
+
+
+def _stock_uname(inputs: BuildInputs, epoch: int) -> str:
+    image = inputs.bench.image.name
+    return kernel_el6.of_line(inputs.line, RoleName.STOCK, [], image, small=inputs.small, epoch=epoch).uname
 
 
 def _epoch(line: Line) -> int:

@@ -156,6 +156,7 @@ def test_a_source_package_recipe_says_what_it_misses(file: Path) -> None:
         (1, "the line does not say when its kernel was released"),
         (5, "the line has no kernel source package to build from"),
         (7, "the line does not say where changes of kernel.spec go"),
+        (11, "the release of the kernel 6.1 does not end in .own"),
     ]
 
 
@@ -185,3 +186,56 @@ def test_the_symbols_of_a_role_are_the_lines(tmp_path: Path) -> None:
 def test_every_line_of_the_project_names_a_recipe_that_has_all_it_needs() -> None:
     for name in line_loader.names():
         registry.recipe(line_loader.load(name))
+
+
+# --- A role need not be a kernel -----------------------------------------------------------------------
+
+PACKAGE = """
+[roles.director]
+kernel = "stock"
+packages = ["fullnat"]
+
+[packages.fullnat]
+kind = "module-set"
+source = "ipvsadm"
+summary = "IPVS with FULLNAT"
+version = "1.0"
+modules = ["ip_vs"]
+"""
+
+
+def test_a_role_may_be_the_stock_kernel_with_packages(file: Path) -> None:
+    file.write_text(LINE + PACKAGE)
+    line = line_loader.load(line_file=file)
+    registry.recipe(line)  # which needs no config/director.config
+    assert line.data.kernels == (RoleName.STOCK,)
+    assert line.data.packages["fullnat"].modules == ("ip_vs",)
+
+
+ROLE_WRONG = [
+    ('kernel = "stock"\n', "", "the role director has packages and a kernel of its own"),
+    ('packages = ["fullnat"]\n', "", "the role director is nothing but stock"),
+    ('packages = ["fullnat"]', 'packages = ["fulnat"]', "no package 'fulnat'"),
+    ('kernel = "stock"', 'kernel = "realserver"', "roles.director.kernel: Input should be"),
+    ('kernel = "stock"', 'kernel = "stock"\nbuildid = ".x"', "buildid is a kernel's, and director has none of its own"),
+    ('source = "ipvsadm"', 'source = "nothing"', "no source 'nothing'"),
+    ('modules = ["ip_vs"]', "modules = []", "packages.fullnat.modules: "),
+    ('modules = ["ip_vs"]', 'modules = ["../x"]', "'../x' is not a module"),
+    ('version = "1.0"', 'version = "1-0"', "'1-0' is not a package's version"),
+    ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat.kind: Input should be 'module-set'"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), ROLE_WRONG, ids=[row[2] for row in ROLE_WRONG])
+def test_a_mistake_in_a_role_of_packages_is_told(file: Path, old: str, new: str, what: str) -> None:
+    assert PACKAGE.count(old) == 1
+    file.write_text(LINE + PACKAGE.replace(old, new))
+    found = [problem.what for problem in mistakes(file)]
+    assert any(what in text for text in found), found
+
+
+def test_the_stock_kernel_is_no_other_roles_and_every_package_is_some_roles(file: Path) -> None:
+    file.write_text(LINE.replace("[roles.stock]\n", '[roles.stock]\nkernel = "stock"\n'))
+    assert "the stock kernel cannot be that of another role" in [problem.what for problem in mistakes(file)]
+    file.write_text(LINE + PACKAGE[PACKAGE.index("[packages") :])
+    assert "no role has the package fullnat" in [problem.what for problem in mistakes(file)]

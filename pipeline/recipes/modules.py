@@ -1,0 +1,182 @@
+"""The recipe of a package of kernel modules that are built out of tree, against the stock kernel's own kernel-devel.
+
+A role that has such packages needs no kernel of its own. The modules go below `updates/`, where depmod prefers them to
+the kernel's. It writes the spec file and all it reads, and proves each module by the kernel that it is for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.line_model import Line, ModuleSet, RoleName
+from pipeline.core import fs
+from pipeline.errors import Refused, UsageError
+from pipeline.formats import archive
+from pipeline.inspect import kernel_files, package_contents
+from pipeline.packaging import job, rpmbuild
+from pipeline.packaging.graph import Step, Work
+from pipeline.recipes import lvs_tools, spec_files, steps
+from pipeline.recipes.base import BuildInputs
+from pipeline.recipes.spec_files import BuildTarget
+
+ARCH = "x86_64"
+SPEC = "modules.spec"
+STEP = "package"  # and behind it the name: `package:NAME`
+KERNEL = f"kernel:{RoleName.STOCK}"
+_DISK_SPACE = 1 << 30  # bytes: the kernel's headers and tools unpacked, and the modules
+_UNAME = re.compile(r"[A-Za-z0-9._+~^-]{1,64}")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Everything that decides what one package of modules is.
+
+    `uname` is the kernel's release, as `uname -r` prints it. `tarball` is a file name in SOURCES, `tree` the directory
+    in it. `epoch` is SOURCE_DATE_EPOCH in seconds.
+    """
+
+    target: BuildTarget
+    name: str
+    model: ModuleSet
+    uname: str
+    tarball: str
+    tree: str
+    epoch: int
+    number: int = 1
+
+    def __post_init__(self) -> None:
+        lvs_tools.plain((self.name, self.tarball, self.tree))
+        if not _UNAME.fullmatch(self.uname):
+            raise UsageError(f"{self.uname!r}: not a kernel's release")
+
+    @property
+    def kernel(self) -> str:
+        """Version and release of the kernel's package."""
+        return self.uname.removesuffix(f".{ARCH}")
+
+    @property
+    def release(self) -> str:
+        """RPM's release, which names the kernel: modules for another one are another package."""
+        return f"{self.number}.{self.kernel.replace('-', '_')}"
+
+    @property
+    def nevra(self) -> str:
+        """The package."""
+        return f"{self.name}-{self.model.version}-{self.release}.{ARCH}"
+
+    @property
+    def devel(self) -> str:
+        """The file name of the kernel's development package in SOURCES."""
+        return f"kernel-devel-{self.uname}.rpm"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where the modules are once installed."""
+        return tuple(f"/lib/modules/{self.uname}/updates/{name}.ko" for name in self.model.modules)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what keys of steps and evidence hold."""
+        own = {name: value for name, value in vars(self).items() if name not in ("target", "model")}
+        return {**own, **self.model.model_dump(mode="json"), "release": self.release}
+
+
+def rendered(parameters: Parameters) -> dict[str, str]:
+    """Render the spec file: what a step's key must cover."""
+    model, target = parameters.model, parameters.target
+    spec = target.files.render(
+        SPEC,
+        line=target.line,
+        name=parameters.name,
+        version=model.version,
+        release=parameters.release,
+        summary=model.summary,
+        kernel=parameters.kernel,
+        uname=parameters.uname,
+        tarball=parameters.tarball,
+        tree=parameters.tree,
+        devel=parameters.devel,
+        modules=model.modules,
+        changelog_date=rpmbuild.changelog_date(parameters.epoch),
+    )
+    return {SPEC: spec}
+
+
+def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Sequence[Path]) -> None:
+    """Write the spec file into `specs` and the kernel's development package into `sources`.
+
+    The tarball is the caller's to put there. Raises `Refused` when the package is not among `kernel_rpms`.
+    """
+    lvs_tools.write(rendered(parameters), SPEC, sources, specs)
+    wanted = f"kernel-devel-{parameters.uname}"
+    found = [path for path in kernel_rpms if rpmbuild.read_package(path).nevra == wanted]
+    if len(found) != 1:
+        raise Refused(f"kernel packages: no {wanted}; expected one to build modules against")
+    fs.copied(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
+
+
+def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
+    """Prove the package below `rpms` by its content; the evidence, ready for JSON.
+
+    Raises `Refused` for a module that is missing, is surplus, or is for another kernel.
+    """
+    package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.name]
+    surplus = sorted(path for path in package.files if path.endswith(".ko") and path not in parameters.paths)
+    if surplus:
+        raise Refused(f"{package.path.name}: surplus modules {', '.join(surplus)}", where=str(package.path))
+    content = kernel_files.read(package, parameters.paths)
+    for path in parameters.paths:
+        kernel_files.check_module(content[path], package, path, parameters.uname)
+    metadata = package_contents.read_metadata(package.path)
+    if f"kernel = {parameters.kernel}" not in metadata.requires:
+        raise Refused(f"{package.path.name}: does not require its kernel; expected kernel = {parameters.kernel}")
+    return {"parameters": parameters.as_dict(), "package": package_contents.evidence(package, metadata)}
+
+
+def plan(inputs: BuildInputs, uname: str) -> list[Step]:
+    """Plan a step for each package of the line's roles; `uname` is the stock kernel's release."""
+    return [_step(inputs, name, model, uname) for name, model in inputs.line.data.packages.items()]
+
+
+def of_line(line: Line, name: str, model: ModuleSet, uname: str, tarball: Path, file: str) -> Parameters:
+    """Return the parameters of one package of a line; `file` is the tarball's own name."""
+    tree, epoch = archive.beginning(tarball)
+    return Parameters(spec_files.target(line), name, model, uname, file, tree, epoch)
+
+
+def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
+    source = inputs.verified[model.source]
+    parameters = of_line(inputs.line, name, model, uname, source.path, source.file)
+
+    def build(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
+        kernel = job.built_packages(work.needs, (KERNEL,))
+
+        def fill(sources: Path, specs: Path) -> None:
+            fs.copied(source.path, sources / source.file, source.sha256)
+            prepare(sources, specs, parameters, kernel)
+
+        return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))
+
+    recipe = job.SpecBuild(
+        spec=SPEC,
+        epoch=parameters.epoch,
+        write_sources=_fill_nothing,
+        explain_failure=lambda log, top: None,
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist, ccache=False),
+        disk_space=_DISK_SPACE,
+    )
+    keyed: Mapping[str, Any] = {
+        "source": source.sha256,
+        "parameters": parameters.as_dict(),
+        "texts": rendered(parameters),
+    }
+    return steps.packages(
+        f"{STEP}:{name}", inputs, recipe, lambda rpms: check(rpms, parameters), keyed, needs=(KERNEL,), build=build
+    )
+
+
+def _fill_nothing(_: Path, __: Path) -> None:
+    """Leave the directories empty: what the build starts from depends on its needs, which are known when it runs."""
