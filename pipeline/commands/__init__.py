@@ -1,1 +1,1 @@
-"""One module per group of verbs."""
+"""Run the verbs: one module per group."""

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands import leftovers
-from pipeline.commands.build_summary import Summary, failure, foretold
+from pipeline.commands.build_summary import Summary, failure, forecast
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.line_checks import required
@@ -260,7 +260,7 @@ class BuildCommand:
         with self.runner.shared_lock():
             plan = self.plan()
             if self.context.settings.dry_run:
-                told = foretold(plan, self.runner, self.context.console, f"line {self.line.label}")
+                told = forecast(plan, self.runner, self.context.console, f"line {self.line.label}")
                 return {**self.line.evidence(), **told}
             if not tried and PUBLISH in plan.steps and self.runner.explain(plan)[PUBLISH][0] is State.RAN:
                 self._try_key()

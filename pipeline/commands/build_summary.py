@@ -1,4 +1,4 @@
-"""What a build says at its end: steps, packages with their digests, the compiler cache, the repository.
+"""Print the end of a build: steps, packages with their digests, the compiler cache, the repository.
 
 Reads what the runner left and asks nothing else. Must not know how anything is built.
 """
@@ -31,14 +31,14 @@ class Package:
     state: State
 
     def as_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the package as `--json` prints it."""
         document = {"step": self.step, "file": self.path.name, "sha256": self.sha256, "size": self.size}
         return {**document, "state": self.state.value, "unsigned": str(self.path)}
 
 
 @dataclass
 class Summary:
-    """A run that has ended: its outcomes by step, and `seconds` it took. `publish` is the step that publishes."""
+    """A finished run: its outcomes by step, and `seconds` it took. `publish` is the publishing step."""
 
     outcomes: Mapping[str, Outcome]
     publish: str
@@ -57,19 +57,19 @@ class Summary:
 
     @cached_property
     def compiled(self) -> dict[str, CacheStatistics]:
-        """What the compiler cache did for each step that ran now and compiled through it."""
+        """Return the compiler cache's figures for each step that ran now and used it."""
         ran = {name: o.record for name, o in self.outcomes.items() if o.state is State.RAN and o.record}
         counts = {name: made.facts.get("ccache") for name, made in ran.items()}
         return {name: CacheStatistics(**count) for name, count in counts.items() if count}
 
     @cached_property
     def snapshot(self) -> dict[str, Any]:
-        """What was published; empty when nothing was."""
+        """Return the published snapshot; empty without one."""
         outcome = self.outcomes.get(self.publish)
         return dict(outcome.record.facts.get("snapshot", {})) if outcome and outcome.record else {}
 
     def as_dict(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the summary as `--json` prints it."""
         counts = total(self.compiled.values())
         return {
             "steps": {name: _step(outcome) for name, outcome in self.outcomes.items()},
@@ -80,7 +80,7 @@ class Summary:
         }
 
     def tell(self, console: Console, title: str, publishing: str, *, steps: bool) -> None:
-        """Says it. `publishing` is the command that signs and publishes, where this run did not; `steps`: each one."""
+        """Print the summary. `publishing` is the command that signs and publishes; `steps` prints each one."""
         if steps or any(outcome.state is not State.REUSED for outcome in self.outcomes.values()):
             rows = [(o.step, o.state.value, f"{o.seconds:.1f} s", o.why) for o in self.outcomes.values()]
             console.table(("step", "what", "took", "because"), rows, title)
@@ -125,16 +125,16 @@ def _step(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def foretold(plan: Plan, runner: Scheduler, console: Console, title: str) -> dict[str, Any]:
-    """Says what a run would do, and returns it as `--json` prints it."""
-    told = {name: (state.value, why) for name, (state, why) in runner.explain(plan).items()}
-    rows = [(name, "would run" if state == "ran" else state, why) for name, (state, why) in told.items()]
+def forecast(plan: Plan, runner: Scheduler, console: Console, title: str) -> dict[str, Any]:
+    """Print the steps that a run would take, and return them as `--json` prints them."""
+    explained = {name: (state.value, why) for name, (state, why) in runner.explain(plan).items()}
+    rows = [(name, "would run" if state == "ran" else state, why) for name, (state, why) in explained.items()]
     console.table(("step", "what", "because"), rows, title)
-    return {"steps": {name: {"would": state, "why": why} for name, (state, why) in told.items()}}
+    return {"steps": {name: {"would": state, "why": why} for name, (state, why) in explained.items()}}
 
 
 def failure(outcomes: Mapping[str, Outcome]) -> PipelineError | None:
-    """The error of the steps that failed, or one that holds all of theirs; None when none failed."""
+    """Return the error of the failed steps, combined where there are several; None when none failed."""
     errors = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
     return _together(errors) if errors else None
 

@@ -1,4 +1,4 @@
-"""`inv clean`: removes what can be made again, and nothing that anybody uses.
+"""Run `inv clean`: remove results that can be rebuilt, and none in use.
 
 Whatever is removed is locked first, as its makers lock it; what is locked is left and named. Sources, keys, the
 newest snapshots and evidence are never touched: `store gc` looks after the first, and nobody could make the rest again.
@@ -40,7 +40,7 @@ SNAPSHOTS_KEPT = 2  # of a repository: a reader may be half through the one befo
 
 @dataclass(frozen=True)
 class Item:
-    """Something that may go. `words` are those that remove it, `locks` what must be free; `size` in bytes."""
+    """A removable result. `words` remove it, `locks` must be free for that; `size` in bytes."""
 
     path: str
     words: tuple[str, ...]
@@ -50,7 +50,7 @@ class Item:
 
 
 def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[str, Any], ExitCode]:
-    """Removes what `words` name, of `line` only where one is given; without words only says what there is.
+    """Remove the results that `words` name, with `line` only that line's; without words only list them.
 
     The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other
     words, and for a line that is not there.
@@ -62,7 +62,7 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[st
         raise UsageError(f"there is no line {line!r} here", why=f"lines: {', '.join(known)}", hint="./inv status")
     items = list(_items(context, line))
     if not words:
-        return _told(items, context.console), ExitCode.OK
+        return _describe(items, context.console), ExitCode.OK
     chosen = [item for item in items if ALL in words or set(item.words) & set(words)]
     removed: list[Item] = []
     left: list[tuple[Item, PipelineError]] = []
@@ -88,7 +88,7 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[st
 
 
 def _lines(artifacts: Path) -> list[str]:
-    """The project's lines, and whichever others were built here."""
+    """Return the project's lines, and others with results here."""
     from pipeline.config import line_loader as lines
 
     built = [path.name for path in (*inventory.lines(artifacts), *inventory.entries(artifacts / "repo"))]
@@ -96,18 +96,18 @@ def _lines(artifacts: Path) -> list[str]:
 
 
 def _code(left: set[ExitCode]) -> ExitCode:
-    """Of a run that left something for these reasons: what waiting does not mend counts first."""
+    """Return the exit code of a run that left results for these reasons; those that waiting cannot solve come first."""
     return next(iter(left - {ExitCode.LOCKED}), ExitCode.LOCKED) if left else ExitCode.OK
 
 
-def _told(items: Sequence[Item], console: Console) -> dict[str, Any]:
-    told = {}
+def _describe(items: Sequence[Item], console: Console) -> dict[str, Any]:
+    totals = {}
     for word in WORDS:
         of_word = [item for item in items if word == ALL or word in item.words]
-        told[word] = {"items": len(of_word), "bytes": sum(item.size for item in of_word)}
-    rows = [(word, said["items"], human_bytes(said["bytes"]), WORDS[word]) for word, said in told.items()]
+        totals[word] = {"items": len(of_word), "bytes": sum(item.size for item in of_word)}
+    rows = [(word, total["items"], human_bytes(total["bytes"]), WORDS[word]) for word, total in totals.items()]
     console.table(("word", "items", "frees", "what it is"), rows, "nothing was removed; ./inv clean WORD... removes:")
-    return {"would": told, "items": [{"path": i.path, "bytes": i.size, "words": list(i.words)} for i in items]}
+    return {"would": totals, "items": [{"path": i.path, "bytes": i.size, "words": list(i.words)} for i in items]}
 
 
 def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], console: Console) -> None:
@@ -115,8 +115,8 @@ def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], co
         console.table(("removed", "freed"), [(item.path, human_bytes(item.size)) for item in removed])
     console.say(f"{len(removed)} removed, {human_bytes(sum(item.size for item in removed))} freed")
     for item, error in left:
-        said = "in use" if error.code is ExitCode.LOCKED else "not removed"
-        console.say(f"left, {said}: {item.path}: {error.what}" + (f" ({error.why})" if error.why else ""))
+        text = "in use" if error.code is ExitCode.LOCKED else "not removed"
+        console.say(f"left, {text}: {item.path}: {error.what}" + (f" ({error.why})" if error.why else ""))
 
 
 def _items(context: RunContext, line: str) -> Iterator[Item]:
@@ -162,7 +162,7 @@ def _newest(finished: Sequence[Run]) -> Run:
 
 
 def _second_builds(artifacts: Path, line: str) -> Iterator[Item]:
-    """What a comparison of two builds left because they differed, or was killed in."""
+    """Return second builds of a comparison, left after a difference or a kill."""
     for path in inventory.entries(artifacts / "steps"):
         name = path.name.partition(inventory.COMPARISON_MARK)[0]
         if path.is_dir() and inventory.COMPARISON_MARK in path.name and line in ("", name):
@@ -194,7 +194,7 @@ def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
 
 
 def _remove_image(path: Path) -> None:
-    """Its links first: a link that leads nowhere is no image, an image without a link is one that was superseded."""
+    """Remove an image, its links first: an image without a link counts as superseded."""
     for link in inventory.requests(path.parent):
         if link.resolve() == path.resolve():
             link.unlink()
@@ -203,7 +203,7 @@ def _remove_image(path: Path) -> None:
 
 
 def _engine_images(artifacts: Path, users: tuple[Path, ...], console: Console) -> Iterator[Item]:
-    """What engines that answer keep of our images; one whose directory is not the current one is superseded."""
+    """Return this project's images in engines that answer; those of other directories are superseded."""
     current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.is_current}
     for answering in container.available_engines():
         for tag, size in _kept(answering, console):

@@ -1,4 +1,4 @@
-"""`inv image`: has the builder image, and says what it is."""
+"""Run `inv image`: make a missing builder image, and describe it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.sandbox.images import Image
 
 
 def have(make: Callable[[], Image], context: RunContext, *, fresh: bool) -> dict[str, Any]:
-    """The image that `make` returns, which makes it where it is not there; told, and returned for `--json`.
+    """Return the image that `make` returns, after printing it; as `--json` prints it.
 
     `fresh`: it was made in any case, and may have turned out to be the one that was there.
     """

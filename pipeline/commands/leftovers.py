@@ -28,7 +28,7 @@ _REMOVED_IN = ("images/*", "lab/*", "lab", "ccache", "repo/*/snapshots")  # by r
 
 
 def remove(artifacts: Path) -> None:
-    """Removes it; what is in use, or cannot be removed, stays for `inv clean` to tell."""
+    """Remove leftovers; those in use or not removable stay for `inv clean`, which reports them."""
     for pattern, prefixes in _MADE_IN.items():
         for place in artifacts.glob(pattern):
             for prefix in prefixes:

@@ -1,4 +1,4 @@
-"""Lines as people read them: the list, and one line whole with what it resolves to."""
+"""Print lines for people: the list, or one line whole and resolved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.errors import HostLacks
 
 
 def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
-    """One row per line; returned as `--json` prints it."""
+    """Print one row per line; return them as `--json` prints them."""
     listed = []
     for line in found:
         roles = {name.value: list(role.series) for name, role in line.data.roles.items()}
@@ -32,9 +32,9 @@ def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
 
 
 def show_line(line: Line, console: Console) -> dict[str, Any]:
-    """The resolved line, its overrides and pins included; returned as `--json` prints it."""
+    """Print the resolved line with overrides and pins; return it as `--json` prints it."""
     pins = {name: asdict(pin) for name, pin in lock_file.read(line).items()}
-    committed, said = _lock_change(line) if pins else (None, "")
+    committed, text = _lock_change(line) if pins else (None, "")
     whole = {
         **line.evidence(),
         "files": [str(path) for path in line.files],
@@ -48,8 +48,8 @@ def show_line(line: Line, console: Console) -> dict[str, Any]:
     console.table(
         ("source", "kind", "file", "pinned by"), [_source_row(name, line, pins) for name in line.data.sources]
     )
-    if said:
-        console.say(f"pins: {line.lock_file}, {said}")
+    if text:
+        console.say(f"pins: {line.lock_file}, {text}")
     console.table(
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
@@ -59,7 +59,7 @@ def show_line(line: Line, console: Console) -> dict[str, Any]:
 
 
 def _lock_change(line: Line) -> tuple[dict[str, Any] | None, str]:
-    """The last commit of the lock file, as `--json` prints it and in words."""
+    """Return the last commit of the lock file, as `--json` prints it and as text."""
     try:
         found = git_checkout.last_change(line.lock_file)
     except HostLacks as error:
@@ -79,8 +79,8 @@ def _source_row(name: str, line: Line, pins: dict[str, dict[str, Any]]) -> tuple
     if source.sha256:
         return name, source.kind, source.file, f"sha256 {source.sha256}"
     pin = pins.get(name)
-    said = f"sha256 {pin['sha256']} ({pin['signer']}, {pin['by']})" if pin else "not yet: ./inv pin"
-    return name, source.kind, source.file, said
+    text = f"sha256 {pin['sha256']} ({pin['signer']}, {pin['by']})" if pin else "not yet: ./inv pin"
+    return name, source.kind, source.file, text
 
 
 def _role_rows(name: RoleName, line: Line) -> Sequence[tuple[str, ...]]:

@@ -50,7 +50,7 @@ def verify_line(line: Line, context: RunContext) -> dict[str, Any]:
 
 
 def _made_by(context: RunContext) -> dict[str, Any]:
-    """The program that wrote the evidence: its version, and the commit of its checkout, which no package holds."""
+    """Return the program that wrote the evidence: its version, and the commit of its checkout."""
     checkout = git_checkout.of_project()
     if checkout is not None:
         since = ", changed since" if checkout.dirty else ""
@@ -86,7 +86,7 @@ def _show_patch(item: VerifiedPatch, line: Line, context: RunContext) -> None:
 
 
 def _applied(role: RoleName, proof: RoleProof | None, trees: series.Trees, context: RunContext) -> dict[str, Any]:
-    """How one role was proven and what its series did, as text and as evidence keeps it."""
+    """Return one role's proof and its series' effect, as text and for evidence."""
     say = context.console.say
     if proof is None:
         say(f"{role}: no patch; the tree stays as it is")
@@ -175,7 +175,7 @@ def classify_file(path: str, line: Line, context: RunContext) -> dict[str, Any]:
 
 
 def _pinned(parsed: patch_file.PatchFile, line: Line) -> dict[str, str]:
-    """The names of the line's patches with this digest, each with its place in a series of several patches."""
+    """Return the names of the line's patches with this digest, each with its place in its series."""
     found = {}
     for name, model in line.data.patches.items():
         if model.sha256 == parsed.sha256:
@@ -199,7 +199,7 @@ def _unfit(
     line: Line,
     pinned: Mapping[str, str],
 ) -> Refused:
-    """Why the patch has no single role; that it is part of a series, or only of another depth, is named."""
+    """Return the reason that the patch has no single role, such as a part of a series or another depth."""
     what = "the patch fits the rules of " + ("several roles" if found.fits else "no role")
     for name, place in pinned.items():
         if place:

@@ -1,4 +1,4 @@
-"""`inv status`: what is there and how the last runs ended, from this disk alone."""
+"""Run `inv status`: print results and the last runs' ends, from this disk alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # who
 
 
 def tell(context: RunContext) -> dict[str, Any]:
-    """Says it, and returns it as `--json` prints it. Neither a network nor an engine is asked."""
+    """Print the status and return it as `--json` prints it. Uses neither network nor engine."""
     artifacts, console = context.settings.artifacts, context.console
     last = [runs[-1] for line in inventory.lines(artifacts) for runs in _of_line(line) if runs]
     latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.is_latest]
@@ -57,8 +57,8 @@ def _say(
     for snapshot in latest:
         console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {_time(snapshot.published)}")
     for image in images:
-        said = "current" if image.is_current else "superseded"
-        console.say(f"image {image.name} {image.key}: {said}, {image.packages} packages")
+        state = "current" if image.is_current else "superseded"
+        console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")
     console.table(("directory", "size"), [(str(artifacts / name), human_bytes(size)) for name, size in sizes.items()])
     console.say("what could be removed: ./inv clean")
 
@@ -72,7 +72,7 @@ def _took(seconds: float | None) -> str:
 
 
 def _time(at: float | None) -> str:
-    """A time of this host's clock, for people."""
+    """Format a time of this host's clock for people."""
     return "-" if at is None else datetime.fromtimestamp(at).isoformat(" ", "seconds")
 
 

@@ -39,7 +39,7 @@ class Outcome:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal came that stops a run."""
+    """A signal that stops the run."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def verb(
     help: Mapping[str, str] | None = None,
     plain: bool = False,
 ) -> Callable[..., Any]:
-    """Makes a task of a function `f(session, ...)`.
+    """Make a task of a function `f(session, ...)`.
 
     `options` name rows of the settings table; `words` are own options that `./inv` also takes
     without their names, `many` the one that every further word belongs to, `pairs` those that take
@@ -132,7 +132,7 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
 
 @contextlib.contextmanager
 def _place(root: Path) -> Iterator[None]:
-    """Where the run works: artifacts that are ours, and a directory for temporary files."""
+    """Prepare the run's directories: private artifacts, and one for temporary files."""
     artifacts.check(root)
     with temporary.of_this_run():
         yield

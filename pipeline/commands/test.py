@@ -1,4 +1,4 @@
-"""Runs the project's own tests as `./inv test` and CI do."""
+"""Run the project's own tests, as `./inv test` and CI do."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ REAL_EL6 = "FNAT_TEST_REAL_EL6"  # JSON of two lists: options that name the line
 
 
 def run(console: Console, only: str, match: str) -> None:
-    """Runs the tests of one kind, or all. Raises `TestsFailed`, or `HostLacks` where none can run."""
+    """Run the tests of one kind, or all. Raises `TestsFailed`, or `HostLacks` where none can run."""
     if only and only not in KINDS:
         raise UsageError(f"there are no {only} tests", why=f"kinds: {', '.join(KINDS)}", hint="./inv test --only unit")
     _run(console, only, match, {})
 
 
 def accept_real(context: RunContext, match: str) -> None:
-    """Runs the acceptance checks of a line on the real material that the settings name.
+    """Run the acceptance checks of a line on the real material in the settings.
 
     They run elsewhere, so every place is given absolutely. What is built stays in the artifacts.
     Raises `UsageError` without a mirror, and as `run` does.
