@@ -1,4 +1,4 @@
-"""Read every file below the artifacts directory and report differences from the records.
+"""Verify everything kept below the artifacts directory by reading it whole.
 
 Changes nothing. Each kind is verified by the module that makes it; `KINDS` names them all.
 """
@@ -34,7 +34,7 @@ class Kind:
 
 
 def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
-    """Print the differences, with `line` only that line's, and return them as `--json` prints them.
+    """Print the differences, of `line` only where one is given, and return them as `--json` prints them.
 
     Raises `UsageError` for a line of which nothing is there.
     """
@@ -60,7 +60,7 @@ def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
 
 
 def _options(artifacts: Path, name: str) -> str:
-    """Return the options that name the line of a directory, as recorded by its builds."""
+    """Return the options that select the line of a directory, as its builds recorded them."""
     line = name.removesuffix("-small")
     words: tuple[str, ...] = ("--line", line)
     for path in (artifacts / "steps" / line).glob(f"*/*/{step_record.FILE}"):

@@ -1,4 +1,4 @@
-"""What the files of a kernel package say of themselves: the boot image's banner, a module's version, exported symbols.
+"""Read what the files of a kernel package state: the boot image's banner, a module's version, exported symbols.
 
 Recipes hold these against what they meant. Must not know any recipe.
 """
@@ -22,7 +22,7 @@ _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
 
 
 def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
-    """The content of files of a package by their paths. Raises `Refused` when one is missing."""
+    """Return the content of files of a package by their paths. Raises `Refused` when one is missing."""
     package_contents.require_files(package, wanted)
     found = archive.read(
         package.path, {path.lstrip("/"): MAX_FILE if _BINARY.search(path) else _MAX_TEXT for path in wanted}
@@ -34,28 +34,34 @@ def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
 
 
 def read_banner(image: bytes, package: Package, path: str, uname: str) -> str:
-    """The version text of a boot image, whose header is checked. It begins with what `uname -r` says."""
+    """Return the version text of a boot image, whose header is checked; its first word is `uname`."""
     if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
-        raise Refused(f"{path} in {package.path.name} is no x86 boot image", where=str(package.path))
+        raise Refused(f"{path} in {package.path.name}: not a boot image; expected an x86 one", where=str(package.path))
     pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
     text = image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
     if text.split(" ")[0] != uname:
         why = f"it calls itself {text!r}, wanted {uname}"
-        raise Refused(f"{path} in {package.path.name} is another kernel", where=str(package.path), why=why)
+        raise Refused(
+            f"{path} in {package.path.name}: another kernel; expected {uname}", where=str(package.path), why=why
+        )
     return text
 
 
 def check_module(module: bytes, package: Package, path: str, uname: str) -> None:
-    """A module's own statement of the kernel it is for; another kernel's would not load."""
+    """Raise `Refused` unless a module's vermagic names this kernel; another kernel's would not load."""
     stated = re.search(rb"\0vermagic=([^\0]*)\0", module)
     words = stated[1].decode("ascii", "replace").split() if stated else []
     if not module.startswith(b"\x7fELF") or words[:1] != [uname]:
         why = f"it is for {words[0][:100]!a}, wanted {uname}" if words else f"it is for no kernel, wanted {uname}"
-        raise Refused(f"{path} in {package.path.name} is no module of this kernel", where=str(package.path), why=why)
+        raise Refused(
+            f"{path} in {package.path.name}: not a module of this kernel; expected {uname}",
+            where=str(package.path),
+            why=why,
+        )
 
 
 def _gunzip(data: bytes) -> bytes:
-    """What a gzip file holds. Raises `zlib.error`, and `ValueError` for one that is cut off or too big."""
+    """Return the content of a gzip file. Raises `zlib.error`, and `ValueError` for one cut off or too big."""
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     text = unpacker.decompress(data, _MAX_TEXT)
     if not unpacker.eof:
@@ -64,7 +70,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def parse_symvers(symvers: bytes, name: str) -> dict[str, str]:
-    """Exported symbols with their CRCs (`0x` and eight digits) out of a Module.symvers, plain or gzip.
+    """Return exported symbols with their CRCs (`0x` and eight digits) of a Module.symvers, plain or gzip.
 
     Raises `Refused` when it is none.
     """

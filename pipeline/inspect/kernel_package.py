@@ -1,4 +1,4 @@
-"""A kernel package taken apart once: its boot image, its configuration, its modules and what they say of themselves.
+"""Unpack a kernel package once: its boot image, its configuration, its modules and their metadata.
 
 Which modules a guest gets, and in which order they are loaded, is decided here too: by the modules' own words,
 as depmod(8) does, so that no program of the host is needed. Must not know what guests are for.
@@ -35,7 +35,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Module:
-    """A module: its path below the kernel's directory, the names of those it needs, its aliases as patterns."""
+    """A module: its path below the kernel's directory, the names of its dependencies, its aliases as patterns."""
 
     path: str
     depends: tuple[str, ...]
@@ -54,7 +54,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel package, taken apart in `place`. `modules` by name, `builtin` the names of those in the image.
+    """A kernel package, unpacked in `place`. `modules` by name, `builtin` the names of those in the image.
 
     Names are written with underscores, whatever the file's name is.
     """
@@ -76,24 +76,24 @@ class Kernel:
         return {alias: name for name in sorted(self.modules) for alias in self.modules[name].aliases}
 
     def directory(self) -> str:
-        """Where the kernel looks for its modules, relative to the root."""
+        """Return the directory of the kernel's modules, relative to the root."""
         return f"lib/modules/{self.uname}"
 
     def content(self, name: str) -> bytes:
-        """The bytes of a module's file."""
+        """Return the bytes of a module's file."""
         return (self.place / MODULES / self.modules[name].path).read_bytes()
 
     def has(self, name: str) -> bool:
-        """Whether the kernel can do what the module of this name does, or of this alias."""
+        """Return whether the kernel has a module of this name or alias, built in or not."""
         return self._module_name(name) is not None or self.is_built_in(name)
 
     def is_built_in(self, name: str) -> bool:
-        """Whether what the module of this name does is in the boot image."""
+        """Return whether the module of this name is built into the boot image."""
         option = _OPTIONS.get(name, f"CONFIG_{normalized(name).upper()}")
         return normalized(name) in self.builtin or self.config.get(option) == "y"
 
     def closure(self, names: Iterable[str]) -> list[str]:
-        """The modules called `names` with all that they need, in an order in which each can be loaded.
+        """Return the modules `names` with all dependencies, in an order in which each can be loaded.
 
         What is built in is left out. Raises `Refused` for what this kernel does not have at all.
         """
@@ -125,12 +125,12 @@ class Kernel:
 
 
 def normalized(name: str) -> str:
-    """A module's name as the kernel writes it: a file may have dashes in its own."""
+    """Return a module's name as the kernel writes it, with underscores for the file's dashes."""
     return name.replace("-", "_")
 
 
 def modules_dep(kernel: Kernel, names: Iterable[str]) -> str:
-    """modules.dep(5): each module with all that it needs, what must be loaded first last."""
+    """Return modules.dep(5): each module with all its dependencies, the first one to load last."""
     rows = []
     for name in sorted(names):
         needs = reversed(kernel.closure([name])[:-1])
@@ -139,13 +139,13 @@ def modules_dep(kernel: Kernel, names: Iterable[str]) -> str:
 
 
 def modules_alias(kernel: Kernel, names: Iterable[str]) -> str:
-    """modules.alias: what the kernel asks for, and which of `names` it then gets."""
+    """Return modules.alias for the modules `names`."""
     rows = [f"alias {alias} {name}" for name in sorted(names) for alias in kernel.modules[name].aliases]
     return "".join(f"{row}\n" for row in rows)
 
 
 def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
-    """The kernel of the RPM that has this digest, taken apart below `place` where that has not been done yet.
+    """Return the kernel of the RPM with this digest, unpacked below `place` where that was not done yet.
 
     Raises `Refused`, also for a package that has another digest.
     """
@@ -160,7 +160,7 @@ def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], o
 
 @dataclass
 class _PackageScan:
-    """What has been seen of a kernel package so far."""
+    """The content of a kernel package, as far as scanned."""
 
     unames: set[str] = field(default_factory=set)
     modules: dict[str, Module] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class _PackageScan:
     builtin: str = ""
 
     def add(self, path: str, data: bytes, into: Path) -> None:
-        """Looks at one file of the package; modules are written below `into`."""
+        """Add one file of the package; modules are written below `into`."""
         if match := _MODULE.fullmatch(path):
             self.unames.add(match[1])
             self.modules[normalized(Path(match[2]).name)] = _module(f"{match[2]}.ko", data)
@@ -188,7 +188,7 @@ class _PackageScan:
             self.builtin = data.decode()
 
     def uname(self, package: Path) -> str:
-        """The one kernel of the package. Raises `Refused` for what no guest could boot."""
+        """Return the release of the package's single kernel. Raises `Refused` for one that no guest can boot."""
         wrong = f"kernels: {', '.join(sorted(self.unames)) or 'none'}" if len(self.unames) != 1 else ""
         wrong = wrong or ("no boot image" if not self.image else "no configuration" if not self.config else "")
         if self.compressed:

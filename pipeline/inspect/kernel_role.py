@@ -1,4 +1,4 @@
-"""Which role a built kernel of RHEL 6 has, by what is in its packages; and whether it keeps the kernel ABI.
+"""Establish the role of a built kernel by the content of its packages, and check the kernel ABI.
 
 A name and a buildid are claims; these are the proofs. The rules are domain facts of the two patches:
 what only the patched tree exports, configures or brings along.
@@ -22,7 +22,7 @@ WRONG_PATCH = "the LVS patch on a real server applies, builds and boots, and the
 
 @dataclass(frozen=True)
 class RoleEvidence:
-    """What was found in a kernel's packages. `symbols` map to their CRCs."""
+    """The role-specific content of a kernel's packages. `symbols` map to their CRCs."""
 
     config: Mapping[str, str]
     symbols: Mapping[str, str]
@@ -31,7 +31,7 @@ class RoleEvidence:
 
     @property
     def signs(self) -> dict[RoleName, dict[str, bool]]:
-        """For each role the signs that speak for it."""
+        """The presence of each role's signs."""
         return {
             RoleName.DIRECTOR: {
                 "CONFIG_IP_VS_TAB_BITS is 22": self.config.get("CONFIG_IP_VS_TAB_BITS") == "22",
@@ -48,7 +48,7 @@ class RoleEvidence:
 
     @property
     def role(self) -> RoleName | None:
-        """The role that all of its signs and none of the other role's speak for; stock for no sign at all."""
+        """The role with all of its signs and no sign of another role; stock without any sign, else None."""
         full = [role for role, signs in self.signs.items() if all(signs.values())]
         some = [role for role, signs in self.signs.items() if any(signs.values())]
         if not some:
@@ -56,12 +56,12 @@ class RoleEvidence:
         return full[0] if len(full) == 1 and some == full else None
 
     def as_dict(self) -> dict[str, Any]:
-        """As evidence keeps it."""
+        """Return the role and the signs as evidence keeps them."""
         return {"role": self.role, "signs": {str(role): signs for role, signs in self.signs.items()}}
 
 
 def read_evidence(kernel: Package, headers: Package, uname: str) -> RoleEvidence:
-    """Reads the signs out of a kernel package and its headers."""
+    """Read the evidence of a kernel package and its headers."""
     config, symvers = f"/boot/config-{uname}", f"/boot/symvers-{uname}.gz"
     header = "/usr/include/linux/ip_vs.h"
     content = kernel_files.read(kernel, [config, symvers])
@@ -74,7 +74,7 @@ def read_evidence(kernel: Package, headers: Package, uname: str) -> RoleEvidence
 
 
 def check_role(evidence: RoleEvidence, wanted: RoleName, name: str) -> None:
-    """Raises `Refused` unless the content is that of the role, with every sign that is wrong."""
+    """Raise `Refused`, with all wrong signs, unless the content is that of the role."""
     if evidence.role is wanted:
         return
     rows = [
@@ -106,7 +106,7 @@ def check_crcs(evidence: RoleEvidence, wanted: Mapping[str, str], name: str) -> 
 
 
 def check_kabi(evidence: RoleEvidence, reference: Mapping[str, str], changed: Mapping[str, str], name: str) -> int:
-    """Holds exported symbols against the distribution's list; returns how many symbols that has.
+    """Check exported symbols against the distribution's list, and return the number of symbols in that list.
 
     The symbols `changed`, which the role's patches are known to change, are allowed with exactly these CRCs.
     """

@@ -1,4 +1,4 @@
-"""What a built package promises besides its files: what it requires, and which files are configuration.
+"""Read a built package's metadata besides its files: requirements and configuration files.
 
 Recipes hold these against what they meant. Must not know any recipe.
 """
@@ -18,7 +18,7 @@ from pipeline.packaging import rpmbuild
 
 @dataclass(frozen=True)
 class PackageMetadata:
-    """`kept` are configuration files that an update leaves alone, `replaced` those that it would not.
+    """Metadata of a package: `kept` configuration files survive an update, `replaced` ones do not.
 
     `requires` leaves out what rpm itself provides.
     """
@@ -30,7 +30,7 @@ class PackageMetadata:
 
 
 def read_metadata(rpm: Path) -> PackageMetadata:
-    """Reads them from an RPM's header. Raises `Refused` when it is none."""
+    """Read the metadata of an RPM's header. Raises `Refused` for other files."""
     package = rpm_header.read(rpm)
     rows = package.files()
     config = [row for row in rows if row.is_config]
@@ -43,7 +43,7 @@ def read_metadata(rpm: Path) -> PackageMetadata:
 
 
 def require_packages(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
-    """The packages below `rpms` by name; source packages do not count.
+    """Return the packages below `rpms` by name, without source packages.
 
     Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
     """
@@ -57,13 +57,13 @@ def require_packages(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.
 
 
 def require_files(package: rpmbuild.Package, wanted: Collection[str]) -> None:
-    """Raises `Refused` for files that are missing from a package."""
+    """Raise `Refused` for files that are missing from a package."""
     if missing := sorted(set(wanted) - set(package.files)):
         raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
 
 
 def require_config_files(package: rpmbuild.Package, metadata: PackageMetadata, wanted: Collection[str]) -> None:
-    """Raises `Refused` unless `wanted` are exactly the configuration files, and an update leaves them alone."""
+    """Raise `Refused` unless `wanted` are exactly the configuration files, and all are kept at updates."""
     if set(metadata.kept) != set(wanted) or metadata.replaced:
         why = f"kept: {', '.join(metadata.kept) or 'none'}; replaced: {', '.join(metadata.replaced) or 'none'}"
         hint = f"%config(noreplace) for {', '.join(sorted(wanted))} and for nothing else"
@@ -71,7 +71,7 @@ def require_config_files(package: rpmbuild.Package, metadata: PackageMetadata, w
 
 
 def evidence(package: rpmbuild.Package, metadata: PackageMetadata) -> dict[str, Any]:
-    """A package, ready for JSON."""
+    """Return a package's evidence, ready for JSON."""
     return {
         "file": package.path.name,
         "nevra": package.nevra,

@@ -1,4 +1,4 @@
-"""The libraries that programs need, followed to the last one, out of a root file system such as a builder image's.
+"""Resolve the shared libraries of programs, transitively, out of a root file system such as a builder image's.
 
 Runs neither the programs nor their loader. Must not know what the programs are for.
 """
@@ -18,7 +18,7 @@ _MAX_LINKS = 40  # symbolic links followed to one file, as the kernel's MAXSYMLI
 
 
 def required_libraries(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
-    """The loaders and libraries that the programs among the `given` files (path: content) need, by path.
+    """Return the loaders and libraries that the programs among the `given` files (path: content) need, by path.
 
     Paths are relative to the root; what comes lies where a loader without a cache finds it. What is given need
     not come. Raises `Refused` for a library that is nowhere, and for dynamic programs without a `rootfs`.
@@ -40,7 +40,7 @@ def required_libraries(given: Mapping[str, bytes], rootfs: Path | None) -> dict[
 
 
 def resolve_in_root(rootfs: Path, path: str) -> Path:
-    """The file that `path` leads to inside a root file system, whose links are its own: `/lib` is not the host's.
+    """Resolve `path` inside a root file system, with its own links: `/lib` is not the host's.
 
     Raises `Refused` for a ring of links.
     """
@@ -62,7 +62,7 @@ def resolve_in_root(rootfs: Path, path: str) -> Path:
 
 
 def _library(name: str, program: str, paths: Iterable[str], rootfs: Path | None) -> str:
-    """Where a library lies: the first of the program's own places and the loader's that has it."""
+    """Return a library's path: the first directory of the program's own and the loader's that has the file."""
     if "/" in name:
         return name.lstrip("/")
     origin = f"/{PurePosixPath(program).parent}"

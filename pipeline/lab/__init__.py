@@ -1,1 +1,1 @@
-"""Boot what was built in QEMU, send real traffic through it, and report what was seen."""
+"""Boot built packages in QEMU, send traffic through them, and report the results."""

@@ -1,4 +1,4 @@
-"""What goes wrong in the lab, for the person who must act. Typed, since scenarios tell them apart."""
+"""Define the lab's errors, typed, since scenarios distinguish them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.lab.report.results import Finding
 
 
 class LossReason(StrEnum):
-    """How a guest was lost."""
+    """The reasons for which a guest is lost."""
 
     FOUND = "found"  # the watcher found something on its console
     ENDED = "ended"  # QEMU ended by itself: the guest went off, started anew, or QEMU gave up
@@ -26,7 +26,7 @@ class LossReason(StrEnum):
 
 
 class GuestLost(TestsFailed):
-    """A guest that cannot be asked any more; `finding` where its console tells why."""
+    """A guest that no longer responds; `finding` where its console shows the reason."""
 
     def __init__(
         self, guest: str, loss: LossReason, what: str, *, console: Path, hint: str = "", finding: Finding | None = None
@@ -37,7 +37,7 @@ class GuestLost(TestsFailed):
 
 
 class CommandFailed(TestsFailed):
-    """A command in a guest ended otherwise than accepted; `status` is None when it did not end in time."""
+    """A command in a guest with an unaccepted end; `status` is None for a timeout."""
 
     def __init__(self, guest: str, argv: Sequence[str], status: int | None, out: str, err: str, what: str) -> None:
         self.guest, self.argv, self.status, self.out, self.err = guest, tuple(argv), status, out, err
@@ -47,4 +47,4 @@ class CommandFailed(TestsFailed):
 
 
 class NetworkFailed(TestsFailed):
-    """A segment could not be made, or did not last."""
+    """A segment that could not be created, or whose switch ended."""

@@ -1,4 +1,4 @@
-"""The snapshot that guests are made of, as the lab sees it: its packages by set and name. Reads no file."""
+"""Describe the snapshot that guests are made of: its packages by set and name. Reads no file."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ class Repository:
 
     @property
     def id(self) -> str:
-        """The snapshot's."""
+        """The snapshot's id."""
         return self.document.id
 
     @property
     def fingerprint(self) -> str:
-        """Of the key that signed it."""
+        """The fingerprint of the signing key."""
         return self.document.key.fingerprint
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that it has a kernel for."""
+        """The roles with a kernel in the snapshot."""
         return tuple(name for name, packages in self.sets.items() if "kernel" in packages)
 
     def package(self, role: str, name: str) -> Package:
-        """A package of a role's set. Raises `Refused` for one that the snapshot does not have."""
+        """Return a package of a role's set. Raises `Refused` for one that the snapshot does not have."""
         found = self.sets.get(role, {}).get(name)
         if found is None:
             raise Refused(

@@ -1,4 +1,4 @@
-"""The record of a run of the lab that passed: of what it was, and what it wrote. Runs nothing."""
+"""Record a run of the lab that passed: its subject and its files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WRITTEN = (REPORT, page.PAGE)
 
 @dataclass(frozen=True)
 class Subject:
-    """What a run of the lab was a run of; `guests` is the key of their userland, `code` the digest of the lab's."""
+    """The subject of a run; `guests` is the key of their userland, `code` the digest of the lab's."""
 
     line: str
     snapshot: str
@@ -45,7 +45,7 @@ def record(work: Path, what: Subject, found: results.Report) -> None:
 
 
 def read_record(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
-    """Return what the run in `place` was a run of, and what of its files is not as recorded: name and text."""
+    """Return the subject of the run in `place`, and the differences of its files: name and text."""
     try:
         known = documents.unsealed(Passed, manifest.text_at(place / RECORD))
     except (OSError, ValueError) as error:
@@ -65,7 +65,7 @@ def read_record(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
 
 
 def _is_report_of(file: Path, known: Passed) -> bool:
-    """Whether the report tells of a run that passed, of this snapshot and with these ends of its scenarios."""
+    """Return whether the report is of a passed run of this snapshot, with these states of its scenarios."""
     try:
         found = results.Report.model_validate_json(fs.read_limited(file, documents.MOST))
     except (ValidationError, OSError):

@@ -1,4 +1,4 @@
-"""Plays scenarios: makes the guests' images, starts them, lets the scenario act, and collects what was seen.
+"""Run scenarios: make the guests' images, start them, run the scenario, and collect the results.
 
 What the pages and tables show of it is not known here, nor where the repository came from.
 """
@@ -30,7 +30,7 @@ READY_TIMEOUT = 120.0  # seconds until every guest answers; under emulation on t
 
 @dataclass(frozen=True)
 class LabEnvironment:
-    """What every scenario of a run needs. `work` is where consoles and captures go, `note` says what goes on."""
+    """The environment of all scenarios of a run. `work` holds consoles and captures, `note` reports progress."""
 
     line: Line
     repository: Repository
@@ -45,7 +45,7 @@ class LabEnvironment:
 
 
 def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
-    """Plays a scenario to its end; never raises for what it finds, but for what a host lacks."""
+    """Run a scenario to its end; raises only for missing host features, never for findings."""
     row = environment.line.data.lab.get(
         name, LabScenario.model_validate({"left-out": "the line file has no table for it"})
     )
@@ -57,7 +57,7 @@ def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
 
 
 def _role(row: LabScenario, guest: GuestPlan, name: str) -> str:
-    """The role in whose set the guest's packages are."""
+    """Return the role whose set has the guest's packages."""
     role = getattr(row, guest.part.value) or guest.role
     if not role:
         raise UsageError(f"the line names no kernel for {guest.part}s", hint=f"[lab.{name}] in the line file")
@@ -65,7 +65,7 @@ def _role(row: LabScenario, guest: GuestPlan, name: str) -> str:
 
 
 class _ScenarioRun:
-    """One scenario while it is played."""
+    """One running scenario."""
 
     def __init__(
         self, environment: LabEnvironment, plan: ScenarioPlan, sets: Mapping[str, str], known: Mapping[str, str]
@@ -78,7 +78,7 @@ class _ScenarioRun:
         self.context: ScenarioContext | None = None
 
     def run(self) -> results.Scenario:
-        """The whole story."""
+        """Run the scenario and return its result."""
         begun, clock = time.time(), time.monotonic()
         captures = {segment: self.directory / f"{segment}.pcap" for segment in self.plan.segments}
         state, why = results.State.PASSED, ""
@@ -199,6 +199,6 @@ class _ScenarioRun:
 
 
 def _mac_addresses(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
-    """Locally administered, one for each card: `52:54:00:NN:00:CC`, guest and card counted from 1 and 0."""
+    """Return locally administered addresses, `52:54:00:NN:00:CC`: guest from 1 and card from 0."""
     number = plan.guests.index(guest) + 1
     return tuple(f"52:54:00:{number:02x}:00:{card:02x}" for card in range(len(guest.interfaces)))

@@ -11,7 +11,7 @@ from pipeline.lab.topology import GuestPlan
 
 @dataclass(frozen=True)
 class ScenarioPlan:
-    """What must be there, and what is then done and checked."""
+    """The guests of a scenario, and its function."""
 
     name: str
     title: str
@@ -20,5 +20,5 @@ class ScenarioPlan:
 
     @property
     def segments(self) -> tuple[str, ...]:
-        """The segments that guests have cards on, in the order they are named."""
+        """The segments that guests have cards on, in order of appearance."""
         return tuple(dict.fromkeys(wire.segment for guest in self.guests for wire in guest.interfaces))

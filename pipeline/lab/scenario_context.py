@@ -1,4 +1,4 @@
-"""What a scenario works with: its running guests, what it may do to them, and where it notes what it saw."""
+"""Provide scenarios with their running guests, operations on these, and a list of checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RESPONSE = re.compile(r"ok (\S+) (\S+) (\d+) (\S+) (\d+) \| (\S+) (\d+) ([\d.]+
 
 @dataclass(frozen=True)
 class Response:
-    """One request: who answered, what it saw as the client, what the client itself had; `error` when none came."""
+    """The response to one request: the server, the client as the server observed, the client's own end; or `error`."""
 
     server: str = ""
     observed_client: tuple[str, int] = ("", 0)
@@ -33,12 +33,12 @@ class Response:
 
     @property
     def is_client_preserved(self) -> bool:
-        """Whether the server saw the client's own address and port."""
+        """Whether the server observed the client's own address and port."""
         return not self.error and self.observed_client == self.client
 
 
 def parse_responses(text: str) -> list[Response]:
-    """What `fnat-guest ask` printed, line by line."""
+    """Parse the output of `fnat-guest ask`, line by line."""
     found = []
     for line in text.splitlines():
         if match := _RESPONSE.fullmatch(line.strip()):
@@ -52,7 +52,7 @@ def parse_responses(text: str) -> list[Response]:
 
 @dataclass
 class ScenarioContext:
-    """One scenario while it runs. `captures` are the files that the segments' packets go to."""
+    """The context of a running scenario. `captures` are the capture files by segment."""
 
     guests: tuple[GuestPlan, ...]
     machines: Mapping[str, Machine]
@@ -68,15 +68,15 @@ class ScenarioContext:
         return self.machines[name]
 
     def packets(self, segment: str) -> list[Packet]:
-        """What went over a segment so far."""
+        """Return the packets captured on a segment so far."""
         return list(pcap.packets(self.captures[segment]))
 
     def mac(self, name: str) -> str:
-        """The MAC address of a guest's first card."""
+        """Return the MAC address of a guest's first card."""
         return self.macs[name][0]
 
     def check(self, name: str, expected: object, actual: object, *, passed: bool | None = None, hint: str = "") -> bool:
-        """Notes a statement; without `passed` what was seen must be what was expected."""
+        """Record a check; without `passed` the actual value must equal the expected one."""
         good = expected == actual if passed is None else passed
         self.checks.append(Check(name=name, expected=_text(expected), seen=_text(actual), passed=good, hint=hint))
         return good
@@ -84,14 +84,14 @@ class ScenarioContext:
     def check_eventually(
         self, name: str, expected: object, read: Callable[[], object], within: float, hint: str = ""
     ) -> bool:
-        """Looks until what is seen is what is expected, for `within` seconds; notes what was seen last."""
+        """Read repeatedly until the value is as expected, for `within` seconds; record a check of the last value."""
         begun = time.monotonic()
         while (actual := read()) != expected and time.monotonic() - begun < within:
             time.sleep(_POLL)
         return self.check(f"{name}, within {within:g} s", expected, actual, hint=hint)
 
     def configure_networks(self) -> None:
-        """Gives every guest its addresses and routes."""
+        """Configure the addresses and routes of all guests."""
         for guest in self.guests:
             machine = self[guest.name]
             lines = ["ip link set lo up"]
@@ -104,15 +104,15 @@ class ScenarioContext:
             self.run_script(machine, "\n".join(lines))
 
     def run_script(self, machine: Machine, script: str, *, timeout: float = 10.0) -> str:
-        """Runs lines of shell, ending at the first that fails; their output."""
+        """Run lines of shell, ending at the first that fails; return their output."""
         return machine.run("sh", "-ec", script, timeout=timeout).out
 
     def start_tcp_server(self, name: str, port: int = 80, family: str = "4") -> int:
-        """Starts a server of TCP that answers with its own name, and waits until it listens."""
+        """Start a TCP server that answers with its own name, and wait until it listens."""
         return self._start_server(self[name], "serve", name, str(port), family)
 
     def start_udp_server(self, name: str, port: int) -> int:
-        """The same for UDP."""
+        """Start a UDP server that answers with its own name, and wait until it listens."""
         return self._start_server(self[name], "serve-udp", name, str(port))
 
     def _start_server(self, machine: Machine, how: str, name: str, port: str, *family: str) -> int:
@@ -127,7 +127,7 @@ class ScenarioContext:
     def request(
         self, client: str, address: str, port: int = 80, count: int = 1, *options: str, udp: bool = False
     ) -> list[Response]:
-        """Sends requests from a guest, one after the other unless `--together` is among `more`."""
+        """Send requests from a guest, one after the other unless `--together` is among `options`."""
         verb, what = ("ask-udp", "anything") if udp else ("ask", "/")
         words = (GUEST, verb, address, str(port), what, str(count), "--timeout", "3", *options)
         return parse_responses(self[client].run(*words, timeout=15 + 4 * count, accept=(0, 1)).out)
@@ -135,7 +135,7 @@ class ScenarioContext:
     def check_distribution(
         self, title: str, expected: Mapping[str, int], responses: Iterable[Response], hint: str = ""
     ) -> bool:
-        """Notes how many requests each server answered, and that it is what was expected."""
+        """Record the number of requests that each server answered, and check them against the expected numbers."""
         counts = Counter(answer.server or f"({answer.error})" for answer in responses)
         ordered = {name: counts[name] for name in sorted(counts)}
         self.distributions.append(Distribution(title=title, expected=dict(expected), seen=ordered))

@@ -9,7 +9,7 @@ DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64:
 
 
 class Part(StrEnum):
-    """What a guest does in a scenario."""
+    """A guest's part in a scenario."""
 
     DIRECTOR = "director"
     SERVER = "server"
@@ -18,7 +18,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Interface:
-    """A card of a guest: the segment it is on and its addresses with their prefix. The first card is eth0."""
+    """A network interface of a guest: its segment and its addresses with their prefix. The first one is eth0."""
 
     segment: str
     addresses: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class GuestPlan:
 
     @property
     def memory(self) -> int:
-        """In MiB."""
+        """The guest's memory in MiB."""
         return DIRECTOR_MEMORY if self.part is Part.DIRECTOR else MEMORY
 
 

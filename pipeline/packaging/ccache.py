@@ -23,9 +23,7 @@ from pipeline.errors import Refused
 from pipeline.packaging import outputs
 from pipeline.sandbox.runtime import build_user, chown_to_build_user
 
-FILE_DIGEST_MARK = (
-    "+"  # in the name of a directory, between a line's name, which cannot have it, and the digest of its file's path
-)
+FILE_DIGEST_MARK = "+"  # in a directory's name: between a line's name, which cannot have it, and its file's digest
 _DIGITS = 8
 _OWN_LEVELS = 3  # directories above a cache that are ours: of the image, of the line file, of all caches
 

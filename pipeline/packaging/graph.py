@@ -1,4 +1,4 @@
-"""The plan: steps, what each depends on, and the key that says whether it has been done.
+"""Plan steps, their dependencies, and the keys that decide whether a stored result counts.
 
 A step's key is the digest of everything that can change its output: its named inputs, the keys
 of the steps it needs, and the code of the modules that make it. Must not know what is built.
@@ -22,7 +22,7 @@ from pipeline.packaging.step_record import Record
 
 @dataclass(frozen=True)
 class Work:
-    """What a step's action gets: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
+    """The input of a step's action: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
 
     `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
     action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
@@ -43,9 +43,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the plan. `inputs` are named values or digests; `code` are the modules that make the output, which
-    the key covers with all that they import (`fingerprint`).
+    """One node of the plan. `inputs` are named values or digests, `code` the modules that make the output.
 
+    The key covers these modules with all that they import (`fingerprint`).
     `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
     cannot have the same bytes, empty where they must.
     """
@@ -80,7 +80,7 @@ class Plan:
             self.keys[step.name] = _digest(self.parts[step.name])[:KEY_DIGITS]
 
     def _parts(self, step: Step) -> dict[str, str]:
-        """Every input of the key under the name that `--explain` uses."""
+        """Return all inputs of the key under the names that `--explain` uses."""
         return {
             **{
                 name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
@@ -91,7 +91,7 @@ class Plan:
         }
 
     def only(self, names: Sequence[str]) -> Plan:
-        """The part of the plan that ends in the steps whose names begin with one of `names`.
+        """Return the part of the plan that ends in the steps whose names begin with one of `names`.
 
         Raises `UsageError` for names that no step has.
         """

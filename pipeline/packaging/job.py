@@ -57,7 +57,7 @@ class SpecBuild:
 
 @dataclass(frozen=True)
 class _SavedJob:
-    """The document of a job that failed: what it takes to enter its sandbox again."""
+    """The saved job of a failed step, to enter its sandbox."""
 
     image: Image
     argv: tuple[str, ...]
@@ -66,9 +66,9 @@ class _SavedJob:
 
 
 def rpmbuild(work: Work, bench: BuildEnvironment, recipe: SpecBuild) -> Path:
-    """Builds the recipe's packages and returns the directory in `work.out` that they are in.
+    """Build the recipe's packages and return the directory in `work.out` that holds them.
 
-    Raises what `compiled` does.
+    Raises as `run_build`.
     """
     argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
     top = run_build(work, bench, recipe, argv)
@@ -162,7 +162,7 @@ def _parse_job(known: _SavedJob, top: Path, log: Path) -> Job:
 
 
 def _mount_source(mount: Mount, top: Path) -> Path:
-    """The place of a mount of a job that was kept; a cache may have been cleaned away meanwhile, or replaced."""
+    """Return the source of a stored mount; a compiler cache may have been removed or replaced meanwhile."""
     if mount.target == rpmtool.TOPDIR:
         return top
     return compilercache.prepare(mount.source) if mount.target == rpmtool.CCACHE else mount.source

@@ -1,4 +1,4 @@
-"""What rpm 4.8 and yum 3.2 (RHEL and CentOS 6) cannot take, found before it is published.
+"""Find what rpm 4.8 and yum 3.2 (RHEL and CentOS 6) cannot read, before publication.
 
 The rules are rpm 4.8.0's own: rpmlibProvides of lib/rpmds.c, the limits of lib/signature.c and
 lib/header_internal.h, the algorithms of rpmio/rpmpgp.c. Pure: from headers already read to texts.
@@ -42,7 +42,7 @@ _RSA, _SHA256, _BINARY_DOCUMENT = 1, 8, 0  # RFC 4880, 9.1, 9.4 and 5.2.1
 
 @dataclass(frozen=True)
 class SignaturePacket:
-    """An OpenPGP signature as far as an old reader must know it; `issuer` is a long key id or empty."""
+    """The fields of an OpenPGP signature that old readers evaluate; `issuer` is a long key id or empty."""
 
     version: int
     kind: int
@@ -52,7 +52,7 @@ class SignaturePacket:
 
 
 def check(path: Path, *, key_id: str | None = None) -> None:
-    """Refuses an RPM that rpm 4.8 could not install, with every reason at once.
+    """Refuse an RPM that rpm 4.8 could not install, with all reasons at once.
 
     With `key_id`, the long id of a primary key, it must be signed by that key in the way rpm 4.8 reads.
     """
@@ -66,7 +66,7 @@ def check(path: Path, *, key_id: str | None = None) -> None:
 
 
 def problems(package: RpmFile) -> Iterator[str]:
-    """What of the package itself rpm 4.8 cannot take, one sentence each."""
+    """Yield the package's properties that rpm 4.8 cannot read, one sentence each."""
     yield from _payload(package)
     yield from _dependencies(package)
     yield from _versions(package)
@@ -110,7 +110,7 @@ def _dependencies(package: RpmFile) -> Iterator[str]:
 
 
 def _provided(feature: str, wanted: str) -> bool:
-    """Whether rpm 4.8 has the feature. rpm writes `rpmlib(X) <= V`: had since V, so what is had must not be newer."""
+    """Return whether rpm 4.8 has the feature `rpmlib(X) <= V`: the version it has must not be newer than V."""
     had = RPMLIB.get(feature)
     return had is not None and (not wanted or _numbers(had) <= _numbers(wanted))
 
@@ -120,7 +120,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _versions(package: RpmFile) -> Iterator[str]:
-    """Versions with '~' or '^': rpm 4.8 would sort them otherwise than their makers meant."""
+    """Yield versions with '~' or '^', which rpm 4.8 would sort wrongly."""
     header = package.header
     own = (Tag.VERSION, Tag.RELEASE)
     theirs = (Tag.REQUIRE_VERSION, Tag.PROVIDE_VERSION, Tag.CONFLICT_VERSION, Tag.OBSOLETE_VERSION)
@@ -130,7 +130,7 @@ def _versions(package: RpmFile) -> Iterator[str]:
 
 
 def signature_problems(package: RpmFile, key_id: str) -> Iterator[str]:
-    """What of the signatures rpm 4.8 cannot check; both must be RSA with SHA-256, made by `key_id` itself.
+    """Yield the signature properties that rpm 4.8 cannot check; both must be RSA with SHA-256, by `key_id`.
 
     The one over header and payload is asked for as well: by the other one alone rpm 4.8 knows the payload by MD5 only.
     """
@@ -158,7 +158,7 @@ def signature_problems(package: RpmFile, key_id: str) -> Iterator[str]:
 
 
 def signature_packet(data: bytes) -> SignaturePacket:
-    """The OpenPGP signature packet in `data` (RFC 4880, 4.2 and 5.2). Raises `ValueError`."""
+    """Parse the OpenPGP signature packet in `data` (RFC 4880, 4.2 and 5.2). Raises `ValueError`."""
     try:
         body = _packet_body(data)
         if body[0] == 3:  # 5.2.2: 5 octets hashed, kind, time, issuer, algorithms
@@ -175,7 +175,7 @@ def signature_packet(data: bytes) -> SignaturePacket:
 
 
 def _packet_body(data: bytes) -> bytes:
-    """The body of the first packet, which must be a signature; both header formats of RFC 4880, 4.2."""
+    """Return the body of the first packet, a signature; in both header formats of RFC 4880, 4.2."""
     first = data[0]
     if first & 0xC0 == 0xC0:
         tag, (size, start) = first & 0x3F, _new_length(data, 1)
@@ -190,7 +190,7 @@ def _packet_body(data: bytes) -> bytes:
 
 
 def _new_length(data: bytes, at: int) -> tuple[int, int]:
-    """A length of RFC 4880, 4.2.2 or 5.2.3.1, and where what it measures begins."""
+    """Return a length of RFC 4880, 4.2.2 or 5.2.3.1, and the offset of the measured data."""
     if data[at] < 192:
         return data[at], at + 1
     if data[at] < 255:
@@ -199,7 +199,7 @@ def _new_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _subpackets(area: bytes) -> Iterator[tuple[int, bytes]]:
-    """Kind and content of each signature subpacket."""
+    """Yield the kind and content of each signature subpacket."""
     at = 0
     while at < len(area):
         size, at = _new_length(area, at)

@@ -1,4 +1,4 @@
-"""The key that packages are signed with: a person's own, one from a file, or a development key made here.
+"""Open the signing key: of the user's keyring, of a file, or a development key created here.
 
 Secret keys need a gpg-agent. For a person's own keyring it is theirs; for every other key it is one of
 ours, in a home of its own, that ends with the run: killed with its group, and by itself within seconds
@@ -48,7 +48,7 @@ of one in your keyring, or the path of an exported secret key.
 
 @dataclass(frozen=True)
 class SigningKey:
-    """Which key signs. `made` in seconds since 1970; `armor` is its public part alone."""
+    """The signing key. `created` in seconds since 1970; `armor` is its public part alone."""
 
     identity: str
     fingerprint: str
@@ -58,7 +58,7 @@ class SigningKey:
 
     @property
     def name(self) -> str:
-        """What files and repositories call it."""
+        """The key's name in files and repositories."""
         return "lvs-fullnat-development" if self.development else f"lvs-fullnat-{self.fingerprint[-8:].lower()}"
 
     @property
@@ -68,7 +68,7 @@ class SigningKey:
 
     @functools.cached_property
     def public(self) -> openpgp.PublicKey:
-        """As the checks of signatures want it."""
+        """The public key for signature checks."""
         return public_key(self.name, self.fingerprint, self.armor)
 
     def __str__(self) -> str:
@@ -76,40 +76,40 @@ class SigningKey:
 
 
 def public_key(name: str, fingerprint: str, armor: bytes) -> openpgp.PublicKey:
-    """The key of `fingerprint` out of `armor`. Raises `Refused` when it is not in there."""
+    """Return the key of `fingerprint` out of `armor`. Raises `Refused` when it is not in there."""
     return openpgp.public_key(name, Key(title=name, fingerprint=fingerprint), armor)
 
 
 @dataclass(frozen=True)
 class GnuPG:
-    """gpg with one home. `options` come before everything else."""
+    """A gpg command with one home. `options` come first."""
 
     home: Path
     options: tuple[str, ...]
 
     @property
     def program(self) -> str:
-        """Its full path, as rpm's `__gpg` wants it."""
+        """The full path of gpg, as rpm's `__gpg` requires."""
         return shutil.which("gpg") or "gpg"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What gpg, and an agent that it starts, find in their environment."""
+        """The environment of gpg, and of an agent that gpg starts."""
         return process.clean_environment(GNUPGHOME=str(self.home), **_terminal())
 
     def __call__(self, *words: str, stdin: bytes | None = None) -> process.Result:
-        """Runs gpg to its end."""
+        """Run gpg to its end."""
         return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
 
 
 def _terminal() -> dict[str, str]:
-    """Where an agent may ask for a passphrase."""
+    """Return the variable that tells an agent its terminal for passphrases."""
     return {"GPG_TTY": os.ttyname(0)} if os.isatty(0) else {}
 
 
 @contextlib.contextmanager
 def open_key(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
-    """The key that the setting `gpg-key` names, ready to sign, and the gpg that has it.
+    """Open the key of the setting `gpg-key`, ready to sign, and its gpg.
 
     A full fingerprint is looked for in the person's own keyring, anything else is the path of an exported
     secret key; empty means the development key below `directory`, which is made when it is not there.
@@ -125,7 +125,7 @@ def open_key(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]
 
 
 def named(gpg_key: str) -> str:
-    """The fingerprint that the setting `gpg-key` means, whether or not the key can sign here.
+    """Return the fingerprint of the setting `gpg-key`, whether or not the key can sign here.
 
     Raises `UsageError` for a file that cannot be read or holds not exactly one key.
     """
@@ -140,24 +140,28 @@ def named(gpg_key: str) -> str:
 
 
 def _fingerprint(gpg_key: str) -> str:
-    """The full fingerprint as gpg prints it, empty when `gpg_key` is none."""
+    """Return the full fingerprint as gpg prints it, empty when `gpg_key` is none."""
     given = gpg_key.replace(" ", "").removeprefix("0x").upper()
     return given if re.fullmatch("[0-9A-F]{40}", given) else ""
 
 
 def _own_keyring() -> GnuPG:
-    """gpg as its owner uses it; the agent is theirs as well, and may ask for a passphrase."""
+    """Return gpg with the user's own home and agent, which may ask for a passphrase."""
     home = Path(os.environ.get("GNUPGHOME") or "~/.gnupg")
     with contextlib.suppress(RuntimeError):  # nobody knows a home
         home = home.expanduser()
     if not home.is_dir():
-        raise UsageError("there is no keyring to take the signing key from", where=str(home))
+        raise UsageError(
+            "GnuPG home: not found; expected a directory with the signing key",
+            where=str(home),
+            hint="gpg --list-secret-keys",
+        )
     return GnuPG(home, ("--batch", "--no-tty", "--quiet"))
 
 
 @contextlib.contextmanager
 def _private_keyring(directory: Path) -> Iterator[GnuPG]:
-    """gpg in an empty home of its own below `directory`, with an agent of its own."""
+    """Provide gpg in an empty home below `directory`, with an agent of its own."""
     with contextlib.ExitStack() as held:
         with writing(directory):  # the errors of those who use it are their own
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -172,7 +176,7 @@ def _private_keyring(directory: Path) -> Iterator[GnuPG]:
 
 @contextlib.contextmanager
 def _agent(home: Path) -> Iterator[None]:
-    """An agent that ends with the block: not detached, so in our group, and tied to a `sleep`, gpg-agent(1)."""
+    """Run an agent for the block, not detached, and tied to a `sleep`, gpg-agent(1)."""
     # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
     listed = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
     place = Path(unquote(listed.strip()))
@@ -185,7 +189,7 @@ def _agent(home: Path) -> Iterator[None]:
             until = time.monotonic() + AGENT_START_TIMEOUT
             while not _is_listening(place):
                 if child.poll() is not None or time.monotonic() > until:
-                    raise HostLacks("gpg-agent did not start", hint=neutral.command(argv))
+                    raise HostLacks("gpg-agent: did not start", hint=neutral.command(argv))
                 time.sleep(0.005)
             if place.parent != home:
                 (home / _SOCKETS).write_text(str(place.parent))  # for the next run, should this one be killed
@@ -199,7 +203,7 @@ def _agent(home: Path) -> Iterator[None]:
 
 
 def _is_listening(place: Path) -> bool:
-    """Whether an agent takes connections: its socket is there a moment before it does."""
+    """Return whether the agent accepts connections: its socket exists a moment earlier."""
     with socket.socket(socket.AF_UNIX) as ours, contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
         ours.connect(str(place))
         return True
@@ -214,7 +218,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def _remove_empty(note: Path) -> None:
-    """The directory of a killed run's sockets. Its agent removed them as it ended; one in use is not empty."""
+    """Remove the socket directory of a killed run; one in use is not empty, and stays."""
     with contextlib.suppress(OSError):
         Path(note.read_text()).rmdir()
 
@@ -241,7 +245,7 @@ def _import(gnupg: GnuPG, file: Path) -> None:
 
 
 def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
-    """The secret key of `fingerprint`, or the only one there is, once it has shown that it can sign."""
+    """Return the secret key of `fingerprint`, or the only one, after a test signature."""
     rows = [row.split(":") for row in gnupg("--with-colons", "--list-secret-keys").text.splitlines()]
     found = {}
     for row, after in itertools.pairwise(rows):
@@ -261,7 +265,7 @@ def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
 
 
 def _check_kind(fingerprint: str, row: list[str]) -> None:
-    """Refuses what `gpg --with-colons` says cannot be used (GnuPG's doc/DETAILS, fields 2, 3, 4, 7 and 12)."""
+    """Refuse keys that `gpg --with-colons` marks as unusable (GnuPG's doc/DETAILS, fields 2, 3, 4, 7 and 12)."""
     wrong = []
     if row[3] != RSA or int(row[2]) not in BITS:
         wrong.append(f"it is no RSA key of {BITS[0]} to {BITS[-1]} bits, which is what rpm 4.8 can check")
@@ -276,7 +280,7 @@ def _check_kind(fingerprint: str, row: list[str]) -> None:
 
 
 def _test_signature(gnupg: GnuPG, key: SigningKey) -> None:
-    """One signature now: a passphrase is asked for, and an agent of the person's starts, in their environment."""
+    """Make one signature now, so that a passphrase is requested and an agent started in the user's environment."""
     try:
         gnupg("--local-user", f"{key.fingerprint}!", "--armor", "--detach-sign", stdin=b"")
     except process.ProgramFailed as error:
@@ -284,7 +288,7 @@ def _test_signature(gnupg: GnuPG, key: SigningKey) -> None:
 
 
 def _development(directory: Path) -> Path:
-    """The file of the development key's secret part, made on first use."""
+    """Return the file of the development key's secret part, created on first use."""
     place = directory / "development"
     file = place / "secret.asc"
     if not file.exists():
@@ -297,7 +301,7 @@ def _development(directory: Path) -> Path:
 
 
 def _make_development(directory: Path, place: Path) -> None:
-    """Makes it beside its place, whole, then renames: a kill leaves all of it or nothing."""
+    """Create the development key in a scratch directory and rename it into place."""
     with scratch(directory, ".making-") as scratched, _private_keyring(directory) as gnupg, writing(directory):
         made = scratched / "development"
         made.mkdir(mode=0o700)

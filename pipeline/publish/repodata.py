@@ -1,4 +1,4 @@
-"""The metadata of one repository directory, made by createrepo_c and read back.
+"""Create the metadata of one repository directory with createrepo_c, and read repodata back.
 
 gzip and SHA-256 throughout, which yum 3.2 reads as well as dnf; for it the sqlite databases too, which it
 takes instead of parsing XML for minutes. The same packages give the same bytes: one worker, and every time
@@ -25,7 +25,7 @@ _COMMON = "{http://linux.duke.edu/metadata/common}"
 
 
 def create(directory: Path, revision: int, *, databases: bool) -> Path:
-    """Makes `directory`/repodata for the packages in it and returns its repomd.xml; `revision` in seconds."""
+    """Create `directory`/repodata for the packages there and return its repomd.xml; `revision` in seconds."""
     argv = [
         str(_program()),
         *("--quiet", "--no-pretty", "--workers", "1"),
@@ -40,7 +40,7 @@ def create(directory: Path, revision: int, *, databases: bool) -> Path:
 
 
 def version() -> str:
-    """The version of createrepo_c: another one may write other bytes."""
+    """Return the version of createrepo_c: another one may write other bytes."""
     try:
         return importlib.metadata.version("createrepo_c")
     except importlib.metadata.PackageNotFoundError:
@@ -52,7 +52,7 @@ def _missing() -> HostLacks:
 
 
 def _program() -> Path:
-    """createrepo_c as its Python wheel brings it: the same one on every host, and no import of it."""
+    """Return the path of createrepo_c in its Python wheel: the same one on all hosts, without an import."""
     spec = importlib.util.find_spec("createrepo_c")
     program = Path(spec.origin).parent / "data" / "bin" / "createrepo_c" if spec and spec.origin else None
     if program is None or not program.is_file():
@@ -61,7 +61,7 @@ def _program() -> Path:
 
 
 def check(directory: Path) -> dict[str, str]:
-    """SHA-256 of every package by file name, as the metadata lists them.
+    """Return the SHA-256 of all packages by file name, as the metadata lists them.
 
     Raises `Refused` when a file of the metadata is missing or is not what repomd.xml says. The caller has
     checked repomd.xml's signature.
@@ -79,7 +79,7 @@ def check(directory: Path) -> dict[str, str]:
 
 
 def _metadata_file(directory: Path, data: ET.Element) -> Path:
-    """The file that an entry of repomd.xml names."""
+    """Return the checked path of the file that an entry of repomd.xml names."""
     digest = _child(data, f"{_REPO}checksum")
     href = _child(data, f"{_REPO}location").attrib["href"]
     path = directory / href

@@ -1,4 +1,4 @@
-"""Record which key signs a line's snapshots, apart from them: anybody can put a snapshot and a key beside each other.
+"""Record the key that signs a line's snapshots, apart from them: a forged snapshot may bring its own key.
 
 <artifacts>/keys/signers/<line>     the full fingerprint; `<line>-small` for the small configuration
 """
@@ -14,7 +14,7 @@ _MAX_RECORD = 100  # bytes of a record
 
 
 def record_path(artifacts: Path, directory: str) -> Path:
-    """The record of the snapshots below <artifacts>/repo/<directory>."""
+    """Return the path of the record for the snapshots below <artifacts>/repo/<directory>."""
     return artifacts / "keys" / "signers" / directory
 
 
@@ -25,7 +25,7 @@ def record(artifacts: Path, directory: str, fingerprint: str) -> None:
 
 
 def recorded_fingerprint(artifacts: Path, directory: str) -> str:
-    """The recorded fingerprint; empty when there is none that can be read."""
+    """Return the recorded fingerprint; empty without a readable record."""
     try:
         found = read_limited(record_path(artifacts, directory), _MAX_RECORD).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""Signs packages and files, and believes nothing was signed until rpmkeys and gpgv say so.
+"""Sign packages and files, and verify all signatures with rpmkeys and gpgv.
 
 A signature's time is not the clock's but the package's build time, or the key's own when that is later:
 the same package signed again by the same key is the same bytes (with the same gpg and rpm). What is not
@@ -29,14 +29,14 @@ Check = Callable[[Path], openpgp.Signature]
 
 @dataclass(frozen=True)
 class UnsignedPackage:
-    """A package to sign: the file, the SHA-256 that it must have, and the command that builds it anew."""
+    """A package to sign: the file, its required SHA-256, and the command that rebuilds the package."""
 
     path: Path
     sha256: str
     rebuild_command: str = ""
 
     def check(self, actual: str) -> None:
-        """Raise `Refused` where the file's digest, `found`, is another."""
+        """Raise `Refused` where the file's digest, `actual`, is another."""
         if actual != self.sha256:
             raise Refused(
                 f"{self.path.name}: not the package that was built; expected SHA-256 {self.sha256}, got {actual}",
@@ -48,7 +48,7 @@ class UnsignedPackage:
 
 @dataclass(frozen=True)
 class SignedPackage:
-    """A package as it was signed: where, its headers, and the digest of all but the signatures."""
+    """A signed package: its path, its headers, and the digest of all but the signatures."""
 
     path: Path
     package: rpm_header.RpmFile
@@ -57,7 +57,7 @@ class SignedPackage:
 
 @contextlib.contextmanager
 def open_signer(gpg_key: str, directory: Path) -> Iterator[Signer]:
-    """A signer with the key that the setting `gpg-key` names; `directory` is <artifacts>/keys.
+    """Open a signer with the key of the setting `gpg-key`; `directory` is <artifacts>/keys.
 
     Empty means the development key. Raises `UsageError` for a key that is not there and `Refused` for one
     that cannot be used. Nothing of a private home is left afterwards, its gpg-agent neither.
@@ -68,13 +68,13 @@ def open_signer(gpg_key: str, directory: Path) -> Iterator[Signer]:
 
 @dataclass(frozen=True)
 class Signer:
-    """Signs with one key, for as long as `opened` lasts."""
+    """A signer with one key, for as long as `open_signer` lasts."""
 
     key: SigningKey
     gnupg: GnuPG
 
     def sign(self, rpms: Sequence[Path | UnsignedPackage], into: Path) -> list[SignedPackage]:
-        """Signed copies of `rpms` in `into`, which is made, in the same order; the inputs stay as they are.
+        """Write signed copies of `rpms` to the new directory `into`, in the same order; the inputs stay unchanged.
 
         They bear the names that their headers say. A copy is hashed as its bytes are copied, so that what is signed
         is what `Unsigned` says. Raises `Refused` where it is not, and unless every one of them is then
@@ -85,7 +85,7 @@ class Signer:
             return [self._sign(rpm, into, check) for rpm in rpms]
 
     def sign_detached(self, file: Path, when: int) -> Path:
-        """The detached armored signature of `file`, written beside it as `<file>.asc`; `when` as its time."""
+        """Write the detached armored signature of `file` to `<file>.asc`, with `when` as its time."""
         words = ("--digest-algo", "sha256", "--local-user", self._key_id, "--armor", "--detach-sign")
         made = self.gnupg(*self._time_option(when), *words, stdin=file.read_bytes())
         signature = file.with_name(f"{file.name}.asc")
@@ -98,7 +98,7 @@ class Signer:
         return f"{self.key.fingerprint}!"  # this very key, no subkey: rpm 4.8 knows none
 
     def _time_option(self, when: int) -> tuple[str, str]:
-        """gpg's option for the time of a signature: `when`, but not before the key was there nor in the future."""
+        """Return gpg's option for a signature's time: `when`, within the key's creation and the present."""
         return "--faked-system-time", f"{min(max(when, self.key.created), int(time.time()))}!"
 
     def _sign(self, rpm: Path | UnsignedPackage, into: Path, check: Check) -> SignedPackage:

@@ -1,4 +1,4 @@
-"""Signed repository snapshots: made beside their place, proven, and published by one rename.
+"""Publish signed repository snapshots: staged, verified, and published by one rename.
 
     <root>/<line>/snapshots/<id>/<set>/{*.rpm,repodata/}
                                  RPM-GPG-KEY-<name>, <line>-<set>.repo, README, snapshot.json, SHA256SUMS{,.asc}
@@ -32,7 +32,7 @@ _WORK_PREFIX = ".making-"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A published snapshot. `reused` says that it was there already."""
+    """A published snapshot. `reused`: the snapshot existed already."""
 
     id: str
     path: Path
@@ -46,7 +46,7 @@ class Snapshot:
 
 
 def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
-    """Publishes `wanted` below `root`, <artifacts>/repo, and lets `latest` point to it.
+    """Publish `contents` below `root`, <artifacts>/repo, and point `latest` to the snapshot.
 
     The same content by the same key is found again, verified and reused. Raises `UsageError` and `Refused`
     for what must not be published, `Refused` for a damaged snapshot, `HostLacks` when there is no room.
@@ -80,7 +80,7 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
 
 
 def remove_snapshot(path: Path, *, wait: bool = True) -> None:
-    """Removes a snapshot, all at once for those who look. Raises `UsageError` for the one `latest` points to.
+    """Remove a snapshot atomically. Raises `UsageError` for the one that `latest` points to.
 
     `wait=False` raises `Locked` while another run publishes.
     """
@@ -132,7 +132,7 @@ def _make(place: Path, path: Path, document: Document, members: Mapping[str, Mem
 
 
 def _fill(directory: Path, files: list[Path]) -> None:
-    """A set's packages: links to the signed files, or copies where there are no hard links."""
+    """Link a set's packages to the signed files, or copy them where there are no hard links."""
     directory.mkdir()
     for file in files:
         try:
@@ -150,7 +150,7 @@ def _check_compatible(document: Document, signed: list[SignedPackage], signer: S
 
 
 def _with_signed_digests(document: Document, signed: list[SignedPackage]) -> Document:
-    """snapshot.json with what is known of the signed files."""
+    """Return snapshot.json with the sizes and digests of the signed files."""
     packages = dict(document.packages)
     for package in signed:
         name = package.path.name
@@ -176,7 +176,7 @@ def _write_texts(staging: Path, document: Document, signer: Signer) -> None:
 
 
 def _seal_and_sync(path: Path) -> None:
-    """To the disk before it is published; directories stay writable until then, so that a leftover can go."""
+    """Sync an entry to disk before publication; directories stay writable until then, for a later cleanup."""
     if path.is_file():
         path.chmod(0o444)
     _fsync(path)
@@ -191,7 +191,7 @@ def _fsync(path: Path) -> None:
 
 
 def _make_read_only(path: Path) -> None:
-    """No entry of the snapshot can be added or removed by mistake any more."""
+    """Protect the snapshot's directories against accidental changes."""
     for directory in [*(entry for entry in path.rglob("*") if entry.is_dir()), path]:
         directory.chmod(0o555)
 
@@ -202,7 +202,7 @@ def _make_writable(path: Path) -> None:
 
 
 def _replace_link(link: Path, path: Path) -> None:
-    """Lets `link` point to `path` by one rename."""
+    """Point `link` to `path` by one rename."""
     target = path.relative_to(link.parent)
     if link.is_symlink() and link.readlink() == target:
         return
@@ -215,7 +215,7 @@ def _replace_link(link: Path, path: Path) -> None:
 
 
 def _remove_leftovers(place: Path) -> None:
-    """Removes what killed runs left, for the holder of the lock."""
+    """Remove the remains of killed runs, for the holder of the lock."""
     (place / ".latest-new").unlink(missing_ok=True)
     with scratch(place, _WORK_PREFIX):
         pass  # it removes the others

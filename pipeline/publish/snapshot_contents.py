@@ -1,4 +1,4 @@
-"""What goes into a snapshot, and the texts that say so: snapshot.json, the .repo files, the README.
+"""Define a snapshot's content and its texts: snapshot.json, the .repo files, the README.
 
 A snapshot's id is the digest of everything here: the packages' headers and payloads, the key, the texts'
 own code. So the same content is the same snapshot, known before anything is signed, and anybody can
@@ -35,7 +35,7 @@ _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 
 @dataclass(frozen=True)
 class BuiltPackage:
-    """A package a step built. `small` says that its kernel has the small configuration, for the lab only.
+    """A package that a step built. `small`: its kernel has the small configuration, for the lab only.
 
     `sha256` is the digest that the step's record has of the file, `key` that step's key, `again` the command that
     builds it anew; empty where there is no record.
@@ -51,7 +51,7 @@ class BuiltPackage:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a snapshot shall hold: per role set its packages, one that several sets need in each of them.
+    """The content of a snapshot to publish: the packages of each role's set.
 
     `label` and `notice` are the line's; `old_readers` means that rpm 4.8 and yum 3.2 must be able to
     install from it; `small` makes a snapshot for the lab, apart from the line's own.
@@ -67,13 +67,13 @@ class Contents:
 
     @property
     def directory(self) -> str:
-        """The line's directory in the repository."""
+        """The line's directory in the repository; a small snapshot never becomes a line's latest."""
         return directory_of(self.line, small=self.small)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One package of a snapshot: the file it comes from, what was read in it, and the steps with their keys."""
+    """One package of a snapshot: its source file, its headers, and its steps with their keys."""
 
     unsigned: UnsignedPackage
     package: rpm_header.RpmFile
@@ -141,7 +141,7 @@ class Document:
 
 
 def members(contents: Contents) -> dict[str, Member]:
-    """Every package once, by the name of its file. Raises `UsageError` and `Refused` for what must not be."""
+    """Return all packages by file name. Raises `UsageError` and `Refused` for unpublishable ones."""
     _check(contents)
     found: dict[str, Member] = {}
     for name, packages in contents.sets.items():
@@ -225,7 +225,7 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, c
 
 
 def snapshot_id(document: Document) -> str:
-    """The id that belongs to a snapshot.json, whether or not it has one already."""
+    """Return the id of a snapshot.json, independent of an id in it."""
     content = {name: value for name, value in decoder.encode(document).items() if name != "id"}
     content["packages"] = {
         name: {key: value for key, value in row.items() if key not in _DERIVED}
@@ -235,22 +235,22 @@ def snapshot_id(document: Document) -> str:
 
 
 def to_json(document: Document) -> str:
-    """As snapshot.json holds it."""
+    """Return the text of snapshot.json."""
     return json.dumps(decoder.encode(document), indent=2, sort_keys=True) + "\n"
 
 
 def directory_of(line: str, *, small: bool) -> str:
-    """The directory of a line in the repository; a small snapshot never becomes a line's latest."""
+    """Return the directory of a line in the repository; a small snapshot never becomes a line's latest."""
     return f"{line}-small" if small else line
 
 
 def key_file(document: Document) -> str:
-    """The name of the public key's file."""
+    """Return the name of the public key's file."""
     return f"RPM-GPG-KEY-{document.key.name}"
 
 
 def repo_file(document: Document, name: str) -> str:
-    """The .repo file of one set, for yum and dnf."""
+    """Return the .repo file of one set, for yum and dnf."""
     directory = document.directory
     base = f"{document.baseurl}/{directory}/latest"
     development = document.key.development
@@ -271,7 +271,7 @@ def repo_file(document: Document, name: str) -> str:
 
 
 def _heading(document: Document) -> list[str]:
-    """What every text begins with; one line each, whatever a label or notice holds."""
+    """Return the first lines of all texts; one line each, whatever a label or notice holds."""
     texts = [f"Line {document.label}, snapshot {document.id}."]
     if document.notice:
         texts.append(f"NOTICE: {document.notice}.")
@@ -283,7 +283,7 @@ def _heading(document: Document) -> list[str]:
 
 
 def _priority_guards(document: Document, name: str) -> list[str]:
-    """How to keep stock packages, whose versions sort higher, from replacing ours (docs/troubleshooting.md)."""
+    """Explain how to keep stock packages, whose versions sort higher, from replacing ours."""
     files = document.sets[name]
     names = sorted({document.packages[file].nevra.rsplit("-", 2)[0] for file in files})
     return [
@@ -295,7 +295,7 @@ def _priority_guards(document: Document, name: str) -> list[str]:
 
 
 def readme(document: Document) -> str:
-    """The snapshot's README."""
+    """Return the snapshot's README."""
     key = document.key
     sets = [
         f"  {name}/  {len(files)} packages, {document.directory}-{name}.repo" for name, files in document.sets.items()

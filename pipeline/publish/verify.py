@@ -1,4 +1,4 @@
-"""Looks at a snapshot as somebody would who was only handed it: every digest, every signature, every list."""
+"""Verify a snapshot from its files alone: all digests, all signatures, all lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HINT = "./inv build-all publishes a whole one"
 
 
 def signer(path: Path) -> str:
-    """The fingerprint of the key that the snapshot says has signed it: a claim. Raises `Refused` for no snapshot."""
+    """Return the claimed signer's fingerprint. Raises `Refused` for no snapshot."""
     return _document(path).key.fingerprint
 
 
@@ -49,7 +49,7 @@ def _refused(what: str, where: Path, why: str = "") -> Refused:
 
 
 def _document(path: Path) -> Document:
-    """snapshot.json; only what its types allow is opened as a file of the snapshot."""
+    """Read snapshot.json; its types restrict the names that are opened as files."""
     file = path / "snapshot.json"
     try:
         return documents.parse(Document, read_limited(file, MAX_DOCUMENT))
@@ -72,7 +72,7 @@ def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
 
 
 def _check_sums(path: Path) -> dict[str, str]:
-    """Digest by file, after every file was hashed again; what is there and what is listed must be the same."""
+    """Return the digests by file, after hashing all files; the existing and the listed files must be the same."""
     rows = (line.partition("  ") for line in documents.read_text(path / SUMS, hint=_HINT).splitlines())
     listed = {name: digest for digest, _, name in rows}
     there = set(_files(path)) - {SUMS, f"{SUMS}.asc"}
@@ -94,7 +94,7 @@ def _files(path: Path) -> Iterator[str]:
 
 
 def _check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], key: openpgp.PublicKey) -> None:
-    """repomd.xml's signature, and that metadata, directory and snapshot.json name the same packages."""
+    """Check repomd.xml's signature, and that metadata, directory and snapshot.json list the same packages."""
     repomd = directory / repodata.REPOMD
     if not repomd.is_file():
         raise _refused("the repository has no metadata", repomd)

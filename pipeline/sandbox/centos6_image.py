@@ -53,7 +53,7 @@ class CentosRecipe:
 
 
 def variables(requires: Sequence[str], base: str, vault: str) -> dict[str, Any]:
-    """What the templates want to know."""
+    """Return the variables of the templates."""
     points = " ".join(f"/{point}" for point in MOUNT_POINTS)
     return {"base": base, "vault": vault, "requires": list(requires), "uid": BUILD_UID, "points": points}
 
@@ -66,7 +66,7 @@ def check(recipe: CentosRecipe) -> None:
 
 
 def check_vsyscall(recipe: CentosRecipe, maps: Path = Path("/proc/self/maps")) -> None:
-    """Raises `HostLacks` where CentOS 6's programs die with exit status 139 (domain facts, section 5)."""
+    """Raise `HostLacks` where CentOS 6's programs would die with exit status 139, for want of the vsyscall page."""
     if recipe.base.startswith(recipe.without_vsyscall) or "[vsyscall]" in maps.read_text():
         return
     raise HostLacks(

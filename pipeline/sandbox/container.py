@@ -339,7 +339,7 @@ class Imported:
 
 
 def _imported_ids(record: Path, image: Image) -> list[str]:
-    """The ids that engines gave the image when it was imported; none where that is not recorded."""
+    """Return the ids that engines gave the image when it was imported; none where the record is missing or damaged."""
     try:
         known = documents.unsealed(Imported, manifest.text_at(record))
     except (OSError, ValueError):

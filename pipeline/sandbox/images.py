@@ -159,7 +159,7 @@ def make_once(
             return known
         damaged = not fresh and os.path.lexists(place / request)
         if offline:
-            what = "is damaged" if damaged else "was not made yet"
+            what = "damaged" if damaged else "not made yet"
             raise Unreachable(
                 f"builder image {name}: {what}, and --offline forbids making it",
                 where=str(place / request),
@@ -254,7 +254,7 @@ def _cached(name: str, link: Path, request: str) -> Image | None:
 
 
 def _recorded(place: Path) -> Identity:
-    """The record of the image in the directory `place`. Raises `ValueError` and `OSError`."""
+    """Return the record of the image in the directory `place`. Raises `ValueError` and `OSError`."""
     return decoder.decode(Identity, manifest.about(place))
 
 

@@ -1,1 +1,1 @@
-"""What a run of the lab saw, as document, page, JUnit XML and terminal lines."""
+"""Report a run of the lab as document, page, JUnit XML and terminal lines."""

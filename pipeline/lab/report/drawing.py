@@ -1,4 +1,4 @@
-"""Draws what the page shows as shapes on a narrow sheet: networks, distributions, boots, a packet's way.
+"""Draw networks, distributions, boots and sequence diagrams as shapes on a narrow sheet.
 
 Geometry only: the template turns shapes into SVG, the style sheet gives them colours. Every sheet is made for the
 width of a phone, so that its text stays readable there; texts never overlap, which is why each one's width is
@@ -26,7 +26,7 @@ PARTS = ("client", "router", "director", "server")  # from who asks to who answe
 
 @dataclass(frozen=True)
 class Line:
-    """From one point to another."""
+    """A line between two points."""
 
     x1: float
     y1: float
@@ -80,7 +80,7 @@ Shape = Line | Box | Dot | Text
 
 @dataclass
 class Sheet:
-    """Shapes with their extent; `label` says in words what is drawn, for who cannot see it."""
+    """Shapes with their extent; `label` describes the drawing in words, for screen readers."""
 
     label: str
     width: float = WIDTH
@@ -89,18 +89,18 @@ class Sheet:
     shapes: list[Shape] = field(default_factory=list)
 
     def put(self, *shapes: Shape) -> None:
-        """Draws, later shapes above earlier ones."""
+        """Add shapes, later ones above earlier ones."""
         self.shapes += shapes
 
 
 def width_of(text: str) -> float:
-    """Units that a text takes; East Asian wide characters take two."""
+    """Return a text's width in units; East Asian wide characters take two columns."""
     wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
     return (len(text) + wide) * ADVANCE * SIZE
 
 
 def wrapped(text: str, width: float) -> list[str]:
-    """A text cut into lines of at most `width` units, at spaces where there are some."""
+    """Wrap a text into lines of at most `width` units, at spaces where there are some."""
     lines = [""]
     for word in text.split(" "):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
@@ -121,7 +121,7 @@ _COLUMN, _LEFT = 26.0, 10.0  # between segments' bars, and before the first
 
 
 def topology(guests: Sequence[Guest]) -> Sheet:
-    """Segments as bars from top to bottom, guests as boxes beside them, each card's line to its segment.
+    """Draw segments as vertical bars, guests as boxes beside them, and each card's line to its segment.
 
     Names stand like stairs above the bars, so that none is in the way of another however long it is.
     """
@@ -149,7 +149,7 @@ def topology(guests: Sequence[Guest]) -> Sheet:
 
 
 def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float, right: float, top: float) -> float:
-    """A guest's box and the lines of its cards; where it ends."""
+    """Draw a guest's box and the lines of its cards; return the box's lower edge."""
     available = right - left - 18
     title = wrapped(guest.name, available)
     under = wrapped(f"{guest.part}, {guest.role} kernel", available)
@@ -174,7 +174,7 @@ def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float,
 
 
 def _card_lines(device: str, addresses: Sequence[str], available: float) -> list[str]:
-    """The card's name once, its addresses below each other beside it."""
+    """Return the card's name once, with its addresses below each other beside it."""
     name = wrapped(device, available / 2)
     beside = available - max(map(width_of, name)) - width_of(NO_BREAK)
     lines = [line for address in addresses or ("no address",) for line in wrapped(address, beside)]
@@ -196,7 +196,7 @@ def _describe_network(guests: Iterable[Guest]) -> str:
 
 
 def distribution(of: Distribution) -> Sheet:
-    """Two bars a server: how many requests it should have answered, and how many it did."""
+    """Draw two bars a server: the expected and the actual number of requests."""
     names = list(dict.fromkeys([*of.expected, *of.seen]))
     counts = {name: (of.expected.get(name, 0), of.seen.get(name, 0)) for name in names}
     words = "; ".join(f"{name}: expected {expected}, got {seen}" for name, (expected, seen) in counts.items())
@@ -222,7 +222,7 @@ def distribution(of: Distribution) -> Sheet:
 
 
 def boots(guests: Sequence[Guest]) -> Sheet:
-    """A row for each guest: a bar from QEMU's start to its last mark, on one scale, with every mark named below."""
+    """Draw a row per guest: a bar from QEMU's start to the last mark, on one scale, with all marks named below."""
     last = max((at for guest in guests for at in guest.marks.values()), default=0.0)
     labels = [_mark(*mark) for guest in guests for mark in guest.marks.items()]
     reserved = min(max(map(width_of, labels), default=0.0) + 8, WIDTH * 0.6)
@@ -238,7 +238,7 @@ def boots(guests: Sequence[Guest]) -> Sheet:
 
 
 def _boot(sheet: Sheet, marks: Mapping[str, float], last: float, reserved: float, top: float) -> float:
-    """One guest's bar and its marks; where it ends. The last mark of all is `room` before the right edge.
+    """Draw one guest's bar and marks; return the lower edge. The last mark is `reserved` before the right edge.
 
     From right to left: a name that would reach the next mark's line goes below all that are there, and its own
     line passes left of them.
@@ -279,7 +279,7 @@ _LIFELINE_DISTANCE = 24.0  # between two guests' lines
 
 @dataclass(frozen=True)
 class Arrow:
-    """One packet's arrow between the lines of `places`; `start` and `end` are x, in units."""
+    """One packet's arrow between lifelines; `start` and `end` are x, in units."""
 
     packet: Packet
     milliseconds: str
@@ -289,7 +289,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class SequenceDiagram:
-    """The packets of a connection; `head` names the guests above their lines, which are at `places`."""
+    """The packets of a connection; `head` names the guests above their lifelines, which are at `places`."""
 
     head: Sheet
     places: tuple[float, ...]
@@ -298,7 +298,7 @@ class SequenceDiagram:
 
 
 def sequence_diagram(packets: Sequence[Packet], guests: Sequence[Guest]) -> SequenceDiagram:
-    """A line for each guest that sent or got a packet, and an arrow for each packet."""
+    """Draw a lifeline for each guest that sent or got a packet, and an arrow for each packet."""
     parts = {guest.name: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS) for guest in guests}
     met = dict.fromkeys(name for packet in packets for name in (packet.source, packet.target))
     names = sorted(met, key=lambda name: parts.get(name, len(PARTS)))

@@ -1,4 +1,4 @@
-"""A run as JUnit XML, for what shows tests: a suite for each scenario, a case for each check and each finding."""
+"""Write a run as JUnit XML: a suite for each scenario, a case for each check and each finding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def document(report: Report) -> bytes:
-    """The XML. The texts of `report` must be neutral: XML allows no control characters."""
+    """Return the XML. The texts of `report` must be neutral: XML allows no control characters."""
     from junitparser import JUnitXml
 
     xml = JUnitXml(f"lab {report.line}")
@@ -73,7 +73,7 @@ def _finding(guest: Guest, finding: Finding) -> TestCase:
 
 
 def _outcome(scenario: Scenario) -> list[TestCase]:
-    """A case that says how the scenario ended, where no check and no finding does."""
+    """Return a case for the scenario's end, where no check and no finding reports one."""
     from junitparser import Error, Failure, Skipped, TestCase
 
     case = TestCase(scenario.title or scenario.name)

@@ -1,4 +1,4 @@
-"""Writes what the lab saw: `report.json`, `junit.xml`, and one page that needs nothing but itself.
+"""Write the results: `report.json`, `junit.xml`, and one self-contained page.
 
 Decides what stands where on the page; `drawing` makes its pictures, the template its words. Runs nothing.
 """
@@ -20,14 +20,12 @@ from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario,
 
 PAGE = "report.html"
 TEMPLATE = "specs/report/page.html.j2"
-CHUNK_LINES = (
-    400  # lines of a console that a browser lays out together: of a long one it lays out only what is in sight
-)
+CHUNK_LINES = 400  # console lines laid out together: a browser lays out only the visible parts
 SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT_OUT: "–"}  # state is never colour alone
 
 
 def write(report: Report, directory: Path) -> Path:
-    """Writes the three views of a run into `directory`, each whole or not at all; the page's path."""
+    """Write the three views of a run into `directory`, each atomically; return the page's path."""
     neutral = neutralized(report)
     write_atomic(directory / "report.json", json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
     write_atomic(directory / "junit.xml", junit.document(neutral))
@@ -36,13 +34,13 @@ def write(report: Report, directory: Path) -> Path:
 
 
 def page(report: Report) -> str:
-    """The page. The texts of `report` must be neutral; what HTML gives a meaning to is escaped here."""
+    """Render the page. The texts of `report` must be neutral; characters special in HTML are escaped here."""
     sections = [_section(number, scenario) for number, scenario in enumerate(report.scenarios, 1)]
     return templates.render(TEMPLATE, report=report, verdict=verdict(report), sections=sections, signs=SIGNS)
 
 
 def verdict(report: Report) -> str:
-    """How the run ended, counted: `7 of 8 scenarios passed, 1 failed, 2 left out`."""
+    """Summarize the run: `7 of 8 scenarios passed, 1 failed, 2 left out`."""
     states = [scenario.state for scenario in report.scenarios]
     ran = len(states) - states.count(State.LEFT_OUT)
     if not ran:
@@ -57,7 +55,7 @@ def verdict(report: Report) -> str:
 
 @dataclass(frozen=True)
 class ConsolePart:
-    """Lines of a console: `text` as it came, or what a finding is about, with the finding's anchor."""
+    """Lines of a console, plain, or the subject of a finding with its anchor."""
 
     text: str
     finding: Finding | None = None
@@ -66,7 +64,7 @@ class ConsolePart:
 
 @dataclass(frozen=True)
 class ConsoleView:
-    """A guest's console. `found`: each finding with the anchor of its place in `pieces`."""
+    """A guest's console. `findings`: each finding with the anchor of its place in `parts`."""
 
     guest: Guest
     lines: int
@@ -76,7 +74,7 @@ class ConsoleView:
 
 @dataclass(frozen=True)
 class Section:
-    """A scenario as the page tells it."""
+    """A scenario's section of the page."""
 
     scenario: Scenario
     anchor: str

@@ -1,4 +1,4 @@
-"""What the lab saw, as one document: JSON, JUnit and the page are views of it. Runs nothing, draws nothing."""
+"""Define the results of a run as one document: JSON, JUnit and the page are views of the document."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCHEMA: Final = 1
 
 
 class Model(BaseModel):
-    """A part of the document: frozen, and nothing in it that is not named here."""
+    """A part of the document: frozen, without additional fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,12 +22,12 @@ M = TypeVar("M", bound=Model)
 
 
 def neutralized(model: M) -> M:
-    """The document with every text in it made neutral: what page, JUnit file and terminal tell."""
+    """Return the document with all texts made neutral, for page, JUnit file and terminal."""
     return type(model).model_validate(neutral.document(model.model_dump()))
 
 
 class State(StrEnum):
-    """How a scenario ended."""
+    """The end states of a scenario."""
 
     PASSED = "passed"
     FAILED = "failed"  # a check saw something else, or the watcher found something
@@ -36,7 +36,7 @@ class State(StrEnum):
 
 
 class Check(Model):
-    """One statement that was held against the running network."""
+    """One expectation, checked on the running network."""
 
     name: str
     expected: str
@@ -46,7 +46,7 @@ class Check(Model):
 
 
 class Finding(Model):
-    """What the watcher found on a console: `line` counts from 1, `trace` is cut out of the console whole."""
+    """A finding on a console: `line` counts from 1, `trace` is the whole excerpt."""
 
     guest: str
     kind: str  # panic, oops, ...
@@ -57,7 +57,7 @@ class Finding(Model):
 
 
 class Card(Model):
-    """A network card: which segment it is on, as which device, and its addresses with their prefix."""
+    """A network card: its segment, its device, and its addresses with their prefix."""
 
     segment: str
     device: str
@@ -79,7 +79,7 @@ class Guest(Model):
 
 
 class Distribution(Model):
-    """How many of the requests each server answered, and how many it should have."""
+    """The number of requests that each server answered, and the expected number."""
 
     title: str
     expected: dict[str, int]
@@ -97,7 +97,7 @@ class Packet(Model):
 
 
 class Scenario(Model):
-    """One scenario's whole story. `started` in seconds since 1970, `seconds` of wall time."""
+    """The result of one scenario. `started` in seconds since 1970, `seconds` of wall time."""
 
     name: str
     title: str
@@ -126,6 +126,6 @@ class Report(Model):
 
     @property
     def passed(self) -> bool:
-        """Whether every scenario that applies did what it must. An empty run proves nothing."""
+        """Whether all applicable scenarios passed, and at least one ran."""
         ran = [scenario for scenario in self.scenarios if scenario.state is not State.LEFT_OUT]
         return bool(ran) and all(scenario.state is State.PASSED for scenario in ran)

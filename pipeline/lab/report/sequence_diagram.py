@@ -1,4 +1,4 @@
-"""Follows a connection through the captures of several segments: the rows of a report's packet ladder.
+"""Follow a connection through the captures of several segments: the rows of a report's sequence diagram.
 
 Knows capture files and guests' cards, not what a scenario wants to see.
 """
@@ -23,7 +23,7 @@ CapturedPacket = tuple[str, Packet]  # segment and packet
 def first_connection(
     captures: Mapping[str, Path], port: int, guests: Iterable[results.Guest], limit: int = MAX_PACKETS
 ) -> tuple[results.Packet, ...]:
-    """The first TCP connection to `port` on every segment it crossed, by time: `length` packets at most.
+    """Return the first TCP connection to `port` on all segments, by time: `limit` packets at most.
 
     `captures`: file by segment. What the director makes of the connection is known by the client's address and
     port (NAT, DR, TUN), by a TOA option that names them, or else by its first data being the client's (FULLNAT
@@ -45,7 +45,7 @@ def first_connection(
 
 @dataclass
 class _Connection:
-    """A connection from `client`, and what it became behind a director."""
+    """A connection from `client`, and its continuation behind a director."""
 
     client: Endpoint
     rows: list[CapturedPacket] = field(default_factory=list)
@@ -56,7 +56,7 @@ class _Connection:
     data: bytes = b""  # the client's first
 
     def add(self, segment: str, packet: Packet, ip: Ip, tcp: Tcp) -> None:
-        """Keeps the packet if it is of the connection, or may turn out to be."""
+        """Add the packet if it belongs to the connection, or may turn out to."""
         source, target = (ip.source, tcp.source), (ip.target, tcp.target)
         flow = frozenset((source, target))
         mark = toa(packet)
@@ -96,7 +96,7 @@ class _GuestNames:
         self.by_address = {a: name for a, name in addresses if all(name == n for b, n in addresses if a == b)}
 
     def name(self, mac: str, address: str) -> str:
-        """The guest's name, else its address."""
+        """Return the guest's name, else its address."""
         return self.by_mac.get(mac) or self.by_address.get(address, address)
 
 
@@ -113,7 +113,7 @@ def _rows(captured: Iterable[CapturedPacket], names: _GuestNames) -> tuple[resul
 
 
 def describe(packet: Packet) -> str:
-    """A packet in one line: `SYN 192.168.1.1:5001 > 192.168.1.10:8080 [TOA 192.168.192.1:40112]`."""
+    """Describe a packet in one line: `SYN 192.168.1.1:5001 > 192.168.1.10:8080 [TOA 192.168.192.1:40112]`."""
     if packet.arp:
         arp = packet.arp
         text = f"{arp.sender} is at {arp.sender_mac}" if arp.reply else f"who has {arp.target}? tell {arp.sender}"

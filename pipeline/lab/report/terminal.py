@@ -1,4 +1,4 @@
-"""Says on the terminal how a run of the lab ended: a line for each scenario, then what was wrong and where to look."""
+"""Print the results of a run: a line for each scenario, then the failures and their places."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRACE_LINES = 6  # of a finding: the page has them all
 
 
 def print_report(report: Report, console: Console, page: Path) -> None:
-    """Says it. `page` is the path of report.html. With `--json` nothing is said: the document is the result."""
+    """Print the report. `page` is the path of report.html. With `--json` nothing is printed."""
     report = neutralized(report)
     title = f"lab of {report.line} under {report.accelerator} ({report.accelerator_why})"
     headings = ("", "scenario", "state", "took", "checks", "why")

@@ -1,4 +1,4 @@
-"""What the lab can play. A line names the kernels for each, or why it leaves one out."""
+"""Define the lab's scenarios. A line names the kernels for each, or the reason to leave one out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")
 
 
 def load_scenario(name: str, roles: Sequence[str]) -> ScenarioPlan:
-    """The scenario of this name; `roles` are those that there is a kernel for."""
+    """Return the scenario of this name; `roles` are those with a kernel."""
     module = import_module(f"pipeline.lab.scenarios.{name}")
     plan: ScenarioPlan = module.plan(roles) if name == "boot" else module.PLAN
     return plan

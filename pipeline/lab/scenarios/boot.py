@@ -1,4 +1,4 @@
-"""Boot every kernel; check its release and its role from inside (docs/lab.md)."""
+"""Boot each kernel, and check its release and the features of its role from inside."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _RAW = re.compile(r"<(\d+)>(.*)")
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the checks of all guests."""
     for guest in context.guests:
         check_role(context, guest.name, RoleName(context.roles[guest.name]))
 
 
 def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
-    """Notes whether a guest's kernel is the built one and has what `role` gives, and nothing of another role."""
+    """Check that a guest's kernel is the built one, with the features of `role` and of no other role."""
     machine = context[name]
     context.check(f"{name}: uname -r", context.releases[name], machine.run("uname", "-r").out.strip())
     machine.run("modprobe", "ip_vs")
@@ -42,13 +42,13 @@ def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
 
 
 def kernel_errors(log: str) -> list[str]:
-    """The lines of a raw kernel log that say an error or worse, or a warning with a trace."""
+    """Return the lines of a raw kernel log with level error or worse, and warnings with a trace."""
     rows = filter(None, map(_RAW.match, log.splitlines()))
     return [row[2].strip() for row in rows if int(row[1]) & 7 <= _ERROR or "WARNING: " in row[2]]
 
 
 def plan(roles: Sequence[str]) -> ScenarioPlan:
-    """One guest for each kernel of the line."""
+    """Plan one guest for each kernel of the line."""
     wires = (Interface("front"),)
     guests = tuple(
         GuestPlan(role, _PARTS[RoleName(role)], wires, optional_modules=("ip_vs", "toa"), role=role) for role in roles

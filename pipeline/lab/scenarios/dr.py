@@ -1,4 +1,4 @@
-"""Check DR: the director changes only the frame's target; servers do not answer ARP for the VIP (docs/lab.md)."""
+"""Check DR: the director changes only the frame's target; servers hold the VIP without answering ARP."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SERVERS = {"server1": "172.16.16.177", "server2": "172.16.16.178"}
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it, with the VIP on lo of the servers, then with a redirect instead."""
+    """Run the scenario with the VIP on lo of the servers, then with a redirect instead."""
     configure(context, "dr", "-g")
     context.check_distribution(
         "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
@@ -26,7 +26,7 @@ def act(context: ScenarioContext) -> None:
 
 
 def configure(context: ScenarioContext, mode: str, forward: str, **server_settings: str) -> None:
-    """Director and servers take their roles; the servers take connections in turn by their number."""
+    """Configure director and servers, start the servers, and add the service."""
     director = context["director"]
     ipvs.configure_role(director, "director", {"MODES": mode, "VIP": VIP, "VIP_DEVICE": "eth0"})
     for name in SERVERS:
@@ -43,7 +43,7 @@ def _check_arp(context: ScenarioContext) -> None:
 
 
 def check_bypass(context: ScenarioContext) -> None:
-    """Notes that answers from the VIP come from the servers' own cards, and none of them from the director's."""
+    """Check that answers from the VIP come from the servers' own cards, and none from the director's."""
     plain = (packet for packet in context.packets("front") if packet.tcp and not packet.ipip)
     senders = {packet.source_mac for packet in plain if packet.ip and packet.ip.source == VIP}
     context.check("answers bypass the director", sorted(map(context.mac, SERVERS)), sorted(senders))
@@ -70,7 +70,7 @@ def _check_redirect(context: ScenarioContext) -> None:
 
 
 def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:
-    """The guests of DR and TUN: all on one segment."""
+    """Return the guests of DR and TUN, all on one segment."""
     wires = {name: (Interface("front", (f"{address}/24",)),) for name, address in SERVERS.items()}
     return (
         GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),

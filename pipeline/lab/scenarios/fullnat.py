@@ -1,4 +1,4 @@
-"""Check FULLNAT: both addresses rewritten; toa restores the client's on the servers (docs/lab.md)."""
+"""Check FULLNAT: both addresses rewritten; toa restores the client's on the servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MASKED = "a kernel without FULLNAT takes -b and masquerades: is this the direct
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the scenario."""
     prepare(context)
     listed = ipvs.list_servers(context["director"], SERVICE)
     wanted = [f"{SERVERS['server1']}:{PORT} FullNat 2", f"{SERVERS['server2']}:{PORT} FullNat 1"]
@@ -39,7 +39,7 @@ def act(context: ScenarioContext) -> None:
 
 
 def prepare(context: ScenarioContext) -> None:
-    """Director, rules and listeners; nothing is asked yet."""
+    """Configure director, rules and listeners, without sending requests."""
     director = context["director"]
     settings = {"MODES": "fullnat", "VIP": f"{VIP} {UDP_VIP}", "VIP_DEVICE": "eth0"}
     ipvs.configure_role(director, "director", {**settings, "LOCAL_ADDRESS": LOCAL, "LOCAL_DEVICE": "eth1"})
@@ -54,7 +54,7 @@ def prepare(context: ScenarioContext) -> None:
 
 
 def check_no_routes(context: ScenarioContext) -> None:
-    """Notes that the servers cannot reach the client by themselves, without which nothing here proves FULLNAT."""
+    """Check that the servers have no route to the client, without which nothing here proves FULLNAT."""
     for name in SERVERS:
         answer = context[name].run("ip", "route", "get", CLIENT, accept=(0, 1, 2))
         hint = "with a route, masquerading would seem to work too"
@@ -69,7 +69,7 @@ def _check_without_toa(context: ScenarioContext) -> None:
 
 
 def check_with_toa(context: ScenarioContext) -> None:
-    """Loads toa, and notes the distribution, and that servers see the clients' own addresses and ports."""
+    """Load toa; check the distribution, and that servers observe the clients' own addresses and ports."""
     for name in SERVERS:
         loaded = context[name].run("modprobe", "toa", accept=tuple(range(256)))
         context.check(f"{name}: toa loads", "yes", loaded.err.strip() or "yes", hint="was it built with the toa patch?")
@@ -87,7 +87,7 @@ def check_with_toa(context: ScenarioContext) -> None:
 
 
 def toa_stats(context: ScenarioContext, name: str) -> dict[str, int]:
-    """/proc/net/toa_stats of a server, summed over the processors; empty without toa."""
+    """Return /proc/net/toa_stats of a server, summed over the processors; empty without toa."""
     text = context[name].run("cat", TOA, accept=(0, 1)).out
     rows = (line.replace(":", " ").split() for line in text.splitlines())
     return {row[0]: sum(int(word) for word in row[1:] if word.isdigit()) for row in rows if len(row) > 1}

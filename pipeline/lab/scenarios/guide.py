@@ -1,4 +1,4 @@
-"""The guides' mistake on purpose: the lvs patch on the real servers. It boots; it must be caught all the same."""
+"""Check that the guides' mistake, the lvs patch on the real servers, is detected although such a kernel boots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.lab.topology import Part
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays what `boot` and `fullnat` look at, aside, and notes that each of them found it."""
+    """Run the checks of `boot` and `fullnat` aside, and check that each detects the mistake."""
     aside = replace(context, checks=[], distributions=[])
     boot.check_role(aside, "server1", RoleName.REALSERVER)
     _check_detection(context, aside, "boot", {"server1: FULLNAT in IPVS", "server1: toa loads and counts"})

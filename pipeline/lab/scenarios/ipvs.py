@@ -1,4 +1,4 @@
-"""What several scenarios do with IPVS: rules by ipvsadm, the role packages' scripts, what ipvsadm lists."""
+"""Share IPVS operations between scenarios: rules by ipvsadm, the role packages' scripts, ipvsadm's lists."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ _SERVER = re.compile(r"^\s*->\s+(\d\S+)\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s*$")
 
 
 def script(role: str) -> str:
-    """The role package's script, which both init systems call."""
+    """Return the path of the role package's script, which both init systems call."""
     return f"/usr/libexec/lvs-fnat/lvs-fnat-{role}"
 
 
 def configure_role(
     machine: Machine, role: str, settings: Mapping[str, str], *, timeout: float = 15.0
 ) -> CompletedCommand:
-    """Configures the role package of a machine and starts it."""
+    """Configure the role package of a machine and start it."""
     text = "".join(f"{key}={value}\n" for key, value in settings.items())
     machine.write_file(f"/etc/lvs-fnat/{role}.conf", text.encode())
     return machine.run(script(role), "start", timeout=timeout)
 
 
 def add_rules(machine: Machine, text: str) -> None:
-    """Sets rules, one command of ipvsadm a line."""
+    """Add rules, one command of ipvsadm a line."""
     for line in text.strip().splitlines():
         machine.run("ipvsadm", *line.split())
 
 
 def list_servers(machine: Machine, service: str) -> list[str]:
-    """The servers of a service as `ipvsadm -Ln` lists them: `ADDRESS:PORT FORWARD WEIGHT`, sorted."""
+    """Return the servers of a service as `ipvsadm -Ln` lists them: `ADDRESS:PORT FORWARD WEIGHT`, sorted."""
     found, inside = [], False
     for line in machine.run("ipvsadm", "-Ln").out.splitlines():
         if match := _SERVICE.match(line):
@@ -44,7 +44,7 @@ def list_servers(machine: Machine, service: str) -> list[str]:
 
 
 def connected_servers(machine: Machine, addresses: Iterable[str]) -> list[str]:
-    """Which of the servers at `addresses` the connection table names.
+    """Return the servers among `addresses` that the connection table names.
 
     Reads the kernel's own list: `ipvsadm -Lnc` of the FULLNAT tools garbles the state column.
     """

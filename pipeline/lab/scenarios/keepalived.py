@@ -1,4 +1,4 @@
-"""keepalived with the role package's own example: servers that die and return, and two directors."""
+"""Check keepalived with the role package's own example: failing servers, and two directors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BACKUP = (("state MASTER", "state BACKUP"), ("priority 101", "priority 100"))
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the scenario."""
     for name in DIRECTORS:
         _start(context, name)
     running = {name: context.start_tcp_server(name) for name in nat.SERVERS}

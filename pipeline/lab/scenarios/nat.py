@@ -1,4 +1,4 @@
-"""Check NAT: the director rewrites one address; answers come back through it (docs/lab.md)."""
+"""Check NAT: the director rewrites one address; answers return through the director."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST, SECOND = (f"{address}:80" for address in SERVERS.values())
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the scenario."""
     director = context["director"]
     settings = {"MODES": "nat", "VIP": VIP, "VIP_DEVICE": "eth0"}
     ipvs.configure_role(director, "director", settings)

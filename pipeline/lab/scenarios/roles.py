@@ -1,4 +1,4 @@
-"""The role packages as an init system calls them: start, stop and status, twice each; what others set stays."""
+"""Run the role packages as an init system does: start, stop and status, twice each; foreign configuration stays."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _UNIT_KEYS = {"start": "ExecStart", "reload": "ExecReload", "stop": "ExecStopPos
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the scenario for both roles."""
     for role, settings in SETTINGS.items():
         _role(context, role, settings)
 
@@ -65,7 +65,7 @@ def _state(machine: Machine) -> list[str]:
 
 
 def _commands(machine: Machine, role: str) -> dict[str, tuple[str, ...]]:
-    """What an init system runs for each verb: the SysV script, or the commands that the unit names."""
+    """Return the init system's command for each verb: the SysV script, or the commands of the unit."""
     name = f"lvs-fnat-{role}"
     init, unit = f"/etc/rc.d/init.d/{name}", f"/usr/lib/systemd/system/{name}.service"
     if machine.run("test", "-e", init, accept=(0, 1)).status == 0:

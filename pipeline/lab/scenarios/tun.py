@@ -1,4 +1,4 @@
-"""Check TUN: as DR, with packets to the servers encapsulated as ipip (docs/lab.md)."""
+"""Check TUN: as DR, but packets to the servers are encapsulated: ipip."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.lab.scenarios import dr
 
 
 def act(context: ScenarioContext) -> None:
-    """Plays it."""
+    """Run the scenario."""
     dr.configure(context, "tun", "-i")
     context.check_distribution(
         "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", dr.VIP, count=10)

@@ -1,1 +1,1 @@
-"""Virtual machines and the network between them."""
+"""Run virtual machines and the network between them."""

@@ -1,4 +1,4 @@
-"""The host's end of a guest's channel: runs commands in the guest, several at once. Knows no QEMU.
+"""Implement the host's end of a guest's channel: run commands in the guest, several at once. Knows no QEMU.
 
 The protocol is told in specs/guest/channel.c. One thread reads; whoever asks waits for the frames
 of its own command, and meanwhile lets `look` say that the guest is lost, by raising.
@@ -39,7 +39,7 @@ _GRACE = 2.0  # seconds for a command to end after SIGTERM, and again after SIGK
 
 
 class Kind(Enum):
-    """What a frame is; guest.h has the same letters."""
+    """The kinds of frames; guest.h has the same letters."""
 
     RUN = b"R"
     START = b"S"
@@ -64,25 +64,25 @@ class Frame:
     content: bytes = b""
 
     def encoded(self) -> bytes:
-        """The bytes on the channel. Raises `ValueError` for more content than a frame holds."""
+        """Return the bytes on the channel. Raises `ValueError` for more content than a frame holds."""
         if len(self.content) > MAX_CONTENT:
             raise ValueError(f"a frame of {len(self.content)} bytes")
         return HEADER.pack(self.number, len(self.content), self.kind.value) + self.content
 
 
 class ChannelBroken(Exception):
-    """What came is none of the protocol, or nothing comes any more."""
+    """A violation of the protocol, or the end of the connection."""
 
 
 @dataclass
 class Decoder:
-    """Makes frames of bytes, however they are cut. What comes before the guest's greeting is dropped."""
+    """A decoder of frames from bytes in any pieces. Bytes before the guest's greeting are dropped."""
 
     is_greeted: bool = False
     buffer: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """The frames that `data` completes. Raises `ChannelBroken`."""
+        """Yield the frames that `data` completes. Raises `ChannelBroken`."""
         self.buffer += data
         if not self.is_greeted:
             self._find_greeting()
@@ -108,7 +108,7 @@ class Decoder:
 
 @dataclass
 class _Input:
-    """A command's standard input: what is not sent yet, and whether that is all; how much is on its way."""
+    """A command's standard input: the unsent part, whether that is all, and the bytes in flight."""
 
     unsent: memoryview
     is_complete: bool
@@ -118,7 +118,7 @@ class _Input:
 
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command in the guest ended. `status` is None when it was ended by us, its time being over.
+    """The result of a command in the guest. `status` is None when the command was killed after its timeout.
 
     `refused` is why it never began; `flooded`: it was ended because it printed more than `OUTPUT_MOST`.
     """
@@ -131,28 +131,28 @@ class CommandResult:
 
 
 class _Inbox:
-    """What came for one command and was not taken yet: one thread puts, one takes, and each counts for itself."""
+    """The unread frames of one command: one thread puts, one gets, and each counts for itself."""
 
     def __init__(self) -> None:
         self._frames: queue.SimpleQueue[Frame] = queue.SimpleQueue()
         self._put = self._taken = 0
 
     def put(self, frame: Frame) -> None:
-        """Raises `ChannelBroken` when too much waits."""
+        """Add a frame. Raises `ChannelBroken` when too much is unread."""
         self._put += len(frame.content) + _FRAME_COST
         if self._put - self._taken > MAX_BACKLOG:
             raise ChannelBroken(f"more than {MAX_BACKLOG} bytes of one command wait to be taken")
         self._frames.put(frame)
 
     def get(self, timeout: float) -> Frame:
-        """Raises `queue.Empty`."""
+        """Return the next frame. Raises `queue.Empty` after `timeout` seconds."""
         frame = self._frames.get(timeout=timeout)
         self._taken += len(frame.content) + _FRAME_COST
         return frame
 
 
 def _handle_control(frame: Frame, given: _Input) -> CommandResult | None:
-    """What a frame that is no output says of its command: how it ended, None while it goes on."""
+    """Handle a frame without output; return the command's result, None while the command runs."""
     if frame.kind is Kind.TAKEN:
         given.in_flight -= _number(frame)
     elif frame.kind is Kind.REFUSED:
@@ -163,30 +163,30 @@ def _handle_control(frame: Frame, given: _Input) -> CommandResult | None:
 
 
 def _number(frame: Frame) -> int:
-    """What a frame of four bytes says. Raises `ChannelBroken` for another one."""
+    """Return the number in a frame of four bytes. Raises `ChannelBroken` for another one."""
     if len(frame.content) != 4:
         raise ChannelBroken(f"a number of {len(frame.content)} bytes")
     return int.from_bytes(frame.content, "little")
 
 
 def _reason(error: Exception) -> str:
-    """Why the channel is broken; an end that is gone is seen by whoever comes first, reader or sender."""
+    """Return why the channel broke; reader and sender may notice the same end."""
     if isinstance(error, (BrokenPipeError, ConnectionResetError)):
         return "the channel was closed by the other end"
     return f"the channel fails: {error}" if isinstance(error, OSError) else str(error)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of it to a descriptor that may take it in parts."""
+    """Write all of it to a descriptor that may take parts."""
     while data:
         data = data[os.write(descriptor, data) :]
 
 
 class Channel:
-    """The host's end. `look` is called again and again while waiting, and raises when there is nothing to wait for."""
+    """The host's end. `check_alive` is called repeatedly while waiting, and raises when the guest is lost."""
 
     def __init__(self, listener: socket.socket, window: int, check_alive: Callable[[], None]) -> None:
-        """`listener` listens already: the guest's machine is the one that connects. It is ours from now on."""
+        """Start the reader of `listener`, which listens already and is closed by this object; QEMU connects."""
         self.release = ""  # of the guest's kernel, known once it greeted
         self.broken = ""  # why nothing comes any more
         self._listener, self._window, self._check_alive = listener, window, check_alive
@@ -204,7 +204,7 @@ class Channel:
         return self._greeted.is_set()
 
     def run(self, argv: Sequence[str], stdin: bytes, timeout: float) -> CommandResult:
-        """Runs a command to its end, `timeout` in seconds; then it is stopped."""
+        """Run a command to its end; stop it after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         outputs = {Kind.OUT: bytearray(), Kind.ERR: bytearray()}
         with self._command(Kind.RUN, argv) as (number, frames):
@@ -228,7 +228,7 @@ class Channel:
     def relay_terminal(
         self, argv: Sequence[str], source: int, sink: int, meanwhile: Callable[[], None]
     ) -> CommandResult:
-        """Runs a command whose input comes from one descriptor and whose outputs go to another as they come.
+        """Run a command with its input from one descriptor, and its outputs copied to another as they come.
 
         Without a time limit: a person is at the other end of both. Ends when the command does; `meanwhile` is
         called again and again until then, and may give commands itself.
@@ -250,7 +250,7 @@ class Channel:
         return ended
 
     def start(self, argv: Sequence[str], timeout: float) -> tuple[int, str]:
-        """Starts a command that goes on: its number, and why it was refused, which is empty when it runs."""
+        """Start a background command; return its number, and the reason of a refusal, empty when it runs."""
         number = next(self._numbers)
         frames = self._begin(number, Kind.START, argv)
         frame = self._next_frame(frames, time.monotonic() + timeout)
@@ -262,16 +262,16 @@ class Channel:
         return number, frame.content.decode(errors="backslashreplace")
 
     def stop(self, number: int) -> None:
-        """Ends what `start` started, and waits for it. Raises `KeyError` for a number that is none."""
+        """Stop a command of `start`, and wait for its end. Raises `KeyError` for an unknown number."""
         self._terminate(number, self._inboxes[number])
         del self._inboxes[number]
 
     def power_off(self) -> None:
-        """Asks the guest to go off, which nothing answers."""
+        """Request the guest to power off, without waiting for an answer."""
         self._send(Frame(0, Kind.OFF))
 
     def close(self) -> None:
-        """Ends the reader and the connection."""
+        """End the reader and the connection."""
         self._closed.set()
         for end in (self._socket, self._listener):
             if end is not None:
@@ -298,7 +298,7 @@ class Channel:
         return frames
 
     def _next_frame(self, frames: _Inbox, deadline: float) -> Frame | None:
-        """The command's next frame; None when `deadline` (monotonic seconds) is over."""
+        """Return the command's next frame; None after `deadline` (monotonic seconds)."""
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 return frames.get(timeout=min(_ALIVE_POLL, left))
@@ -309,7 +309,7 @@ class Channel:
         return None
 
     def _terminate(self, number: int, frames: _Inbox) -> None:
-        """Until the command has ended, by SIGTERM or else by SIGKILL."""
+        """Terminate the command by SIGTERM, else by SIGKILL, and wait for its end."""
         for sent in (signal.SIGTERM, signal.SIGKILL):
             self._send(Frame(number, Kind.STOP, bytes([sent])))
             deadline = time.monotonic() + _GRACE
@@ -321,7 +321,7 @@ class Channel:
     # --- Bytes -----------------------------------------------------------------------------------------
 
     def _send_input(self, number: int, given: _Input) -> None:
-        """Sends what the window lets through, and an empty frame after the last piece."""
+        """Send the input that the window allows, and an empty frame after the last piece."""
         while given.unsent and given.in_flight < self._window:
             piece = given.unsent[: min(_PIECE, self._window - given.in_flight)]
             self._send(Frame(number, Kind.INPUT, bytes(piece)))
@@ -342,7 +342,7 @@ class Channel:
             raise ChannelBroken(self.broken) from error
 
     def _read(self) -> None:
-        """The reader's thread: until the other end is gone, or we close."""
+        """Read frames until the other end closes, or this one does."""
         try:
             self._listener.settimeout(None)
             connection, _ = self._listener.accept()

@@ -1,4 +1,4 @@
-"""The table of what a guest's console says when something is wrong, with what it means and what to look at.
+"""Define the patterns of errors on a guest's console, with their meanings and where to look.
 
 Each pattern is held against the beginning of a line, after the kernel's time stamp: so toa's own
 `[DEBUG]` lines, and words in the middle of a line, match nothing. The texts are the kernel's, of
@@ -14,7 +14,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What was found."""
+    """The kinds of findings."""
 
     PANIC = "panic"
     OOPS = "oops"
@@ -182,6 +182,6 @@ TABLE = (
 
 
 def match(line: str) -> Pattern | None:
-    """The first row whose pattern begins the line."""
+    """Return the first row whose pattern begins the line."""
     text = line[stamp.end() :] if (stamp := TIMESTAMP.match(line)) else line
     return next((row for row in TABLE if row.begin.match(text)), None)

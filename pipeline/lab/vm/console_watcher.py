@@ -1,4 +1,4 @@
-"""Watches a guest's console while it grows: what is wrong on it, how far the boot got, whether it goes on.
+"""Watch a guest's growing console: errors on it, the boot's progress, and whether it goes on.
 
 Fed with bytes, asks nobody, waits for nothing. What it looks for is the table of `patterns`.
 """
@@ -29,7 +29,7 @@ _BANNER = re.compile(r"Linux version (\S+)")
 
 @dataclass
 class _OpenTrace:
-    """A finding whose trace still grows."""
+    """A finding whose trace is incomplete."""
 
     row: Pattern
     line: int
@@ -38,7 +38,7 @@ class _OpenTrace:
 
 @dataclass
 class ConsoleWatcher:
-    """One guest's console. `marks` are seconds since its start, in the order in which they happened."""
+    """A watcher of one guest's console. `marks` are seconds since its start, in order."""
 
     guest: str
     marks: dict[str, float] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class ConsoleWatcher:
     _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LOOP_LINES))
 
     def feed(self, data: bytes, at: float) -> None:
-        """Takes what was added to the console until `at`, in seconds since the guest's start."""
+        """Process the console's new bytes, read at `at` seconds since the guest's start."""
         if not data:
             return
         self.last_output = at
@@ -62,11 +62,11 @@ class ConsoleWatcher:
         self._rest = (self._rest + rest[:MAX_RAW_LINE])[:MAX_RAW_LINE]
 
     def findings(self) -> tuple[Finding, ...]:
-        """Everything found so far; a trace that still grows is given as far as it goes."""
+        """Return all findings so far; an incomplete trace as far as it goes."""
         return (*self._closed, *([self._finding(self._open)] if self._open else []))
 
     def fatal_finding(self) -> Finding | None:
-        """The first finding that ends a scenario: what comes after it is mostly its consequence."""
+        """Return the first finding that ends a scenario: later ones are mostly its consequence."""
         return next((found for found in self.findings() if Kind(found.kind) not in NONFATAL), None)
 
     @property
@@ -79,13 +79,13 @@ class ConsoleWatcher:
 
     @property
     def is_looping(self) -> bool:
-        """Whether the last lines say the same again and again, but for their numbers."""
+        """Whether the last lines repeat, apart from their numbers."""
         if len(self._recent) < LOOP_LINES:
             return False
         return len({_NUMBER.sub("#", _without_timestamp(line)) for line in self._recent}) <= LOOP_TEXTS
 
     def last_lines(self) -> tuple[str, ...]:
-        """The console's last lines that say something, the unfinished one too."""
+        """Return the console's last lines that are not empty, the unfinished one included."""
         lines = [*self._recent, printable(self._rest)]
         return tuple(line for line in lines if line.strip())[-MAX_LAST_LINES:]
 
@@ -106,7 +106,7 @@ class ConsoleWatcher:
                 self._close_trace()
 
     def _extend_trace(self, found: _OpenTrace, line: str, row: Pattern | None) -> None:
-        """One more line of a trace. A panic in it is how it ended, and takes the trace to its own end."""
+        """Add a line to a trace. A panic in it is its end, and extends the trace to the panic's own end."""
         found.trace.append(line)
         if row is not None and "Kernel panic" in line:
             found.row = dataclasses.replace(found.row, end=row.end)
@@ -138,7 +138,7 @@ class ConsoleWatcher:
 
 
 def printable(line: bytes) -> str:
-    """A console's line as text that can talk no terminal into anything."""
+    """Return a console's line as text without control characters."""
     return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:MAX_LINE].expandtabs())
 
 

@@ -1,4 +1,4 @@
-"""A guest as scenarios use it: implements `pipeline.lab.vm.machine.Machine` over its channel."""
+"""Implement `pipeline.lab.vm.machine.Machine`, a guest as scenarios use it, over its channel."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _END_TIMEOUT = 1.0  # seconds for QEMU to be gone after its channel broke
 
 
 class Guest:
-    """One guest. Its commands may be given from several threads; it is started and ended by one."""
+    """A guest. Several threads may run commands in it; one thread starts and ends it."""
 
     def __init__(
         self,
@@ -52,14 +52,14 @@ class Guest:
 
     @property
     def qemu(self) -> Qemu:
-        """Its QEMU; there is one from `boot_with` on, even after its end."""
+        """The guest's QEMU; there is one from `boot_with` on, even after its end."""
         if self._qemu is None:
             raise self._stopped_error("it was not started yet")
         return self._qemu
 
     @property
     def pid(self) -> int:
-        """The process number of its QEMU."""
+        """The process id of its QEMU."""
         return self.qemu.child.pid
 
     @property
@@ -69,7 +69,7 @@ class Guest:
 
     @property
     def release(self) -> str:
-        """What `uname -r` says in it; empty before it is ready."""
+        """The output of `uname -r` in the guest; empty before it is ready."""
         return self._channel.release if self._channel else ""
 
     @property
@@ -79,12 +79,12 @@ class Guest:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What the watcher found on its console so far, warnings too."""
+        """The watcher's findings on its console so far, warnings included."""
         self.qemu.read_console()
         return self.qemu.watcher.findings()
 
     def boot_with(self, accel: str, monitors: Monitors) -> None:
-        """Starts it, anew if it runs. It dies with the thread that calls this."""
+        """Start the guest, anew if it runs. It dies with the thread that calls this."""
         self.end()
         for path in (self.files.control, self.files.monitor):
             path.unlink(missing_ok=True)
@@ -97,18 +97,18 @@ class Guest:
         self._qemu = self._running.enter_context(running_qemu(monitors, accel, self.boot, self._links, self.files))
 
     def end(self) -> None:
-        """Ends it at once, as by pulling its plug. What it said stays readable."""
+        """End the guest at once, as by pulling its plug. Its console stays readable."""
         if self._qemu is not None and not self._qemu.closed:
             self._qemu.read_console()
         self._running.close()
 
     def kill(self) -> None:
-        """As a scenario's deed: the others of the lab go on, and nobody takes it for a loss."""
+        """End the guest as a scenario's action: the other guests go on, and it does not count as lost."""
         self.was_stopped = True
         self.end()
 
     def power_off(self) -> None:
-        """Powers it off, in good order as far as its kernel can; it counts as removed."""
+        """Power the guest off, in good order as far as its kernel can; it counts as stopped."""
         channel, self.was_stopped = self._open_channel(), True
         with contextlib.suppress(ChannelBroken):
             channel.power_off()
@@ -118,7 +118,7 @@ class Guest:
         self.end()
 
     def check_alive(self) -> None:
-        """Raises `GuestLost` unless all is well with it, or it was removed."""
+        """Raise `GuestLost` unless the guest is alive, or was stopped."""
         if not self.was_stopped:
             self.qemu.check_alive()
 
@@ -127,7 +127,7 @@ class Guest:
     def run(
         self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
     ) -> CompletedCommand:
-        """Runs a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted.
+        """Run a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted.
 
         One whose program is not there has status 127. One that does not end in time is ended, and never accepted.
         """
@@ -135,7 +135,7 @@ class Guest:
         return CompletedCommand(tuple(argv), status, _text(ended.out), ended.refused or _text(ended.err))
 
     def start(self, *argv: str) -> int:
-        """Starts a command that goes on; its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
+        """Start a background command; return its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
         with self._channel_errors():
             number, refused = self._open_channel().start(argv, START_TIMEOUT)
         if refused:
@@ -143,20 +143,20 @@ class Guest:
         return number
 
     def stop(self, number: int) -> None:
-        """Ends what `start` started, and waits for it."""
+        """Stop a command of `start`, and wait for its end."""
         with self._channel_errors():
             self._open_channel().stop(number)
 
     def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Writes a file in the guest, and the directories above it."""
+        """Write a file in the guest, and create the directories above it."""
         self._run((AGENT, "write", f"{mode:o}", path), data, WRITE_TIMEOUT + len(data) / WRITE_RATE)
 
     def read_file(self, path: str) -> bytes:
-        """Reads a file of the guest."""
+        """Read a file of the guest."""
         return self._run((AGENT, "read", path), b"", READ_TIMEOUT)[0].out
 
     def open_shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
-        """A shell, or `argv`, at a terminal in the guest for a person; its exit status.
+        """Run a shell, or `argv`, on a terminal in the guest; return its exit status.
 
         What is typed is read from the descriptor `source`, what is shown is written to `sink`. A terminal
         of the host's must be in raw mode meanwhile: tty.setraw. The guest's follows `size`, asked again and again.
@@ -181,7 +181,7 @@ class Guest:
     def _run(
         self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)
     ) -> tuple[CommandResult, int]:
-        """How a command ended, and its exit status, which is accepted."""
+        """Run a command; return its result and its accepted exit status."""
         with self._channel_errors():
             ended = self._open_channel().run(argv, stdin, timeout)
         if ended.flooded:
@@ -203,7 +203,7 @@ class Guest:
 
     @contextlib.contextmanager
     def _channel_errors(self) -> Iterator[None]:
-        """Turns a channel that broke into the reason for it."""
+        """Translate a broken channel into its reason."""
         try:
             yield
         except ChannelBroken as error:

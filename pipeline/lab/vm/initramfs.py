@@ -1,4 +1,4 @@
-"""What a guest boots: the kernel out of a built package, and an initramfs of ours, made once and kept.
+"""Make a guest's boot files: the kernel of a built package, and a cached initramfs.
 
 Static programs of the userland step; of the kernel package the modules asked for and what they need, with what
 modprobe reads; the files of further built packages, with the libraries of the builder image that they need. The
@@ -42,7 +42,7 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a guest. `userland` is the output of that step, `kernel` a kernel's RPM.
+    """The contents of a guest. `userland` is the output of that step, `kernel` a kernel's RPM.
 
     `modules` are loaded at the start, with those that every guest needs; `spare` ones only lie there for
     modprobe. Each is a module's name or alias. `packages` are RPMs, whose libraries come from `builder`. `files`
@@ -60,7 +60,7 @@ class Contents:
     digests: Mapping[Path, str] = field(default_factory=dict)
 
     def digest(self, package: Path) -> str:
-        """The SHA-256 that a package must have."""
+        """Return the SHA-256 that a package must have."""
         return self.digests.get(package) or files.sha256_of(package)
 
 
@@ -79,7 +79,7 @@ class Image:
 
 
 def make_image(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
-    """The guest's image, made below `place` when it is not there yet, or not as it was made, which `note` is told.
+    """Return the guest's image, made below `place` where it is missing or damaged, which `note` reports.
 
     Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
     """
@@ -90,7 +90,7 @@ def make_image(contents: Contents, place: Path, note: Callable[[str], object] = 
 
 
 def _cache_inputs(contents: Contents) -> Mapping[str, object]:
-    """All that decides the bytes besides the kernel package and our own code."""
+    """Return all inputs of the bytes besides the kernel package and our own code."""
     programs = sorted(path for path in contents.userland.rglob("*") if path.is_file())
     return {
         "userland": {str(p.relative_to(contents.userland)): files.sha256_of(p) for p in programs},
@@ -141,7 +141,7 @@ def _has_virtio(kernel: Kernel) -> bool:
 
 
 def _userland_entries(output: Path) -> list[cpio.Entry]:
-    """The static programs, under every name they answer to, and what little else a system needs."""
+    """Return the static programs under all their names, and the few other files of a system."""
     programs = output / userland.BIN
     links = (output / userland.LINKS).read_text().split()
     return [
@@ -162,7 +162,7 @@ def _userland_entries(output: Path) -> list[cpio.Entry]:
 def _kernel_entries(
     kernel: Kernel, loaded: list[str], there: list[str], builtin_requested: set[str]
 ) -> list[cpio.Entry]:
-    """The modules, the order in which init loads its own, and what modprobe reads."""
+    """Return the modules, init's load order, and modprobe's index files."""
     base = kernel.directory()
     builtin = sorted({*kernel.builtin, *map(kernel_package.normalized, builtin_requested)})
     order = "".join(f"/{base}/{kernel.modules[name].path}\n" for name in loaded)
@@ -176,7 +176,7 @@ def _kernel_entries(
 
 
 def _package_entries(packages: Iterable[Path]) -> dict[str, cpio.Entry]:
-    """The files of RPMs by their paths. Raises `Refused` when two packages have another file of one path."""
+    """Return the files of RPMs by their paths. Raises `Refused` when two packages differ in a file."""
     found: dict[str, cpio.Entry] = {}
     for package in packages:
         for entry in _entries_of(package):
@@ -202,6 +202,6 @@ def _entries_of(package: Path) -> Iterable[cpio.Entry]:
 
 
 def _directories(entries: Mapping[str, cpio.Entry]) -> list[cpio.Entry]:
-    """The directories above all entries that are not among them."""
+    """Return the directories above all entries that are not among them."""
     above = {str(parent) for path in entries for parent in PurePosixPath(path).parents} - {"."}
     return [cpio.directory(path) for path in sorted(above - entries.keys())]

@@ -1,4 +1,4 @@
-"""What a scenario may ask of a running guest. How it is reached, and what runs it, is not known here."""
+"""Define a scenario's interface to a running guest, independent of channel and hypervisor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class CompletedCommand:
-    """A command that ended in a guest: its exit status (128 + number for a signal), and its outputs."""
+    """A completed command: its exit status (128 + number for a signal), and its outputs."""
 
     argv: tuple[str, ...]
     status: int
@@ -19,29 +19,29 @@ class CompletedCommand:
 
 
 class Machine(Protocol):
-    """A guest whose init answers. Every method raises `GuestLost` when it ended or the watcher found something."""
+    """A guest whose init answers. All methods raise `GuestLost` when the guest ended or the watcher found an error."""
 
     name: str
 
     def run(
         self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
     ) -> CompletedCommand:
-        """Runs a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted."""
+        """Run a command to its end, `timeout` in seconds. Raises `CommandFailed` for a status not accepted."""
 
     def start(self, *argv: str) -> int:
-        """Starts a command that goes on; its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
+        """Start a background command; return its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
 
     def stop(self, number: int) -> None:
-        """Ends what `start` started, and waits for it."""
+        """Stop a command of `start`, and wait for its end."""
 
     def write_file(self, path: str, data: bytes, mode: int = 0o644) -> None:
-        """Writes a file in the guest, and the directories above it."""
+        """Write a file in the guest, and create the directories above it."""
 
     def read_file(self, path: str) -> bytes:
-        """Reads a file of the guest."""
+        """Read a file of the guest."""
 
     def open_shell(self, source: int, sink: int, size: Callable[[], terminal_size], *argv: str) -> int:
-        """A shell, or `argv`, at a terminal of its own, between two descriptors of ours; its exit status.
+        """Run a shell, or `argv`, on a terminal of its own between two of our descriptors; return its exit status.
 
         The terminal follows `size`, which is asked again and again.
         """

@@ -1,4 +1,4 @@
-"""A lab: segments and guests between them, made by one thread and gone with it.
+"""Run a lab: segments and guests, started by one thread and gone with it.
 
 QEMU and the switches are children that die with the thread that starts them (`pipeline.core.process`): the
 thread that enters `lab` must be the one that adds machines and waits for them, and outlive the block.
@@ -27,12 +27,8 @@ from pipeline.lab.vm.guest import Guest
 from pipeline.lab.vm.qemu import Boot, GuestFiles, NicSpec, host_load
 from pipeline.lab.vm.qmp import Monitors
 
-READY_TIMEOUT = (
-    180.0  # seconds for all guests: four take 3 to 9 under emulation on two idle cores, ten times that on busy ones
-)
-SILENCE_LIMIT = (
-    45.0  # seconds without a word while booting; unpacking an initramfs, the longest, takes 1 on an idle host
-)
+READY_TIMEOUT = 180.0  # seconds for all guests: four take 3 to 9 emulated on two idle cores, ten times that when busy
+SILENCE_LIMIT = 45.0  # seconds without output while booting; unpacking an initramfs takes 1 on an idle host
 FIRST_OUTPUT_LIMIT = 10.0  # seconds under KVM for the first word, which comes within one
 _LONGEST_NAME = 32  # characters of a guest's or a segment's name, with what Files adds
 _SWITCH_TIMEOUT = 10.0  # seconds for a switch to listen: it takes 30 ms
@@ -41,7 +37,7 @@ _POLL = 0.02  # seconds between looks while guests boot
 
 @dataclass
 class Accelerator:
-    """What guests run with, and why. `probe` is asked, and corrected when KVM fails after all."""
+    """The accelerator of guests, and its reason. `probe` is asked, and corrected when KVM fails after all."""
 
     name: str  # kvm or tcg
     why: str
@@ -49,12 +45,12 @@ class Accelerator:
 
     @classmethod
     def detect(cls, probe: Probe) -> Accelerator:
-        """KVM only when a guest really booted with it."""
+        """Return KVM only when a guest really booted with it."""
         verdict = probe.probe()
         return cls("kvm" if verdict.usable else "tcg", verdict.detail, probe)
 
     def disable_kvm(self, reason: str) -> None:
-        """From now on without KVM, in later runs too until the host is booted anew."""
+        """Use emulation from now on, in later runs too until the host reboots."""
         if self.probe is not None:
             self.probe.correct(reason)
         self.name, self.why = "tcg", f"KVM failed: {reason}"
@@ -62,7 +58,7 @@ class Accelerator:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment's switch. `look` says when it is no more."""
+    """A segment's switch."""
 
     name: str
     socket: Path
@@ -70,7 +66,7 @@ class Segment:
     child: subprocess.Popen[bytes]
 
     def check_alive(self) -> None:
-        """Raises when the switch has ended, which it only does when it cannot go on."""
+        """Raise when the switch has ended, which happens only when it cannot go on."""
         if self.child.poll() is None:
             return
         message = self.child.stderr.read().decode(errors="replace").strip() if self.child.stderr else ""
@@ -83,18 +79,18 @@ class Segment:
             return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {message}")
         if self.capture and message == f"{self.capture}: {os.strerror(errno.EEXIST)}":
             return NetworkFailed(
-                f"segment {self.name}: its capture file is there already",
+                f"segment {self.name}: its capture file exists; expected none",
                 where=str(self.capture),
                 why="another run may be writing it; a capture is evidence and is never overwritten",
                 hint=f"{neutral.command(['mv', self.capture, f'{self.capture}.old'])}, or give another directory",
             )
         return NetworkFailed(
-            f"segment {self.name}: its switch ended: {message or 'without a word'}", where=str(self.socket)
+            f"segment {self.name}: its switch ended: {message or 'no message'}", where=str(self.socket)
         )
 
 
 class Lab:
-    """Segments and guests. Made by `lab`."""
+    """Segments and guests, created by `running_lab`."""
 
     def __init__(self, directory: Path, sockets: Path, accelerator: Accelerator, running: contextlib.ExitStack) -> None:
         self.directory, self.accelerator = directory, accelerator
@@ -105,12 +101,12 @@ class Lab:
         running.callback(self._monitors.close)
 
     def add_segment(self, name: str, capture: Path | None = None) -> None:
-        """Makes a segment; every frame on it goes to `capture`, a pcap file that must not exist yet.
+        """Create a segment; all frames on it go to `capture`, a pcap file that must not exist yet.
 
         Raises `NetworkFailed`, or `HostLacks` when there is no room for the capture.
         """
         if name in self.segments:
-            raise NetworkFailed(f"segment {name}: there is one of that name already", where=str(self.directory))
+            raise NetworkFailed(f"segment {name}: exists already; expected a new name", where=str(self.directory))
         path = self._sockets / f"{name}.switch"
         words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
         child = self._running.enter_context(process.start(words))
@@ -118,18 +114,19 @@ class Lab:
         said = process.pipe(child.stdout)
         if not select.select([said], [], [], _SWITCH_TIMEOUT)[0]:
             raise NetworkFailed(
-                f"segment {name}: its switch did not begin within {_SWITCH_TIMEOUT:g} s ({host_load()})"
+                f"segment {name}: its switch did not start within {_SWITCH_TIMEOUT:g} s ({host_load()})"
             )
         if said.readline() != b"ready\n":
             child.wait()
             segment.check_alive()
 
     def add_guest(self, name: str, boot: Boot, cards: Sequence[NicSpec] = ()) -> Guest:
-        """Starts a guest, and does not wait for it. Raises `KeyError` for a segment that is none, `ValueError`
-        for a name that is taken.
+        """Start a guest without waiting for its boot.
+
+        Raises `KeyError` for an unknown segment, `ValueError` for a name that is taken.
         """
         if name in self.guests:
-            raise ValueError(f"there is a guest {name} already")
+            raise ValueError(f"guest {name}: exists already; expected a new name")
         switches = [self.segments[card.segment].socket for card in cards]
         guest = Guest(GuestFiles(self._sockets, self.directory, name), boot, cards, switches, self.check_alive)
         self.guests[name] = guest
@@ -138,7 +135,7 @@ class Lab:
         return guest
 
     def check_alive(self) -> None:
-        """Raises `GuestLost` for a guest that nobody removed, `NetworkFailed` for a switch, `HostLacks` for room."""
+        """Raise `GuestLost` for a lost guest, `NetworkFailed` for a lost switch, `HostLacks` for disk space."""
         disk_space.require(
             self.directory, disk_space.LEAST, "a lab, for its consoles and captures,"
         )  # QEMU would not say
@@ -153,7 +150,7 @@ class Lab:
         silence_limit: float = SILENCE_LIMIT,
         first_output_limit: float = FIRST_OUTPUT_LIMIT,
     ) -> None:
-        """Waits until every guest's agent answers, all of them within `timeout` seconds.
+        """Wait until all guests' agents answer, within `timeout` seconds.
 
         Raises `GuestLost` as soon as one is lost: by what its console shows, by saying nothing for
         `silence` seconds, by saying the same again and again, or by being too slow. One that shows no
@@ -177,7 +174,7 @@ class Lab:
         self.check_alive()  # one that was ready before the last look at its console may have complained on it
 
     def _failed_by_kvm(self, guest: Guest, life: float) -> bool:
-        """Whether a guest under KVM ended, or is `life` seconds old, without a word on its console."""
+        """Return whether a guest under KVM ended, or is `life` seconds old, without console output."""
         qemu = guest.qemu
         ended = qemu.ended  # before its last words are read
         qemu.read_console()
@@ -190,7 +187,7 @@ class Lab:
 
 
 def _check_progress(guest: Guest, silence: float, late: bool, timeout: float) -> None:
-    """Raises when a guest that is not ready will not be: tells the silent, the looping and the slow apart."""
+    """Raise when a guest will not become ready: silent, looping or slow."""
     qemu = guest.qemu
     if guest.ready:
         return
@@ -208,7 +205,7 @@ def _check_progress(guest: Guest, silence: float, late: bool, timeout: float) ->
 
 @contextlib.contextmanager
 def running_lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
-    """An empty lab; nothing of it runs after the block. Consoles and QEMU's own words are kept in `directory`.
+    """Provide an empty lab; nothing of it runs after the block. `directory` keeps consoles and QEMU's messages.
 
     Raises `Locked` when another lab is in that directory.
     """

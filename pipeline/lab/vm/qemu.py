@@ -1,4 +1,4 @@
-"""One QEMU: what it is started with, its console, and how it was lost. Knows neither commands nor scenarios."""
+"""Run one QEMU: its command line, its console, and its end. Knows neither commands nor scenarios."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _REASONS = {  # of the event SHUTDOWN: qapi/run-state.json
 
 @dataclass(frozen=True)
 class Boot:
-    """What is booted: `memory` in MiB, `virtio` for cards and channel by what the kernel has drivers for."""
+    """The boot configuration: `memory` in MiB, `virtio` for cards and channel where the kernel has the drivers."""
 
     kernel: Path
     initramfs: Path
@@ -56,7 +56,7 @@ class Boot:
 
 @dataclass(frozen=True)
 class NicSpec:
-    """A network card: the segment it is on, and its address such as 52:54:00:00:00:01. They become eth0, eth1, ..."""
+    """A network card: its segment, and its address such as 52:54:00:00:00:01. They become eth0, eth1, ..."""
 
     segment: str
     mac: str
@@ -64,7 +64,7 @@ class NicSpec:
 
 @dataclass(frozen=True)
 class GuestFiles:
-    """Where one guest's sockets and outputs are. A socket's path has at most 107 bytes: unix(7)."""
+    """The paths of one guest's sockets and outputs. A socket's path has at most 107 bytes: unix(7)."""
 
     sockets: Path
     outputs: Path
@@ -82,17 +82,17 @@ class GuestFiles:
 
     @property
     def console(self) -> Path:
-        """All that the guest said, from its first byte."""
+        """The guest's whole console output."""
         return self.outputs / f"{self.name}.console"
 
     @property
     def errors(self) -> Path:
-        """All that QEMU itself said."""
+        """QEMU's own messages."""
         return self.outputs / f"{self.name}.qemu"
 
 
 def command_line(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: GuestFiles) -> list[str]:
-    """The command line; `cards` are a switch's socket and an address each. It needs no file of QEMU's but its BIOS."""
+    """Return the command line; `cards` are a switch's socket and an address each. QEMU needs only its BIOS files."""
     channel = "virtio" if boot.virtio else "serial"
     model = "virtio-net-pci" if boot.virtio else "e1000"
     emulated = EMULATED_OPTIONS if accel == "tcg" else ()
@@ -117,12 +117,12 @@ def command_line(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], file
 
 
 def _option_value(path: Path) -> str:
-    """A path within one of QEMU's option lists, where a comma is written twice."""
+    """Escape a path for QEMU's option lists, where a comma is written twice."""
     return str(path).replace(",", ",,")
 
 
 class Qemu:
-    """A running QEMU. `look` finds out whether it is still what it should be."""
+    """A running QEMU."""
 
     def __init__(self, files: GuestFiles, accel: str, child: subprocess.Popen[bytes], monitor: Monitor) -> None:
         self.files, self.accel, self.child, self.monitor = files, accel, child, monitor
@@ -133,7 +133,7 @@ class Qemu:
 
     @property
     def age(self) -> float:
-        """Seconds since it was started."""
+        """Seconds since the start."""
         return time.monotonic() - self.begun
 
     @property
@@ -142,13 +142,13 @@ class Qemu:
         return self.child.poll() is not None
 
     def read_console(self) -> None:
-        """Feeds the watcher with what the console says since the last time."""
+        """Feed the watcher with the console's new output."""
         with self._console_lock:
             while not self.closed and (data := self._console.read(_READ)):
                 self.watcher.feed(data, self.age)
 
     def check_alive(self) -> None:
-        """Raises `GuestLost` when the console shows something fatal, the guest panicked, or QEMU is gone."""
+        """Raise `GuestLost` when the console shows a fatal finding, the guest panicked, or QEMU is gone."""
         with self._console_lock:
             ended = self.ended  # before its last words are read
             self.read_console()
@@ -165,7 +165,7 @@ class Qemu:
                 raise self.lost_error(LossReason.PANICKED, "its kernel panicked, as its pvpanic device says")
 
     def silent_error(self, what: str) -> GuestLost:
-        """The error for a guest that says nothing any more: an NMI makes its kernel say where it is."""
+        """Return the error for a silent guest, after an NMI that makes its kernel print a trace."""
         with contextlib.suppress(MonitorLost):
             self.monitor.command("inject-nmi")
             self._wait_until(lambda: self.watcher.fatal_finding() is not None, _NMI_TIMEOUT)
@@ -179,7 +179,7 @@ class Qemu:
         return self.lost_error(LossReason.SILENT, what + found)
 
     def lost_error(self, loss: LossReason, what: str, hint: str = "") -> GuestLost:
-        """The error, with what the console shows. Raises `HostLacks` when the console had no room to be written."""
+        """Return the error, with the console's finding. Raises `HostLacks` when the disk of the console is full."""
         if disk_space.free(self.files.outputs) < disk_space.LEAST:
             raise disk_space.lacking(self.files.outputs, f"guest {self.files.name}: its console cannot be written")
         finding = self.watcher.fatal_finding()
@@ -190,17 +190,17 @@ class Qemu:
         return GuestLost(self.files.name, loss, what, console=self.files.console, hint=hint, finding=finding)
 
     def last_lines(self) -> str:
-        """For the end of a message."""
+        """Return the console's last lines for the end of a message."""
         words = self.watcher.last_lines()[-_LAST_LINES:]
         return f"its last words: {' / '.join(words)}" if words else "it never said a word"
 
     @property
     def closed(self) -> bool:
-        """Whether its console is read no more."""
+        """Whether its console is closed."""
         return self._console.closed
 
     def close(self) -> None:
-        """Closes the console's file."""
+        """Close the console's file."""
         self._console.close()
 
     def _ended_error(self) -> GuestLost:
@@ -223,7 +223,7 @@ class Qemu:
         return self.lost_error(loss, f"it ended: {why}; {self.last_lines()}{detail}")
 
     def _wait_for_trace(self) -> None:
-        """Until the trace on the console is whole."""
+        """Wait until the trace on the console is complete."""
         self._wait_until(
             lambda: self.watcher.is_trace_complete or self.ended or self._silent_seconds() > _TRACE_END, _END_TIMEOUT
         )
@@ -243,7 +243,7 @@ class Qemu:
 def running_qemu(
     monitors: Monitors, accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], files: GuestFiles
 ) -> Iterator[Qemu]:
-    """A running QEMU, gone with the block. Whoever listens at `files.control` must do so already."""
+    """Run a QEMU for the block. A listener at `files.control` must exist already."""
     files.console.write_bytes(b"")  # QEMU opens it a moment after it was started
     with (
         monitors.listen(files.name, files.monitor) as monitor,
@@ -261,7 +261,7 @@ def running_qemu(
 
 
 def _limit_file_size(pid: int) -> None:
-    """Let the kernel hold a process, and what it becomes, to files of `CONSOLE_MOST` bytes, or fewer where it was."""
+    """Limit a process and its successors to files of `MAX_CONSOLE` bytes, or to its lower limit."""
     with contextlib.suppress(ProcessLookupError):  # it ended already
         _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
         most = MAX_CONSOLE if hard == resource.RLIM_INFINITY else min(MAX_CONSOLE, hard)
@@ -269,5 +269,5 @@ def _limit_file_size(pid: int) -> None:
 
 
 def host_load() -> str:
-    """How busy the host is, for messages about what took too long."""
+    """Describe the host's load, for messages about timeouts."""
     return f"the host's load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"

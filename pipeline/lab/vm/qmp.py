@@ -1,4 +1,4 @@
-"""QEMU's monitors, over the package qemu.qmp: events while guests live, and the few commands the lab gives.
+"""Connect to QEMU's monitors with the package qemu.qmp: events of guests, and the lab's few commands.
 
 The package is asyncio's; here one thread with one loop serves all guests, and callers wait for it.
 We listen, QEMU connects: so the first event cannot be missed.
@@ -25,7 +25,7 @@ _MAX_EVENTS = 200  # names of events: QEMU has about 60, and a hostile one might
 
 
 class MonitorLost(Exception):
-    """The monitor does not answer: QEMU is gone, or hangs itself."""
+    """An unresponsive monitor: QEMU is gone, or hangs."""
 
 
 @dataclass
@@ -37,11 +37,11 @@ class Monitor:
     events: dict[str, str] = field(default_factory=dict)
 
     def event(self, name: str) -> str | None:
-        """The reason of the first event of that name, empty where it has none; None when there was none."""
+        """Return the reason of the first event of that name, empty without a reason; None without such an event."""
         return self.events.get(name)
 
     def command(self, name: str) -> None:
-        """Has QEMU do something that wants no words. Raises `MonitorLost`."""
+        """Execute a command without arguments. Raises `MonitorLost`."""
         _wait(self.loop, self.client.execute(name), name)
 
 
@@ -55,7 +55,7 @@ class Monitors:
 
     @contextlib.contextmanager
     def listen(self, guest: str, path: Path) -> Iterator[Monitor]:
-        """A monitor that waits at `path` for a QEMU which is to be started meanwhile."""
+        """Provide a monitor that listens at `path` for a QEMU started meanwhile."""
         monitor = _wait(self.loop, self._listen(guest, path), "listening")
         following = asyncio.run_coroutine_threadsafe(_follow(monitor), self.loop)
         try:
@@ -66,7 +66,7 @@ class Monitors:
                 _wait(self.loop, _disconnect(monitor), "leaving")
 
     def close(self) -> None:
-        """Ends the loop and its thread."""
+        """End the loop and its thread."""
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -80,7 +80,7 @@ class Monitors:
 
 
 async def _follow(monitor: Monitor) -> None:
-    """Until QEMU is gone."""
+    """Collect events until QEMU is gone."""
     await monitor.client.accept()
     async for event in monitor.client.events:
         data = event.get("data")

@@ -1,4 +1,4 @@
-"""A switch for one segment: a process of ours between the cards of guests. Runs as a program by itself.
+"""Switch one segment: a process between the cards of guests. Runs as a program by itself.
 
     python switch.py SOCKET [CAPTURE]
 
@@ -22,9 +22,7 @@ from dataclasses import dataclass, field
 
 MAX_FRAME = 65550  # bytes: a segmentation offload's 64 KiB and its headers
 MAX_QUEUE = 4 << 20  # bytes waiting for a card that does not take them; then frames are lost, as on real ones
-MAX_ADDRESSES = (
-    1024  # addresses of a segment: a scenario has a handful of cards; others are sent to all, as by real ones
-)
+MAX_ADDRESSES = 1024  # of a segment: a scenario has a handful; frames to others are sent to all, as by real switches
 MAX_PORTS = 64  # cards of a segment; a scenario has six
 MAX_CAPTURE = 256 << 20  # bytes: a scenario's traffic has some MiB, and whoever reads a capture keeps it in memory
 SNAPLEN = 1 << 18
@@ -34,16 +32,16 @@ _PCAP_FRAME = struct.Struct("<IIII")  # seconds and microseconds since 1970, byt
 
 
 class Capture:
-    """A pcap file. Every frame is written at once, so that it can be read meanwhile and survives a kill."""
+    """A pcap file. Frames are written at once, so that the file can be read meanwhile and survives a kill."""
 
     def __init__(self, path: str) -> None:
-        """Raises `FileExistsError`: a capture is never overwritten."""
+        """Create the file. Raises `FileExistsError`: a capture is never overwritten."""
         self._path, self._remaining = path, MAX_CAPTURE
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._write(_PCAP_HEAD)
 
     def write_frame(self, data: bytes, nanoseconds: int) -> None:
-        """Adds a frame that came at `nanoseconds` since 1970."""
+        """Add a frame that came at `nanoseconds` since 1970."""
         self._remaining -= _PCAP_FRAME.size + len(data)
         if self._remaining < 0:
             sys.exit(f"{self._path}: more than {MAX_CAPTURE} bytes of frames; a guest floods the segment")
@@ -59,19 +57,19 @@ class Capture:
 
 
 class MalformedFrame(Exception):
-    """What came over a connection is no frame."""
+    """Bytes that are no frame."""
 
 
 @dataclass(eq=False)
 class Port:
-    """One guest's card: its connection, what came and is not a whole frame yet, what it has not taken yet."""
+    """One guest's card: its connection, the incomplete frame received, and the data queued for it."""
 
     connection: socket.socket
     received: bytearray = field(default_factory=bytearray)
     queued: bytearray = field(default_factory=bytearray)
 
     def frames(self, data: bytes) -> list[bytes]:
-        """The frames that `data` completes. Raises `NoFrames`."""
+        """Return the frames that `data` completes. Raises `MalformedFrame`."""
         self.received += data
         whole = []
         while len(self.received) >= _LENGTH.size:
@@ -85,13 +83,13 @@ class Port:
         return whole
 
     def send(self, frame: bytes) -> None:
-        """Passes a frame on, later if the card takes nothing now, never if too much waits."""
+        """Queue a frame and send as much as the card takes; drop the frame when the queue is full."""
         if len(self.queued) < MAX_QUEUE:
             self.queued += _LENGTH.pack(len(frame)) + frame
             self.flush()
 
     def flush(self) -> None:
-        """Sends what waits, as far as it is taken. Raises `OSError` when the guest is gone."""
+        """Send queued data as far as the card takes it. Raises `OSError` when the guest is gone."""
         try:
             while self.queued:
                 del self.queued[: self.connection.send(self.queued)]
@@ -101,14 +99,15 @@ class Port:
 
 @dataclass
 class Segment:
-    """Which address was last seen at which port, and what becomes of a frame."""
+    """The forwarding table: the port of each address."""
 
     ports: list[Port] = field(default_factory=list)
     addresses: dict[bytes, Port] = field(default_factory=dict)
 
     def targets(self, frame: bytes, source: Port) -> list[Port]:
-        """Where a frame goes; learns from where it came. Bit 0 of an address's first byte is a group's (802.3),
-        which is nobody's address, so never known, so sent to all.
+        """Return the ports of a frame's receivers, and learn the sender's port.
+
+        Bit 0 of an address's first byte marks a group (802.3): never learned, so sent to all.
         """
         to, from_ = frame[:6], frame[6:12]
         if not from_[0] & 1 and (from_ in self.addresses or len(self.addresses) < MAX_ADDRESSES):
@@ -119,23 +118,23 @@ class Segment:
         return [target] if target else [port for port in self.ports if port is not source]
 
     def remove(self, port: Port) -> None:
-        """Forgets a card that is gone."""
+        """Forget a card that is gone."""
         self.ports.remove(port)
         self.addresses = {address: at for address, at in self.addresses.items() if at is not port}
 
 
 class Switch:
-    """The loop over one segment's cards."""
+    """The event loop over one segment's cards."""
 
     def __init__(self, listener: socket.socket, capture: Capture | None) -> None:
-        """`listener` listens already."""
+        """Serve `listener`, which listens already."""
         self.segment, self.capture = Segment(), capture
         listener.setblocking(False)
         self._listener, self._selector = listener, selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
 
     def serve(self) -> None:
-        """For ever. Raises `OSError` when the capture cannot be written."""
+        """Serve for ever. Raises `OSError` when the capture cannot be written."""
         while True:
             ready = self._selector.select()
             if any(key.fileobj is self._listener for key, _ in ready):
@@ -203,7 +202,7 @@ class Switch:
 
 
 def main(words: list[str]) -> None:
-    """Serves until it is killed; says what is wrong on standard error otherwise."""
+    """Serve until killed; report errors on standard error."""
     try:
         capture = Capture(words[1]) if len(words) > 1 else None
         listener = socket.socket(socket.AF_UNIX)

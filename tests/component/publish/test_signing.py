@@ -214,7 +214,7 @@ def test_a_fingerprint_that_the_keyring_does_not_have_is_a_mistake(packager: Per
 
 def test_without_a_keyring_a_fingerprint_is_a_mistake(inv: Inv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GNUPGHOME", raising=False)
-    with pytest.raises(UsageError, match="no keyring") as wrong, signing.open_signer("0" * 40, inv.cwd):
+    with pytest.raises(UsageError, match="GnuPG home: not found") as wrong, signing.open_signer("0" * 40, inv.cwd):
         pass
     assert wrong.value.where == str(inv.home / ".gnupg")
 
@@ -245,7 +245,7 @@ def test_a_key_that_does_not_sign_is_told_before_any_work(packager: Person, tmp_
 
 def test_an_agent_that_does_not_start_is_the_hosts_fault(inv: Inv, tmp_path: Path, stand_in: StandIn) -> None:
     stand_in("gpg-agent", "exit 2")
-    with pytest.raises(HostLacks, match="gpg-agent did not start"), signing.open_signer("", shared_keys()):
+    with pytest.raises(HostLacks, match="gpg-agent: did not start"), signing.open_signer("", shared_keys()):
         pass
 
 

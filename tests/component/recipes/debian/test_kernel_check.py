@@ -223,16 +223,16 @@ def spoil(end: str, content: bytes) -> Callable[[Kernel], None]:
 
 
 SPOILT: dict[str, tuple[Callable[[Kernel], None], str]] = {
-    "no boot flag": (lambda k: spoil_image(k, bootimage(STOCK.uname, flag=b"\0\0")), "no x86 boot image"),
-    "no header": (lambda k: spoil_image(k, bootimage(STOCK.uname, magic=b"SrdH")), "no x86 boot image"),
-    "an empty image": (lambda k: spoil_image(k, b""), "no x86 boot image"),
+    "no boot flag": (lambda k: spoil_image(k, bootimage(STOCK.uname, flag=b"\0\0")), "not a boot image"),
+    "no header": (lambda k: spoil_image(k, bootimage(STOCK.uname, magic=b"SrdH")), "not a boot image"),
+    "an empty image": (lambda k: spoil_image(k, b""), "not a boot image"),
     "another release": (lambda k: spoil_image(k, bootimage("6.1.187-1.lts61.x86_640 x")), "another kernel"),
     "two images": (
         spoil(f"boot/vmlinuz-{STOCK.uname}", bootimage(STOCK.uname + " x")),
         "two kernel images that differ",
     ),
-    "another kernel's module": (spoil("ip_vs.ko", module("6.1.186-1.lts61.x86_64")), "no module of this kernel"),
-    "a text as module": (spoil("ip_vs.ko", module(STOCK.uname)[4:]), "no module of this kernel"),
+    "another kernel's module": (spoil("ip_vs.ko", module("6.1.186-1.lts61.x86_64")), "not a module of this kernel"),
+    "a text as module": (spoil("ip_vs.ko", module(STOCK.uname)[4:]), "not a module of this kernel"),
     "an empty index": (spoil("modules.dep", b"\n"), "no usable index"),
     "no ip_vs": (lambda k: k.files.pop(k.path("/ip_vs.ko")), "lacks /lib/modules/.*/ip_vs.ko"),  # type: ignore[dict-item]
     "no System.map": (
