@@ -102,9 +102,7 @@ def build_all(context: RunContext) -> Any:
     """Do everything: verified sources, proven patches, packages, a signed repository, and traffic through them."""
     from pipeline.commands.lab import LabCommand
 
-    job = LabCommand(_line(context), context)
-    built = job.job.build_all()
-    return {**built, **job.after(built)}
+    return LabCommand(_line(context), context).build_all()
 
 
 @verb(
@@ -183,9 +181,11 @@ def clean(context: RunContext, what: list[str] | None = None, line: str = "") ->
 )
 def shell(context: RunContext, step: str) -> Any:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
-    from pipeline.commands.build import shell as enter
+    from pipeline.commands.build import BuildCommand
+    from pipeline.commands.shell import shell as enter
 
-    return enter(_line(context, writes=False), step, context)
+    line = _line(context, writes=False)
+    return enter(line, step, context, BuildCommand(line, context).options)
 
 
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")

@@ -11,11 +11,12 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.config.line_model import Line
 from pipeline.core.console import Console, human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
-from pipeline.packaging.graph import Plan
-from pipeline.packaging.scheduler import Outcome, Scheduler, State
+from pipeline.packaging.reproducible import RebuildResult
+from pipeline.packaging.scheduler import Outcome, State
 
 SHORT = 16  # digits of a digest that a table shows
 
@@ -30,8 +31,8 @@ class Package:
     size: int
     state: State
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the package as `--json` prints it."""
+    def as_document(self) -> dict[str, Any]:
+        """Return the document that `--json` prints."""
         document = {"step": self.step, "file": self.path.name, "sha256": self.sha256, "size": self.size}
         return {**document, "state": self.state.value, "unsigned": str(self.path)}
 
@@ -68,12 +69,12 @@ class Summary:
         outcome = self.outcomes.get(self.publish)
         return dict(outcome.record.facts.get("snapshot", {})) if outcome and outcome.record else {}
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the summary as `--json` prints it."""
+    def as_document(self) -> dict[str, Any]:
+        """Return the document that `--json` prints."""
         counts = total(self.compiled.values())
         return {
             "steps": {name: _step(outcome) for name, outcome in self.outcomes.items()},
-            "packages": [package.as_dict() for package in self.packages],
+            "packages": [package.as_document() for package in self.packages],
             "ccache": {**counts.as_dict(), "steps": {name: c.as_dict() for name, c in self.compiled.items()}},
             "snapshot": self.snapshot or None,
             "seconds": round(self.seconds, 2),
@@ -125,12 +126,48 @@ def _step(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def forecast(plan: Plan, runner: Scheduler, console: Console, title: str) -> dict[str, Any]:
-    """Print the steps that a run would take, and return them as `--json` prints them."""
-    explained = {name: (state.value, why) for name, (state, why) in runner.explain(plan).items()}
-    rows = [(name, "would run" if state == "ran" else state, why) for name, (state, why) in explained.items()]
-    console.table(("step", "what", "because"), rows, title)
-    return {"steps": {name: {"would": state, "why": why} for name, (state, why) in explained.items()}}
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of a run: for each step whether it would run or be reused, and what decides it."""
+
+    line: Line
+    steps: Mapping[str, tuple[State, str]]
+
+    def tell(self, console: Console) -> None:
+        """Print a table of the steps."""
+        rows = [
+            (name, "would run" if state is State.RAN else state.value, why) for name, (state, why) in self.steps.items()
+        ]
+        console.table(("step", "what", "because"), rows, f"line {self.line.label}")
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the document that `--json` prints."""
+        steps = {name: {"would": state.value, "why": why} for name, (state, why) in self.steps.items()}
+        return {**self.line.evidence(), "steps": steps}
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A build that ended well, with the comparison of two builds where there was one."""
+
+    line: Line
+    summary: Summary
+    comparison: RebuildResult | None = None
+
+    @property
+    def snapshot(self) -> str:
+        """Return the id of the published snapshot; empty without one."""
+        return str(self.summary.snapshot.get("id", ""))
+
+    def key(self, step: str) -> str:
+        """Return the key of a step of this run; empty for one that was not in it."""
+        outcome = self.summary.outcomes.get(step)
+        return outcome.key if outcome else ""
+
+    def as_document(self) -> dict[str, Any]:
+        """Return the document that `--json` prints."""
+        compared = self.comparison.as_document() if self.comparison else {}
+        return {**self.line.evidence(), **self.summary.as_document(), **compared}
 
 
 def failure(outcomes: Mapping[str, Outcome]) -> PipelineError | None:

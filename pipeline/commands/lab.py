@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.commands.build import BuildCommand
+from pipeline.commands.build_summary import BuildResult, Forecast
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
-from pipeline.core import fs, neutral, process
+from pipeline.core import fingerprint, fs, neutral, process
 from pipeline.core.console import write
 from pipeline.core.locks import locked
 from pipeline.errors import Refused, TestsFailed, UsageError
@@ -45,8 +45,32 @@ _KEPT = 10  # runs whose results are kept
 
 
 @dataclass(frozen=True)
+class LabResult:
+    """The page of the lab's run after a build; `reused` where it passed with the same snapshot before."""
+
+    page: Path
+    reused: bool
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return {"report": str(self.page), "reused": self.reused}
+
+
+@dataclass(frozen=True)
+class BuildAllResult:
+    """A build, and the lab's run after it where there was one."""
+
+    built: BuildResult | Forecast
+    lab: LabResult | None
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return {**self.built.as_document(), **({"lab": self.lab.as_document()} if self.lab else {})}
+
+
+@dataclass(frozen=True)
 class LabCommand:
-    """The lab of one line in one session."""
+    """The lab of one line in one run."""
 
     line: Line
     context: RunContext
@@ -59,7 +83,7 @@ class LabCommand:
     @property
     def latest(self) -> Path:
         """The link to the line's newest snapshot."""
-        name = directory_of(self.line.name, small=self.job.small)
+        name = directory_of(self.line.name, small=self.job.publishing.small)
         return self.context.settings.artifacts / "repo" / name / "latest"
 
     @property
@@ -72,14 +96,13 @@ class LabCommand:
         """Where a run's results go."""
         return self.context.settings.artifacts / "reports" / "lab" / self.latest.parent.name
 
-    def smoke(self, names: Sequence[str], *, keep: bool = False) -> dict[str, Any]:
-        """Plays scenarios, all that the line has where none is named; the report, as `--json` prints it.
+    def smoke(self, names: Sequence[str], *, keep: bool = False) -> results.Report:
+        """Play scenarios, all that the line has where none is named, and return the report.
 
         `keep`: a person gets into the guests before a scenario's network goes.
         Raises `TestsFailed` when one did not do what it must; the report is written all the same.
         """
-        found, _ = self._smoke(names, keep=keep)
-        return found.model_dump(mode="json")
+        return self._smoke(names, keep=keep)[0]
 
     def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
         """The report, and the directory it is in."""
@@ -113,31 +136,36 @@ class LabCommand:
             )
         return found, bench.work
 
-    def after(self, built: Mapping[str, Any]) -> dict[str, Any]:
-        """Plays everything after a build, unless that was done before with the same snapshot and the same lab.
+    def build_all(self) -> BuildAllResult:
+        """Build and publish everything, then play the lab, all from what the run prepares once."""
+        built = self.job.build_all()
+        if isinstance(built, Forecast):
+            return BuildAllResult(built, None)
+        return BuildAllResult(built, self.after(built.snapshot, built.key(guest_userland.STEP)))
 
-        `built` is what `MainJob.build_all` returned; nothing is played where it published nothing.
+    def after(self, snapshot: str, guests: str) -> LabResult | None:
+        """Play everything after a build, unless that passed before with the same snapshot and the same lab.
+
+        `snapshot` is the id of what the build published, `guests` the key of the programs of its guests. Nothing is
+        played, and None returned, where nothing was published or the settings or the line have it so.
         """
-        settings, snapshot = self.context.settings, built.get("snapshot")
+        settings = self.context.settings
         if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
-            return {}
+            return None
         what = passed.Subject(
             line=self.line.label,
-            snapshot=snapshot["id"],
-            guests=built["steps"].get(guest_userland.STEP, {}).get("key", ""),
+            snapshot=snapshot,
+            guests=guests,
             scenarios={name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
             code=_code(),
         )
-        page = self._passed_before(what)
-        reused = page is not None
-        if reused:
+        if page := self._passed_before(what):
             self.context.console.say(f"the lab passed with this snapshot before: {page}")
-        else:
-            found, work = self._smoke(())
-            page = self.reports / passed.LINK / report.PAGE
-            passed.record(work, what, found)
-            fs.point(self.reports / passed.LINK, work.name)
-        return {"lab": {"report": str(page), "reused": reused}}
+            return LabResult(page, reused=True)
+        found, work = self._smoke(())
+        passed.record(work, what, found)
+        fs.point(self.reports / passed.LINK, work.name)
+        return LabResult(self.reports / passed.LINK / report.PAGE, reused=False)
 
     def _passed_before(self, what: passed.Subject) -> Path | None:
         """The page of a run of `what` that passed, if its record and its report are those of that run."""
@@ -179,7 +207,7 @@ class LabCommand:
     def _repository(self) -> Repository:
         """The verified snapshot to boot from. Raises as `opened`, and `Refused` for one by another key than ours."""
         if not self.latest.exists():
-            raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.publishing)
+            raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.command)
         path = self.latest.resolve()
         try:
             return opened(path, self._signer(path))
@@ -206,7 +234,7 @@ class LabCommand:
                 where=str(record),
                 why="the key that lies beside a snapshot proves nothing; to verify against it all the same: "
                 + trusting,
-                hint=self.job.publishing,
+                hint=self.job.command,
             )
         if wanted != found:
             by = "--gpg-key" if settings.gpg_key else str(record)
@@ -221,9 +249,9 @@ class LabCommand:
     def _anew(self, path: Path) -> str:
         """The command that publishes another snapshot in place of the one at `path`, which is kept."""
         if not path.is_relative_to(self.latest.parent.resolve()):
-            return self.job.publishing  # only a link of ours leads there
+            return self.job.command  # only a link of ours leads there
         place = neutral.word(path)
-        return f"mv -T --backup=numbered {place} {place}.refused && {self.job.publishing}"
+        return f"mv -T --backup=numbered {place} {place}.refused && {self.job.command}"
 
     def _kernel(self) -> Path:
         """Debian's kernel, for the question whether KVM works."""
@@ -232,16 +260,8 @@ class LabCommand:
         return probe_kernel.package(self.context.settings, self.context.console)
 
     def _userland(self) -> tuple[Path, Image]:
-        """The guests' own programs, made where they are not there yet, and the builder image they need libraries of."""
-        settings = replace(
-            self.context.settings,
-            only=(guest_userland.STEP,),
-            image=guest_userland.IMAGE,
-            dry_run=False,
-            check_reproducible=False,
-        )
-        job = BuildCommand(self.line, replace(self.context, settings=settings))
-        return job.made(guest_userland.STEP), job.image()
+        """Return the guests' own programs, built where they are not there, and the image they need libraries of."""
+        return self.job.userland(), self.job.preparation.image(guest_userland.IMAGE)
 
     def _all(self, bench: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
         """Plays scenarios, two at a time; by hand one after the other."""
@@ -306,9 +326,9 @@ def opened(path: Path, fingerprint: str) -> Repository:
 
 
 def _code() -> str:
-    """The digest of the lab's own code."""
-    modules = sorted(Path(__file__).with_name("lab").rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in modules)).hexdigest()
+    """Return the digest of the lab's own code."""
+    scenarios = (f"pipeline.lab.scenarios.{name}" for name in NAMES)  # imported by name
+    return fingerprint.digest("pipeline.lab.runner", "pipeline.lab.report.page", *scenarios)
 
 
 def _chosen(names: Sequence[str]) -> list[str]:

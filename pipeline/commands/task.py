@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -36,6 +36,14 @@ class Outcome:
 
     data: Any
     code: ExitCode
+
+
+@runtime_checkable
+class Document(Protocol):
+    """A typed result of a verb, which knows how `--json` prints it."""
+
+    def as_document(self) -> Any:
+        """Return what JSON can hold."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -111,7 +119,7 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
         if isinstance(result, Outcome):
             code, result = result.code, result.data
         if result is not None:
-            console.result(result)
+            console.result(result.as_document() if isinstance(result, Document) else result)
         return int(code)
     except PipelineError as error:
         console.fail(error)

@@ -26,7 +26,8 @@ class Work:
 
     `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
     action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
-    not of its output. `options` are what a person must add to a verb to mean the same line.
+    not of its output. `options` are what a person must add to a verb to mean the same line. Without `compiler_cache`
+    every file is compiled.
     """
 
     step: Step
@@ -39,6 +40,7 @@ class Work:
     options: tuple[str, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
     elsewhere: list[Path] = field(default_factory=list)
+    compiler_cache: bool = True
 
 
 @dataclass(frozen=True)

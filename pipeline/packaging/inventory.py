@@ -22,7 +22,7 @@ from pipeline.packaging.step_record import Damaged, Phase, Record
 from pipeline.sandbox.images import PackageList
 
 _OLD_CACHE = re.compile("-(centos6|debian12)$")  # LINE-IMAGE, of all files that extend the line
-COMPARISON_MARK = "+"  # in a directory of steps: builds for comparison (`pipeline.commands.build.AGAIN`)
+COMPARISON_MARK = "+"  # in the name of a directory of steps: builds that are only compared; in no line's name
 
 
 class RunState(StrEnum):

@@ -89,7 +89,7 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
     recipe.write_sources(top / "SOURCES", top / "SPECS")
     chown_to_build_user(top)
     mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
-    cached = bench.ccache is not None and recipe.cache != ""
+    cached = work.compiler_cache and bench.ccache is not None and recipe.cache != ""
     if bench.ccache is not None and cached:
         mounts.append(Mount(compilercache.prepare(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
     job = Job(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as xml
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,18 @@ class Comparison:
         return {**asdict(self), "differences": list(self.differences), "same": self.same}
 
 
+@dataclass(frozen=True)
+class RebuildResult:
+    """Two builds of the same steps: each package compared; steps left out, with the reason."""
+
+    compared: Sequence[Comparison] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as evidence and `--json` have it."""
+        return {"compared": [item.as_dict() for item in self.compared], "left_out": dict(self.left_out)}
+
+
 def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path) -> list[Comparison]:
     """Compare the packages below `first` and `second`, the output directories of the two builds by step.
 
@@ -64,7 +76,7 @@ def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path
     return found
 
 
-def check(compared: list[Comparison]) -> None:
+def check(compared: Sequence[Comparison]) -> None:
     """Raise `BuildFailed` with all packages that differ, and the known reasons."""
     different = [item for item in compared if not item.same]
     if not different:

@@ -85,7 +85,7 @@ class Scheduler:
 
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
-    stamps say.
+    stamps say. Without `compiler_cache` every file is compiled.
     """
 
     root: Path
@@ -96,6 +96,7 @@ class Scheduler:
     options: tuple[str, ...] = ()
     warn: Callable[[str], None] | None = None
     content: bool = False
+    compiler_cache: bool = True
     _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free_jobs: int = field(init=False, default=0)
     _bugs: list[Exception] = field(init=False, default_factory=list)
@@ -260,7 +261,17 @@ class Scheduler:
         needs = {name: self.published(plan.steps[name], plan.keys[name]) / record.OUT for name in step.needs}
         records = {name: self._records[name] for name in step.needs}
         out, scratch, log = work / record.OUT, work / "scratch", work / record.LOG
-        given = Work(step, out, scratch, log, needs, jobs, options=self.options, records=records)
+        given = Work(
+            step,
+            out,
+            scratch,
+            log,
+            needs,
+            jobs,
+            options=self.options,
+            records=records,
+            compiler_cache=self.compiler_cache,
+        )
         begun = Record(
             line=self.root.name,
             step=step.name,

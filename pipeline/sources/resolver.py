@@ -95,19 +95,24 @@ class Sources:
         self._keys = PublicKeys(line.data.keys, self.beside_line, self.store, settings, console)
         self._apt: AptRoot | None = None
         self._fetched: set[str] = set()  # while asking an index, before the fetch of all
+        self._verified: dict[str, Verified] = {}
 
     def fetch(self, image: str = "") -> list[Verified]:
         """Fetch and verify all sources; raise `Refused` at the end for one that is not pinned yet.
 
         Sources that only one builder image needs are fetched only when it is `image`: a host that
-        builds in another one, or not at all, may have no apt to find them with.
+        builds in another one, or not at all, may have no apt to find them with. What an earlier call
+        verified is not resolved a second time.
         """
         wanted = {name: source for name, source in self._sources() if _needed(source, image)}
         unpinned = [name for name, source in wanted.items() if not self._known(name, source)]
-        pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in unpinned]
+        left_out = {*unpinned, *self._verified}
+        pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in left_out]
         fetched_all = download.fetch_all([item.wanted for item in pinned], self.store, self.options, self.console)
         with self.store.using():
-            found = [self._verify(item, fetched) for item, fetched in zip(pinned, fetched_all, strict=True)]
+            for item, fetched in zip(pinned, fetched_all, strict=True):
+                self._verified[item.name] = self._verify(item, fetched)
+        found = [self._verified[name] for name in wanted if name in self._verified]
         self._record(found)
         if unpinned:
             raise self._not_pinned(unpinned)

@@ -1,4 +1,4 @@
-"""The main job for real on lts61: compiled, packaged, signed and published, and free the second time."""
+"""The build command for real on lts61: compiled, packaged, signed and published, and free the second time."""
 
 from __future__ import annotations
 

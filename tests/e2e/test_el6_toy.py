@@ -1,4 +1,4 @@
-"""The main job on a toy of el6: its recipe, its builder image, its signatures and its repository are the real ones."""
+"""The build command on a toy of el6: its recipe, builder image, signatures and repository are the real ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lab on what the main job published: every scenario of lts61, its results, and what is refused."""
+"""The lab on what the build command published: every scenario of lts61, its results, and what is refused."""
 
 from __future__ import annotations
 

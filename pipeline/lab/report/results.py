@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -123,6 +123,10 @@ class Report(Model):
     accelerator_why: str
     packages: dict[str, str] = {}
     scenarios: tuple[Scenario, ...] = ()
+
+    def as_document(self) -> dict[str, Any]:
+        """Return it as `--json` prints it."""
+        return self.model_dump(mode="json")
 
     @property
     def passed(self) -> bool:

@@ -1,4 +1,4 @@
-"""The main job put together, with a recipe whose packages cost nothing: what is built, compared, published, told."""
+"""The build command with a recipe whose packages cost nothing: what is built, compared, published, told."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from pipeline.commands import build as mainjob
-from pipeline.commands import clean
-from pipeline.commands.build import PUBLISH, BuildCommand
+from pipeline.commands import clean, preparation, shell
+from pipeline.commands.build import BuildCommand
 from pipeline.commands.build_summary import Summary
+from pipeline.commands.publishing import PUBLISH
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
@@ -45,26 +44,29 @@ _runs = itertools.count()
 
 
 class ToyJob(BuildCommand):
-    """The main job with steps that copy packages. What `changing` names comes out different each time."""
+    """The build command with steps that copy packages. What `changing` names comes out different each time."""
 
     changing: tuple[str, ...] = ()
     signing: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
+    failing_rebuilt: tuple[str, ...] = ()
+    watching: ClassVar[Callable[[Any, Work], None]] = lambda _, work: None
 
     def plan(self) -> Plan:
         steps = [self._toy(name) for name in MADE]
-        whole = Plan([*steps, self._publish_step([step.name for step in steps])])
+        whole = Plan([*steps, self.publishing.step([step.name for step in steps])])
         return whole.only(self.context.settings.only) if self.context.settings.only else whole
 
     def _toy(self, name: str) -> Step:
         def action(work: Work) -> None:
-            if name in self.failing:
+            self.watching(work)
+            if name in self.failing or (name in self.failing_rebuilt and not work.compiler_cache):
                 raise BuildFailed(f"{name} failed", hint="look at it")
             (work.out / "rpms").mkdir()
             for package in MADE[name]:
                 text = f"run {next(_runs)}" if name in self.changing else "always"
                 shutil.copy(rpm(package, text=text), work.out / "rpms")
-            if name == "kernel:stock" and not self.again:
+            if name == "kernel:stock" and work.compiler_cache:
                 work.facts["ccache"] = {"hits": 3, "misses": 1}
 
         return Step(name, action, differs="its key is made by each build" if name in self.signing else "")
@@ -97,13 +99,13 @@ class Bench:
 
     def build_all(self, **settings: Any) -> Any:
         try:
-            return self.job(**settings).build_all()
+            return self.job(**settings).build_all().as_document()
         finally:
             self.said = self.out.getvalue()
 
     def build(self, *names: str, role: str = "", **settings: Any) -> Any:
         try:
-            return self.job(**settings).build(names, role)
+            return self.job(**settings).build(names, role).as_document()
         finally:
             self.said = self.out.getvalue()
 
@@ -269,7 +271,7 @@ def test_two_builds_with_the_same_bytes_are_told_kept_as_evidence_and_published(
     assert bench.latest.exists()
     evidence = json.loads((bench.artifacts / "evidence" / "lts61" / "reproducible.json").read_text())
     assert evidence["compared"] == said["compared"]
-    assert not list(bench.artifacts.glob("steps/*+again/")), "nobody needs the same bytes twice"
+    assert not list(bench.artifacts.glob("steps/*+rebuild/")), "nobody needs the same bytes twice"
 
 
 def test_packages_that_differ_end_with_5_named_kept_and_not_published(bench: Bench) -> None:
@@ -281,7 +283,7 @@ def test_packages_that_differ_end_with_5_named_kept_and_not_published(bench: Ben
     assert "ipvsadm-1.2.1-fnat.0.noarch.rpm (step ipvsadm)" in failed.value.what
     assert "files that differ: /usr/share/fnat/ipvsadm" in failed.value.what
     assert not bench.latest.exists()
-    [kept] = bench.artifacts.glob("steps/lts61+again/ipvsadm/*/out/rpms/*.rpm")
+    [kept] = bench.artifacts.glob("steps/lts61+rebuild/ipvsadm/*/out/rpms/*.rpm")
     [first] = bench.artifacts.glob("steps/lts61/ipvsadm/*/out/rpms/*.rpm")
     assert sha256_of(kept) != sha256_of(first)
 
@@ -318,17 +320,11 @@ def test_where_everything_is_left_out_nothing_is_built_again(bench: Bench) -> No
     bench.kind.signing = ("kernel:stock",)
     said = bench.build("kernel", check_reproducible=True)
     assert said["compared"] == [] and list(said["left_out"]) == ["kernel:stock"]
-    assert not list(bench.artifacts.glob("steps/*+again"))
+    assert not list(bench.artifacts.glob("steps/*+rebuild"))
 
 
-def test_a_second_build_that_fails_is_a_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ToyJob.plan
-
-    def plan(self: ToyJob) -> Plan:
-        self.failing = ("ipvsadm",) if self.again else ()
-        return whole(self)
-
-    monkeypatch.setattr(bench.kind, "plan", plan)
+def test_a_second_build_that_fails_is_a_failure(bench: Bench) -> None:
+    bench.kind.failing_rebuilt = ("ipvsadm",)
     with pytest.raises(PipelineError, match="in the second build, that of the comparison: ipvsadm failed") as failed:
         bench.build_all(check_reproducible=True)
     assert failed.value.hint == f"./inv build-all --check-reproducible --line lts61 --artifacts {bench.artifacts}"
@@ -337,10 +333,13 @@ def test_a_second_build_that_fails_is_a_failure(bench: Bench, monkeypatch: pytes
 
 def test_the_second_build_uses_no_compiler_cache(bench: Bench) -> None:
     job = bench.job()
-    assert job.ccache("debian12") == bench.artifacts / "ccache" / "lts61" / "debian12"
-    assert replace(job, again=True).ccache("debian12") is None
-    without = replace(job, context=replace(job.context, settings=replace(job.context.settings, no_ccache=True)))
-    assert without.ccache("debian12") is None and "--no-ccache" in without.options
+    assert job.preparation.ccache("debian12") == bench.artifacts / "ccache" / "lts61" / "debian12"
+    without = bench.job(no_ccache=True)
+    assert without.preparation.ccache("debian12") is None and "--no-ccache" in without.options
+    seen: list[tuple[str, bool]] = []
+    bench.kind.watching = lambda _, work: seen.append((work.step.name, work.compiler_cache))
+    bench.build("ipvsadm", check_reproducible=True)
+    assert seen == [("ipvsadm", True), ("ipvsadm", False)]
 
 
 # --- What comes before the image ------------------------------------------------------------------------
@@ -395,7 +394,7 @@ def test_what_only_the_image_needs_is_fetched_once_it_is_known(
         return fetch(self, image)
 
     monkeypatch.setattr(Sources, "fetch", fetching)
-    monkeypatch.setattr(BuildCommand, "image", lambda self: Image("debian12", "0", Path(), Path()))
+    monkeypatch.setattr(preparation, "builder", lambda *_, **__: Image("debian12", "0", Path(), Path()))
     given = {"artifacts": str(shop.inv.artifacts), "image": image, "debian_mirror": shop.archive.url}
     context = RunContext(load(given, {}), Console(quiet=True, out=io.StringIO()))
     plan = BuildCommand(line_loader.load(line_file=shop.toy.line_file), context).plan()
@@ -439,9 +438,10 @@ def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monke
 
     job = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
     monkeypatch.setattr(sandboxed, "load_failed_job", lambda directory: job)
-    monkeypatch.setattr(mainjob.LazyRuntime, "shell", looks_around)
-    context = bench.job().context
-    assert mainjob.shell(line_loader.load("lts61"), "ipvsadm", context) == {"status": 0}
+    monkeypatch.setattr(preparation.LazyRuntime, "shell", looks_around)
+    job_of_line = bench.job()
+    ended = shell.shell(job_of_line.line, "ipvsadm", job_of_line.context, job_of_line.options)
+    assert ended.as_document() == {"status": 0}
     assert codes == [ExitCode.LOCKED]
     assert (bench.artifacts / "steps" / "lts61" / "ipvsadm" / ".failed").is_dir()
 

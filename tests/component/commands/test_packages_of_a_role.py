@@ -46,7 +46,7 @@ class PackagesJob(ToyJob):
             shutil.copy(rpm("fullnat"), work.out / "rpms")
 
         steps = [*(self._toy(name) for name in MADE), Step("package:fullnat", action, needs=("kernel:stock",))]
-        whole = Plan([*steps, self._publish_step([step.name for step in steps])])
+        whole = Plan([*steps, self.publishing.step([step.name for step in steps])])
         return whole.only(self.context.settings.only) if self.context.settings.only else whole
 
 

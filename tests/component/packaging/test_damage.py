@@ -6,20 +6,21 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.commands import build
-from pipeline.commands.build import PUBLISH
+from pipeline.commands import shell
+from pipeline.commands.publishing import PUBLISH
 from pipeline.config import line_loader
 from pipeline.core import fs, manifest, process
 from pipeline.core.fs import sha256_of
 from pipeline.errors import BuildFailed, ExitCode, Refused
 from pipeline.packaging import step_record
+from pipeline.packaging.graph import Work
 from pipeline.publish import signing
 from pipeline.publish.verify import verify_snapshot
 from tests.component.commands.test_build import MADE, Bench, ToyJob
@@ -300,13 +301,11 @@ def test_the_command_that_builds_a_package_anew_can_be_typed(bench: Bench) -> No
 
 
 def test_an_output_that_changes_while_it_is_built_a_second_time_is_not_compared(bench: Bench) -> None:
-    again = bench.kind.run_again
+    def spoiling(_: ToyJob, work: Work) -> None:
+        if not work.compiler_cache:
+            put(package(bench, "ipvsadm"), rpm("ipvsadm", text=EVIL).read_bytes())
 
-    def spoiling(self: ToyJob, names: Sequence[str]) -> Any:
-        put(package(bench, "ipvsadm"), rpm("ipvsadm", text=EVIL).read_bytes())
-        return again(self, names)
-
-    bench.kind.run_again = spoiling  # type: ignore[method-assign,assignment]
+    bench.kind.watching = spoiling
     with pytest.raises(Refused, match="ipvsadm: its output was changed while this run used it: out/rpms/ipvsadm-1"):
         bench.build("ipvsadm", check_reproducible=True)
 
@@ -333,5 +332,5 @@ def test_no_shell_is_opened_in_what_another_run_left(
         bench.build("ipvsadm")
     spoil(bench.artifacts / "steps/lts61/ipvsadm/.failed")
     with pytest.raises(Refused) as refused:
-        build.shell(line_loader.load("lts61"), "ipvsadm", bench.job().context)
+        shell.shell(line_loader.load("lts61"), "ipvsadm", bench.job().context, bench.job().options)
     assert problem in refused.value.what

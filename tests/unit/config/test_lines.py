@@ -65,7 +65,7 @@ NAMES = [
     *(
         "base-small",
         "house-small",
-        "base+again",
+        "base+rebuild",
         "latest",
         "probe-kernel",
         "a" * 49,

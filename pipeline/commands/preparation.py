@@ -1,0 +1,149 @@
+"""Establish once per run what builds start from: verified sources, proven series, the runtime, builder images, plans.
+
+`build-all`, its comparison of two builds and its lab all take it from here, so that nothing is fetched, proven or
+planned a second time. Knows no step by name and publishes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from pipeline.commands import leftovers
+from pipeline.config.context import RunContext
+from pipeline.config.line_model import Line
+from pipeline.config.settings import Settings
+from pipeline.packaging import ccache as compilercache
+from pipeline.packaging import job as sandboxed
+from pipeline.packaging.graph import Step
+from pipeline.patching import series
+from pipeline.recipes.base import BuildInputs
+from pipeline.recipes.builder_images import builder
+from pipeline.sandbox import images
+from pipeline.sandbox.runtime import Job, JobResult, Limits, Runtime
+from pipeline.sources.resolver import Sources, Verified
+
+
+class LazyRuntime:
+    """The runtime that the settings choose, looked for only when something has to be built."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+
+    @cached_property
+    def _chosen(self) -> Runtime:
+        from pipeline.sandbox.choice import choose
+
+        chosen = choose(self._context.settings.runtime, self._context.console)
+        for left in chosen.reap():
+            self._context.console.note(f"removed what a killed run left: {left}")
+        return chosen
+
+    @property
+    def name(self) -> str:
+        """Return its name as evidence has it."""
+        return self._chosen.name
+
+    def run(self, job: Job) -> JobResult:
+        """Run the job."""
+        return self._chosen.run(job)
+
+    def shell(self, job: Job) -> int:
+        """Run the job on the person's terminal."""
+        return self._chosen.shell(job)
+
+    def reap(self) -> list[str]:
+        """Return nothing: that was done when the runtime was chosen."""
+        return []
+
+
+@dataclass
+class Preparation:
+    """What one run establishes of a line, each part once and when it is first needed.
+
+    `usable` are the builder images that the line's recipe names, `plan` makes its steps.
+    """
+
+    line: Line
+    context: RunContext
+    usable: Sequence[str]
+    plan: Callable[[BuildInputs], Sequence[Step]]
+    _found: dict[str, Mapping[str, Verified]] = field(init=False, default_factory=dict)
+    _steps: dict[str, Sequence[Step]] = field(init=False, default_factory=dict)
+    _images: dict[str, images.Image] = field(init=False, default_factory=dict)
+
+    @cached_property
+    def sources(self) -> Sources:
+        """The line's sources, each resolved and verified once."""
+        return Sources(self.line, self.context.settings, self.context.console)
+
+    @cached_property
+    def patches(self) -> Sequence[series.VerifiedPatch]:
+        """The patches of every series, verified. Raises `Refused` for what is not as its series says."""
+        return series.verify_patches(self.line, self._verified(self.context.settings.image))
+
+    @cached_property
+    def trees(self) -> series.Trees:
+        """What each series leaves of the kernel tree, with the roles verified by it. Raises `Refused`."""
+        trees = series.Trees(self.line, self.patches, self._verified(self.context.settings.image), self.context)
+        series.verify_roles(self.line, self.patches, trees)
+        return trees
+
+    @cached_property
+    def runtime(self) -> LazyRuntime:
+        """What runs the builds of this run."""
+        return LazyRuntime(self.context)
+
+    def image(self, name: str = "", *, fresh: bool = False) -> images.Image:
+        """Return the builder image `name`, that of the settings without one, made when it is not there.
+
+        What killed runs left is removed before the first one.
+        """
+        asked = name or self.context.settings.image
+        if fresh or asked not in self._images:
+            if not self._images:
+                leftovers.remove(self.context.settings.artifacts)
+            context = replace(self.context, settings=replace(self.context.settings, image=asked))
+            made = builder(context, self.usable, fresh=fresh)
+            self._images |= {asked: made, made.name: made}
+        return self._images[asked]
+
+    def steps(self, image: str = "") -> Sequence[Step]:
+        """Return what the recipe makes in the builder image `image`, that of the settings without one.
+
+        Sources are fetched and roles verified before an image is made, which takes a minute: they may be refused.
+        """
+        trees = self.trees
+        made = self.image(image)
+        if made.name not in self._steps:
+            verified, settings = self._verified(made.name), self.context.settings
+            bench = sandboxed.BuildEnvironment(self.runtime, made, self.ccache(made.name), limits(settings))
+            small = settings.kernel_config == "small"
+            self._steps[made.name] = self.plan(BuildInputs(self.line, verified, self.patches, bench, trees.of, small))
+        return self._steps[made.name]
+
+    def ccache(self, image: str) -> Path | None:
+        """Return where this line file's compiler caches are; None where every file is to be compiled."""
+        settings = self.context.settings
+        if settings.no_ccache:
+            return None
+        return compilercache.directory(settings.artifacts / "ccache", self.line, image)
+
+    def _verified(self, image: str) -> Mapping[str, Verified]:
+        """Return the sources that builds in `image` need, each fetched once."""
+        if image not in self._found and (not self._found or self.sources.has_own(image)):
+            self._found[image] = {item.name: item for item in self.sources.fetch(image)}
+        return self._found.get(image) or next(iter(self._found.values()))
+
+
+def limits(settings: Settings) -> Limits:
+    """Return the limits of a build that the settings name."""
+    return Limits(
+        wall=settings.build_time,
+        idle=settings.build_silence,
+        memory=settings.build_memory << 20,
+        size=settings.build_disk << 20,
+        processes=settings.build_processes,
+    )

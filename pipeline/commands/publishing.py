@@ -1,0 +1,130 @@
+"""The step that publishes a line's packages: which of them go into which set, and the key that signs them.
+
+Knows no recipe: a step is known here by its name and by the record of what it made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.config.line_model import Line, RoleName
+from pipeline.config.settings import Settings
+from pipeline.core import neutral
+from pipeline.packaging.graph import Step, Work
+from pipeline.recipes import modules
+
+if TYPE_CHECKING:
+    from pipeline.publish.snapshot_contents import BuiltPackage, Contents
+
+PUBLISH = "repository"
+_TOOLS = ("ipvsadm", "keepalived")
+_MODULES = ("pipeline.publish.snapshot",)  # that make a snapshot
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """The publication of one line in one run.
+
+    `options` are what a command line needs to mean the same line; `old_readers`: the repository is for rpm and yum of
+    a time before today's digests.
+    """
+
+    line: Line
+    settings: Settings
+    options: tuple[str, ...]
+    old_readers: bool
+
+    @property
+    def small(self) -> bool:
+        """Whether kernels get the small configuration."""
+        return self.settings.kernel_config == "small"
+
+    @property
+    def directory(self) -> str:
+        """The line's directory in the repository."""
+        from pipeline.publish.snapshot_contents import directory_of
+
+        return directory_of(self.line.name, small=self.small)
+
+    def step(self, needs: Sequence[str]) -> Step:
+        """Return the step that publishes what the steps `needs` made."""
+        inputs = {
+            "line": self.line.label,
+            "notice": self.line.notice,
+            "gpg-key": self.settings.gpg_key or "development",
+            "baseurl": self.settings.baseurl,
+            "small": self.small,
+            "old-readers": self.old_readers,
+        }
+        return Step(PUBLISH, self._publish, inputs, tuple(needs), _MODULES)
+
+    def is_certain(self) -> bool:
+        """Return whether a run publishes with a person's key, as far as that is known before its plan is."""
+        from pipeline.publish import signers
+
+        settings = self.settings
+        if not settings.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
+            return False
+        return PUBLISH in settings.force or not signers.recorded_fingerprint(settings.artifacts, self.directory)
+
+    def try_key(self) -> None:
+        """Sign something now, so that a key that cannot is told before hours of building, not after them."""
+        from pipeline.publish import signing
+
+        with signing.open_signer(self.settings.gpg_key, self.settings.artifacts / "keys"):
+            pass
+
+    def _publish(self, work: Work) -> None:
+        from pipeline.publish import signers, signing, snapshot
+
+        artifacts, wanted = self.settings.artifacts, self._contents(work)
+        with signing.open_signer(self.settings.gpg_key, artifacts / "keys") as signer:
+            made = snapshot.make_snapshot(wanted, signer, artifacts / "repo")
+        signers.record(artifacts, wanted.directory, made.fingerprint)
+        document = {"id": made.id, "path": str(made.path), "latest": str(made.latest), "fingerprint": made.fingerprint}
+        work.facts["snapshot"] = {**document, "development": made.development}
+        work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory)])
+
+    def _contents(self, work: Work) -> Contents:
+        """Return which package goes into which set: a role's kernel, and what that role needs beside it."""
+        from pipeline.publish.snapshot_contents import Contents
+
+        tools = [package for name in _TOOLS for package in self._built(work, name)]
+        beside = {
+            RoleName.DIRECTOR: [*tools, *self._built(work, "role-packages", "lvs-fnat-director")],
+            RoleName.REALSERVER: self._built(work, "role-packages", "lvs-fnat-realserver"),
+            RoleName.STOCK: [*tools, *self._built(work, "role-packages")],
+        }
+        data = self.line.data
+        kernels = {role: self._built(work, f"kernel:{data.kernel_of(role)}") for role in data.roles}
+        own = {
+            role: [rpm for name in model.packages for rpm in self._built(work, f"{modules.STEP}:{name}")]
+            for role, model in data.roles.items()
+        }
+        return Contents(
+            line=self.line.name,
+            label=self.line.label,
+            sets={role.value: [*kernels[role], *own[role], *beside[role]] for role in data.roles},
+            notice=self.line.notice,
+            old_readers=self.old_readers,
+            small=self.small,
+            baseurl=self.settings.baseurl,
+        )
+
+    def _built(self, work: Work, step: str, prefix: str = "") -> list[BuiltPackage]:
+        """Return the packages of a step by its record, whatever lies in its directory."""
+        from pipeline.publish.snapshot_contents import BuiltPackage
+
+        if step not in work.records:
+            return []
+        made = work.records[step]
+        small = self.small and step.startswith("kernel:")
+        rebuild = neutral.command(["./inv", "build-all", "--force", step, *self.options])
+        return [
+            BuiltPackage(work.needs[step] / name, step, small, entry.content, made.key, rebuild)
+            for name, entry in sorted(made.output.items())
+            if PurePosixPath(name).match(f"rpms/{prefix}*.rpm")
+        ]
