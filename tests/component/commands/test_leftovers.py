@@ -123,7 +123,7 @@ import sys
 from pathlib import Path
 from pipeline.core import temporary
 from pipeline.publish import signing
-with temporary.of_this_run(), signing.opened("", Path(sys.argv[1])) as signer:
+with temporary.of_this_run(), signing.open_signer("", Path(sys.argv[1])) as signer:
     print("begun", flush=True)
     for number in range(1000):
         signer.sign([Path(sys.argv[2])], Path(sys.argv[3]) / str(number))
