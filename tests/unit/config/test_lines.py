@@ -19,7 +19,7 @@ from tests.fixtures.linefiles import BASE, BLOB, DIGEST, FINGERPRINT, SERIES, ed
 # --- What is read ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["el6", "lts61"])
+@pytest.mark.parametrize("name", ["el6", "lts61", "lts612"])
 def test_the_projects_own_lines_load(name: str) -> None:
     line = line_loader.load(name)
     assert (line.name, line.label, line.notice, line.override) == (name, name, "", None)
