@@ -316,7 +316,7 @@ def test_an_output_that_changes_while_it_is_built_a_second_time_is_not_compared(
 @pytest.mark.parametrize(
     ("spoil", "problem"),
     [
-        (lambda failed: (failed / "meta.json").write_text(""), "got a damaged one: it is empty"),
+        (lambda failed: (failed / "meta.json").write_text(""), "got a damaged one: empty"),
         (
             lambda failed: replace(step_record.read(failed), step="keepalived").write(failed),
             "got lts61 keepalived, failed",

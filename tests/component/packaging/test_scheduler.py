@@ -198,7 +198,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "log, a byte": (lambda p: rewritten(p / "log", b"LOG"), "its output was changed: log: SHA-256 "),
     "log, gone": (lambda p: (p / "log").unlink(), "its output was changed: log: missing"),
-    "record, emptied": (lambda p: (p / "meta.json").write_text(""), "its record is damaged: it is empty"),
+    "record, emptied": (lambda p: (p / "meta.json").write_text(""), "its record is damaged: empty"),
     "record, cut": (
         lambda p: os.truncate(p / "meta.json", (p / "meta.json").stat().st_size // 2),
         "its record is damaged: not a JSON document",
