@@ -56,12 +56,12 @@ def pin(context: RunContext, line: str, source: str) -> Any:
 @verb("line-file", help={"show": "print the whole resolved line of this name"}, plain=True)
 def lines(context: RunContext, show: str = "") -> Any:
     """List the lines, or print one whole, overrides and pins included."""
-    from pipeline.commands import lines as showing
+    from pipeline.commands import lines as display
     from pipeline.config import line_loader as model
 
     if show or context.settings.line_file:
-        return showing.show_line(model.load(show or None, context.settings.line_file), context.console)
-    return showing.list_lines([model.load(name) for name in model.names()], context.console)
+        return display.show_line(model.load(show or None, context.settings.line_file), context.console)
+    return display.list_lines([model.load(name) for name in model.names()], context.console)
 
 
 @verb(
@@ -130,7 +130,7 @@ def build(context: RunContext, name: list[str] | None = None, role: str = "") ->
     help={"fresh": "make it anew from the archive as it is now, for later builds"},
 )
 def image(context: RunContext, fresh: bool = False) -> Any:
-    """Make the builder image, or say that it is there and what is in it."""
+    """Make a missing builder image, and describe the image."""
     from pipeline.commands import image as imaging
     from pipeline.commands.build import BuildCommand
 
@@ -145,15 +145,15 @@ def image(context: RunContext, fresh: bool = False) -> Any:
     plain=True,
 )
 def status(context: RunContext, line: str = "") -> Any:
-    """Say what is there: each step's last state, snapshots, images, sizes; asks nothing but the disk."""
+    """Print each step's last state, snapshots, images and sizes, from the disk alone."""
     from pipeline.audit import integrity
-    from pipeline.commands import status as told
+    from pipeline.commands import status as described
 
-    said = told.tell(context)
+    text = described.tell(context)
     if not context.settings.verify:
-        return said
+        return text
     differing = integrity.verify(context, line)
-    return Outcome({**said, "differing": differing}, ExitCode.REFUSED if differing else ExitCode.OK)
+    return Outcome({**text, "differing": differing}, ExitCode.REFUSED if differing else ExitCode.OK)
 
 
 @verb(
@@ -164,7 +164,7 @@ def status(context: RunContext, line: str = "") -> Any:
     },
 )
 def clean(context: RunContext, what: list[str] | None = None, line: str = "") -> Any:
-    """Remove what can be made again, or say what could be removed and how much room that gives."""
+    """Remove results that can be rebuilt, or list them with their sizes."""
     from pipeline.commands import clean as cleaning
 
     return Outcome(*cleaning.clean(what or (), line, context))
@@ -233,7 +233,7 @@ def mirror(context: RunContext, action: str, directory: str) -> Any:
 
 @verb(help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"})
 def store(context: RunContext, action: str) -> Any:
-    """Look after the store: `store gc`, `store verify`."""
+    """Clean or verify the store: `store gc`, `store verify`."""
     from pipeline.sources import store_maintenance
 
     if action == "gc":
@@ -250,7 +250,7 @@ def store(context: RunContext, action: str) -> Any:
     help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"},
 )
 def doctor(context: RunContext, kernel: str = "") -> Any:
-    """Say whether this host can do the work: each finding, what it affects, its remedy."""
+    """Check whether this host can do the work: each finding, its effect, its remedy."""
     from pipeline.host import doctor as checks
 
     def debian_kernel() -> Any:
@@ -272,7 +272,7 @@ def doctor(context: RunContext, kernel: str = "") -> Any:
     plain=True,
 )
 def test(context: RunContext, only: str = "", match: str = "", real: bool = False) -> Any:
-    """Run the tests; what they need is started by them, and missing things fail."""
+    """Run the tests; they start the servers they need, and fail where something is missing."""
     from pipeline.commands import test as testing
 
     return testing.accept_real(context, match) if real else testing.run(context.console, only, match)

@@ -54,8 +54,8 @@ class Field:
 
     def sha256sum(self) -> None:
         """Hash the file with sha256sum, the baseline."""
-        said = process.run(["sha256sum", self.file]).text.split()[0]
-        assert said == self.sha256
+        measured = process.run(["sha256sum", self.file]).text.split()[0]
+        assert measured == self.sha256
 
     def in_process(self) -> None:
         """Hash the file with Python's hashlib, which may use instructions that sha256sum does not."""

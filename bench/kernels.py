@@ -55,8 +55,8 @@ def build(place: Path, options: list[str], *roles: str) -> tuple[float, float]:
 def row(what: str, ratio: float, aim: float, *, least: bool = False) -> None:
     """Print one figure."""
     reached = ratio >= aim if least else ratio <= aim
-    told = f"aim {'>=' if least else '<='} {aim:g}  {'reached' if reached else 'MISSED'}"
-    print(f"{what:72} {ratio:6.2f}   {told}", flush=True)
+    aim_text = f"aim {'>=' if least else '<='} {aim:g}  {'reached' if reached else 'MISSED'}"
+    print(f"{what:72} {ratio:6.2f}   {aim_text}", flush=True)
 
 
 def main(artifacts: str, *words: str) -> None:

@@ -46,7 +46,7 @@ class BuildCommand:
 
     @cached_property
     def preparation(self) -> Preparation:
-        """What this run establishes once: sources, proofs, images, steps."""
+        """The parts that this run establishes once: sources, proofs, images, steps."""
         recipe = self.recipe
         return Preparation(self.line, self.context, self.build_spec.images, recipe.steps)
 
@@ -57,7 +57,7 @@ class BuildCommand:
 
     @cached_property
     def runner(self) -> Scheduler:
-        """What runs the plan."""
+        """The scheduler of the plan."""
         settings = self.context.settings
         return Scheduler(
             settings.artifacts / "steps" / self.line.name,
@@ -72,7 +72,7 @@ class BuildCommand:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What a command line needs to mean this line, these artifacts and these builds."""
+        """The command line's options for this line, these artifacts and these builds."""
         settings = self.context.settings
         words = ["--line-file", str(settings.line_file)] if settings.line_file else ["--line", self.line.name]
         for row in (TABLE[name] for name in ("artifacts", "runtime", "image", "kernel-config")):
@@ -95,7 +95,7 @@ class BuildCommand:
 
     @property
     def build_spec(self) -> BuildSpec:
-        """What the line says of its build."""
+        """The line's `[build]` table."""
         return required(self.line.data.build, "[build]")
 
     def image(self, *, fresh: bool = False) -> images.Image:
@@ -152,7 +152,7 @@ class BuildCommand:
             return BuildResult(self.line, summary, comparison)
 
     def _check_names(self) -> None:
-        """Raises `UsageError` for a line, an image or steps that are not there, before anything is asked for."""
+        """Raise `UsageError` for an unknown line, image or step before any request."""
         settings = self.context.settings
         check_image(settings.image, self.build_spec.images)
         known = (*PACKAGES, *_steps_by_name(self.line), PUBLISH)
@@ -162,7 +162,7 @@ class BuildCommand:
                 raise UsageError(what, why=f"steps: {', '.join(known)}", hint="./inv build-all --dry-run shows them")
 
     def _look(self) -> None:
-        """Raises `Unreachable` within seconds where sources are missing and no address of theirs answers."""
+        """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""
         if missing := self.preparation.sources.unavailable():
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
             if self.context.settings.offline:
@@ -198,12 +198,12 @@ def _steps_by_name(line: Line) -> list[str]:
 
 
 def _is_of_debian(name: str) -> bool:
-    """Whether every source of a line of the project comes from Debian's archive, which many hosts mirror."""
+    """Return whether every source of a line of the project comes from Debian's archive, which has many mirrors."""
     return all(isinstance(source, DebianSource) for source in line_loader.load(name).data.sources.values())
 
 
 def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
-    """The steps that packages of these names come from. Raises `UsageError` for names and roles that are not there."""
+    """Return the steps of packages with these names. Raises `UsageError` for unknown names and roles."""
     unknown = [name for name in names if name not in PACKAGES]
     if unknown or not names:
         what = f"no package is called {', '.join(unknown)}" if unknown else "which packages?"

@@ -77,7 +77,7 @@ class LabCommand:
 
     @cached_property
     def job(self) -> BuildCommand:
-        """What makes the userland of guests, and knows the builder image."""
+        """The build of the guests' userland, which knows the builder image."""
         return BuildCommand(self.line, self.context)
 
     @property
@@ -105,7 +105,7 @@ class LabCommand:
         return self._smoke(names, keep=keep)[0]
 
     def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
-        """The report, and the directory it is in."""
+        """Return the report and its directory."""
         from pipeline.lab.report import results, terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
@@ -168,7 +168,7 @@ class LabCommand:
         return LabResult(self.reports / passed.LINK / report.PAGE, reused=False)
 
     def _passed_before(self, what: passed.Subject) -> Path | None:
-        """The page of a run of `what` that passed, if its record and its report are those of that run."""
+        """Return the page of a passed run of `what`, if record and report are of that run."""
         place = self.reports / passed.LINK
         if not os.path.lexists(place):
             return None
@@ -205,7 +205,7 @@ class LabCommand:
         )
 
     def _repository(self) -> Repository:
-        """The verified snapshot to boot from. Raises as `opened`, and `Refused` for one by another key than ours."""
+        """Return the verified snapshot to boot. Raises as `opened`, and `Refused` for another signer."""
         if not self.latest.exists():
             raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.command)
         path = self.latest.resolve()
@@ -216,7 +216,7 @@ class LabCommand:
             raise
 
     def _signer(self, path: Path) -> str:
-        """The key that must have signed the snapshot: what `gpg-key` names, else the one that signed our last.
+        """Return the key that must have signed the snapshot: `gpg-key`, else the last signer's.
 
         Raises `Refused` where the snapshot names another one.
         """
@@ -247,14 +247,14 @@ class LabCommand:
         return wanted
 
     def _anew(self, path: Path) -> str:
-        """The command that publishes another snapshot in place of the one at `path`, which is kept."""
+        """Return the command that publishes another snapshot in place of the one at `path`, which is kept."""
         if not path.is_relative_to(self.latest.parent.resolve()):
             return self.job.command  # only a link of ours leads there
         place = neutral.word(path)
         return f"mv -T --backup=numbered {place} {place}.refused && {self.job.command}"
 
     def _kernel(self) -> Path:
-        """Debian's kernel, for the question whether KVM works."""
+        """Return Debian's kernel for the KVM probe."""
         from pipeline.sources import probe_kernel
 
         return probe_kernel.package(self.context.settings, self.context.console)
@@ -264,7 +264,7 @@ class LabCommand:
         return self.job.userland(), self.job.preparation.image(guest_userland.IMAGE)
 
     def _all(self, bench: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
-        """Plays scenarios, two at a time; by hand one after the other."""
+        """Play scenarios, two at a time; by hand one after the other."""
         if bench.keep:
             return tuple(self._played(bench, name) for name in chosen)
         order = sorted(chosen, key=_PATIENT.__contains__, reverse=True)
@@ -286,12 +286,12 @@ class LabCommand:
         console.note(f"{name}: starting")
         played = runner.run_scenario(bench, name)
         passed = sum(check.passed for check in played.checks)
-        said = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
-        console.note(f"{name}: {played.state}, {said}")
+        result = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
+        console.note(f"{name}: {played.state}, {result}")
         return played
 
     def _remember(self, work: Path) -> None:
-        """Lets `latest` point to this run's results, and removes old ones."""
+        """Point `latest` to this run's results, and remove old ones."""
         fs.point(self.reports / _LATEST, work.name)
         runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
         kept = (self.reports / passed.LINK).resolve()
@@ -301,7 +301,7 @@ class LabCommand:
 
 
 def opened(path: Path, fingerprint: str) -> Repository:
-    """The snapshot at `path`, after every digest in it was looked at, and every signature: by this key.
+    """Return the snapshot at `path`, after verifying every digest and every signature by this key.
 
     Raises `Refused` for a damaged one.
     """
@@ -343,12 +343,12 @@ def _say(text: str) -> None:
     write(sys.stdout, text)
 
 
-def by_hand(stage: ScenarioContext, read: Callable[[str], str] = input, say: Callable[[str], None] = _say) -> None:
-    """Lets a person into the guests, one at a time, until they have had enough."""
-    say(f"the network is running; a guest's name opens a shell in it: {', '.join(stage.machines)}")
+def by_hand(context: ScenarioContext, read: Callable[[str], str] = input, say: Callable[[str], None] = _say) -> None:
+    """Open shells in the guests for a person, one at a time, until the person leaves."""
+    say(f"the network is running; a guest's name opens a shell in it: {', '.join(context.machines)}")
     say("exit leaves the shell, and here ends the lab. To try there:")
     for name, line in _TO_TRY.items():
-        if name in stage.machines:
+        if name in context.machines:
             say(f"  {name:10} {line}")
     while True:
         try:
@@ -357,10 +357,10 @@ def by_hand(stage: ScenarioContext, read: Callable[[str], str] = input, say: Cal
             return
         if typed == "exit":
             return
-        if typed in stage.machines:
-            _shell(stage[typed])
+        if typed in context.machines:
+            _shell(context[typed])
         elif typed:
-            say(f"there is no guest {typed}; guests: {', '.join(stage.machines)}; exit ends the lab")
+            say(f"there is no guest {typed}; guests: {', '.join(context.machines)}; exit ends the lab")
 
 
 _TO_TRY = {
@@ -372,7 +372,7 @@ _TO_TRY = {
 
 
 def _shell(machine: Machine) -> None:
-    """A shell at this terminal, which meanwhile passes every key on."""
+    """Open a guest's shell at this terminal, which passes every key on."""
     from pipeline.sandbox.terminal import raw_mode
 
     source = sys.stdin.fileno()

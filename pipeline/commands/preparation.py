@@ -61,7 +61,7 @@ class LazyRuntime:
 
 @dataclass
 class Preparation:
-    """What one run establishes of a line, each part once and when it is first needed.
+    """The parts of a line that one run establishes, each once and when first needed.
 
     `usable` are the builder images that the line's recipe names, `plan` makes its steps.
     """
@@ -86,14 +86,14 @@ class Preparation:
 
     @cached_property
     def trees(self) -> series.Trees:
-        """What each series leaves of the kernel tree, with the roles verified by it. Raises `Refused`."""
+        """The kernel tree after each series, with the roles verified by it. Raises `Refused`."""
         trees = series.Trees(self.line, self.patches, self._verified(self.context.settings.image), self.context)
         series.verify_roles(self.line, self.patches, trees)
         return trees
 
     @cached_property
     def runtime(self) -> LazyRuntime:
-        """What runs the builds of this run."""
+        """The runtime of this run's builds."""
         return LazyRuntime(self.context)
 
     def image(self, name: str = "", *, fresh: bool = False) -> images.Image:
@@ -101,14 +101,14 @@ class Preparation:
 
         What killed runs left is removed before the first one.
         """
-        asked = name or self.context.settings.image
-        if fresh or asked not in self._images:
+        requested = name or self.context.settings.image
+        if fresh or requested not in self._images:
             if not self._images:
                 leftovers.remove(self.context.settings.artifacts)
-            context = replace(self.context, settings=replace(self.context.settings, image=asked))
+            context = replace(self.context, settings=replace(self.context.settings, image=requested))
             made = builder(context, self.usable, fresh=fresh)
-            self._images |= {asked: made, made.name: made}
-        return self._images[asked]
+            self._images |= {requested: made, made.name: made}
+        return self._images[requested]
 
     def steps(self, image: str = "") -> Sequence[Step]:
         """Return what the recipe makes in the builder image `image`, that of the settings without one.

@@ -1,4 +1,4 @@
-"""The step that publishes a line's packages: which of them go into which set, and the key that signs them.
+"""Plan the step that publishes a line's packages: the sets of packages, and the key that signs them.
 
 Knows no recipe: a step is known here by its name and by the record of what it made.
 """
@@ -71,7 +71,7 @@ class Publishing:
         return PUBLISH in settings.force or not signers.recorded_fingerprint(settings.artifacts, self.directory)
 
     def try_key(self) -> None:
-        """Sign something now, so that a key that cannot is told before hours of building, not after them."""
+        """Sign now, so that an unusable key is reported before hours of building."""
         from pipeline.publish import signing
 
         with signing.open_signer(self.settings.gpg_key, self.settings.artifacts / "keys"):

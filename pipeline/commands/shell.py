@@ -47,7 +47,7 @@ def shell(line: Line, step: str, context: RunContext, options: Sequence[str]) ->
 
 
 def _check_failed(directory: Path, line: Line, step: str, options: Sequence[str]) -> None:
-    """Refuse to enter what another run left, or one whose record is damaged; what is not there is told later."""
+    """Refuse to enter another run's leftovers, or a step with a damaged record; report missing ones later."""
     if directory.is_dir():
         try:
             known = step_record.read(directory)

@@ -193,7 +193,7 @@ class _ScenarioRun:
             guests=tuple(guests),
             checks=tuple(checks),
             distributions=tuple(self.context.distributions if self.context else ()),
-            ladder=packets,
+            sequence=packets,
             captures={segment: str(path) for segment, path in captures.items() if self.environment.capture},
         )
 

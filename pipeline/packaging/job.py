@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.core import disk_space as room
-from pipeline.core import documents, neutral
+from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache as compilercache
 from pipeline.packaging import diagnostics, outputs
@@ -84,7 +83,7 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
     there is no room or the engine went away.
     """
     top = work.scratch / "build"
-    room.require(work.scratch, recipe.disk_space + bench.limits.free, f"building {work.step.name}")
+    disk_space.require(work.scratch, recipe.disk_space + bench.limits.free, f"building {work.step.name}")
     rpmtool.make_tree(top)
     recipe.write_sources(top / "SOURCES", top / "SPECS")
     chown_to_build_user(top)
@@ -116,8 +115,8 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
     if not ended.succeeded:
         # Else a build that lost its compiler would be told as one that failed.
         for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
-            if not room.is_there(place):
-                raise room.gone(place)
+            if not disk_space.is_there(place):
+                raise disk_space.gone(place)
         if ended.reason is EndReason.EXIT:
             recipe.explain_failure(work.log, top)
         raise diagnostics.build_error(work, ended, diagnostics.BuildContext(top, bench.limits, bench.runtime.name))

@@ -73,5 +73,5 @@ def matches(log: Path, pattern: re.Pattern[str], limit: int) -> list[re.Match[st
 
 def _is_error(line: str) -> bool:
     # What comes behind its word by any distance is looked for once: a pattern would try it at each word.
-    distant = any(said in line[line.find(word) :] for word, said in _SPLIT_PATTERNS if word in line)
+    distant = any(text in line[line.find(word) :] for word, text in _SPLIT_PATTERNS if word in line)
     return (distant or _REAL.search(line) is not None) and not _ECHO.search(line)

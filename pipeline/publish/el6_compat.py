@@ -111,8 +111,8 @@ def _dependencies(package: RpmFile) -> Iterator[str]:
 
 def _provided(feature: str, wanted: str) -> bool:
     """Return whether rpm 4.8 has the feature `rpmlib(X) <= V`: the version it has must not be newer than V."""
-    had = RPMLIB.get(feature)
-    return had is not None and (not wanted or _numbers(had) <= _numbers(wanted))
+    since = RPMLIB.get(feature)
+    return since is not None and (not wanted or _numbers(since) <= _numbers(wanted))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -149,8 +149,8 @@ def signature_problems(package: RpmFile, key_id: str) -> Iterator[str]:
             yield f"over {what}, {error}"
             continue
         if (packet.algorithm, packet.digest, packet.kind) != (_RSA, _SHA256, _BINARY_DOCUMENT):
-            had = f"algorithm {packet.algorithm}, digest {packet.digest}"
-            yield f"over {what}, a signature of {had}; it must be RSA ({_RSA}) with SHA-256 ({_SHA256})"
+            got = f"algorithm {packet.algorithm}, digest {packet.digest}"
+            yield f"over {what}, a signature of {got}; it must be RSA ({_RSA}) with SHA-256 ({_SHA256})"
         if packet.version not in (3, 4):
             yield f"over {what}, a signature of version {packet.version}"
         if packet.issuer != key_id:  # rpm 4.8 keeps a primary key and does not know its subkeys

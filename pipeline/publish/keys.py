@@ -253,8 +253,8 @@ def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
             found[after[9]] = row
     wanted = fingerprint or next(iter(found), "")
     if wanted not in found or (not fingerprint and len(found) > 1):
-        had = ", ".join(found) or "no secret key at all"
-        raise UsageError(f"the signing key {fingerprint or ''} was not found".replace("  ", " "), why=f"had {had}")
+        got = ", ".join(found) or "no secret key at all"
+        raise UsageError(f"the signing key {fingerprint or ''} was not found".replace("  ", " "), why=f"had {got}")
     _check_kind(wanted, found[wanted])
     named = next((row[9] for row in rows[rows.index(found[wanted]) :] if row[0] == "uid"), "")
     identity = re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), named)

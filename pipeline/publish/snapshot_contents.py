@@ -83,7 +83,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """What snapshot.json says of a package; `size` in bytes and `sha256` are those of the signed file."""
+    """A package in snapshot.json; `size` in bytes and `sha256` are those of the signed file."""
 
     nevra: str
     body_sha256: str
@@ -96,7 +96,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Signer:
-    """What snapshot.json says of the key that signed; a file bears its name."""
+    """The signing key in snapshot.json, and the name of its file."""
 
     name: Annotated[str, re.compile("[A-Za-z0-9-]+")]
     identity: str

@@ -148,7 +148,7 @@ def _repositories(text: str) -> Iterator[Problem]:
 
 
 def _build(recipe: CentosRecipe, engine: ContainerEngine, log: Path) -> str:
-    """Has the engine build it, and gives its name there. The engine gives up when our connection closes."""
+    """Build the image in the engine and return its name there. Closing our connection cancels the build."""
     tag = f"localhost/lvs-fullnat/{recipe.name}-build:{recipe.request}"
     proxies = {name: os.environ[name] for name in (*_PROXIES, *map(str.upper, _PROXIES)) if name in os.environ}
     with log.open("wb") as out, engine.translated_errors("did not build the image"):

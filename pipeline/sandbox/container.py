@@ -230,11 +230,11 @@ class ContainerEngine:
             log.write(_ENDED.sub("", stream.supervisor_output).lstrip("\n"))  # the shell's own messages
         return ended
 
-    def _job_result(self, container: str, reason: EndReason, told: str) -> JobResult:
+    def _job_result(self, container: str, reason: EndReason, output: str) -> JobResult:
         """Return the result that the supervisor reported; a job without a report was killed from outside."""
         if reason is not EndReason.EXIT:
             return JobResult(reason, -9)
-        found = _ENDED.findall(told)
+        found = _ENDED.findall(output)
         if not found:
             return JobResult(EndReason.MEMORY if self._was_oom_killed(container) else EndReason.ENGINE_LOST, -9)
         self._wait_until_gone(container)
@@ -245,8 +245,8 @@ class ContainerEngine:
         """Return whether the engine reported the container as killed for its memory."""
         with contextlib.suppress(*_sdk_errors()):
             now = int(time.time())
-            asked = {"container": container, "event": "oom"}
-            return any(self.api.events(since=now - 60, until=now + 1, filters=asked, decode=True))
+            queried = {"container": container, "event": "oom"}
+            return any(self.api.events(since=now - 60, until=now + 1, filters=queried, decode=True))
         return False
 
     @contextlib.contextmanager
@@ -325,8 +325,8 @@ class ContainerEngine:
 def available_engines(host: Host | None = None) -> list[ContainerEngine]:
     """Return all engines of this host that answer, one per address."""
     host = host or Host()
-    asked = [engines.ask(address, host) for address in engines.addresses(host)]
-    return [ContainerEngine(engine, host.environ) for engine in asked if not engine.problem]
+    queried = [engines.ask(address, host) for address in engines.addresses(host)]
+    return [ContainerEngine(engine, host.environ) for engine in queried if not engine.problem]
 
 
 @dataclass(frozen=True)

@@ -78,8 +78,8 @@ class DebianRecipe:
     @property
     def request(self) -> str:
         """The digest of the inputs; the resulting packages may change with the archive."""
-        asked = [_FORMAT, self.name, sorted(self.packages), sorted(self.archives)]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+        request = [_FORMAT, self.name, sorted(self.packages), sorted(self.archives)]
+        return hashlib.sha256(json.dumps(request).encode()).hexdigest()[:16]
 
 
 def package_list(rendered: str) -> list[str]:

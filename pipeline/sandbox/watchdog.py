@@ -24,7 +24,7 @@ def watch(job: Job, handle: int, read: Callable[[], bytes | None]) -> EndReason:
     Raises `process.Stopped` when the run was interrupted.
     """
     limits, written = job.limits, 0
-    begun = said = time.monotonic()
+    begun = last_output = time.monotonic()
     written_to = [mount.source for mount in job.mounts if mount.writable]
     places, growth = [job.log.parent, *written_to], _DiskGrowth(written_to)
     with job.log.open("ab", buffering=0) as log:
@@ -38,10 +38,10 @@ def watch(job: Job, handle: int, read: Callable[[], bytes | None]) -> EndReason:
             if data:
                 if not _write(log, data):
                     return EndReason.DISK
-                written, said = written + len(data), now
+                written, last_output = written + len(data), now
             checks = (
                 (EndReason.WALL, now - begun > limits.wall),
-                (EndReason.IDLE, now - said > limits.idle),
+                (EndReason.IDLE, now - last_output > limits.idle),
                 (EndReason.LOG, written > limits.log),
                 (EndReason.SIZE, growth.bytes_grown() > limits.size),
                 (EndReason.DISK, _is_low(places, limits.free)),

@@ -52,7 +52,7 @@ def test_junit_has_each_check(results: Path) -> None:
 def test_the_page_shows_the_ladder_of_tunnels(results: Path) -> None:
     report = json.loads((results / "report.json").read_text())
     (tun,) = (scenario for scenario in report["scenarios"] if scenario["name"] == "tun")
-    tunnelled = [packet["text"] for packet in tun["ladder"] if packet["text"].startswith("ipip 172.16.16.2 > ")]
+    tunnelled = [packet["text"] for packet in tun["sequence"] if packet["text"].startswith("ipip 172.16.16.2 > ")]
     page = (results / "report.html").read_text()
     assert tunnelled and all(html.escape(text) in page for text in tunnelled)
 

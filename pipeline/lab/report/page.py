@@ -101,7 +101,7 @@ def _section(number: int, scenario: Scenario) -> Section:
         topology=drawing.topology(guests),
         distributions=tuple((each.title, drawing.distribution(each)) for each in scenario.distributions),
         boots=drawing.boots(guests),
-        sequence=drawing.sequence_diagram(scenario.ladder, guests),
+        sequence=drawing.sequence_diagram(scenario.sequence, guests),
         consoles=tuple(_console(f"{anchor}-{place}", guest) for place, guest in enumerate(guests, 1)),
     )
 

@@ -108,7 +108,7 @@ class Scenario(Model):
     guests: tuple[Guest, ...] = ()
     checks: tuple[Check, ...] = ()
     distributions: tuple[Distribution, ...] = ()
-    ladder: tuple[Packet, ...] = ()
+    sequence: tuple[Packet, ...] = ()
     captures: dict[str, str] = {}  # segment to file, where one was kept
 
 

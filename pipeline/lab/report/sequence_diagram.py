@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.formats.pcap import BROADCAST, Flags, Ip, Packet, Tcp, Udp, merged, toa
 from pipeline.lab.report import results
 
-MAX_PACKETS = 60  # packets of one ladder; a download has thousands, and the first tell how it went
+MAX_PACKETS = 60  # packets of one diagram; a download has thousands, and the first tell how it went
 
 _FINISHED = -1  # in the place of a sequence number
 

@@ -158,8 +158,8 @@ def _check_port_exhaustion(context: ScenarioContext) -> None:
     refused = sum(line.startswith("error") for line in held.out.splitlines())
     context.check("local ports exhausted: some get an error", True, 0 < refused < 24, hint=f"{refused} of 24 refused")
     context.run_script(director, set_ports.format(**before))
-    again = [answer.error for answer in context.request("client", VIP, 80, 3)]
-    context.check("and with ports again all are served", ["", "", ""], again)
+    retried = [answer.error for answer in context.request("client", VIP, 80, 3)]
+    context.check("and with ports again all are served", ["", "", ""], retried)
 
 
 PLAN = ScenarioPlan(

@@ -66,7 +66,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Image:
-    """What QEMU is given. `virtio`: the kernel has virtio's card and port; otherwise an e1000 and a serial port serve.
+    """QEMU's inputs. `virtio`: the kernel has virtio's card and port; otherwise an e1000 and a serial port serve.
 
     `config` is the kernel's configuration, its options by name.
     """

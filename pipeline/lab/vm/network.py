@@ -37,7 +37,7 @@ _POLL = 0.02  # seconds between looks while guests boot
 
 @dataclass
 class Accelerator:
-    """The accelerator of guests, and its reason. `probe` is asked, and corrected when KVM fails after all."""
+    """The accelerator of guests, and its reason. `probe` is queried, and corrected when KVM fails after all."""
 
     name: str  # kvm or tcg
     why: str
@@ -111,12 +111,12 @@ class Lab:
         words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
         child = self._running.enter_context(process.start(words))
         segment = self.segments[name] = Segment(name, path, capture, child)
-        said = process.pipe(child.stdout)
-        if not select.select([said], [], [], _SWITCH_TIMEOUT)[0]:
+        output = process.pipe(child.stdout)
+        if not select.select([output], [], [], _SWITCH_TIMEOUT)[0]:
             raise NetworkFailed(
                 f"segment {name}: its switch did not start within {_SWITCH_TIMEOUT:g} s ({host_load()})"
             )
-        if said.readline() != b"ready\n":
+        if output.readline() != b"ready\n":
             child.wait()
             segment.check_alive()
 

@@ -67,12 +67,12 @@ def crowded() -> Report:
         for number in range(8)
     ]
     rows = tuple(
-        row.model_copy(update={"source": long + str(n % 5), "text": long * 3}) for n, row in enumerate(base.ladder)
+        row.model_copy(update={"source": long + str(n % 5), "text": long * 3}) for n, row in enumerate(base.sequence)
     )
     checks = tuple(check.model_copy(update={"seen": long * 4, "name": long}) for check in base.checks)
     update = {
         "guests": (*base.guests, *servers),
-        "ladder": rows,
+        "sequence": rows,
         "checks": checks,
         "name": long,
         "why": long,

@@ -101,7 +101,7 @@ def test_the_page_says_everything_a_run_is_known_by() -> None:
         known += [part for check in scenario.checks for part in (check.name, check.expected, check.seen)]
         known += [check.hint for check in scenario.checks if not check.passed]
         known += [guest.name for guest in scenario.guests]
-        known += [packet.text for packet in scenario.ladder]
+        known += [packet.text for packet in scenario.sequence]
         known += [distribution.title for distribution in scenario.distributions]
         known += scenario.captures.values()
     assert [part for part in known if part not in text] == []
@@ -173,7 +173,7 @@ def attacked(scenario: Scenario) -> Scenario:
         "guests": tuple(guests),
         "checks": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.checks),
         "distributions": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.distributions),
-        "ladder": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.ladder),
+        "sequence": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.sequence),
     }
     own = scenario.model_dump(exclude={*parts, "state"})
     return scenario.model_copy(update={**_texts(own), **parts})
@@ -298,7 +298,9 @@ def test_no_mark_is_in_the_way_of_another_in_a_timeline(rows: list[tuple[str, di
 @given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
 def test_no_name_is_in_the_way_of_another_above_a_ladder(names: list[str]) -> None:
     packets = [
-        packet.model_copy(update={"source": name, "target": names[0]}) for name in names for packet in labruns.ladder(1)
+        packet.model_copy(update={"source": name, "target": names[0]})
+        for name in names
+        for packet in labruns.sequence(1)
     ]
     texts_apart(drawing.sequence_diagram(packets, []).head)
 
@@ -339,7 +341,7 @@ def test_a_drawing_says_in_words_what_it_shows() -> None:
 
 
 def test_arrows_go_from_who_sent_to_who_got_it() -> None:
-    drawn = drawing.sequence_diagram(labruns.ladder(4), labruns.fullnat().guests)
+    drawn = drawing.sequence_diagram(labruns.sequence(4), labruns.fullnat().guests)
     client, director, server = drawn.places
     ways = [(rung.start, rung.end) for rung in drawn.arrows]
     assert ways == [(client, director), (director, server), (server, director), (director, client)]
