@@ -2,7 +2,7 @@
 
 "Kill at any point loses nothing" can be tested only if a test can choose the point: between the
 last byte and the rename there are microseconds, which no kill from outside hits on purpose.
-Modules call `trace.point("publish.before-rename")`; outside tests that does nothing. A test in
+Modules call `faults.point("publish.before-rename")`; outside tests that does nothing. A test in
 the same process replaces `point`; a test of another process sets FNAT_TRACE_KILL=<point>[:n], and
 that process kills itself with SIGKILL at the n-th pass of the point (n is 1 when not given).
 Must not know what the points mean, and must never be read by code that decides anything.

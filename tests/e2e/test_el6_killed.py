@@ -160,8 +160,8 @@ def scene(images: Path) -> Iterator[Scene]:
 
 
 def test_every_point_of_the_program_but_engines_is_in_the_table() -> None:
-    texts = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py") if path.name != "trace.py"]
-    points = {point for text in texts for point in re.findall(r'trace\.point\("([^"]+)"\)', text)}
+    texts = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py") if path.name != "faults.py"]
+    points = {point for text in texts for point in re.findall(r'faults\.point\("([^"]+)"\)', text)}
     assert {point for point in points if not point.startswith("engine.")} == {point for _, point, _ in KILLS}
 
 
