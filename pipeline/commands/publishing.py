@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 PUBLISH = "repository"
 _TOOLS = ("ipvsadm", "keepalived")
-_MODULES = ("pipeline.publish.snapshot",)  # that make a snapshot
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Publishing:
             "small": self.small,
             "old-readers": self.old_readers,
         }
-        return Step(PUBLISH, self._publish, inputs, tuple(needs), _MODULES)
+        return Step(PUBLISH, self._publish, inputs, tuple(needs), (__name__,))
 
     def is_certain(self) -> bool:
         """Return whether a run publishes with a person's key, as far as that is known before its plan is."""

@@ -20,7 +20,6 @@ from pipeline.packaging import log_errors, rpmbuild
 from pipeline.recipes.spec_files import SpecFiles
 
 ARCH = "x86_64"
-# The modules whose source makes the output of every recipe of tools, for the key of a step.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")

@@ -26,7 +26,6 @@ ROLES = (RoleName.DIRECTOR, RoleName.REALSERVER)
 DIRECTORY = "specs/common/roles"
 LIBEXEC = "/usr/libexec/lvs-fnat"
 MODES = ("fullnat", "nat", "dr", "tun")
-# The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 _TAG = re.compile(r"(\.[A-Za-z0-9_]+)*")
 
 

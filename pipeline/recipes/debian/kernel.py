@@ -25,7 +25,6 @@ SPEC, CONFIG = "kernel.spec", "kernel.config"
 COMPARER = "asked.awk"
 ARCH = "x86_64"
 PACKAGES = ("kernel", "kernel-devel", "kernel-headers")
-# The modules whose source makes the output, for the key of a step.
 _KCONFIG = outputs.OutputLimits(file=1 << 20, total=64 << 20, count=5000)  # Linux 6.1 has 1700 such files, 5 MiB in all
 _UNAME_MOST = 64  # bytes: __NEW_UTS_LEN, include/uapi/linux/utsname.h
 _RELEASE_OF_RPM = re.compile(r"[A-Za-z0-9._+~^]+")  # no '-', which ends a version: rpm, "Package name format"

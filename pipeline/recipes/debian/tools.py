@@ -17,7 +17,6 @@ from pipeline.recipes import lvs_tools
 from pipeline.recipes.lvs_tools import Content, Tool
 from pipeline.recipes.spec_files import BuildTarget
 
-# The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 UNITS = "/usr/lib/systemd/system"
 # What keepalived's configure must say at its end: its label, its word.
 SUMMARY = (

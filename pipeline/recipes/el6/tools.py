@@ -29,7 +29,6 @@ from pipeline.recipes.lvs_tools import Content, Tool
 from pipeline.recipes.spec_files import BuildTarget
 from pipeline.sources.resolver import Verified
 
-# The modules whose source makes the output, for the key of a step. `rendered` covers everything else.
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"
 HEADERS = "director-headers.tar"
