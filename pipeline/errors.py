@@ -7,6 +7,7 @@ Knows nothing of kernels or commands: every other module raises these, and only
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -44,6 +45,13 @@ _MEANINGS = {
     ExitCode.HOST: "the host lacks a program, a permission or disk space",
     ExitCode.LOCKED: "another run holds what this one needs",
 }
+
+
+def difference(expected: Iterable[str], got: Iterable[str]) -> str:
+    """Return the names that only one of both has, for the text of an error; empty without any."""
+    missing, unexpected = sorted(set(expected) - set(got)), sorted(set(got) - set(expected))
+    rows = (("missing", missing), ("unexpected", unexpected))
+    return "; ".join(f"{title}: {', '.join(names)}" for title, names in rows if names)
 
 
 class PipelineError(Exception):

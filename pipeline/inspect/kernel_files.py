@@ -1,6 +1,6 @@
 """Read what the files of a kernel package state: the boot image's banner, a module's version, exported symbols.
 
-Recipes hold these against what they meant. Must not know any recipe.
+Recipes compare these with their plan. Must not know any recipe.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 import zlib
 from collections.abc import Collection
 
+from pipeline.core import neutral
 from pipeline.errors import Refused
 from pipeline.formats import archive
 from pipeline.inspect import package_contents
@@ -29,20 +30,33 @@ def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     )
     content = {path: found[path.lstrip("/")] for path in wanted if path.lstrip("/") in found}
     if len(content) != len(set(wanted)):
-        raise Refused(f"the payload of {package.path.name} lacks files that its header lists", where=str(package.path))
+        missing = ", ".join(sorted(set(wanted) - set(content)))
+        raise Refused(
+            f"{package.path.name}: damaged payload; expected {missing}, which its header lists",
+            where=str(package.path),
+            why="the package cannot be installed",
+            hint=neutral.command(["rpmkeys", "--checksig", "-v", package.path]),
+        )
     return content
 
 
 def read_banner(image: bytes, package: Package, path: str, uname: str) -> str:
     """Return the version text of a boot image, whose header is checked; its first word is `uname`."""
     if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
-        raise Refused(f"{path} in {package.path.name}: not a boot image; expected an x86 one", where=str(package.path))
+        raise Refused(
+            f"{path} in {package.path.name}: not a boot image; expected an x86 one",
+            where=str(package.path),
+            why="no machine can boot it",
+            hint=neutral.command(["rpm", "-qlp", package.path]),
+        )
     pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
     text = image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
     if text.split(" ")[0] != uname:
-        why = f"it calls itself {text!r}, wanted {uname}"
         raise Refused(
-            f"{path} in {package.path.name}: another kernel; expected {uname}", where=str(package.path), why=why
+            f"{path} in {package.path.name}: another kernel; expected {uname}, got {text!r}",
+            where=str(package.path),
+            why="the modules of the package would not load",
+            hint=neutral.command(["rpm", "-qlp", package.path]),
         )
     return text
 
@@ -52,11 +66,12 @@ def check_module(module: bytes, package: Package, path: str, uname: str) -> None
     stated = re.search(rb"\0vermagic=([^\0]*)\0", module)
     words = stated[1].decode("ascii", "replace").split() if stated else []
     if not module.startswith(b"\x7fELF") or words[:1] != [uname]:
-        why = f"it is for {words[0][:100]!a}, wanted {uname}" if words else f"it is for no kernel, wanted {uname}"
+        got = repr(words[0][:100]) if words else "no kernel"
         raise Refused(
-            f"{path} in {package.path.name}: not a module of this kernel; expected {uname}",
+            f"{path} in {package.path.name}: not a module of this kernel; expected {uname}, got {got}",
             where=str(package.path),
-            why=why,
+            why="the kernel would not load it",
+            hint=neutral.command(["rpm", "-qlp", package.path]),
         )
 
 
@@ -65,20 +80,29 @@ def _gunzip(data: bytes) -> bytes:
     unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
     text = unpacker.decompress(data, _MAX_TEXT)
     if not unpacker.eof:
-        raise ValueError(f"it is cut off, or more than {_MAX_TEXT} bytes")
+        raise ValueError(f"truncated, or more than {_MAX_TEXT} bytes")
     return text
 
 
 def parse_symvers(symvers: bytes, name: str) -> dict[str, str]:
     """Return exported symbols with their CRCs (`0x` and eight digits) of a Module.symvers, plain or gzip.
 
-    Raises `Refused` when it is none.
+    Raises `Refused` for other content.
     """
     try:
         text = (_gunzip(symvers) if symvers[:2] == b"\x1f\x8b" else symvers).decode("ascii")
     except (zlib.error, ValueError) as error:
-        raise Refused(f"{name} cannot be read as a list of exported symbols: {error}", where=name) from None
+        raise _no_symvers(name, str(error)) from None
     rows = [line.split("\t") for line in text.splitlines() if line]
-    if any(len(row) < 3 or not re.fullmatch(r"0x[0-9a-f]{8}", row[0]) for row in rows):
-        raise Refused(f"{name} is no list of exported symbols", where=name)
+    if wrong := [row for row in rows if len(row) < 3 or not re.fullmatch(r"0x[0-9a-f]{8}", row[0])]:
+        raise _no_symvers(name, ascii("\t".join(wrong[0])[:100]))
     return {row[1]: row[0] for row in rows}
+
+
+def _no_symvers(name: str, got: str) -> Refused:
+    return Refused(
+        f"{name}: not a list of exported symbols; expected rows of CRC, symbol and module, got {got}",
+        where=name,
+        why="the kernel ABI cannot be checked",
+        hint="./inv fetch verifies the sources",
+    )

@@ -1,7 +1,7 @@
 """Unpack a kernel package once: its boot image, its configuration, its modules and their metadata.
 
-Which modules a guest gets, and in which order they are loaded, is decided here too: by the modules' own words,
-as depmod(8) does, so that no program of the host is needed. Must not know what guests are for.
+Resolves the dependencies and the load order of modules from their own metadata, as depmod(8) does, without a program of
+the host. Must not know what guests are for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from pipeline.core import cache, documents, fingerprint, fs
+from pipeline.core import cache, documents, fingerprint, fs, neutral
 from pipeline.errors import Refused
 from pipeline.formats import archive, elf, kconfig
 from pipeline.inspect import kernel_files
@@ -95,17 +95,20 @@ class Kernel:
     def closure(self, names: Iterable[str]) -> list[str]:
         """Return the modules `names` with all dependencies, in an order in which each can be loaded.
 
-        What is built in is left out. Raises `Refused` for what this kernel does not have at all.
+        Leaves out built-in ones. Raises `Refused` for a name that is neither a module, an alias nor built in.
         """
         ordered: dict[str, None] = {}
         for name in names:
-            found = self._module_name(name)
-            if found is not None:
-                self._add(found, ordered, ())
+            module = self._module_name(name)
+            if module is not None:
+                self._add(module, ordered, ())
             elif not self.is_built_in(name):
-                why = "it is no module of the package, no alias of one, and not built in"
-                what = f"the kernel {self.uname} has no {name}"
-                raise Refused(what, where=str(self.place), why=why, hint="ask for it in the kernel's configuration")
+                raise Refused(
+                    f"the kernel {self.uname}: no module {name}; expected it in the package or built in",
+                    where=str(self.place),
+                    why="a guest with this kernel could not play its part",
+                    hint="./inv lines; then enable its option in the kernel configuration of the line",
+                )
         return list(ordered)
 
     def _module_name(self, name: str) -> str | None:
@@ -113,15 +116,19 @@ class Kernel:
 
     def _add(self, name: str, ordered: dict[str, None], above: tuple[str, ...]) -> None:
         if name in above:
-            raise Refused(f"modules of {self.uname} need each other: {', '.join((*above, name))}")
+            raise self._unloadable(f"the module {name}: dependency cycle {', '.join((*above, name))}")
         if name in ordered:
             return
         for need in self.modules[name].depends:
             if need in self.modules:
                 self._add(need, ordered, (*above, name))
             elif need not in self.builtin:
-                raise Refused(f"the module {name} of {self.uname} needs {need}, which the package does not have")
+                raise self._unloadable(f"the module {name}: missing dependency; expected {need} in the package")
         ordered[name] = None
+
+    def _unloadable(self, what: str) -> Refused:
+        why = f"no order of loading exists: the package of {self.uname} is damaged, or was not built as a whole"
+        return Refused(what, where=str(self.place), why=why, hint="./inv build-all --verify")
 
 
 def normalized(name: str) -> str:
@@ -147,7 +154,7 @@ def modules_alias(kernel: Kernel, names: Iterable[str]) -> str:
 def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
     """Return the kernel of the RPM with this digest, unpacked below `place` where that was not done yet.
 
-    Raises `Refused`, also for a package that has another digest.
+    Raises `Refused`, also for a package of another digest.
     """
     name = cache.key(sha256, fingerprint.digest(__name__))
 
@@ -192,26 +199,31 @@ class _PackageScan:
         wrong = f"kernels: {', '.join(sorted(self.unames)) or 'none'}" if len(self.unames) != 1 else ""
         wrong = wrong or ("no boot image" if not self.image else "no configuration" if not self.config else "")
         if self.compressed:
-            wrong = f"modules that are compressed: {self.compressed[0]}"
+            wrong = f"compressed modules: {self.compressed[0]}"
         if wrong:
-            raise Refused(f"{package.name} is no kernel package that a guest can boot", where=str(package), why=wrong)
+            raise Refused(
+                f"{package.name}: {wrong}; expected one kernel with image, configuration and uncompressed modules",
+                where=str(package),
+                why="a guest could not boot the kernel of this package",
+                hint=neutral.command(["rpm", "-qlp", package]),
+            )
         (uname,) = self.unames
         return uname
 
 
 def _unpack(package: Path, into: Path) -> None:
-    found = _PackageScan()
+    scan = _PackageScan()
     for item, data in archive.members(package):
         if item.kind == "file":
-            found.add(item.path, data, into / MODULES)
-    uname = found.uname(package)
-    kernel_files.read_banner(found.image, rpmbuild.read_package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
-    (into / IMAGE).write_bytes(found.image)
+            scan.add(item.path, data, into / MODULES)
+    uname = scan.uname(package)
+    kernel_files.read_banner(scan.image, rpmbuild.read_package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
+    (into / IMAGE).write_bytes(scan.image)
     index = Index(
         uname=uname,
-        config=kconfig.values(found.config),
-        modules={name: found.modules[name] for name in sorted(found.modules)},
-        builtin=frozenset(normalized(Path(row).stem) for row in found.builtin.split()),
+        config=kconfig.values(scan.config),
+        modules={name: scan.modules[name] for name in sorted(scan.modules)},
+        builtin=frozenset(normalized(Path(row).stem) for row in scan.builtin.split()),
     )
     (into / INDEX).write_text(documents.text(index))
 
@@ -220,11 +232,11 @@ def _module(path: str, data: bytes) -> Module:
     rows = [row.decode(errors="replace") for row in elf.section(data, ".modinfo", path).split(b"\0")]
     pairs = [row.partition("=") for row in rows if "=" in row]
     depends = [need for name, _, value in pairs if name == "depends" for need in value.split(",") if need]
-    named = [value for name, _, value in pairs if name == "alias"]
-    return Module(path, tuple(map(normalized, depends)), tuple(named))
+    aliases = [value for name, _, value in pairs if name == "alias"]
+    return Module(path, tuple(map(normalized, depends)), tuple(aliases))
 
 
 def _read(place: Path) -> Kernel:
-    hint = "./inv clean guests, then run the same command again: it makes them anew"
+    hint = "./inv clean guests, then repeat the command, which unpacks the kernel"
     index = documents.read(place / INDEX, Index, hint=hint)
     return Kernel(place, index.uname, index.config, index.modules, index.builtin)

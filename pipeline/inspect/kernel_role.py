@@ -1,7 +1,7 @@
 """Establish the role of a built kernel by the content of its packages, and check the kernel ABI.
 
-A name and a buildid are claims; these are the proofs. The rules are domain facts of the two patches:
-what only the patched tree exports, configures or brings along.
+A name and a buildid are claims; these are the proofs. The rules are facts of the two patches: symbols, options and
+files that only a patched tree has.
 """
 
 from __future__ import annotations
@@ -83,26 +83,35 @@ def check_role(evidence: RoleEvidence, wanted: RoleName, name: str) -> None:
         for sign, there in signs.items()
         if there != (role is wanted)
     ]
-    is_what = f"a {evidence.role}'s" if evidence.role else "no role's"
-    why = "its name says one thing and its content another"
+    got = f"a {evidence.role}'s" if evidence.role else "no role's"
+    why = "its name and its content contradict each other"
     if wanted is RoleName.REALSERVER and evidence.role is RoleName.DIRECTOR:
         why = WRONG_PATCH
     raise Refused(
-        "\n".join([f"{name} must be a {wanted}'s kernel and is {is_what} by content", *rows]),
+        "\n".join([f"{name}: wrong role by content; expected a {wanted}'s kernel, got {got}", *rows]),
         where=name,
         why=why,
-        hint="./inv patches shows which patch each role gets, and how that was proven",
+        hint="./inv patches shows the patch of each role and its proof",
     )
 
 
 def check_crcs(evidence: RoleEvidence, wanted: Mapping[str, str], name: str) -> None:
-    """Raise `Refused` unless the exported symbols have the CRCs that tell the roles apart.
+    """Raise `Refused` unless the exported symbols have the CRCs `wanted`, which distinguish the roles.
 
-    They are as the line file has them, of the distribution's configuration.
+    The line file states them for the distribution's configuration.
     """
-    _require_no_difference(
-        {s: (crc, evidence.symbols.get(s, "none")) for s, crc in wanted.items() if evidence.symbols.get(s) != crc}, name
-    )
+    differing = {
+        s: (crc, evidence.symbols.get(s, "none")) for s, crc in wanted.items() if evidence.symbols.get(s) != crc
+    }
+    if differing:
+        rows = [f"  {symbol}: expected {crc}, got {actual}" for symbol, (crc, actual) in list(differing.items())[:20]]
+        more = [f"  and {len(differing) - len(rows)} more"] if len(differing) > len(rows) else []
+        raise Refused(
+            "\n".join([f"{name}: wrong CRC of {len(differing)} exported symbol(s)", *rows, *more]),
+            where=name,
+            why="a module built for this kernel line would not load, or would load and corrupt memory",
+            hint="./inv patches shows the patch of each role and its proof",
+        )
 
 
 def check_kabi(evidence: RoleEvidence, reference: Mapping[str, str], changed: Mapping[str, str], name: str) -> int:
@@ -110,19 +119,5 @@ def check_kabi(evidence: RoleEvidence, reference: Mapping[str, str], changed: Ma
 
     The symbols `changed`, which the role's patches are known to change, are allowed with exactly these CRCs.
     """
-    wanted = {**reference, **changed}
-    _require_no_difference(
-        {s: (crc, evidence.symbols.get(s, "none")) for s, crc in wanted.items() if evidence.symbols.get(s) != crc}, name
-    )
+    check_crcs(evidence, {**reference, **changed}, name)
     return len(reference)
-
-
-def _require_no_difference(differing: Mapping[str, tuple[str, str]], name: str) -> None:
-    if differing:
-        rows = [f"  {symbol}: wanted {wanted}, has {has}" for symbol, (wanted, has) in list(differing.items())[:20]]
-        more = [f"  and {len(differing) - len(rows)} more"] if len(differing) > len(rows) else []
-        raise Refused(
-            "\n".join([f"{len(differing)} exported symbol(s) of {name} are not what they must be", *rows, *more]),
-            where=name,
-            why="modules of others that were built for this kernel line would not load, or load and go wrong",
-        )

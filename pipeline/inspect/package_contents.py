@@ -1,17 +1,18 @@
 """Read a built package's metadata besides its files: requirements and configuration files.
 
-Recipes hold these against what they meant. Must not know any recipe.
+Recipes compare these with their plan. Must not know any recipe.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import fs
-from pipeline.errors import Refused
+from pipeline.core import fs, neutral
+from pipeline.errors import Refused, difference
 from pipeline.formats import rpm_header
 from pipeline.packaging import rpmbuild
 
@@ -47,27 +48,43 @@ def require_packages(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.
 
     Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
     """
-    found = [rpmbuild.read_package(path) for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
-    expected, actual = set(nevras), {package.nevra for package in found}
-    if len(found) != len(actual) or expected != actual:
-        rows = (("missing", expected - actual), ("not expected", actual - expected))
-        why = "; ".join(f"{title}: {', '.join(sorted(names))}" for title, names in rows if names)
-        raise Refused("the build made other packages than it must", where=str(rpms), why=why or "one of them twice")
-    return {package.name: package for package in found}
+    paths = [path for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
+    packages = [rpmbuild.read_package(path) for path in paths]
+    actual = Counter(package.nevra for package in packages)
+    if actual != Counter(set(nevras)):
+        twice = ", ".join(nevra for nevra, count in actual.items() if count > 1)
+        raise Refused(
+            f"the packages of the build: not as planned; {difference(nevras, actual) or f'expected one {twice}'}",
+            where=str(rpms),
+            why="only the planned packages are checked and published",
+            hint=neutral.command(["ls", "-R", rpms]),
+        )
+    return {package.name: package for package in packages}
 
 
 def require_files(package: rpmbuild.Package, wanted: Collection[str]) -> None:
     """Raise `Refused` for files that are missing from a package."""
     if missing := sorted(set(wanted) - set(package.files)):
-        raise Refused(f"{package.path.name} lacks {', '.join(missing)}", where=str(package.path))
+        raise Refused(
+            f"{package.path.name}: files missing; expected {', '.join(missing)}",
+            where=str(package.path),
+            why="the package could not do what its role needs",
+            hint=neutral.command(["rpm", "-qlp", package.path]),
+        )
 
 
 def require_config_files(package: rpmbuild.Package, metadata: PackageMetadata, wanted: Collection[str]) -> None:
     """Raise `Refused` unless `wanted` are exactly the configuration files, and all are kept at updates."""
     if set(metadata.kept) != set(wanted) or metadata.replaced:
-        why = f"kept: {', '.join(metadata.kept) or 'none'}; replaced: {', '.join(metadata.replaced) or 'none'}"
-        hint = f"%config(noreplace) for {', '.join(sorted(wanted))} and for nothing else"
-        raise Refused(f"an update of {package.name} would not keep what people configured", why=why, hint=hint)
+        marked = ", ".join(sorted(wanted))
+        kept, replaced = ", ".join(metadata.kept) or "none", ", ".join(metadata.replaced) or "none"
+        raise Refused(
+            f"{package.name}: wrong configuration files; expected %config(noreplace) for {marked}, "
+            f"got kept {kept}, replaced {replaced}",
+            where=str(package.path),
+            why="an update must not replace a file that an administrator changed",
+            hint=f"{neutral.command(['rpm', '-qp', '--configfiles', package.path])}; then correct %files of the spec",
+        )
 
 
 def evidence(package: rpmbuild.Package, metadata: PackageMetadata) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.core import neutral
 from pipeline.errors import Refused
 from pipeline.formats import rpm_header
 from pipeline.formats.rpm_header import RpmFile, SignatureTag, Tag
@@ -52,17 +53,19 @@ class SignaturePacket:
 
 
 def check(path: Path, *, key_id: str | None = None) -> None:
-    """Refuse an RPM that rpm 4.8 could not install, with all reasons at once.
+    """Raise `Refused` for an RPM that rpm 4.8 could not install, with all reasons at once.
 
-    With `key_id`, the long id of a primary key, it must be signed by that key in the way rpm 4.8 reads.
+    With `key_id`, the long id of a primary key, the package must be signed by that key, readably for rpm 4.8.
     """
     package = rpm_header.read(path)
-    found = list(problems(package))
-    hint = "rebuild with `rpmbuild --define '_binary_payload w9.gzdio'` and without what is named" if found else ""
+    wrong = list(problems(package))
+    hint = "rebuild with `rpmbuild --define '_binary_payload w9.gzdio'` and without these properties"
     if key_id is not None:
-        found += signature_problems(package, key_id)
-    if found:
-        raise Refused(f"rpm 4.8 cannot take {package.nvra}", where=str(path), why="; ".join(found), hint=hint)
+        hint = hint if wrong else neutral.command(["rpmkeys", "--checksig", "-v", path])
+        wrong += signature_problems(package, key_id)
+    if wrong:
+        what = f"{package.nvra}: not installable with rpm 4.8; expected a package that it reads"
+        raise Refused(what, where=str(path), why="; ".join(wrong), hint=hint)
 
 
 def problems(package: RpmFile) -> Iterator[str]:
@@ -132,7 +135,7 @@ def _versions(package: RpmFile) -> Iterator[str]:
 def signature_problems(package: RpmFile, key_id: str) -> Iterator[str]:
     """Yield the signature properties that rpm 4.8 cannot check; both must be RSA with SHA-256, by `key_id`.
 
-    The one over header and payload is asked for as well: by the other one alone rpm 4.8 knows the payload by MD5 only.
+    The signature over header and payload is required too: without it rpm 4.8 checks the payload by MD5 only.
     """
     signature = package.signature
     if signature.entries > SIGNATURE_ENTRIES or signature.data_size > SIGNATURE_BYTES:

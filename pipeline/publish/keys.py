@@ -1,8 +1,8 @@
 """Open the signing key: of the user's keyring, of a file, or a development key created here.
 
-Secret keys need a gpg-agent. For a person's own keyring it is theirs; for every other key it is one of
-ours, in a home of its own, that ends with the run: killed with its group, and by itself within seconds
-when this process was killed, since the program it was started for is then gone.
+Secret keys need a gpg-agent. The user's own keyring has the user's agent; every other key gets a private agent in a
+private home. It is killed with the run's process group, and ends within seconds after this process was killed,
+since the program that it was started for is then gone.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def _terminal() -> dict[str, str]:
 def open_key(gpg_key: str, directory: Path) -> Iterator[tuple[SigningKey, GnuPG]]:
     """Open the key of the setting `gpg-key`, ready to sign, and its gpg.
 
-    A full fingerprint is looked for in the person's own keyring, anything else is the path of an exported
-    secret key; empty means the development key below `directory`, which is made when it is not there.
+    A full fingerprint is a key in the user's own keyring, anything else the path of an exported secret key;
+    empty means the development key below `directory`, which is created on first use.
     """
     if fingerprint := _fingerprint(gpg_key):
         gnupg = _own_keyring()
@@ -132,11 +132,15 @@ def named(gpg_key: str) -> str:
     if fingerprint := _fingerprint(gpg_key):
         return fingerprint
     file = Path(gpg_key).expanduser()
-    found = openpgp.fingerprints(_read(file))
-    if len(found) != 1:
-        what = f"the file of gpg-key: expected one OpenPGP key, got {', '.join(found) or 'none'}"
-        raise UsageError(what, where=str(file), hint=f"gpg --show-keys {neutral.word(file)}")
-    return found[0]
+    fingerprints = openpgp.fingerprints(_read(file))
+    if len(fingerprints) != 1:
+        raise UsageError(
+            f"the file of gpg-key: not one key; expected one OpenPGP key, got {', '.join(fingerprints) or 'none'}",
+            where=str(file),
+            why="one key signs all packages of a snapshot",
+            hint=f"gpg --show-keys {neutral.word(file)}",
+        )
+    return fingerprints[0]
 
 
 def _fingerprint(gpg_key: str) -> str:
@@ -148,12 +152,13 @@ def _fingerprint(gpg_key: str) -> str:
 def _own_keyring() -> GnuPG:
     """Return gpg with the user's own home and agent, which may ask for a passphrase."""
     home = Path(os.environ.get("GNUPGHOME") or "~/.gnupg")
-    with contextlib.suppress(RuntimeError):  # nobody knows a home
+    with contextlib.suppress(RuntimeError):  # the user has no home directory
         home = home.expanduser()
     if not home.is_dir():
         raise UsageError(
             "GnuPG home: not found; expected a directory with the signing key",
             where=str(home),
+            why="gpg-key is the fingerprint of a key in it",
             hint="gpg --list-secret-keys",
         )
     return GnuPG(home, ("--batch", "--no-tty", "--quiet"))
@@ -163,7 +168,7 @@ def _own_keyring() -> GnuPG:
 def _private_keyring(directory: Path) -> Iterator[GnuPG]:
     """Provide gpg in an empty home below `directory`, with an agent of its own."""
     with contextlib.ExitStack() as held:
-        with writing(directory):  # the errors of those who use it are their own
+        with writing(directory):  # not around the yield: a caller's errors are no errors of this directory
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(directory)
             home = held.enter_context(scratch(directory, _HOME_PREFIX))
@@ -177,10 +182,10 @@ def _private_keyring(directory: Path) -> Iterator[GnuPG]:
 @contextlib.contextmanager
 def _agent(home: Path) -> Iterator[None]:
     """Run an agent for the block, not detached, and tied to a `sleep`, gpg-agent(1)."""
-    # In the home, or below /run/user where there is one: then in a directory that nobody would remove.
+    # In the home, or below /run/user where there is one: then in a directory that gpg does not remove.
     listed = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
     place = Path(unquote(listed.strip()))
-    # The agent looks whether its socket is still its own, and ends when a busy host is slow to answer.
+    # An agent that checks its own socket ends when a busy host answers slowly.
     words = ("--daemon", "--no-detach", "--disable-check-own-socket")
     argv = ["gpg-agent", "--homedir", str(home), *words, "--", "sleep", "infinity"]
     quiet = subprocess.DEVNULL
@@ -189,7 +194,11 @@ def _agent(home: Path) -> Iterator[None]:
             until = time.monotonic() + AGENT_START_TIMEOUT
             while not _is_listening(place):
                 if child.poll() is not None or time.monotonic() > until:
-                    raise HostLacks("gpg-agent: did not start", hint=neutral.command(argv))
+                    raise HostLacks(
+                        f"gpg-agent: did not start; expected an answer within {AGENT_START_TIMEOUT:g} s",
+                        why="gpg needs an agent for every secret key",
+                        hint=neutral.command(argv),
+                    )
                 time.sleep(0.005)
             if place.parent != home:
                 (home / _SOCKETS).write_text(str(place.parent))  # for the next run, should this one be killed
@@ -228,7 +237,7 @@ def _read(file: Path) -> bytes:
         return read_limited(file, openpgp.MOST)
     except OSError as error:
         raise UsageError(
-            f"the signing key cannot be read: {error.strerror}",
+            f"the signing key: {error.strerror}; expected the file of a key",
             where=str(file),
             why="gpg-key is the full fingerprint of a key in your keyring, or the path of an exported secret key",
             hint="gpg --list-secret-keys",
@@ -236,30 +245,37 @@ def _read(file: Path) -> bytes:
 
 
 def _import(gnupg: GnuPG, file: Path) -> None:
-    material = _read(file)
+    exported = _read(file)
     try:
         with writing(gnupg.home.resolve().parent):
-            gnupg("--import", stdin=material)
+            gnupg("--import", stdin=exported)
     except process.ProgramFailed as error:
-        raise Refused(f"gpg does not take the signing key: {error.what}", where=str(file)) from None
+        raise Refused(
+            "the signing key: gpg does not import it; expected an exported secret key",
+            where=str(file),
+            why=error.what,
+            hint=neutral.command(["gpg", "--show-keys", file]),
+        ) from None
 
 
 def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
     """Return the secret key of `fingerprint`, or the only one, after a test signature."""
     rows = [row.split(":") for row in gnupg("--with-colons", "--list-secret-keys").text.splitlines()]
-    found = {}
-    for row, after in itertools.pairwise(rows):
-        if row[0] == "sec" and after[0] == "fpr":
-            found[after[9]] = row
-    wanted = fingerprint or next(iter(found), "")
-    if wanted not in found or (not fingerprint and len(found) > 1):
-        got = ", ".join(found) or "no secret key at all"
-        raise UsageError(f"the signing key {fingerprint or ''} was not found".replace("  ", " "), why=f"had {got}")
-    _check_kind(wanted, found[wanted])
-    named = next((row[9] for row in rows[rows.index(found[wanted]) :] if row[0] == "uid"), "")
-    identity = re.sub(r"\\x([0-9a-f]{2})", lambda escaped: chr(int(escaped[1], 16)), named)
+    secret = {after[9]: row for row, after in itertools.pairwise(rows) if (row[0], after[0]) == ("sec", "fpr")}
+    wanted = fingerprint or next(iter(secret), "")
+    if wanted not in secret or (not fingerprint and len(secret) > 1):
+        expected = f"the secret key {fingerprint}" if fingerprint else "one secret key"
+        raise UsageError(
+            f"the signing key: not found; expected {expected}, got {', '.join(secret) or 'no secret key'}",
+            where=str(gnupg.home) if fingerprint else "",
+            why="packages and metadata are signed with it",
+            hint="gpg --list-secret-keys",
+        )
+    _check_kind(wanted, secret[wanted])
+    escaped = next((row[9] for row in rows[rows.index(secret[wanted]) :] if row[0] == "uid"), "")
+    identity = re.sub(r"\\x([0-9a-f]{2})", lambda byte: chr(int(byte[1], 16)), escaped)
     armor = gnupg("--armor", "--export-options", "export-minimal", "--export", wanted).out
-    key = SigningKey(identity, wanted, int(found[wanted][5]), identity == DEVELOPMENT, armor)
+    key = SigningKey(identity, wanted, int(secret[wanted][5]), identity == DEVELOPMENT, armor)
     _test_signature(gnupg, key)
     return key
 
@@ -276,7 +292,12 @@ def _check_kind(fingerprint: str, row: list[str]) -> None:
     if row[6] and datetime.fromtimestamp(int(row[6]), UTC) < datetime.now(UTC) and not wrong:
         wrong.append("it has expired")
     if wrong:
-        raise Refused("the signing key cannot be used", where=fingerprint, why="; ".join(wrong))
+        raise Refused(
+            "the signing key: not usable; expected a valid RSA key whose primary key signs",
+            where=fingerprint,
+            why="; ".join(wrong),
+            hint="docs/trust.md says how a key is judged",
+        )
 
 
 def _test_signature(gnupg: GnuPG, key: SigningKey) -> None:
@@ -284,7 +305,12 @@ def _test_signature(gnupg: GnuPG, key: SigningKey) -> None:
     try:
         gnupg("--local-user", f"{key.fingerprint}!", "--armor", "--detach-sign", stdin=b"")
     except process.ProgramFailed as error:
-        raise Refused("the signing key does not sign", where=str(key), why=error.what) from None
+        raise Refused(
+            "the signing key: does not sign; expected a test signature",
+            where=str(key),
+            why=error.what,
+            hint="gpg --list-secret-keys shows a key without its secret part as sec#",
+        ) from None
 
 
 def _development(directory: Path) -> Path:
@@ -303,22 +329,25 @@ def _development(directory: Path) -> Path:
 def _make_development(directory: Path, place: Path) -> None:
     """Create the development key in a scratch directory and rename it into place."""
     with scratch(directory, ".making-") as scratched, _private_keyring(directory) as gnupg, writing(directory):
-        made = scratched / "development"
-        made.mkdir(mode=0o700)
+        staging = scratched / "development"
+        staging.mkdir(mode=0o700)
         empty = ("--pinentry-mode", "loopback", "--passphrase", "")
         gnupg(*empty, "--quick-generate-key", DEVELOPMENT, "rsa3072", "sign", "never")
         faults.point("key.made")
-        with atomic(made / "secret.asc", 0o600) as stream:
+        with atomic(staging / "secret.asc", 0o600) as stream:
             stream.write(gnupg(*empty, "--armor", "--export-secret-keys").out)
-        write_atomic(made / "public.asc", gnupg("--armor", "--export-options", "export-minimal", "--export").out)
-        write_atomic(made / "README", _README)
+        write_atomic(staging / "public.asc", gnupg("--armor", "--export-options", "export-minimal", "--export").out)
+        write_atomic(staging / "README", _README)
         faults.point("key.before-rename")
         try:
-            made.rename(place)
+            staging.rename(place)
         except OSError as error:
             hint = neutral.command(["mv", place, f"{place}.old"])
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             raise HostLacks(
-                "something else lies where the development key belongs", where=str(place), hint=hint
+                f"{place.name}: occupied; expected nothing there but the development key",
+                where=str(place),
+                why="the development key is created in this directory",
+                hint=hint,
             ) from None

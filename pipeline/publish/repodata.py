@@ -1,8 +1,7 @@
 """Create the metadata of one repository directory with createrepo_c, and read repodata back.
 
-gzip and SHA-256 throughout, which yum 3.2 reads as well as dnf; for it the sqlite databases too, which it
-takes instead of parsing XML for minutes. The same packages give the same bytes: one worker, and every time
-in it is the revision's or a package's.
+gzip and SHA-256 throughout, readable by yum 3.2 and dnf; for yum 3.2 sqlite databases too, since it parses XML for
+minutes. The same packages give the same bytes: one worker, and all times are the revision's or a package's.
 """
 
 from __future__ import annotations
@@ -48,7 +47,11 @@ def version() -> str:
 
 
 def _missing() -> HostLacks:
-    return HostLacks("createrepo_c is not installed in this Python environment", hint="rm -r .venv && ./inv doctor")
+    return HostLacks(
+        "createrepo_c: not installed; expected the wheel in this Python environment",
+        why="repositories are made with this program",
+        hint="rm -r .venv && ./inv doctor",
+    )
 
 
 def _program() -> Path:
@@ -63,8 +66,8 @@ def _program() -> Path:
 def check(directory: Path) -> dict[str, str]:
     """Return the SHA-256 of all packages by file name, as the metadata lists them.
 
-    Raises `Refused` when a file of the metadata is missing or is not what repomd.xml says. The caller has
-    checked repomd.xml's signature.
+    Raises `Refused` for a metadata file that is missing or differs from repomd.xml, whose signature the caller has
+    checked.
     """
     listed: dict[str, str] = {}
     try:
@@ -74,7 +77,7 @@ def check(directory: Path) -> dict[str, str]:
                 with gzip.open(path) as stream:
                     listed = _packages(stream.read(_MAX_LIST))
     except (ET.ParseError, zlib.error, EOFError, OSError, KeyError) as error:
-        raise Refused(f"the metadata is damaged: {error}", where=str(directory / REPOMD)) from None
+        raise _refused(f"the metadata of {directory.name}: damaged: {error}", directory / REPOMD) from None
     return listed
 
 
@@ -84,10 +87,17 @@ def _metadata_file(directory: Path, data: ET.Element) -> Path:
     href = _child(data, f"{_REPO}location").attrib["href"]
     path = directory / href
     if path.parent != directory / "repodata" or not path.is_file():
-        raise Refused(f"the metadata names {href}, which is not there", where=str(directory / REPOMD))
-    if digest.get("type") != "sha256" or sha256_of(path) != digest.text:
-        raise Refused("a file of the metadata is not what repomd.xml says", where=str(path))
+        raise _refused(f"{href}: missing; expected the file that {REPOMD} lists", directory / REPOMD)
+    actual = sha256_of(path)
+    if digest.get("type") != "sha256" or actual != digest.text:
+        what = f"{href}: not as {REPOMD} lists it; expected {digest.get('type')} {digest.text}, got sha256 {actual}"
+        raise _refused(what, path)
     return path
+
+
+def _refused(what: str, where: Path) -> Refused:
+    why = "yum and dnf would refuse it too, or install other packages"
+    return Refused(what, where=str(where), why=why, hint="./inv build-all publishes a whole snapshot")
 
 
 def _packages(primary: bytes) -> dict[str, str]:

@@ -1,8 +1,8 @@
 """Sign packages and files, and verify all signatures with rpmkeys and gpgv.
 
-A signature's time is not the clock's but the package's build time, or the key's own when that is later:
-the same package signed again by the same key is the same bytes (with the same gpg and rpm). What is not
-reproducible: a key itself, and therefore everything signed by another development key.
+A signature bears the package's build time, or the key's creation time where that is later: the same package
+signed by the same key gives the same bytes (with the same gpg and rpm). Not reproducible: a key itself, and
+therefore everything signed by another development key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import process
+from pipeline.core import neutral, process
 from pipeline.core.fs import copy_hashed, read_limited, write_atomic
 from pipeline.errors import Refused
 from pipeline.formats import rpm_header
@@ -41,7 +41,7 @@ class UnsignedPackage:
             raise Refused(
                 f"{self.path.name}: not the package that was built; expected SHA-256 {self.sha256}, got {actual}",
                 where=str(self.path),
-                why="only what a step made, and its checks saw, is signed",
+                why="only packages that a step built and checked are signed",
                 hint=self.rebuild_command,
             )
 
@@ -59,8 +59,8 @@ class SignedPackage:
 def open_signer(gpg_key: str, directory: Path) -> Iterator[Signer]:
     """Open a signer with the key of the setting `gpg-key`; `directory` is <artifacts>/keys.
 
-    Empty means the development key. Raises `UsageError` for a key that is not there and `Refused` for one
-    that cannot be used. Nothing of a private home is left afterwards, its gpg-agent neither.
+    Empty means the development key. Raises `UsageError` for a missing key and `Refused` for an unusable one.
+    Removes the private home and ends its gpg-agent afterwards.
     """
     with keys.open_key(gpg_key, directory) as (key, gnupg):
         yield Signer(key, gnupg)
@@ -76,9 +76,9 @@ class Signer:
     def sign(self, rpms: Sequence[Path | UnsignedPackage], into: Path) -> list[SignedPackage]:
         """Write signed copies of `rpms` to the new directory `into`, in the same order; the inputs stay unchanged.
 
-        They bear the names that their headers say. A copy is hashed as its bytes are copied, so that what is signed
-        is what `Unsigned` says. Raises `Refused` where it is not, and unless every one of them is then
-        found signed by this key, over the header and over header and payload, and otherwise unchanged.
+        A copy is named by its header and hashed while its bytes are copied. Raises `Refused` where the digest is not
+        the one of `UnsignedPackage`, and unless every copy is then signed by this key, over the header and over
+        header and payload, and otherwise unchanged.
         """
         into.mkdir()
         with openpgp.rpm_checker([self.key.public]) as check:
@@ -87,9 +87,9 @@ class Signer:
     def sign_detached(self, file: Path, when: int) -> Path:
         """Write the detached armored signature of `file` to `<file>.asc`, with `when` as its time."""
         words = ("--digest-algo", "sha256", "--local-user", self._key_id, "--armor", "--detach-sign")
-        made = self.gnupg(*self._time_option(when), *words, stdin=file.read_bytes())
+        signed = self.gnupg(*self._time_option(when), *words, stdin=file.read_bytes())
         signature = file.with_name(f"{file.name}.asc")
-        write_atomic(signature, made.out)
+        write_atomic(signature, signed.out)
         check_detached(file, signature, self.key.public)
         return signature
 
@@ -115,13 +115,23 @@ class Signer:
         body = rpm_header.body_sha256(copy, package)
         target = into / package.file_name
         if target.exists():
-            raise Refused(f"two packages are called {package.file_name}", where=str(source))
+            raise Refused(
+                f"{package.file_name}: two packages of this name; expected one",
+                where=str(source),
+                why="a set of packages is one directory: the second file would replace the first",
+                hint=neutral.command(["rpm", "-qip", source]),
+            )
         copy.rename(target)
         self._rpmsign(target, package.build_time)
         signed = rpm_header.read(target)
         self._prove(target, signed, check)
         if rpm_header.body_sha256(target, signed) != body:
-            raise Refused("the package changed while it was signed", where=str(source), hint="run the command again")
+            raise Refused(
+                f"{target.name}: changed by rpmsign; expected the same header and payload",
+                where=str(source),
+                why="a signature must not change what is installed",
+                hint=neutral.command(["rpmkeys", "--checksig", "-v", source]),
+            )
         os.utime(target, (package.build_time, package.build_time))
         target.chmod(0o444)
         return SignedPackage(target, signed, body)
@@ -148,14 +158,20 @@ class Signer:
         except Refused as error:
             why = error.why
         if why:
-            raise Refused("the package is not signed although rpmsign reported no error", where=target.name, why=why)
+            what = f"{target.name}: not signed although rpmsign reported no error; expected signatures by {self.key.id}"
+            raise Refused(what, where=str(target), why=why, hint="./inv doctor")
 
 
 def check_detached(file: Path, signature: Path, key: openpgp.PublicKey) -> None:
-    """Refuse `file` unless `signature` is over it, by `key`, and that was good for it."""
+    """Raise `Refused` unless `signature` is a good one over `file`, by `key`, which was valid at the time."""
     try:
         packets = read_limited(signature, _MAX_SIGNATURE)
         with file.open("rb") as signed:
             openpgp.check_detached(packets, signed, key, file)
     except OSError as error:
-        raise Refused("the signature is not good", where=str(file), why=f"{error.filename}: {error.strerror}") from None
+        raise Refused(
+            f"the signature of {file.name}: cannot be checked; expected {signature.name} beside the file",
+            where=str(file),
+            why=f"{error.filename}: {error.strerror}",
+            hint="./inv build-all publishes a whole snapshot",
+        ) from None

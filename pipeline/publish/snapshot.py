@@ -4,9 +4,8 @@
                                  RPM-GPG-KEY-<name>, <line>-<set>.repo, README, snapshot.json, SHA256SUMS{,.asc}
     <root>/<line>/latest -> snapshots/<id>
 
-A snapshot never changes once it is there. `latest` does: who reads through it resolves it once, since files
-of two snapshots do not belong together. Whatever kills a run, `latest` stays what it was; the next run
-removes what is left over and goes on.
+A published snapshot never changes. `latest` does: readers resolve it once, since files of two snapshots do not
+belong together. A killed run leaves `latest` unchanged; the next run removes the leftovers.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class Snapshot:
 def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
     """Publish `contents` below `root`, <artifacts>/repo, and point `latest` to the snapshot.
 
-    The same content by the same key is found again, verified and reused. Raises `UsageError` and `Refused`
-    for what must not be published, `Refused` for a damaged snapshot, `HostLacks` when there is no room.
+    An existing snapshot of the same content and key is verified and reused. Raises `UsageError` and `Refused`
+    for unpublishable content, `Refused` for a damaged snapshot, `HostLacks` without disk space.
     """
     members = snapshot_contents.members(contents)
     document = snapshot_contents.document(contents, members, signer.key, fingerprint.digest(__name__))
@@ -88,24 +87,29 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
     with writing(place), locked(place / ".lock", wait=wait):
         _remove_leftovers(place)
         if path.resolve() == (place / "latest").resolve():
-            raise UsageError("the latest snapshot cannot be removed", where=str(path), hint="publish another one first")
+            raise UsageError(
+                f"the snapshot {path.name}: is the latest; expected an older one",
+                where=str(path),
+                why="installed systems read the repository through `latest`",
+                hint="./inv build-all publishes a newer snapshot",
+            )
         with scratch(place, _WORK_PREFIX) as work:
             _make_writable(path)
             path.rename(work / path.name)
 
 
 def _check_existing(path: Path, document: Document) -> None:
-    """Refuse a snapshot that is damaged, or another than the one that would be made now."""
+    """Raise `Refused` for a snapshot that is damaged, or another than the planned one."""
     name = neutral.word(path)
     hint = f"chmod -R u+w {name} && rm -r {name}, then run the same command again"
     try:
-        found = verify_snapshot(path, document.key.fingerprint)
+        existing = verify_snapshot(path, document.key.fingerprint)
     except Refused as error:
         why = ": ".join(filter(None, (error.where, error.why)))
-        raise Refused(f"the snapshot is damaged: {error.what}", where=str(path), why=why, hint=hint) from error
-    if found.id != document.id:
-        why = f"expected snapshot {document.id}, got {found.id}"
-        raise Refused("another snapshot lies in this one's place", where=str(path), why=why, hint=hint)
+        raise Refused(f"the snapshot: damaged: {error.what}", where=str(path), why=why, hint=hint) from error
+    if existing.id != document.id:
+        what = f"the snapshot: another one in this place; expected {document.id}, got {existing.id}"
+        raise Refused(what, where=str(path), why="a snapshot's directory bears its id", hint=hint)
 
 
 def _make(place: Path, path: Path, document: Document, members: Mapping[str, Member], signer: Signer) -> None:
@@ -116,8 +120,8 @@ def _make(place: Path, path: Path, document: Document, members: Mapping[str, Mem
         faults.point("snapshot.signed")
         for name, files in document.sets.items():
             _fill(staging / name, [work / "signed" / file for file in files])
-            made = repodata.create(staging / name, document.timestamp, databases=bool(document.readers))
-            signer.sign_detached(made, document.timestamp)
+            repomd = repodata.create(staging / name, document.timestamp, databases=bool(document.readers))
+            signer.sign_detached(repomd, document.timestamp)
         faults.point("snapshot.repodata")
         _write_texts(staging, _with_signed_digests(document, signed), signer)
         for file in staging.rglob("*"):

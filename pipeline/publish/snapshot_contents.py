@@ -1,8 +1,7 @@
 """Define a snapshot's content and its texts: snapshot.json, the .repo files, the README.
 
-A snapshot's id is the digest of everything here: the packages' headers and payloads, the key, the texts'
-own code. So the same content is the same snapshot, known before anything is signed, and anybody can
-work the id out again from snapshot.json.
+A snapshot's id is the digest of the packages' headers and payloads, the key, and the code of the texts. So the
+same content is the same snapshot, its id is known before signing, and can be recomputed from snapshot.json.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 class BuiltPackage:
     """A package that a step built. `small`: its kernel has the small configuration, for the lab only.
 
-    `sha256` is the digest that the step's record has of the file, `key` that step's key, `again` the command that
-    builds it anew; empty where there is no record.
+    `sha256` is the file's digest in the step's record, `key` that step's key, `rebuild_command` rebuilds the package;
+    empty without a record.
     """
 
     path: Path
@@ -143,58 +142,72 @@ class Document:
 def members(contents: Contents) -> dict[str, Member]:
     """Return all packages by file name. Raises `UsageError` and `Refused` for unpublishable ones."""
     _check(contents)
-    found: dict[str, Member] = {}
+    by_file: dict[str, Member] = {}
     for name, packages in contents.sets.items():
         in_set = set[Path]()
         for built in packages:
             if built.path not in in_set:
                 in_set.add(built.path)
-                _add(found, built, name)
+                _add(by_file, built, contents.line, name)
     if contents.old_readers:
-        for member in found.values():
+        for member in by_file.values():
             el6_compat.check(member.unsigned.path)
-    return found
+    return by_file
 
 
-def _add(found: dict[str, Member], built: BuiltPackage, name: str) -> None:
+def _add(by_file: dict[str, Member], built: BuiltPackage, line: str, name: str) -> None:
     sha256 = sha256_of(built.path)
     unsigned = UnsignedPackage(built.path, built.sha256 or sha256, built.rebuild_command)
     unsigned.check(sha256)
     package = rpm_header.read(built.path)
     digest = rpm_header.body_sha256(built.path, package)
-    before = found.get(package.file_name)
+    before = by_file.get(package.file_name)
     if before is not None and before.body_sha256 != digest:
         raise Refused(
-            f"two different packages are called {package.nvra}",
+            f"{package.nvra}: two different packages of this name; expected one",
             where=f"{before.unsigned.path} and {built.path}, set {name}",
-            why="who installs one could not tell which it is",
-            hint="give each role a buildid of its own in the line file",
+            why="an installed package could not be told from the other one",
+            hint=f"./inv lines --show {neutral.word(line)}; then give each role a buildid of its own in the line file",
         )
     steps = {**(before.steps if before else {}), built.step: built.key}
-    found[package.file_name] = Member(unsigned, package, digest, steps)
+    by_file[package.file_name] = Member(unsigned, package, digest, steps)
 
 
 def _check(contents: Contents) -> None:
     for name in (contents.line, *contents.sets):
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", name):
-            raise UsageError(f"no directory can be called {name!r}", why="allowed: a-z, 0-9 and . _ - within")
+            raise UsageError(
+                f"the name {name!r}: not allowed; expected a-z and 0-9, and . _ - after the first character",
+                why="lines and sets are directories of the repository",
+                hint="./inv lines",
+            )
     if not contents.sets or not all(contents.sets.values()):
         empty = ", ".join(name for name, packages in contents.sets.items() if not packages)
-        raise UsageError("there is nothing to publish" + (f" in the set {empty}" if empty else ""))
+        raise UsageError(
+            f"the set {empty}: empty; expected packages"
+            if empty
+            else "the snapshot: no sets; expected one for each role",
+            why="a host with this set enabled would install stock packages instead",
+            hint="./inv status",
+        )
     if not re.fullmatch(r"[a-z]+://?[!-~]+", contents.baseurl):
-        raise UsageError(f"the base URL is {contents.baseurl!r}; it must be a URL, such as {BASEURL}")
+        raise UsageError(
+            f"baseurl: not a URL; expected one such as {BASEURL}, got {contents.baseurl!r}",
+            why="the .repo files name it",
+            hint="./inv --help build-all",
+        )
     small = sorted({str(b.path) for packages in contents.sets.values() for b in packages if b.small})
     if small and not contents.small:
         raise Refused(
-            "packages of the small configuration must not be published",
+            "packages of the small configuration: not publishable; expected packages of the full one",
             where=", ".join(small),
-            why="they boot in the lab and lack what real machines need",
+            why="the small configuration boots in the lab and lacks drivers of real machines",
             hint="./inv build-all --kernel-config full",
         )
 
 
-def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, code: str) -> Document:
-    """Return snapshot.json before anything is signed, its id included; `code` is the digest of what makes snapshots."""
+def document(contents: Contents, by_file: Mapping[str, Member], key: SigningKey, code: str) -> Document:
+    """Return the unsigned snapshot.json with its id; `code` is the digest of the publishing code."""
     by_path = {b.path: rpm_header.read(b.path).file_name for packages in contents.sets.values() for b in packages}
     packages = {
         name: Row(
@@ -204,9 +217,9 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, c
             keys=tuple(m.steps[step] for step in sorted(m.steps)),
             unsigned_sha256=m.unsigned.sha256,
         )
-        for name, m in sorted(found.items())
+        for name, m in sorted(by_file.items())
     }
-    made = Document(
+    unidentified = Document(
         format=FORMAT,
         id="",
         line=contents.line,
@@ -216,12 +229,12 @@ def document(contents: Contents, found: Mapping[str, Member], key: SigningKey, c
         readers=RPM48_READERS if contents.old_readers else "",
         baseurl=contents.baseurl.rstrip("/"),
         key=Signer(key.name, key.identity, key.fingerprint, key.development),
-        timestamp=max(key.created, *(member.package.build_time for member in found.values())),
+        timestamp=max(key.created, *(member.package.build_time for member in by_file.values())),
         made_by=MadeBy(__version__, repodata.version(), code),
         sets={name: tuple(sorted({by_path[b.path] for b in contents.sets[name]})) for name in sorted(contents.sets)},
         packages=packages,
     )
-    return replace(made, id=snapshot_id(made))
+    return replace(unidentified, id=snapshot_id(unidentified))
 
 
 def snapshot_id(document: Document) -> str:

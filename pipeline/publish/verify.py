@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core import documents
-from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited, sha256_of
-from pipeline.errors import Refused
+from pipeline.errors import Refused, difference
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, keys, repodata, snapshot_contents
 from pipeline.publish.signing import check_detached
@@ -17,78 +16,80 @@ from pipeline.sources import openpgp
 
 SUMS = "SHA256SUMS"
 MAX_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
-_HINT = "./inv build-all publishes a whole one"
+_HINT = "./inv build-all publishes a whole snapshot"
+_CHANGED = "a signed snapshot never changes: this one is damaged, or somebody changed it"
 
 
 def signer(path: Path) -> str:
-    """Return the claimed signer's fingerprint. Raises `Refused` for no snapshot."""
+    """Return the claimed signer's fingerprint. Raises `Refused` without a readable snapshot.json."""
     return _document(path).key.fingerprint
 
 
 def verify_snapshot(path: Path, fingerprint: str) -> Document:
     """Check the snapshot at `path` and return its snapshot.json.
 
-    `fingerprint` is the one of the key that must have signed it. Raises `Refused` for a file that is
-    missing, added or changed, a signature that is not good, or a package that is not listed.
+    `fingerprint` is that of the expected signing key. Raises `Refused` for a missing, added or changed file,
+    a bad signature, or an unlisted package.
     """
     path = path.resolve()
     document = _document(path)
     key = _key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
     sums = _check_sums(path)
-    if snapshot_contents.snapshot_id(document) != document.id:
-        raise _refused("snapshot.json does not give the snapshot's id", path / "snapshot.json")
+    actual = snapshot_contents.snapshot_id(document)
+    if actual != document.id:
+        what = f"snapshot.json: wrong snapshot id; expected {actual}, got {document.id}"
+        raise _refused(what, path / "snapshot.json", "the id is the digest of the document's content")
     for name, files in document.sets.items():
         _check_set(path / name, files, sums, key)
     _check_packages(path, document, key)
     return document
 
 
-def _refused(what: str, where: Path, why: str = "") -> Refused:
-    return Refused(what, where=str(where), why=why)
+def _refused(what: str, where: Path, why: str) -> Refused:
+    return Refused(what, where=str(where), why=why, hint=_HINT)
 
 
 def _document(path: Path) -> Document:
     """Read snapshot.json; its types restrict the names that are opened as files."""
-    file = path / "snapshot.json"
-    try:
-        return documents.parse(Document, read_limited(file, MAX_DOCUMENT))
-    except Mismatch as error:
-        raise _refused(f"this is no snapshot: snapshot.json: {error}", file) from None
-    except (OSError, ValueError):
-        raise _refused("this is no snapshot: its snapshot.json cannot be read", file) from None
+    return documents.read(path / "snapshot.json", Document, hint=_HINT, most=MAX_DOCUMENT)
 
 
 def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
-    named = document.key.fingerprint
-    if named != fingerprint:
-        raise _refused("the snapshot was signed by another key", path, f"expected {fingerprint}, got {named}")
+    stated = document.key.fingerprint
+    if stated != fingerprint:
+        what = f"the snapshot: signed by another key; expected {fingerprint}, got {stated}"
+        raise _refused(what, path, "a forged snapshot can bring a key of its own")
     file = path / snapshot_contents.key_file(document)
     try:
-        material = read_limited(file, openpgp.MOST)
-    except OSError:
-        raise _refused("the public key is missing", file) from None
-    return keys.public_key(document.key.name, named, material)
+        armor = read_limited(file, openpgp.MOST)
+    except OSError as error:
+        what = f"{file.name}: {error.strerror}; expected the public key"
+        raise _refused(what, file, "every signature of the snapshot is checked with this key") from None
+    return keys.public_key(document.key.name, stated, armor)
 
 
 def _check_sums(path: Path) -> dict[str, str]:
-    """Return the digests by file, after hashing all files; the existing and the listed files must be the same."""
+    """Return the digests by file, after hashing all files. Raises `Refused` unless exactly the listed files exist."""
     rows = (line.partition("  ") for line in documents.read_text(path / SUMS, hint=_HINT).splitlines())
     listed = {name: digest for digest, _, name in rows}
     there = set(_files(path)) - {SUMS, f"{SUMS}.asc"}
     if there != set(listed):
-        differing = ", ".join(sorted(there ^ set(listed)))
-        raise _refused(f"files are missing or were added: {differing}", path / SUMS)
+        what = f"SHA256SUMS: lists other files than there are; {difference(listed, there)}"
+        raise _refused(what, path / SUMS, _CHANGED)
     for name, digest in listed.items():
-        if sha256_of(path / name) != digest:
-            raise _refused("a file is not what SHA256SUMS says", path / name)
+        actual = sha256_of(path / name)
+        if actual != digest:
+            what = f"{name}: not as SHA256SUMS lists it; expected SHA-256 {digest}, got {actual}"
+            raise _refused(what, path / name, _CHANGED)
     return listed
 
 
 def _files(path: Path) -> Iterator[str]:
     for entry in path.rglob("*"):
         if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
-            raise _refused("a snapshot holds files and directories only", entry)
+            what = f"{entry.relative_to(path)}: a link or special file; expected files and directories only"
+            raise _refused(what, entry, "SHA256SUMS covers nothing else")
         if entry.is_file():
             yield str(entry.relative_to(path))
 
@@ -97,19 +98,22 @@ def _check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], k
     """Check repomd.xml's signature, and that metadata, directory and snapshot.json list the same packages."""
     repomd = directory / repodata.REPOMD
     if not repomd.is_file():
-        raise _refused("the repository has no metadata", repomd)
+        what = f"the repository {directory.name}: no metadata; expected {repodata.REPOMD}"
+        raise _refused(what, repomd, "yum and dnf install nothing without it")
     check_detached(repomd, repomd.with_name(f"{repomd.name}.asc"), key)
     listed = repodata.check(directory)
     there = {entry.name: sums[f"{directory.name}/{entry.name}"] for entry in directory.glob("*.rpm")}
     if listed != there or sorted(there) != sorted(files):
         differing = ", ".join(sorted({name for name, _ in listed.items() ^ there.items()} | set(files) ^ set(there)))
-        raise _refused(f"metadata and directory do not list the same packages: {differing}", directory)
+        what = f"the repository {directory.name}: metadata, directory and snapshot.json differ in {differing}"
+        raise _refused(what, directory, _CHANGED)
 
 
 def _check_packages(path: Path, document: Document, key: openpgp.PublicKey) -> None:
     places = {file: path / name / file for name, files in document.sets.items() for file in files}
     if set(places) != set(document.packages):
-        raise _refused("snapshot.json does not list the packages of its sets", path / "snapshot.json")
+        what = f"snapshot.json: packages and sets differ; {difference(places, document.packages)}"
+        raise _refused(what, path / "snapshot.json", _CHANGED)
     with openpgp.rpm_checker([key]) as check:
         for file, place in places.items():
             try:
@@ -123,12 +127,16 @@ def _check_packages(path: Path, document: Document, key: openpgp.PublicKey) -> N
 
 def _check_row(place: Path, row: Row) -> None:
     package = rpm_header.read(place)
-    found = {
+    actual = {
         "nevra": package.nevra,
         "body_sha256": rpm_header.body_sha256(place, package),
         "sha256": sha256_of(place),
         "size": place.stat().st_size,
     }
-    wrong = [name for name, value in found.items() if getattr(row, name) != value]
+    wrong = [
+        f"expected {name} {getattr(row, name)}, got {value}"
+        for name, value in actual.items()
+        if getattr(row, name) != value
+    ]
     if wrong:
-        raise _refused(f"the package is not what snapshot.json says: {', '.join(wrong)}", place)
+        raise _refused(f"{place.name}: not as snapshot.json lists it; {'; '.join(wrong)}", place, _CHANGED)

@@ -199,7 +199,7 @@ def test_other_failures_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
 
 def test_createrepo_that_is_not_installed_is_the_hosts_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(HostLacks, match="createrepo_c is not installed"):
+    with pytest.raises(HostLacks, match="createrepo_c: not installed"):
         repodata.create(tmp_path, 1, databases=False)
 
 

@@ -97,17 +97,18 @@ def test_right_sums_do_not_make_up_for_anything_else(copy: Path, signer: Signer,
     (places["unsigned"] / file).unlink()
     shutil.copy(rpm(), places["unsigned"] / file)
     said = {}
+    differs = f"the repository director: metadata, directory and snapshot.json differ in {Path(file).name}"
     for name, place in places.items():
         resummed(place, signer)
         with pytest.raises(Refused) as refused:
             verify_snapshot(place, signer.key.fingerprint)
-        said[name] = refused.value.what
+        said[name] = refused.value.what.partition(";")[0]
     assert said == {
-        "package.rpm": "metadata and directory do not list the same packages: ipvsadm-1.2.1-fnat.0.noarch.rpm",
+        "package.rpm": differs,
         "repomd.xml": "the signature is not good",
-        "snapshot.json": "snapshot.json does not give the snapshot's id",
-        "listed": "metadata and directory do not list the same packages: ipvsadm-1.2.1-fnat.0.noarch.rpm",
-        "unsigned": "metadata and directory do not list the same packages: ipvsadm-1.2.1-fnat.0.noarch.rpm",
+        "snapshot.json": "snapshot.json: wrong snapshot id",
+        "listed": differs,
+        "unsigned": differs,
     }
 
 
@@ -127,17 +128,17 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
     with pytest.raises(Refused, match="signature or digests are not good") as refused:
         make_snapshot(wanted(old_readers=False), signer, root)
     assert "NOTFOUND" in refused.value.why
-    with pytest.raises(Refused, match="cannot take"):
+    with pytest.raises(Refused, match=r"not installable with rpm 4\.8"):
         make_snapshot(wanted(), signer, root)
     assert not (root / "el6" / "latest").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}', "\udcff"])
 def test_what_is_no_snapshot_is_refused(tmp_path: Path, inv: Inv, text: str) -> None:
-    with pytest.raises(Refused, match="this is no snapshot"):
+    with pytest.raises(Refused, match=r"snapshot\.json: missing; expected"):
         verify_snapshot(tmp_path / "absent", "0" * 40)
     (tmp_path / "snapshot.json").write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(Refused, match="this is no snapshot"):
+    with pytest.raises(Refused, match=r"snapshot\.json: damaged; expected"):
         verify_snapshot(tmp_path, "0" * 40)
 
 
@@ -182,7 +183,7 @@ def test_a_snapshot_document_of_another_shape_is_refused_whatever_python_is_told
     (tmp_path / "snapshot.json").write_text(json.dumps(_SHAPE | changed_to))
     code = "import sys, pathlib; from pipeline.publish import verify; verify.signer(pathlib.Path(sys.argv[1]))"
     done = process.run([sys.executable, "-O", "-c", code, tmp_path], env=inv.environment(), accept=(1,))
-    assert f"this is no snapshot: snapshot.json: {said}" in done.error_text
+    assert f"snapshot.json: damaged; expected {said.removeprefix('expected ')}" in done.error_text
 
 
 def test_a_snapshot_document_of_the_right_shape_names_its_signer(tmp_path: Path) -> None:

@@ -57,13 +57,16 @@ def test_the_packages_of_roles_are_built_and_proven(tmp_path: Path, line: str) -
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (("%config(noreplace) /etc/lvs-fnat/director.conf", "%config /etc/lvs-fnat/director.conf"), "would not keep"),
+        (
+            ("%config(noreplace) /etc/lvs-fnat/director.conf", "%config /etc/lvs-fnat/director.conf"),
+            "wrong configuration files",
+        ),
         (("Requires: kmod\n", "Requires: kmod\nRequires: python3\n"), "requires something else"),
         (("install -D -p -m 0755", "install -D -p -m 0744"), "has the mode 0744"),
         (("%config(noreplace)", "%config(noreplace) %attr(0600,root,root)"), "has the mode 0600"),
         (("\n%prep\n", "\n%prep\necho >>%{_sourcedir}/realserver.conf\n"), "is not what was rendered"),
-        (("Version: 1.0\n", "Version: 1.1\n"), "other packages"),
-        (("%doc /usr/share/doc/lvs-fnat-realserver/README\n", "%exclude /usr/share/doc/*/README\n"), "lacks"),
+        (("Version: 1.0\n", "Version: 1.1\n"), "not as planned"),
+        (("%doc /usr/share/doc/lvs-fnat-realserver/README\n", "%exclude /usr/share/doc/*/README\n"), "files missing"),
     ],
 )
 def test_packages_that_are_not_what_they_must_be_are_refused(
@@ -119,7 +122,7 @@ def test_a_tool_is_proven_by_texts_in_it_and_by_what_it_requires(tmp_path: Path)
         ({"requires": (*REQUIRES, "libsystemd.so.0()(64bit)")}, r"requires libsystemd\.so\.0"),
         ({"requires": (*REQUIRES, "/bin/bash")}, "requires /bin/bash"),
         ({"requires": REQUIRES[1:]}, "which C library"),
-        ({"keep": ""}, "would not keep"),
+        ({"keep": ""}, "wrong configuration files"),
     ],
 )
 def test_a_tool_that_is_not_what_it_must_be_is_refused(tmp_path: Path, wrong: dict[str, object], said: str) -> None:

@@ -269,7 +269,10 @@ def test_a_refusal_names_package_reasons_and_remedy(tmp_path: Path) -> None:
     path.write_bytes(raw_rpm())
     with pytest.raises(Refused) as refused:
         el6_compat.check(path, key_id=KEY)
-    assert refused.value.what == "rpm 4.8 cannot take ipvsadm-1.2.1-fnat.0.noarch"
+    assert (
+        refused.value.what
+        == "ipvsadm-1.2.1-fnat.0.noarch: not installable with rpm 4.8; expected a package that it reads"
+    )
     assert refused.value.where == str(path)
     assert "a file of 4 GiB or more" in refused.value.why and "no RSA signature over its header" in refused.value.why
     assert "_binary_payload w9.gzdio" in refused.value.hint

@@ -147,7 +147,7 @@ def test_what_qemu_needs_is_told(contents: Contents, tmp_path: Path) -> None:
     ("package", "said"),
     [
         (lambda: kernel(image=bootimage("6.1.8 x")), "another kernel; expected"),
-        (lambda: kernel({f"{BASE}/kernel/a.ko.xz": b"x"}), "modules that are compressed"),
+        (lambda: kernel({f"{BASE}/kernel/a.ko.xz": b"x"}), "compressed modules"),
         (lambda: kernel({"/lib/modules/6.1.8/kernel/a.ko": module()}), "kernels: 6.1.8, 6.1.9-1.toy"),
         (lambda: of_files("x", "1", "1", {"/etc/x": b"x"}), "kernels: none"),
     ],

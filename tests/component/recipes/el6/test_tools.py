@@ -186,9 +186,12 @@ def test_a_stock_ipvsadm_is_refused_by_the_options_it_lacks(tmp_path: Path, opti
     ("change", "said"),
     [
         (without("-static "), "sbin/ipvsadm in .* is dynamic"),
-        (without("(noreplace)"), "would not keep"),
-        (lambda spec: spec.replace("\n/etc/rc.d/init.d/ipvsadm\n", "\n%exclude /etc/rc.d/init.d/ipvsadm\n"), "lacks"),
-        (lambda spec: spec.replace("Epoch: 1\n", "Epoch: 2\n"), "other packages"),
+        (without("(noreplace)"), "wrong configuration files"),
+        (
+            lambda spec: spec.replace("\n/etc/rc.d/init.d/ipvsadm\n", "\n%exclude /etc/rc.d/init.d/ipvsadm\n"),
+            "files missing",
+        ),
+        (lambda spec: spec.replace("Epoch: 1\n", "Epoch: 2\n"), "not as planned"),
         (lambda spec: spec.replace("Requires: initscripts\n", "Requires: libnl\n"), "requires libnl"),
         (
             lambda spec: spec.replace("strip %{buildroot}/sbin/ipvsadm", "cp README %{buildroot}/sbin/ipvsadm"),
