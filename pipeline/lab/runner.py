@@ -20,7 +20,7 @@ from pipeline.lab.repository import Package, Repository
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.topology import GuestPlan
-from pipeline.lab.vm import initramfs, network
+from pipeline.lab.vm import console_lines, initramfs, network
 from pipeline.lab.vm.machine import Machine
 from pipeline.lab.vm.network import Accelerator, Boot, Lab, NicSpec
 from pipeline.sandbox.images import Image
@@ -159,7 +159,7 @@ class _ScenarioRun:
             kernel=running.release if running else "",
             cards=cards,
             marks=running.marks if running else {},
-            console=running.files.console.read_text(errors="replace") if running else "",
+            console=console_lines.whole(running.files.console.read_bytes()) if running else "",
             findings=running.qemu.watcher.findings() if running else (),
         )
 

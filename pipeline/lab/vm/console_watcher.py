@@ -1,6 +1,6 @@
 """Watch a guest's growing console: errors on it, the boot's progress, and whether it goes on.
 
-Fed with bytes, asks nobody, waits for nothing. What it looks for is the table of `patterns`.
+Fed with bytes, asks nobody, waits for nothing. What it looks for is the table of `console_patterns`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 
-from pipeline.core import neutral
 from pipeline.lab.report.results import Finding
-from pipeline.lab.vm.console_patterns import NONFATAL, TASK_END, TIMESTAMP, Kind, Pattern, match
+from pipeline.lab.vm.console_lines import MAX_RAW_LINE, message, plain, printable
+from pipeline.lab.vm.console_patterns import NONFATAL, TASK_END, Kind, Pattern, match
 
 CUT_HERE = "------------[ cut here ]------------"  # stands before the line that says what it is about
 MAX_TRACE_LINES = 120  # lines of a trace that has no end marker
-MAX_LINE = 1000  # characters kept of a line
-MAX_RAW_LINE = 4 * MAX_LINE  # bytes kept of a line: no letter has more in UTF-8
+MAX_LEAD = 12  # lines after which a text that leads to another one stands for itself
 MAX_FINDINGS = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
 MAX_MARKS = 20  # moments of a boot
 MAX_LAST_LINES = 12  # lines told as a guest's last words
@@ -25,6 +24,7 @@ LOOP_LINES = 400  # lines without anything new among them: no boot says so much 
 LOOP_TEXTS = 12  # different texts at most among them, whatever their numbers
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]+")
 _BANNER = re.compile(r"Linux version (\S+)")
+_LINE_PARTS = re.compile(rb"([\r\n])")
 
 
 @dataclass
@@ -34,6 +34,11 @@ class _OpenTrace:
     row: Pattern
     line: int
     trace: list[str]
+
+    @property
+    def leads(self) -> bool:
+        """Whether the next lines may say what it was."""
+        return self.row.leads and len(self.trace) < MAX_LEAD
 
 
 @dataclass
@@ -47,19 +52,26 @@ class ConsoleWatcher:
     _closed: list[Finding] = field(default_factory=list)
     _open: _OpenTrace | None = None
     _rest: bytes = b""
+    _returned: bool = False  # whether a carriage return stands before `_rest`
     _recent: deque[str] = field(default_factory=lambda: deque(maxlen=LOOP_LINES))
 
     def feed(self, data: bytes, at: float) -> None:
-        """Process the console's new bytes, read at `at` seconds since the guest's start."""
+        """Process the console's new bytes, read at `at` seconds since the guest's start.
+
+        What follows a carriage return is held against the patterns by itself, and is of the same line.
+        """
         if not data:
             return
         self.last_output = at
         self.marks.setdefault("first byte", at)
-        *whole, rest = data.split(b"\n")
-        for line in whole:
-            self._add_line(printable((self._rest + line[:MAX_RAW_LINE])[:MAX_RAW_LINE]), at)
-            self._rest = b""
-        self._rest = (self._rest + rest[:MAX_RAW_LINE])[:MAX_RAW_LINE]
+        for part in _LINE_PARTS.split(data):
+            if part not in (b"\r", b"\n"):
+                self._rest = (self._rest + part[:MAX_RAW_LINE])[:MAX_RAW_LINE]
+                continue
+            if self._rest or (part == b"\n" and not self._returned):
+                self._add_line(self._rest, at)
+            self._rest, self._returned = b"", part == b"\r"
+            self.lines += part == b"\n"
 
     def findings(self) -> tuple[Finding, ...]:
         """Return all findings so far; an incomplete trace as far as it goes."""
@@ -75,42 +87,55 @@ class ConsoleWatcher:
         if self._open is None or any(Kind(found.kind) not in NONFATAL for found in self._closed):
             return True
         end = self._open.row.end
-        return end is not None and end.match(_without_timestamp(printable(self._rest))) is not None
+        return end is not None and end.match(message(plain(self._rest))) is not None
 
     @property
     def is_looping(self) -> bool:
         """Whether the last lines repeat, apart from their numbers."""
         if len(self._recent) < LOOP_LINES:
             return False
-        return len({_NUMBER.sub("#", _without_timestamp(line)) for line in self._recent}) <= LOOP_TEXTS
+        return len({_NUMBER.sub("#", message(line)) for line in self._recent}) <= LOOP_TEXTS
 
     def last_lines(self) -> tuple[str, ...]:
         """Return the console's last lines that are not empty, the unfinished one included."""
         lines = [*self._recent, printable(self._rest)]
         return tuple(line for line in lines if line.strip())[-MAX_LAST_LINES:]
 
-    def _add_line(self, line: str, at: float) -> None:
+    def _add_line(self, raw: bytes, at: float) -> None:
+        shown, text = printable(raw), plain(raw)
         before = self._recent[-1] if self._recent else ""
-        self.lines += 1
-        self._recent.append(line)
-        self._mark(line, at)
-        row = match(line)
-        another = row is not None and "Kernel panic" not in line  # which is how many traces end
-        if self._open is not None and not (another and self._open.row.end is TASK_END):
-            self._extend_trace(self._open, line, row)
+        self._recent.append(shown)
+        self._mark(message(text), at)
+        row, begun = match(text) or (None, message(text))
+        if self._open is not None and self._extends(self._open, row, begun):
+            self._extend_trace(self._open, shown, begun, row)
         elif row is not None:
             self._close_trace()
-            cut = _without_timestamp(before) == CUT_HERE
-            self._open = _OpenTrace(row, self.lines - cut, [before, line] if cut else [line])
-            if row.end is None:
+            cut = message(before) == CUT_HERE
+            self._open = _OpenTrace(row, self.lines + 1 - cut, [before, shown] if cut else [shown])
+            if not row.leads and (row.end is None or row.end.match(begun)):
                 self._close_trace()
 
-    def _extend_trace(self, found: _OpenTrace, line: str, row: Pattern | None) -> None:
+    @staticmethod
+    def _extends(found: _OpenTrace, row: Pattern | None, begun: str) -> bool:
+        """Return whether a line belongs to the trace of an earlier finding."""
+        if row is None or row.detail or found.leads:
+            return True
+        if found.row.kind in NONFATAL and row.kind not in NONFATAL:
+            return False  # a warning may not hide what ends the guest
+        return found.row.end is not TASK_END or "Kernel panic" in begun  # which is how many traces end
+
+    def _extend_trace(self, found: _OpenTrace, shown: str, begun: str, row: Pattern | None) -> None:
         """Add a line to a trace. A panic in it is its end, and extends the trace to the panic's own end."""
-        found.trace.append(line)
-        if row is not None and "Kernel panic" in line:
+        leads = found.leads and row is not None and not row.detail
+        found.trace.append(shown)
+        if row is not None and leads:
+            found.row = row
+        elif row is not None and "Kernel panic" in begun:
             found.row = dataclasses.replace(found.row, end=row.end)
-        if (found.row.end and found.row.end.match(_without_timestamp(line))) or len(found.trace) >= MAX_TRACE_LINES:
+        end = found.row.end
+        single = end is None and not found.leads
+        if single or (end is not None and end.match(begun)) or len(found.trace) >= MAX_TRACE_LINES:
             self._close_trace()
 
     def _close_trace(self) -> None:
@@ -125,8 +150,7 @@ class ConsoleWatcher:
             guest=self.guest, kind=row.kind, line=found.line, trace=trace, meaning=row.meaning, look=row.look
         )
 
-    def _mark(self, line: str, at: float) -> None:
-        text = _without_timestamp(line)
+    def _mark(self, text: str, at: float) -> None:
         if len(self.marks) >= MAX_MARKS:
             return
         if banner := _BANNER.match(text):
@@ -135,13 +159,3 @@ class ConsoleWatcher:
             self.marks.setdefault("init", at)
         elif text == "fnat: guest ready":
             self.marks.setdefault("ready", at)
-
-
-def printable(line: bytes) -> str:
-    """Return a console's line as text without control characters."""
-    return neutral.line(line.decode(errors="backslashreplace").rstrip("\r")[:MAX_LINE].expandtabs())
-
-
-def _without_timestamp(line: str) -> str:
-    stamp = TIMESTAMP.match(line)
-    return line[stamp.end() :] if stamp else line
