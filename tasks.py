@@ -157,6 +157,22 @@ def status(context: RunContext, line: str = "") -> Any:
 
 
 @verb(
+    words=("step",),
+    help={
+        "step": "a step, as `./inv status` names it; all are listed without one",
+        "line": "only of this line",
+        "follow": "print what is added until the step ends; the running one, where no step is named",
+    },
+    plain=True,
+)
+def logs(context: RunContext, step: str = "", line: str = "", follow: bool = False) -> Any:
+    """List the logs of the steps' last runs, print one, or follow it."""
+    from pipeline.commands import logs as printing
+
+    return printing.logs(context, step, line, follow=follow)
+
+
+@verb(
     many="what",
     help={
         "what": "failed, old, ccache, steps, images, guests, or all of these; without a word nothing is removed",

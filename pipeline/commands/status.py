@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.context import RunContext
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console, human_bytes, local_time
 from pipeline.core.trees import usage
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
@@ -48,14 +47,14 @@ def _say(
     if not sizes:
         console.say(f"nothing has been made in {artifacts} yet; next: ./inv build-all, or ./inv fetch LINE")
         return
-    rows = [(run.line, run.step, _state(run), _time(run.begun), _took(run.seconds)) for run in last]
+    rows = [(run.line, run.step, _state(run), local_time(run.begun), _took(run.seconds)) for run in last]
     if rows:
         console.table(("line", "step", "last run", "begun", "took"), rows)
     for run in last:
         if run.next:
             console.say(f"{run.line} {run.step} {run.state}: {run.next}")
     for snapshot in latest:
-        console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {_time(snapshot.published)}")
+        console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {local_time(snapshot.published)}")
     for image in images:
         state = "current" if image.is_current else "superseded"
         console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")
@@ -69,11 +68,6 @@ def _state(run: Run) -> str:
 
 def _took(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f} s"
-
-
-def _time(at: float | None) -> str:
-    """Format a time of this host's clock for people."""
-    return "-" if at is None else datetime.fromtimestamp(at).isoformat(" ", "seconds")
 
 
 def _step(run: Run) -> dict[str, Any]:

@@ -12,16 +12,19 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol, TextIO
 
 from pipeline.core import neutral
 from pipeline.errors import HostLacks, PipelineError
 
+_CLEAR_LINE = "\x1b[K"  # ECMA-48, erase in line
 PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
 
 
@@ -33,9 +36,14 @@ def write(stream: TextIO, text: str) -> None:
     _put(stream, neutral.text(text))
 
 
-def _put(stream: TextIO, text: str) -> None:
-    with output_errors(stream):
-        print(text, file=stream, flush=True)
+# Several threads print: each text goes out whole, and a status line is cleared before another text and drawn behind it.
+_PRINTING = threading.RLock()
+
+
+def _put(stream: TextIO, text: str, end: str = "\n") -> None:
+    with _PRINTING, output_errors(stream):
+        stream.write(text + end)  # in one piece: print() would write the end apart
+        stream.flush()
 
 
 @contextlib.contextmanager
@@ -99,20 +107,55 @@ class Console:
     quiet: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    _status: str = field(init=False, default="")
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether a status line can be shown: on a terminal, unless `--quiet`."""
+        return not self.quiet and self.err.isatty()
+
+    def status(self, text: str) -> None:
+        """Replace the status line, the last line of the terminal; an empty `text` removes it."""
+        with _PRINTING:
+            self._draw_status(text)
+
+    def _draw_status(self, text: str) -> None:
+        if self.refreshes and (text or self._status):
+            width = shutil.get_terminal_size().columns - 1  # the last column would wrap
+            _put(neutral.bare(self.err), f"\r{_CLEAR_LINE}{neutral.line(text)[:width]}", end="")
+            self._status = text
+
+    def _print(self, stream: TextIO, text: str) -> None:
+        """Print a text above the status line."""
+        with self._above_status():
+            _put(stream, text)
+
+    @contextlib.contextmanager
+    def _above_status(self) -> Iterator[None]:
+        with _PRINTING:
+            status = self._status
+            self._draw_status("")
+            yield
+            self._draw_status(status)
 
     def say(self, text: str = "") -> None:
         """Print a line of the result for people; indent further lines of `text`, so that none passes for a label."""
         if not self.json:
-            _put(self.out, _lines(text))
+            self._print(self.out, _lines(text))
+
+    def excerpt(self, text: str) -> None:
+        """Print lines of a file as they are but for what is not neutral: nothing is indented."""
+        if not self.json:
+            self._print(self.out, neutral.text(text))
 
     def note(self, text: str) -> None:
         """Print a line about the work in progress."""
         if not self.quiet:
-            _put(self.err, _lines(text))
+            self._print(self.err, _lines(text))
 
     def warn(self, text: str) -> None:
         """Print a warning; the work goes on."""
-        _put(self.err, _lines(f"warning: {text}"))
+        self._print(self.err, _lines(f"warning: {text}"))
 
     def fail(self, error: PipelineError) -> None:
         """Print the error that ends the run; as JSON too when requested."""
@@ -135,13 +178,14 @@ class Console:
         headings = [neutral.line(heading) for heading in headings]
         texts = [[neutral.line(str(cell)) for cell in row] for row in rows]
         if self.out.isatty():
-            self._rich_table(headings, texts, title)
+            with self._above_status():
+                self._rich_table(headings, texts, title)
             return
         lines = [_lines(title)] if title else []
         widths = [max(len(row[i]) for row in [headings, *texts]) for i in range(len(headings))]
         for row in [headings, ["-" * width for width in widths], *texts]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        _put(self.out, "\n".join(lines))
+        self._print(self.out, "\n".join(lines))
 
     def _rich_table(self, headings: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
         from rich import box
@@ -256,3 +300,18 @@ def human_bytes(count: int | None) -> str:
             return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError("unreachable")
+
+
+def human_seconds(seconds: float) -> str:
+    """Format a duration to two units at most: `7 s`, `12 min 5 s`, `1 h 20 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def local_time(at: float | None) -> str:
+    """Format a time in seconds since 1970 by this host's clock, `-` for None."""
+    return "-" if at is None else datetime.fromtimestamp(at).isoformat(" ", "seconds")

@@ -27,7 +27,7 @@ class Work:
     `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
     action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
     not of its output. `options` are what a person must add to a verb to mean the same line. Without `compiler_cache`
-    every file is compiled.
+    every file is compiled. `note` prints a line for the person who waits.
     """
 
     step: Step
@@ -41,6 +41,7 @@ class Work:
     records: Mapping[str, Record] = field(default_factory=dict)
     elsewhere: list[Path] = field(default_factory=list)
     compiler_cache: bool = True
+    note: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache as compilercache
 from pipeline.packaging import diagnostics, outputs
 from pipeline.packaging import rpmbuild as rpmtool
+from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import EndReason, Job, Limits, Mount, Runtime, chown_to_build_user
@@ -109,7 +110,11 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
     )
     head = f"# reproduce: {reproduce}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
+    follow = neutral.command(["./inv", "logs", work.step.name, "--follow"])
+    work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
     ended = bench.runtime.run(job)
+    if compilations := CompilationCounter(work.log.parent).finish():
+        work.facts["compilations"] = compilations
     if counted := compilercache.read_statistics(top, rpmtool.CCACHE_LOG):
         work.facts["ccache"] = counted.as_dict()
     if not ended.succeeded:

@@ -8,6 +8,7 @@ The copies have our modes. Nothing of a file that is refused is shown. Must not 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -23,6 +24,8 @@ from pipeline.errors import BuildFailed
 from pipeline.formats import rpm_lead
 from pipeline.sandbox.runtime import build_user
 
+LINE = 4096  # bytes; a longer line comes in pieces
+MAX_NAMES = 10_000  # of a directory that is listed for a hint
 MAX_NAME = 200  # bytes; the longest name of a package of ours has 70
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^-]*")  # what a package, a program or a directory of ours is called
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -151,12 +154,36 @@ class BuildOutputs:
 def lines(top: Path, name: str, limit: int) -> Iterator[bytes]:
     """Yield the lines of a build's file, up to `limit` bytes; none where it is no regular file.
 
-    For figures that decide nothing. A line longer than 4 KiB comes in pieces.
+    For figures that decide nothing. A line longer than `LINE` comes in pieces.
     """
     with contextlib.suppress(_BadEntry), _open_path(top, name) as stream:
-        while limit > 0 and (line := stream.readline(4096)):
+        while limit > 0 and (line := stream.readline(LINE)):
             limit -= len(line)
             yield line
+
+
+def piece(top: Path, name: str, position: int, limit: int) -> bytes:
+    """Return up to `limit` bytes of a build's file from `position`; none where it is no regular file.
+
+    For hints that decide nothing, as `names`.
+    """
+    with contextlib.suppress(_BadEntry, OSError), _open_path(top, name) as stream:
+        stream.seek(position)
+        return stream.read(limit)
+    return b""
+
+
+def names(top: Path, directory: str) -> list[str]:
+    """Return the names in a directory of a build, at most `MAX_NAMES`; none where it is no directory."""
+    try:
+        handle = _open_directory(top, directory)
+    except _BadEntry:
+        return []
+    try:
+        with os.scandir(handle) as entries:
+            return [entry.name for entry in itertools.islice(entries, MAX_NAMES)]
+    finally:
+        os.close(handle)
 
 
 def texts(top: Path, directory: str, prefix: str, limits: OutputLimits) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Report a running build's progress: finished steps, running steps, and the remaining time."""
+"""Report a running build's progress: finished and running steps, their compilations, and the remaining time."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from pipeline.core.console import Console
-from pipeline.packaging import step_record
+from pipeline.core.console import Console, human_seconds
+from pipeline.packaging import compilations, step_record
 from pipeline.packaging.graph import Plan, Step
 from pipeline.packaging.scheduler import Scheduler
 
-PERIOD = 20.0  # seconds between two lines
+PERIOD = 60.0  # seconds between two lines where no line is refreshed
+_REFRESH = 1.0  # seconds between two states of the refreshed line
+_FIRST_GUESS = 20  # compilations before the remaining time is derived from their speed
 
 
 @contextmanager
 def progress_reported(plan: Plan, runner: Scheduler, console: Console) -> Iterator[None]:
-    """Report the progress every `PERIOD` seconds while the body runs."""
+    """Report the progress while the body runs: in one refreshed line on a terminal, else every `PERIOD` seconds."""
     done = threading.Event()
-    begun = time.monotonic()
+    progress = Progress(plan, runner)
 
     def beat() -> None:
-        while not done.wait(PERIOD):
-            if line := progress_line(plan, runner, time.time()):
-                console.note(f"{time.monotonic() - begun:.0f} s: {line}")
+        while not done.wait(_REFRESH if console.refreshes else PERIOD):
+            if line := progress.line(time.time()):
+                (console.status if console.refreshes else console.note)(line)
+        console.status("")
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -35,27 +40,74 @@ def progress_reported(plan: Plan, runner: Scheduler, console: Console) -> Iterat
         thread.join()
 
 
-def progress_line(plan: Plan, runner: Scheduler, now: float) -> str:
-    """Return the progress at the time `now`, in seconds since 1970; empty while no step runs.
+@dataclass
+class Progress:
+    """The progress of a plan that `runner` runs."""
 
-    The time that is left is known once every step that is not done has run before.
+    plan: Plan
+    runner: Scheduler
+    _steps: dict[Path, _RunningStep] = field(default_factory=dict)
+
+    def line(self, now: float) -> str:
+        """Return the progress at the time `now`, in seconds since 1970; empty while no step runs."""
+        running = self._running()
+        if not running:
+            return ""
+        done = sum(name in self.runner.outcomes for name in self.plan.steps)
+        return f"{done} of {len(self.plan.steps)} steps done; {'; '.join(step.text(now) for step in running)}"
+
+    def _running(self) -> list[_RunningStep]:
+        """Return the running steps, another run's included that this one waits for."""
+        found: dict[Path, _RunningStep] = {}
+        for step in self.plan.steps.values():
+            if step.name in self.runner.outcomes:
+                continue
+            for path in self.runner.directory(step).glob(f".work-*/{step_record.FILE}"):
+                with suppress(step_record.Damaged):
+                    place = path.parent
+                    begun = step_record.read(place).begun
+                    found[place] = self._steps.get(place) or _RunningStep.of(step, place, begun, self.runner)
+        self._steps = found
+        return list(found.values())
+
+
+@dataclass
+class _RunningStep:
+    """A step that runs in a directory since the time `begun`. `last`: seconds of the last run, 0 for none.
+
+    `total`: how many compilations there will be; 0 while that is not known.
     """
-    running = {name: work for name, step in plan.steps.items() if (work := _running_record(runner, step))}
-    if not running:
-        return ""
-    waiting = [name for name in plan.steps if not runner.published(plan.steps[name], plan.keys[name]).is_dir()]
-    last = {name: runner.last_record(plan.steps[name]) for name in waiting}
-    usual = {name: known.seconds if known else None for name, known in last.items()}
-    parts = [f"{name}{f' (last time {usual[name]:.0f} s)' if usual.get(name) else ''}" for name in running]
-    known = [seconds for seconds in usual.values() if seconds is not None]
-    remaining = sum(known) - sum(now - work.begun for work in running.values())
-    eta = f"; about {remaining:.0f} s left" if len(known) == len(waiting) and remaining > 0 else ""
-    return f"{len(plan.steps) - len(waiting)} of {len(plan.steps)} steps done, running {', '.join(parts)}{eta}"
 
+    name: str
+    begun: float
+    last: float
+    total: int
+    counter: compilations.CompilationCounter
+    _first: tuple[float, int] | None = None  # the time and the count at the first look that saw a compilation
 
-def _running_record(runner: Scheduler, step: Step) -> step_record.Record | None:
-    """Return the record of the step's current run; None when there is none."""
-    for path in runner.directory(step).glob(f".work-*/{step_record.FILE}"):
-        with suppress(step_record.Damaged):
-            return step_record.read(path.parent)
-    return None
+    @classmethod
+    def of(cls, step: Step, place: Path, begun: float, runner: Scheduler) -> _RunningStep:
+        known = runner.last_record(step)
+        total = known.facts.get("compilations", 0) if known else 0
+        return cls(step.name, begun, (known and known.seconds) or 0.0, total, compilations.CompilationCounter(place))
+
+    def text(self, now: float) -> str:
+        """Return where the step is at the time `now`."""
+        self.counter.update()
+        parts = [f"{self.name} {human_seconds(now - self.begun)}"]
+        if self.counter.done:
+            self._first = self._first or (now, self.counter.done)
+            self.total = self.total or self.counter.planned()
+            of = f" of {self.total:,}" if self.total >= self.counter.done else ""
+            parts.append(f"{self.counter.done:,}{of} compiled, {self.counter.last}")
+        if left := self._left(now):
+            parts.append(f"about {human_seconds(left)} left")
+        return ", ".join(parts)
+
+    def _left(self, now: float) -> float:
+        """Estimate the remaining seconds by the speed of the compilations, else by the last run; 0 for unknown."""
+        if self._first is None:
+            return max(self.last - (now - self.begun), 0.0)
+        since, before = self._first
+        done, remaining = self.counter.done - before, self.total - self.counter.done
+        return (now - since) * remaining / done if remaining > 0 and done >= _FIRST_GUESS else 0.0

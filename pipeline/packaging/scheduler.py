@@ -85,7 +85,7 @@ class Scheduler:
 
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
-    stamps say. Without `compiler_cache` every file is compiled.
+    stamps say. Without `compiler_cache` every file is compiled. `outcomes` are those of the last or current run.
     """
 
     root: Path
@@ -97,6 +97,7 @@ class Scheduler:
     warn: Callable[[str], None] | None = None
     content: bool = False
     compiler_cache: bool = True
+    outcomes: dict[str, Outcome] = field(init=False, default_factory=dict)
     _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free_jobs: int = field(init=False, default=0)
     _bugs: list[Exception] = field(init=False, default_factory=list)
@@ -137,7 +138,7 @@ class Scheduler:
     def run(self, plan: Plan) -> dict[str, Outcome]:
         """Run all steps and return their outcomes. Failures are reported there, not raised, so that all can be read."""
         self._free_jobs = self.jobs
-        outcomes: dict[str, Outcome] = {}
+        self.outcomes = outcomes = dict[str, Outcome]()
         threads = [
             threading.Thread(target=self._run_thread, args=(plan, step, outcomes), daemon=True, name=name)
             for name, step in plan.steps.items()
@@ -271,6 +272,7 @@ class Scheduler:
             options=self.options,
             records=records,
             compiler_cache=self.compiler_cache,
+            note=self.say,
         )
         begun = Record(
             line=self.root.name,

@@ -247,7 +247,6 @@ def test_programs_are_run_in_one_place_only() -> None:
 # Who writes to a terminal past the console: a shell is the person's own, and so are its words; the switch's only
 # one is ours; the reference prints pages of our own. `neutral.stream` stands behind the rest.
 TERMINAL_ITSELF = {
-    ("pipeline/core/console.py", "print"),
     ("pipeline/core/console.py", "sys.stdout"),
     ("pipeline/core/console.py", "sys.stderr"),
     ("pipeline/cli/app.py", "sys.stdout"),

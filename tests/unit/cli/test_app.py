@@ -99,7 +99,7 @@ ONE_LINE = {
     "boot": [], "lab": ["--scenario", "nat"], "mirror": ["export", "there"],
 }  # fmt: skip
 # A line is a word that must be typed, or limits what is looked at.
-OTHERWISE = {"pin", "status", "clean"}
+OTHERWISE = {"pin", "status", "clean", "logs"}
 
 
 def test_every_verb_that_takes_a_line_is_known_here() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
 import pty
 import re
+import struct
+import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pipeline.core.console import PLAIN_INTERVAL, Console, human_bytes
+from pipeline.core.console import PLAIN_INTERVAL, Console, human_bytes, human_seconds
 from pipeline.errors import ExitCode, FileProblems, Locked, Problem, Refused, UsageError
 
 
@@ -173,3 +177,59 @@ def test_quiet_progress_says_nothing() -> None:
 )
 def test_bytes_are_said_in_binary_units(count: int | None, text: str) -> None:
     assert human_bytes(count) == text
+
+
+def on_terminal(show: Callable[[Console], None]) -> str:
+    """What a terminal of 40 columns gets."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(theirs, "w") as stream:
+        show(Console(out=stream, err=stream))
+        stream.flush()
+        data = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    return data
+
+
+def test_a_status_line_stays_below_what_is_printed_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+
+    def show(console: Console) -> None:
+        console.status("half done")
+        console.note("a note")
+        console.status("done \x1b[2J" + "x" * 100)
+        console.status("")
+
+    data = on_terminal(show)
+    clear = "\r\x1b[K"
+    assert data.startswith(f"{clear}half done{clear}a note\r\n{clear}half done{clear}done \\x1b[2Jxxx")
+    assert data.endswith(clear)
+    assert max(len(piece) for piece in data.split(clear)) == 39, "a line that wraps could not be cleared"
+
+
+def test_without_a_terminal_there_is_no_status_line() -> None:
+    plain = console()
+    plain.status("half done")
+    assert said(plain) == ("", "")
+
+
+def test_a_line_goes_out_in_one_piece_so_that_those_of_several_threads_do_not_mix() -> None:
+    pieces: list[str] = []
+
+    class Recorder(io.StringIO):
+        def write(self, text: str) -> int:
+            pieces.append(text)
+            return super().write(text)
+
+    shared = Console(out=Recorder(), err=Recorder())
+    shared.note("a note")
+    shared.say("a result")
+    assert pieces == ["a note\n", "a result\n"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (4800, "1 h 20 min")],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert human_seconds(seconds) == text

@@ -1,0 +1,87 @@
+"""Count the compilations of a running build, and name the file that was compiled last.
+
+What a build has written decides nothing here: it is read for a person who waits. Must not know what is built.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.formats import kbuild
+from pipeline.packaging import outputs
+from pipeline.packaging.rpmbuild import CCACHE_LOG
+
+_MOST = 1 << 20  # bytes of a log that one look reads
+_MAX_MAKEFILE = 1 << 20  # bytes
+_CACHED = re.compile(rb"# (\S+\.(?:c|S|cc|cpp))")  # a line of ccache's log of this build
+_PRINTED = re.compile(rb"  (?:CC|AS)(?: \[M\])? +(\S+\.o)|.*\b(?:gcc|cc|clang) .* -c .*?([\w./-]+\.(?:c|S|cc|cpp))\b")
+_CONFIGURED = re.compile(r"CONFIG_(\w+)=(.*)")
+
+
+@dataclass
+class CompilationCounter:
+    """The compilations of the build in `work`, the directory of a step's run, counted on at each `update`.
+
+    ccache's log has every compilation, whatever the build prints; without ccache the build's own log is read.
+    """
+
+    work: Path
+    done: int = 0
+    last: str = ""
+    _position: int = 0
+    _cached: bool = False
+
+    @property
+    def _top(self) -> Path:
+        return self.work / "scratch" / "build"
+
+    def update(self) -> None:
+        """Read what was written since the last call, at most 1 MiB."""
+        data = outputs.piece(self._top, CCACHE_LOG, self._position if self._cached else 0, _MOST)
+        if data and not self._cached:
+            self._cached, self._position, self.done = True, 0, 0
+        elif not self._cached:
+            data = outputs.piece(self.work, "log", self._position, _MOST)
+        whole = data[: data.rfind(b"\n") + 1] or data[:_MOST] * (len(data) == _MOST)
+        self._position += len(whole)
+        for name in _compiled(whole.split(b"\n"), _CACHED if self._cached else _PRINTED):
+            self.done, self.last = self.done + 1, name
+
+    def finish(self) -> int:
+        """Read the rest, and return the number of compilations."""
+        before = -1
+        while before != self._position:
+            before = self._position
+            self.update()
+        return self.done
+
+    def planned(self) -> int:
+        """Count what the kernel tree of this build lists for compilation; 0 before it is configured, or without one."""
+        tree = next(iter(_kernel_trees(self._top)), None)
+        if tree is None:
+            return 0
+
+        def read(path: str) -> str:
+            return outputs.piece(self._top, f"{tree}/{path}", 0, _MAX_MAKEFILE).decode(errors="replace")
+
+        found = (_CONFIGURED.fullmatch(line) for line in read(".config").splitlines())
+        return kbuild.count_objects(read, {row[1]: row[2] for row in found if row})
+
+
+def _compiled(lines: Iterable[bytes], pattern: re.Pattern[bytes]) -> Iterator[str]:
+    for line in lines:
+        if found := pattern.match(line[: outputs.LINE]):
+            yield next(name for name in found.groups() if name).decode(errors="replace")
+
+
+def _kernel_trees(top: Path) -> Iterator[str]:
+    """Yield the configured kernel trees below BUILD: there, or one directory below as a spec of Red Hat's has them."""
+    outer = [f"BUILD/{name}" for name in outputs.names(top, "BUILD")]
+    inner = (f"{place}/{name}" for place in outer for name in outputs.names(top, place) if name.startswith("linux-"))
+    for place in itertools.chain(outer, inner):
+        if {".config", "Makefile"} <= set(outputs.names(top, place)):
+            yield place
