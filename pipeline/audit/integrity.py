@@ -121,13 +121,13 @@ def _store(artifacts: Path, line: str) -> Problems:
 def _trees(artifacts: Path, line: str) -> Problems:
     from pipeline.sources import kernel_tree
 
-    return kernel_tree.verified(artifacts / "trees")
+    return kernel_tree.problems(artifacts / "trees")
 
 
 def _guests(artifacts: Path, line: str) -> Problems:
     from pipeline.core import cache
 
-    return cache.verified(artifacts / "lab")
+    return cache.problems(artifacts / "lab")
 
 
 def _lab_runs(artifacts: Path, line: str) -> Problems:

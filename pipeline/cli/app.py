@@ -115,7 +115,7 @@ def main() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup(1)
             signal.signal(number, _stop)
     try:
-        with disk_space.below(Path("artifacts")):
+        with disk_space.host_errors(Path("artifacts")):
             _require_directory()
             os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
             namespace = Collection.from_module(tasks)

@@ -164,7 +164,7 @@ class LabCommand:
             return LabResult(page, reused=True)
         found, work = self._smoke(())
         passed.record(work, what, found)
-        fs.point(self.reports / passed.LINK, work.name)
+        fs.replace_symlink(self.reports / passed.LINK, work.name)
         return LabResult(self.reports / passed.LINK / report.PAGE, reused=False)
 
     def _passed_before(self, what: passed.Subject) -> Path | None:
@@ -292,7 +292,7 @@ class LabCommand:
 
     def _remember(self, work: Path) -> None:
         """Point `latest` to this run's results, and remove old ones."""
-        fs.point(self.reports / _LATEST, work.name)
+        fs.replace_symlink(self.reports / _LATEST, work.name)
         runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
         kept = (self.reports / passed.LINK).resolve()
         for old in runs[:-_KEPT]:

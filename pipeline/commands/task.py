@@ -110,10 +110,13 @@ def _help(row: table.Setting) -> str:
 def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any], *, plain: bool) -> int:
     console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
     try:
-        with disk_space.below(Path(options.get("artifacts") or "artifacts")):
+        with disk_space.host_errors(Path(options.get("artifacts") or "artifacts")):
             settings = table.load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
-        with disk_space.below(settings.artifacts), contextlib.nullcontext() if plain else _place(settings.artifacts):
+        with (
+            disk_space.host_errors(settings.artifacts),
+            contextlib.nullcontext() if plain else _place(settings.artifacts),
+        ):
             result = function(RunContext(settings, console), **own)
         code = ExitCode.OK
         if isinstance(result, Outcome):
@@ -142,5 +145,5 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
 def _place(root: Path) -> Iterator[None]:
     """Prepare the run's directories: private artifacts, and one for temporary files."""
     artifacts.check(root)
-    with temporary.of_this_run():
+    with temporary.use_run_directory():
         yield

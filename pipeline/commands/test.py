@@ -59,5 +59,5 @@ def _run(console: Console, only: str, match: str, more: Mapping[str, str]) -> No
     programs.ensure({"fetch", "test"}, console)
     argv = [sys.executable, "-m", "pytest", str(root / "tests" / only), *(["-k", match] if match else [])]
     environment = {**process.clean_environment(), **os.environ, **more}
-    if status := process.show(argv, env=environment, cwd=root):
+    if status := process.run_attached(argv, env=environment, cwd=root):
         raise TestsFailed(f"the tests failed (pytest exit status {status})", hint="./inv test --match NAME runs one")

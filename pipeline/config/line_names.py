@@ -52,10 +52,10 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
                 )
             owns = recorded is None or recorded.file == own.file or not Path(recorded.file).is_file()
             if write and recorded != own and owns:
-                write_atomic(record, documents.text(own))
+                write_atomic(record, documents.to_json(own))
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
-        raise disk_space.of_host(error, artifacts) or other from None
+        raise disk_space.host_error(error, artifacts) or other from None
 
 
 def _read(record: Path) -> Owner | None:

@@ -1,7 +1,7 @@
-"""Keep directories that are made once: named by a key, recorded, published by one rename.
+"""Cache directories: each named by a key, recorded, and published by one rename.
 
-What is kept is held against its record (`manifest`) whenever it is asked for; what is not as it was made, is
-made anew. Knows nothing of what is in one.
+A cache entry is compared with its record (`manifest`) at each use, and rebuilt when it differs. Knows nothing of the
+content.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ def key(*inputs: object) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]
 
 
-def once(place: Path, fill: Callable[[Path], None], note: Callable[[str], object] = lambda _: None) -> Path:
-    """Return the directory `place`; have `fill` make it first where it is missing or changed, one writer at a time.
+def ensure(place: Path, fill: Callable[[Path], None], note: Callable[[str], object] = lambda _: None) -> Path:
+    """Return the directory `place`, after filling it by `fill` where it is missing or changed; one writer at a time.
 
-    `note` is told where what was there is not what was made.
+    `note` gets a message about a changed entry.
     """
     if _differences(place):
         with locked(place.parent / LOCK):
-            if problems := _differences(place):  # another run may have made it meanwhile
+            if differences := _differences(place):  # another run may have filled it meanwhile
                 if os.path.lexists(place):
-                    note(f"{place}: changed since it was made, making it anew: {problems[0]}")
+                    note(f"{place}: changed since it was made, making it anew: {differences[0]}")
                 with fs.scratch(place.parent, ".new-") as scratch, disk_space.writing(place.parent):
-                    made = scratch / "made"
-                    made.mkdir()
-                    fill(made)
-                    manifest.record(made, _about(place))
+                    staging = scratch / "made"
+                    staging.mkdir()
+                    fill(staging)
+                    manifest.record(staging, _about(place))
                     if os.path.lexists(place):
                         fs.remove(place)
-                    made.rename(place)
+                    staging.rename(place)
     return place
 
 
-def verified(root: Path) -> Iterator[tuple[Path, str]]:
+def problems(root: Path) -> Iterator[tuple[Path, str]]:
     """Read every cache entry below `root` whole and yield each problem: its path and a text."""
     for place in sorted(root.glob("*/[!.]*")):
         if place.name != LOCK:

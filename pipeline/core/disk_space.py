@@ -50,11 +50,11 @@ def writing(place: Path) -> Iterator[None]:
         if not isinstance(error, OSError):
             raise
         if error.errno in FULL:
-            raise lacking(place, error) from error
+            raise full_error(place, error) from error
         if error.errno in _FORBIDDEN:
             raise HostLacks(f"the directory cannot be written: {error.strerror}", where=str(place)) from error
         if not is_there(place):
-            raise gone(place) from error
+            raise removed_error(place) from error
         raise
     except ProgramFailed as error:
         raise _behind_program(error, place) or error from error
@@ -64,8 +64,8 @@ def _behind_program(error: ProgramFailed, place: Path) -> HostLacks | None:
     if limit := _limit_of(error):
         return limit
     if _was_full(error, place):
-        return lacking(place, error)
-    return None if is_there(place) else gone(place)
+        return full_error(place, error)
+    return None if is_there(place) else removed_error(place)
 
 
 def _limit_of(error: ProgramFailed) -> HostLacks | None:
@@ -75,21 +75,21 @@ def _limit_of(error: ProgramFailed) -> HostLacks | None:
 
 
 @contextlib.contextmanager
-def below(root: Path) -> Iterator[None]:
+def host_errors(root: Path) -> Iterator[None]:
     """Convert unhandled errors of a full disk and of an unusable artifacts `root` into `HostLacks`."""
     try:
         yield
     except BrokenPipeError:
         raise
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        if failure := of_host(error, root):
+        if failure := host_error(error, root):
             raise failure from error
         raise
     except ProgramFailed as error:
         raise _limit_of(error) or error from error
 
 
-def of_host(error: BaseException, root: Path) -> HostLacks | None:
+def host_error(error: BaseException, root: Path) -> HostLacks | None:
     """Return the host's problem behind an error that escaped; None where it may be a defect of this program."""
     if limit := rlimits.exceeded(error):
         return limit
@@ -103,12 +103,12 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
         return None
     place, reason = Path(_named(error)), os.strerror(error.errno)
     if error.errno in FULL and error.filename is None and (free(root) < LEAST or _lacks_inodes(root)):
-        return lacking(root, error)  # a write names no file, and most of what is written lies there
+        return full_error(root, error)  # a write names no file, and most of what is written lies there
     if error.errno in FULL and error.filename is None:
         what = f"no disk space is left: {reason}; expected some for standard output and for temporary files"
         return HostLacks(what, hint=f"df -h . {neutral.word(tempfile.gettempdir())}")
     if error.errno in FULL:
-        return lacking(place, error)
+        return full_error(place, error)
     own = temporary.directory_of_run()
     is_ours = error.filename is not None and _is_below(place, (root, own) if own else (root,))
     if error.filename is not None and _unusable(error.errno, place.absolute(), root.absolute()):
@@ -116,7 +116,7 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
         hint = "have a directory there that you may write, all of it; or name another one: --artifacts DIR"
         return HostLacks(what, where=str(place), hint=hint)
     if error.errno == errno.ENOENT and is_ours:
-        return gone(place)
+        return removed_error(place)
     if error.errno in _HOSTS or (error.errno in _CHANGED and is_ours):
         where = place if error.filename is not None else "the host"
         hint = f"ls -ld {neutral.word(place)}" if error.filename is not None else "dmesg"
@@ -124,7 +124,7 @@ def of_host(error: BaseException, root: Path) -> HostLacks | None:
     return None
 
 
-def gone(place: Path) -> HostLacks:
+def removed_error(place: Path) -> HostLacks:
     """Return the error of a run whose files were removed meanwhile."""
     return HostLacks(
         f"{place}: missing; expected a file of this run or an earlier one",
@@ -187,7 +187,7 @@ def free(place: Path) -> int:
     return left.f_bavail * left.f_frsize
 
 
-def lacking(place: Path, found: BaseException | str) -> HostLacks:
+def full_error(place: Path, found: BaseException | str) -> HostLacks:
     """Return the error of missing disk space; `found` is the evidence of it."""
     number = found.errno if isinstance(found, OSError) else None
     why = os.strerror(number) if number else found if isinstance(found, str) else getattr(found, "what", str(found))

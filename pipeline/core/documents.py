@@ -1,8 +1,8 @@
 """Read and write documents that this program wrote: one frozen dataclass each, validated field by field when read.
 
-`read` is for those who cannot go on without one: it says of a damaged document which it is, what is wrong, and what to
-do. Whoever can go on without takes `parse` or `unsealed`, which raise `ValueError`. What the fields may be is in
-`pipeline.core.decoder`; what a seal is worth in `pipeline.core.manifest`.
+`read` is for callers that need the document: its error names the file, the mismatch and the remedy. Callers that can do
+without use `parse` or `unseal`, which raise `ValueError`. `pipeline.core.decoder` defines the types of fields,
+`pipeline.core.manifest` the seal.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ def parse(kind: type[T], text: str | bytes) -> T:
     return decoder.decode(kind, value)
 
 
-def text(document: Any) -> str:
+def to_json(document: Any) -> str:
     """Write a document as JSON text."""
     return json.dumps(decoder.encode(document), indent=1) + "\n"
 
 
-def sealed(document: Any) -> str:
+def seal(document: Any) -> str:
     """Write a document as JSON text that bears the digest of its content."""
-    return manifest.sealed(decoder.encode(document))
+    return manifest.seal(decoder.encode(document))
 
 
-def unsealed(kind: type[T], text: str | bytes) -> T:
-    """Read what `sealed` returned. Raises `ValueError` for anything else, for another shape `Mismatch`."""
-    return decoder.decode(kind, manifest.unsealed(text))
+def unseal(kind: type[T], text: str | bytes) -> T:
+    """Read what `seal` returned. Raises `ValueError` for anything else, for another shape `Mismatch`."""
+    return decoder.decode(kind, manifest.unseal(text))
 
 
 def damaged(path: Path, expected: str, got: str, hint: str) -> Refused:

@@ -141,4 +141,4 @@ def _keep(kept: dict[str, _Parsed]) -> None:
     newest = dict(list(kept.items())[-_MOST:])
     with contextlib.suppress(OSError):  # an installation that only its owner may write to: parsed in every run
         _KEPT.parent.mkdir(exist_ok=True)
-        write_atomic(_KEPT, documents.text(newest))
+        write_atomic(_KEPT, documents.to_json(newest))

@@ -172,7 +172,7 @@ def remove(path: Path) -> None:
         trees.remove(gone)
 
 
-def copied(source: Path, target: Path, sha256: str) -> Path:
+def copy_verified(source: Path, target: Path, sha256: str) -> Path:
     """Copy a file whose bytes must have this digest; return `target`, which exists only with these bytes.
 
     Raises `Refused`: the file is not the one that was verified, whatever was looked at before.
@@ -197,7 +197,7 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         stream.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
 
 
-def point(link: Path, target: str) -> None:
+def replace_symlink(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target` by one rename; for one writer at a time."""
     temporary = link.with_name(f".{link.name}-new")
     temporary.unlink(missing_ok=True)

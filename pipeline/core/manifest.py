@@ -91,7 +91,7 @@ class Comparison:
     moved: bool = False
 
 
-def take(root: Path) -> dict[str, Entry]:
+def scan(root: Path) -> dict[str, Entry]:
     """Read everything below `root` into a manifest, without following links.
 
     A `root` that is a file or a link is the one entry, under the empty path.
@@ -147,14 +147,14 @@ def from_rows(rows: object) -> dict[str, Entry]:
     return {path: Entry.from_json(row) for path, row in rows.items()}
 
 
-def sealed(document: Mapping[str, Any]) -> str:
+def seal(document: Mapping[str, Any]) -> str:
     """Return the document as JSON text with a digest of its content; values must be JSON types."""
     plain = json.loads(json.dumps({name: value for name, value in document.items() if name != SEAL}, default=str))
     return json.dumps({**plain, SEAL: _digest(plain)}, indent=1) + "\n"
 
 
-def unsealed(text: str | bytes) -> dict[str, Any]:
-    """Read a document that `sealed` returned, without its digest.
+def unseal(text: str | bytes) -> dict[str, Any]:
+    """Read a document that `seal` returned, without its digest.
 
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
     """
@@ -176,7 +176,7 @@ def record(root: Path, about: Mapping[str, Any]) -> None:
 
     The manifest is a line of its own, so that the head can be read without it.
     """
-    _write_record(root, about, {path: entry for path, entry in take(root).items() if not _is_record(path)})
+    _write_record(root, about, {path: entry for path, entry in scan(root).items() if not _is_record(path)})
 
 
 def about(root: Path) -> dict[str, Any]:
@@ -247,14 +247,14 @@ def stamp(status: os.stat_result) -> _Stamp:
 
 def _write_record(root: Path, about: Mapping[str, Any], manifest: Manifest) -> None:
     rows = json.dumps(to_rows(manifest), separators=(",", ":"))
-    head = sealed({**about, _ROWS: hashlib.sha256(rows.encode()).hexdigest()})
+    head = seal({**about, _ROWS: hashlib.sha256(rows.encode()).hexdigest()})
     write_atomic(root / RECORD, f"{rows}\n{head}")
 
 
 def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
     """Return the directory's identity, and the text of its manifest, whose digest was verified."""
     rows, _, head = text_at(root / RECORD).partition(b"\n")
-    known = unsealed(head)
+    known = unseal(head)
     if known.pop(_ROWS, None) != hashlib.sha256(rows).hexdigest():
         raise ValueError("its seal is not that of its manifest")
     return known, rows

@@ -102,7 +102,7 @@ def stop_all() -> None:
         _kill_group(child)
 
 
-def go_on() -> None:
+def raise_if_stopped() -> None:
     """Raise `Stopped` once the run is to stop; for threads that wait for anything but a program."""
     if _stop_requested.is_set():
         raise Stopped
@@ -132,7 +132,7 @@ def run(
             raise ProgramFailed(what, words, None, cwd) from None
         except subprocess.TimeoutExpired:
             raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
-    go_on()  # else what was killed would be taken for what failed
+    raise_if_stopped()  # else what was killed would be taken for what failed
     result = Result(words, child.returncode, out, err)
     if result.status < 0:
         raise ProgramFailed(f"{words[0]} was killed by {signal_name(-result.status)}", words, result, cwd)
@@ -204,7 +204,7 @@ def _fed(descriptor: int, data: memoryview) -> memoryview:
         return memoryview(b"")
 
 
-def show(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+def run_attached(argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
     """Run `argv` on the caller's own standard output and error; return its exit status."""
     with start(argv, env=env, cwd=cwd, stdout=None, stderr=None) as child:
         return child.wait()
@@ -226,7 +226,7 @@ def start(
     That session has no terminal. The child also dies when the thread that started it dies, so that SIGKILL leaves
     nothing.
     """
-    go_on()
+    raise_if_stopped()
     words = [str(word) for word in argv]
     environment = dict(env if env is not None else clean_environment())
     _require(words[0], cwd, environment.get("PATH", os.defpath))
@@ -245,7 +245,7 @@ def start(
         raise ProgramMissing(f"the program {_GUARD[0]} is not installed", hint="install util-linux") from None
     _running.add(child)
     try:
-        go_on()  # it may have been told between the two
+        raise_if_stopped()  # it may have been told between the two
         yield child
     finally:
         _kill_group(child)

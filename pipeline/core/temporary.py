@@ -19,11 +19,11 @@ from pipeline.errors import HostLacks
 SOCKET_MOST = 107  # bytes of a socket's path: unix(7)
 _RANDOM = 8  # characters that tempfile adds to a name
 _TRIES = 100  # another run may remove the empty directory just before it is used
-_of_run: Path | None = None  # the directory of this run, while `of_this_run` lasts
+_of_run: Path | None = None  # the directory of this run, while `use_run_directory` lasts
 
 
 @contextlib.contextmanager
-def of_this_run() -> Iterator[None]:
+def use_run_directory() -> Iterator[None]:
     """Put all temporary files of this process and its children into one directory, removed at the end."""
     global _of_run
     _tidy_up()
@@ -50,7 +50,7 @@ def scratch(prefix: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sockets(prefix: str, longest: int) -> Iterator[Path]:
+def socket_directory(prefix: str, longest: int) -> Iterator[Path]:
     """Yield a fresh directory for sockets with names of up to `longest` bytes, within the limit of unix(7)."""
     below = len(f"/{prefix}{'x' * _RANDOM}/") + longest
     with contextlib.ExitStack() as held:

@@ -73,7 +73,7 @@ def usage(top: Path) -> int:
     return total
 
 
-def disarm(top: Path) -> None:
+def clear_special_bits(top: Path) -> None:
     """Take the set-user-id, set-group-id and sticky bits off everything in the tree `top`.
 
     Its directories can be entered by their owner afterwards. A file that keeps its bits is removed. Raises `OSError`.
@@ -119,7 +119,7 @@ def remove(top: Path) -> None:
             return
 
 
-def give(top: Path, user: int, group: int) -> None:
+def chown(top: Path, user: int, group: int) -> None:
     """Make the tree `top` another user's. Raises `OSError`."""
     os.chown(top, user, group, follow_symlinks=False)
     for entry in walk(top):

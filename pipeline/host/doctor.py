@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.config.settings import Settings
 from pipeline.core import process
 from pipeline.core.console import Console
-from pipeline.core.disk_space import of_host
+from pipeline.core.disk_space import host_error
 from pipeline.errors import ExitCode, PipelineError
 from pipeline.host import engines, kvm, programs, system
 from pipeline.host.facts import Finding, Host, State
@@ -80,7 +80,7 @@ def guarded(name: str, check: Check) -> Finding:
     try:
         return check()
     except Exception as error:  # noqa: BLE001 - whatever it is, the other checks must still be heard
-        if lacking := of_host(error, Path("artifacts")):
+        if lacking := host_error(error, Path("artifacts")):
             return Finding(name, "fail", lacking.what, "this answer is missing", lacking.hint)
         frame = traceback.extract_tb(error.__traceback__)[-1]
         found = f"this check crashed: {type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"

@@ -216,7 +216,7 @@ class Probe:
             )
         image = kernel_image.kernel_from_deb(package, self.directory)
         made = Unpacked(image.name, manifest.sha256_at(image)[0])
-        fs.write_atomic(self.directory / _UNPACKED, documents.sealed(made))
+        fs.write_atomic(self.directory / _UNPACKED, documents.seal(made))
         return image
 
     def _unpacked(self) -> Path | None:
@@ -262,7 +262,7 @@ class Probe:
         return known.verdict if known.key.agrees(key) else None
 
     def _remember(self, key: Key, verdict: Verdict) -> None:
-        fs.write_atomic(self.memory, documents.sealed(Answer(_VERSION, key, verdict)))
+        fs.write_atomic(self.memory, documents.seal(Answer(_VERSION, key, verdict)))
 
     def _boot(self, kernel: Path) -> Verdict:
         initramfs = self.directory / "probe.cpio"
@@ -364,7 +364,7 @@ def _watch(child: subprocess.Popen[bytes], deadline: float) -> BootOutput:
 
 
 def _sealed(kind: type[T], path: Path) -> T:
-    return documents.unsealed(kind, manifest.text_at(path))
+    return documents.unseal(kind, manifest.text_at(path))
 
 
 def _signal(number: int) -> str:

@@ -160,9 +160,9 @@ def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], o
 
     def fill(made: Path) -> None:
         copy = made.parent / package.name  # whose digest is that of the bytes that are read
-        _unpack(fs.copied(package, copy, sha256), made)
+        _unpack(fs.copy_verified(package, copy, sha256), made)
 
-    return _read(cache.once(place / name, fill, note))
+    return _read(cache.ensure(place / name, fill, note))
 
 
 @dataclass
@@ -225,7 +225,7 @@ def _unpack(package: Path, into: Path) -> None:
         modules={name: scan.modules[name] for name in sorted(scan.modules)},
         builtin=frozenset(normalized(Path(row).stem) for row in scan.builtin.split()),
     )
-    (into / INDEX).write_text(documents.text(index))
+    (into / INDEX).write_text(documents.to_json(index))
 
 
 def _module(path: str, data: bytes) -> Module:

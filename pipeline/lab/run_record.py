@@ -41,13 +41,13 @@ def record(work: Path, what: Subject, found: results.Report) -> None:
     """Record that the run whose results are in `work` passed, and `what` it was a run of."""
     written = {name: fs.sha256_of(work / name) for name in _WRITTEN}
     states = {scenario.name: scenario.state for scenario in found.scenarios}
-    fs.write_atomic(work / RECORD, documents.sealed(Passed(what, states, written)))
+    fs.write_atomic(work / RECORD, documents.seal(Passed(what, states, written)))
 
 
 def read_record(place: Path) -> tuple[Subject | None, list[tuple[str, str]]]:
     """Return the subject of the run in `place`, and the differences of its files: name and text."""
     try:
-        known = documents.unsealed(Passed, manifest.text_at(place / RECORD))
+        known = documents.unseal(Passed, manifest.text_at(place / RECORD))
     except (OSError, ValueError) as error:
         return None, [(RECORD, f"no record of a run that passed: {error}")]
     problems = []

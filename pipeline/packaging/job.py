@@ -121,7 +121,7 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
         # Else a build that lost its compiler would be told as one that failed.
         for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
             if not disk_space.is_there(place):
-                raise disk_space.gone(place)
+                raise disk_space.removed_error(place)
         if ended.reason is EndReason.EXIT:
             recipe.explain_failure(work.log, top)
         raise diagnostics.build_error(work, ended, diagnostics.BuildContext(top, bench.limits, bench.runtime.name))
@@ -136,7 +136,7 @@ def build_outputs(work: Work, top: Path) -> outputs.BuildOutputs:
 def _save_job(work: Work, job: Job) -> None:
     known = _SavedJob(job.image, tuple(job.argv), tuple(job.mounts), job.environment)
     # A path or an argument may hold bytes that are no UTF-8: JSON escapes them.
-    (work.scratch / JOB).write_text(documents.sealed(known))
+    (work.scratch / JOB).write_text(documents.seal(known))
 
 
 def load_failed_job(failed: Path) -> Job:
@@ -150,7 +150,7 @@ def load_failed_job(failed: Path) -> Job:
         why = error.what if isinstance(error, Refused) else ""
         raise UsageError("no failed build is kept there", where=str(failed), why=why, hint=hint) from None
     try:
-        return _parse_job(documents.unsealed(_SavedJob, text), top, failed / "shell.log")
+        return _parse_job(documents.unseal(_SavedJob, text), top, failed / "shell.log")
     except ValueError as error:
         raise documents.damaged(failed / "scratch" / JOB, "the job that failed", str(error), hint) from None
 

@@ -200,7 +200,7 @@ class Scheduler:
                 self._change.notify_all()
 
     def _is_stopped(self, outcomes: Mapping[str, Outcome]) -> bool:
-        process.go_on()
+        process.raise_if_stopped()
         return not self.keep_going and any(o.state is State.FAILED for o in outcomes.values())
 
     def _run_step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
@@ -295,7 +295,7 @@ class Scheduler:
             with contextlib.suppress(OSError):  # a full disk may be the reason
                 self._finished_record(given, begun, Phase.FAILED, error=error.as_dict()).write(work)
             with contextlib.suppress(OSError):  # what keeps its bits is out of reach all the same: see `_act`
-                trees.disarm(given.scratch)
+                trees.clear_special_bits(given.scratch)
             self._replace(work, directory / ".failed")
             raise
         faults.point("step.before-rename")

@@ -74,13 +74,13 @@ class Record:
 
     def write(self, place: Path) -> None:
         """Replace the record in the directory `place` of its run."""
-        write_atomic(place / FILE, documents.sealed(self))
+        write_atomic(place / FILE, documents.seal(self))
 
 
 def read(place: Path) -> Record:
     """Read the record in the directory `place`. Raises `Damaged` for one that is missing or was changed."""
     try:
-        return documents.unsealed(Record, read_limited(place / FILE, documents.MOST))
+        return documents.unseal(Record, read_limited(place / FILE, documents.MOST))
     except FileNotFoundError:
         raise Damaged("it is missing") from None
     except OSError as error:
@@ -98,7 +98,7 @@ def take(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
     """
     own = [name for name in (OUT, LOG) if name == OUT or os.path.lexists(place / name)]
     roots = [*own, *(str(path.absolute()) for path in elsewhere)]
-    return {root: manifest.take(place / root) for root in roots}
+    return {root: manifest.scan(place / root) for root in roots}
 
 
 def compare(place: Path, record: Record, *, content: bool = False) -> tuple[list[Difference], Record]:

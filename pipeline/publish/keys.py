@@ -173,7 +173,7 @@ def _private_keyring(directory: Path) -> Iterator[GnuPG]:
             remove_leftovers(directory)
             home = held.enter_context(scratch(directory, _HOME_PREFIX))
             # However deep the artifacts lie, the path of an agent's socket must be short.
-            link = held.enter_context(temporary.sockets("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
+            link = held.enter_context(temporary.socket_directory("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
             link.symlink_to(home.resolve())
             held.enter_context(_agent(link))
         yield GnuPG(link, ("--batch", "--no-tty", "--quiet", "--no-autostart"))

@@ -103,7 +103,7 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, verified: Mappin
     """Write the script into `specs` and all its inputs into `sources`."""
     lvs_tools.write(rendered(parameters), SCRIPT, sources, specs)
     for name, tarball in parameters.tarballs.items():
-        fs.copied(verified[name].path, sources / tarball.file, verified[name].sha256)
+        fs.copy_verified(verified[name].path, sources / tarball.file, verified[name].sha256)
 
 
 def check(output: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.core import fs as files
+from pipeline.core import fs
 from pipeline.errors import BuildFailed, Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import package_contents
@@ -77,7 +77,7 @@ def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> li
     written = []
     for name, text in texts.items():
         path = (specs if name == spec else sources) / name
-        files.write_atomic(path, text)
+        fs.write_atomic(path, text)
         written.append(path)
     return written
 

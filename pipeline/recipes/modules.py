@@ -115,7 +115,7 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Seq
     found = [path for path in kernel_rpms if rpmbuild.read_package(path).nevra == wanted]
     if len(found) != 1:
         raise Refused(f"kernel packages: no {wanted}; expected one to build modules against")
-    fs.copied(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
+    fs.copy_verified(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
 
 
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         kernel = job.built_packages(work.needs, (KERNEL,))
 
         def fill(sources: Path, specs: Path) -> None:
-            fs.copied(source.path, sources / source.file, source.sha256)
+            fs.copy_verified(source.path, sources / source.file, source.sha256)
             prepare(sources, specs, parameters, kernel)
 
         return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))

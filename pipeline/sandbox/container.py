@@ -197,7 +197,7 @@ class ContainerEngine:
             # The answer above is 200 whatever it says.
             self._ids[image.key] = _without_algorithm(self.api.inspect_image(tag)["Id"])
             numbers = [*known[-_MAX_IMPORTS:], self._ids[image.key]]
-            write_atomic(record, documents.sealed(Imported(image.name, image.key, tuple(numbers))))
+            write_atomic(record, documents.seal(Imported(image.name, image.key, tuple(numbers))))
             self._remove_unused(others)
 
     def _remove_unused(self, numbers: list[str]) -> None:
@@ -341,7 +341,7 @@ class Imported:
 def _imported_ids(record: Path, image: Image) -> list[str]:
     """Return the ids that engines gave the image when it was imported; none where the record is missing or damaged."""
     try:
-        known = documents.unsealed(Imported, manifest.text_at(record))
+        known = documents.unseal(Imported, manifest.text_at(record))
     except (OSError, ValueError):
         return []
     return list(known.ids) if (known.image, known.key) == (image.name, image.key) else []

@@ -234,7 +234,7 @@ def write_packages(made: Path, name: str, origin: Mapping[str, str], packages: S
         raise Refused(f"the image {name} has packages without version or digest", where=", ".join(bare), why=why)
     found = [Package(row["name"], row["version"], row["digest"]) for row in packages]
     listed = PackageList(name, origin, tuple(sorted(found, key=lambda package: package.name)))
-    (made / "packages.json").write_text(documents.text(listed))
+    (made / "packages.json").write_text(documents.to_json(listed))
 
 
 def _cached(name: str, link: Path, request: str) -> Image | None:

@@ -121,10 +121,10 @@ def build_group() -> int:
 def chown_to_build_user(path: Path) -> None:
     """Give a tree to the build user, so that a job can write there."""
     if os.geteuid() == 0:
-        trees.give(path, BUILD_UID, BUILD_UID)
+        trees.chown(path, BUILD_UID, BUILD_UID)
 
 
 def chown_to_caller(path: Path) -> None:
     """Give a job's output to the current user, so that nothing published belongs to the build user."""
     if os.geteuid() == 0:
-        trees.give(path, 0, 0)
+        trees.chown(path, 0, 0)

@@ -31,7 +31,7 @@ def watch(job: Job, handle: int, read: Callable[[], bytes | None]) -> EndReason:
         while True:
             ready, _, _ = select.select([handle], [], [], _TICK)
             data = read() if ready else None
-            process.go_on()
+            process.raise_if_stopped()
             if data == b"":
                 return EndReason.EXIT
             now = time.monotonic()

@@ -53,7 +53,7 @@ def pristine(sources: Sources, source: Verified, wanted: Collection[str], consol
             fresh.replace(place)
         except OSError as error:
             other = HostLacks(f"the kernel tree cannot be unpacked: {error}", where=str(place))
-            raise disk_space.of_host(error, sources.settings.artifacts) or other from None
+            raise disk_space.host_error(error, sources.settings.artifacts) or other from None
     return Pristine(git_tree.tree_id(listing), listing, place / "files")
 
 
@@ -70,7 +70,7 @@ def _kept(place: Path, source: Verified, wanted: Collection[str]) -> Pristine | 
     return Pristine(git_tree.tree_id(listing), listing, place / "files")
 
 
-def verified(root: Path) -> Iterator[tuple[Path, str]]:
+def problems(root: Path) -> Iterator[tuple[Path, str]]:
     """Read every cached tree below `root` whole and yield each problem: its path and a text."""
     for place in sorted(root.glob("[!.]*")):
         yield from ((place / problem.path, problem.problem) for problem in manifest.check(place, {}, content=True))

@@ -18,7 +18,7 @@ from pipeline.config.line_model import DebianSource, Line, SrpmSource
 from pipeline.config.settings import Settings
 from pipeline.core import neutral, resources
 from pipeline.core.console import Console, human_bytes
-from pipeline.core.fs import copied, sha256_of, write_atomic
+from pipeline.core.fs import copy_verified, sha256_of, write_atomic
 from pipeline.errors import HostLacks, UsageError
 from pipeline.sources.records import KeptKey
 from pipeline.sources.resolver import Sources, summary
@@ -97,7 +97,7 @@ def _copy(source: Path, target: Path, sha256: str = "") -> None:
     """
     sha256 = sha256 or sha256_of(source)
     if target.is_symlink() or not target.is_file() or sha256_of(target) != sha256:
-        copied(source, target, sha256)
+        copy_verified(source, target, sha256)
 
 
 def _export_keys(sources: Sources, target: Path) -> None:

@@ -231,7 +231,7 @@ class Store:
     def _read(self, name: str, kind: type[T]) -> T | _Damage | None:
         """Return the document, None without one, `_Damage` for one changed or renamed since written, or no `kind`."""
         try:
-            known = documents.unsealed(_Named, manifest.text_at(self._record(name)))
+            known = documents.unseal(_Named, manifest.text_at(self._record(name)))
             return decoder.decode(kind, known.says) if known.record == name else _Damage()
         except FileNotFoundError:
             return None
@@ -240,7 +240,7 @@ class Store:
 
     def write_record(self, name: str, document: object) -> None:
         """Replace the document called `name` by one rename. Raises `HostLacks`."""
-        text = documents.sealed(_Named(name, decoder.encode(document)))
+        text = documents.seal(_Named(name, decoder.encode(document)))
         with self.writing(len(text)):
             write_atomic(self._record(name), text)
 
@@ -348,7 +348,7 @@ class Store:
                 raise limit from error
             if error.errno in (*disk_space.FULL, errno.EFBIG):
                 amount = f"for {human_bytes(needed)} " if needed else ""
-                failure = disk_space.lacking(self.root, error)
+                failure = disk_space.full_error(self.root, error)
                 hint = "free some space there, then run the same command again: it goes on where it stopped"
                 what = failure.what.replace("no disk space is left", f"no disk space {amount}is left in the store")
                 raise HostLacks(
@@ -392,7 +392,7 @@ class Partial:
             self.forget()
             self._directory.mkdir(parents=True, exist_ok=True)
             self.path.touch()
-            write_atomic(self._sidecar, documents.text(Sidecar(url, validator)))
+            write_atomic(self._sidecar, documents.to_json(Sidecar(url, validator)))
 
     def settle(self) -> Path:
         """Remove the sidecar of a complete file; return the file's path."""

@@ -76,9 +76,9 @@ def test_a_kept_tree_whose_listing_was_changed_with_it_is_read_anew(inv: Inv, tm
     listing = kept.parents[2] / "listing.xz"
     rows = lzma.decompress(listing.read_bytes()).decode()
     listing.write_bytes(lzma.compress(rows.replace(before, git_tree.blob_id(kept.read_bytes())).encode()))
-    assert {path for path, _ in kernel_tree.verified(inv.artifacts / "trees")} == {kept, listing}
+    assert {path for path, _ in kernel_tree.problems(inv.artifacts / "trees")} == {kept, listing}
     assert proven(inv, toy, "--json").json == first
-    assert list(kernel_tree.verified(inv.artifacts / "trees")) == []
+    assert list(kernel_tree.problems(inv.artifacts / "trees")) == []
 
 
 def test_the_guides_mistake_is_refused_in_both_directions_in_its_own_words(inv: Inv, tmp_path: Path) -> None:

@@ -259,10 +259,10 @@ TERMINAL_ITSELF = {
     ("pipeline/cli/docs.py", "sys.stderr"),
     ("pipeline/cli/docs.py", "sys.exit"),
     ("pipeline/host/programs.py", "sys.exit"),
-    ("pipeline/commands/test.py", "process.show"),  # pytest
+    ("pipeline/commands/test.py", "process.run_attached"),  # pytest
 }
 WRITERS = re.compile(
-    r"print|pprint|breakpoint|sys\.(__)?std(out|err)(__)?|sys\.exit|process\.show|traceback\.print\w*|warnings\.warn"
+    r"print|pprint|breakpoint|sys\.(__)?std(out|err)(__)?|sys\.exit|process\.run_attached|traceback\.print\w*|warnings\.warn"
     r"|logging(\.\w+)*"
 )
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from pipeline.core.process import go_on
+from pipeline.core.process import raise_if_stopped
 
 GREETING = b"fnat-guest 1 "
 HEADER = struct.Struct("<IIc")  # number, length of the content, kind
@@ -302,7 +302,7 @@ class Channel:
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 return frames.get(timeout=min(_ALIVE_POLL, left))
-            go_on()
+            raise_if_stopped()
             self._check_alive()
             if self.broken:
                 raise ChannelBroken(self.broken)

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from pipeline.core import cache, fingerprint
-from pipeline.core import fs as files
+from pipeline.core import cache, fingerprint, fs
 from pipeline.errors import Refused
 from pipeline.formats import archive, cpio
 from pipeline.inspect import kernel_package, shared_libs
@@ -61,7 +60,7 @@ class Contents:
 
     def digest(self, package: Path) -> str:
         """Return the SHA-256 that a package must have."""
-        return self.digests.get(package) or files.sha256_of(package)
+        return self.digests.get(package) or fs.sha256_of(package)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def make_image(contents: Contents, place: Path, note: Callable[[str], object] = 
     """
     kernel = kernel_package.unpack_once(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
     name = cache.key(kernel.place.name, _cache_inputs(contents), fingerprint.digest(__name__))
-    found = cache.once(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
+    found = cache.ensure(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
     return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
 
 
@@ -93,7 +92,7 @@ def _cache_inputs(contents: Contents) -> Mapping[str, object]:
     """Return all inputs of the bytes besides the kernel package and our own code."""
     programs = sorted(path for path in contents.userland.rglob("*") if path.is_file())
     return {
-        "userland": {str(p.relative_to(contents.userland)): files.sha256_of(p) for p in programs},
+        "userland": {str(p.relative_to(contents.userland)): fs.sha256_of(p) for p in programs},
         "modules": contents.modules,
         "spare": contents.optional_modules,
         "packages": [contents.digest(path) for path in contents.packages],
@@ -115,7 +114,7 @@ def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
         images.check(contents.builder_image)
     # Each one copied just before it is read: what is read has the digest.
     installed = _package_entries(
-        files.copied(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
+        fs.copy_verified(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
     )
     needed = shared_libs.required_libraries(
         {path: entry.data for path, entry in installed.items()},

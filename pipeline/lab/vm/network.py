@@ -76,7 +76,7 @@ class Segment:
         if limit := rlimits.exceeded_by_program(self.child.returncode, message, f"the capture of segment {self.name}"):
             return limit
         if self.capture and any(message == f"{self.capture}: {os.strerror(number)}" for number in disk_space.FULL):
-            return disk_space.lacking(self.capture.parent, f"the capture of segment {self.name}: {message}")
+            return disk_space.full_error(self.capture.parent, f"the capture of segment {self.name}: {message}")
         if self.capture and message == f"{self.capture}: {os.strerror(errno.EEXIST)}":
             return NetworkFailed(
                 f"segment {self.name}: its capture file exists; expected none",
@@ -158,7 +158,7 @@ class Lab:
         """
         deadline = time.monotonic() + timeout
         while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.was_stopped)]:
-            process.go_on()
+            process.raise_if_stopped()
             for guest in waiting:
                 if self._failed_by_kvm(guest, first_output_limit):
                     self._boot_without_kvm(guest, first_output_limit)
@@ -211,7 +211,7 @@ def running_lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
     """
     with locked(directory / "lab.lock", wait=False), contextlib.ExitStack() as running:
         # Whoever connects to a guest is root in it, to a monitor this user: in a directory that others cannot reach.
-        sockets = running.enter_context(temporary.sockets("lab-", _LONGEST_NAME))
+        sockets = running.enter_context(temporary.socket_directory("lab-", _LONGEST_NAME))
         yield Lab(directory.resolve(), sockets, accelerator, running)
 
 

@@ -181,7 +181,7 @@ class Qemu:
     def lost_error(self, loss: LossReason, what: str, hint: str = "") -> GuestLost:
         """Return the error, with the console's finding. Raises `HostLacks` when the disk of the console is full."""
         if disk_space.free(self.files.outputs) < disk_space.LEAST:
-            raise disk_space.lacking(self.files.outputs, f"guest {self.files.name}: its console cannot be written")
+            raise disk_space.full_error(self.files.outputs, f"guest {self.files.name}: its console cannot be written")
         finding = self.watcher.fatal_finding()
         if finding:
             begin = [line for line in finding.trace.splitlines() if "cut here" not in line][:1]

@@ -62,7 +62,7 @@ def _kernel(material: BuildInputs, role: RoleName) -> Step:
     parameters = _parameters(material, role, list(patches))
 
     def fill(sources: Path, specs: Path) -> None:
-        fs.copied(source.path, sources / source.file, source.sha256)
+        fs.copy_verified(source.path, sources / source.file, source.sha256)
         for name, data in patches.items():
             (sources / name).write_bytes(data)
         kernel.prepare(sources, specs, parameters)
@@ -116,7 +116,7 @@ def _tool(material: BuildInputs, tool: Tool) -> Step:
     )
 
     def fill(sources: Path, specs: Path) -> None:
-        fs.copied(source.path, sources / source.file, source.sha256)
+        fs.copy_verified(source.path, sources / source.file, source.sha256)
         tools.prepare(sources, specs, parameters)
 
     recipe = job.SpecBuild(

@@ -257,7 +257,7 @@ def prepare(
         raise Refused(f"{tarball.file} has no {MEMBER}", where=str(tarball.path))
     fs.write_atomic(sources / Path(MEMBER).name, found[MEMBER])
     for name, library in parameters.libraries.items():
-        fs.copied(verified[name].path, sources / library.file, verified[name].sha256)
+        fs.copy_verified(verified[name].path, sources / library.file, verified[name].sha256)
     names = [Path(MEMBER).name, *(library.file for library in parameters.libraries.values())]
     if parameters.tool is Tool.KEEPALIVED:
         fs.write_atomic(sources / HEADERS, _packed(_headers(kernel_rpms), parameters.epoch))

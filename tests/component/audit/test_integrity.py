@@ -75,7 +75,7 @@ def signed(artifacts: Path) -> Path:
 
 def led_elsewhere(artifacts: Path) -> Path:
     """The link to the latest snapshot, to none."""
-    fs.point(artifacts / "repo/lts61/latest", "snapshots/none")
+    fs.replace_symlink(artifacts / "repo/lts61/latest", "snapshots/none")
     return artifacts / "repo/lts61/latest"
 
 

@@ -97,9 +97,9 @@ def fill(into):
     print("begun", flush=True)
     time.sleep(600)
 place = Path(sys.argv[1])
-with temporary.of_this_run(), running_lab(place / "reports", Accelerator("tcg", "")) as running:
+with temporary.use_run_directory(), running_lab(place / "reports", Accelerator("tcg", "")) as running:
     running.add_segment("front")
-    cache.once(place / "lab" / "guests" / "key", fill)
+    cache.ensure(place / "lab" / "guests" / "key", fill)
 """
 
 
@@ -123,7 +123,7 @@ import sys
 from pathlib import Path
 from pipeline.core import temporary
 from pipeline.publish import signing
-with temporary.of_this_run(), signing.open_signer("", Path(sys.argv[1])) as signer:
+with temporary.use_run_directory(), signing.open_signer("", Path(sys.argv[1])) as signer:
     print("begun", flush=True)
     for number in range(1000):
         signer.sign([Path(sys.argv[2])], Path(sys.argv[3]) / str(number))
@@ -151,6 +151,6 @@ def test_signing_killed_at_any_time_leaves_nothing_once_the_next_run_has_looked(
     while [path.name for path in keys.iterdir()] != ["development"] and time.monotonic() < until:
         leftovers.remove(keys.parent)
     assert [path.name for path in keys.iterdir()] == ["development"]
-    with temporary.of_this_run(), fs.scratch(tmp_path / "work"):
+    with temporary.use_run_directory(), fs.scratch(tmp_path / "work"):
         pass
     assert list(inv.tmp.iterdir()) == []

@@ -103,7 +103,7 @@ def test_a_run_that_lives_is_running_and_one_that_was_killed_is_interrupted(
 
 def test_a_killed_run_whose_number_another_process_has_now_is_interrupted(inv: Inv, built: Built) -> None:
     meta = built.dies("keepalived") / "meta.json"
-    meta.write_text(manifest.sealed({**manifest.unsealed(meta.read_bytes()), "pid": os.getpid()}))
+    meta.write_text(manifest.seal({**manifest.unseal(meta.read_bytes()), "pid": os.getpid()}))
     assert steps(inv)["lts61 keepalived"]["state"] == "interrupted"
 
 

@@ -101,7 +101,7 @@ def behind_the_stamps(path: Path, data: bytes) -> None:
     place = path.parents[2]
     made = step_record.read(place)
     name = str(path.relative_to(place / "out"))
-    entry = replace(made.output[name], stamp=manifest.take(path)[""].stamp)
+    entry = replace(made.output[name], stamp=manifest.scan(path)[""].stamp)
     replace(made, made={**made.made, "out": {**made.output, name: entry}}).write(place)
 
 

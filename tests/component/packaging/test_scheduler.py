@@ -218,7 +218,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "its record is damaged: no seal",
     ),
     "record, sealed by hand": (
-        lambda p: (p / "meta.json").write_text(manifest.sealed({"step": "kernel", "state": "done"})),
+        lambda p: (p / "meta.json").write_text(manifest.seal({"step": "kernel", "state": "done"})),
         "its record is damaged: it has another format",
     ),
     "record, of another key": (taken_from(chain("2")), "its record is damaged: it is that of line kernel "),

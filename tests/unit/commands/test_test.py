@@ -40,7 +40,7 @@ class Pytest:
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Pytest:
     stand_in = Pytest()
-    monkeypatch.setattr(process, "show", stand_in.show)
+    monkeypatch.setattr(process, "run_attached", stand_in.show)
     monkeypatch.setattr(programs, "ensure", lambda groups, console: None)
     return stand_in
 

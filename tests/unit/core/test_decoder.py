@@ -65,8 +65,8 @@ SAID: dict[str, Any] = {
 def test_a_document_reads_back_as_it_was_written() -> None:
     assert decoder.encode(WHOLE) == SAID
     assert decoder.decode(Whole, SAID) == WHOLE
-    assert documents.parse(Whole, documents.text(WHOLE)) == WHOLE
-    assert documents.unsealed(Whole, documents.sealed(WHOLE)) == WHOLE
+    assert documents.parse(Whole, documents.to_json(WHOLE)) == WHOLE
+    assert documents.unseal(Whole, documents.seal(WHOLE)) == WHOLE
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,6 @@ def test_what_is_no_json_is_refused_whatever_json_says_of_it(text: str | bytes) 
 
 def test_a_seal_does_not_make_another_shape_a_document() -> None:
     with pytest.raises(Mismatch, match="'more' too"):
-        documents.unsealed(Whole, documents.sealed({**SAID, "more": 1}))
+        documents.unseal(Whole, documents.seal({**SAID, "more": 1}))
     with pytest.raises(ValueError, match="seal"):
-        documents.unsealed(Whole, json.dumps(SAID))
+        documents.unseal(Whole, json.dumps(SAID))

@@ -49,7 +49,8 @@ def test_what_is_needed_is_told_with_what_is_there(tmp_path: Path) -> None:
 
 
 def told_below(root: Path, error: OSError) -> HostLacks:
-    with pytest.raises(HostLacks, match=r"the artifacts directory .* cannot be used") as caught, disk_space.below(root):
+    wanted = r"the artifacts directory .* cannot be used"
+    with pytest.raises(HostLacks, match=wanted) as caught, disk_space.host_errors(root):
         raise error
     assert "--artifacts DIR" in caught.value.hint
     return caught.value
@@ -78,17 +79,17 @@ def test_a_link_in_the_artifacts_that_leads_nowhere_is_told(tmp_path: Path) -> N
 
 
 def test_a_mistake_of_ours_stays_one(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), disk_space.below(tmp_path / "artifacts"):
+    with pytest.raises(FileNotFoundError), disk_space.host_errors(tmp_path / "artifacts"):
         Path("/nowhere/missing").read_text()
     for number in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
-        with pytest.raises(OSError, match=os.strerror(number)), disk_space.below(tmp_path):
+        with pytest.raises(OSError, match=os.strerror(number)), disk_space.host_errors(tmp_path):
             raise OSError(number, os.strerror(number))
-    with pytest.raises(RecursionError), disk_space.below(tmp_path):
+    with pytest.raises(RecursionError), disk_space.host_errors(tmp_path):
         raise RecursionError
 
 
 def test_what_is_gone_below_the_artifacts_was_removed_by_somebody(tmp_path: Path) -> None:
-    with pytest.raises(HostLacks, match="missing; expected a file") as caught, disk_space.below(tmp_path):
+    with pytest.raises(HostLacks, match="missing; expected a file") as caught, disk_space.host_errors(tmp_path):
         (tmp_path / "missing").read_text()
     assert caught.value.where == str(tmp_path / "missing")
     with pytest.raises(HostLacks, match="missing; expected a file"), disk_space.writing(tmp_path / "work"):
@@ -99,7 +100,7 @@ def test_what_is_gone_below_the_artifacts_was_removed_by_somebody(tmp_path: Path
 @pytest.mark.parametrize("where", ["artifacts", "elsewhere"])
 def test_what_the_disk_refuses_is_told_with_its_place_wherever_that_is(tmp_path: Path, number: int, where: str) -> None:
     place = tmp_path / where / "file"
-    with pytest.raises(HostLacks, match=os.strerror(number)) as caught, disk_space.below(tmp_path / "artifacts"):
+    with pytest.raises(HostLacks, match=os.strerror(number)) as caught, disk_space.host_errors(tmp_path / "artifacts"):
         raise OSError(number, os.strerror(number), str(place))
     assert str(place) in str(caught.value) and caught.value.hint
 
@@ -112,19 +113,19 @@ def test_a_directory_for_a_file_and_the_other_way_round_are_told(tmp_path: Path,
         place.mkdir()
         with (
             pytest.raises(HostLacks, match=r"thing: cannot be used.*Is a directory"),
-            disk_space.below(tmp_path / "artifacts"),
+            disk_space.host_errors(tmp_path / "artifacts"),
         ):
             place.read_text()
     else:
         place.touch()
         with (
             pytest.raises(HostLacks, match="cannot be used: Not a directory"),
-            disk_space.below(tmp_path / "artifacts"),
+            disk_space.host_errors(tmp_path / "artifacts"),
         ):
             (place / "below").read_text()
 
 
 def test_no_room_is_told_wherever_it_was(tmp_path: Path) -> None:
-    with pytest.raises(HostLacks, match="no disk space") as caught, disk_space.below(tmp_path / "elsewhere"):
+    with pytest.raises(HostLacks, match="no disk space") as caught, disk_space.host_errors(tmp_path / "elsewhere"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path))
     assert caught.value.where == str(tmp_path)

@@ -71,14 +71,14 @@ def fifo(root: Path) -> None:
     ],
 )
 def test_what_changed_is_found(made: Path, change: Callable[[Path], object], path: str, problem: str) -> None:
-    known = manifest.from_rows(manifest.to_rows(manifest.take(made)))
+    known = manifest.from_rows(manifest.to_rows(manifest.scan(made)))
     change(made)
     found = {d.path: d.problem for d in manifest.compare(made, known).differences}
     assert problem in found[path]
 
 
 def test_what_did_not_change_is_not_read_a_second_time(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = manifest.take(made)
+    known = manifest.scan(made)
     read: list[Path] = []
     real = manifest.sha256_at
 
@@ -94,7 +94,7 @@ def test_what_did_not_change_is_not_read_a_second_time(made: Path, monkeypatch: 
 
 
 def test_a_copy_is_read_once_and_known_by_its_new_stamps_then(made: Path, tmp_path: Path) -> None:
-    known = manifest.take(made)
+    known = manifest.scan(made)
     copy = tmp_path / "copy"
     made.rename(copy)
     (copy / "rpms/a.rpm").write_bytes(b"package a")
@@ -105,7 +105,7 @@ def test_a_copy_is_read_once_and_known_by_its_new_stamps_then(made: Path, tmp_pa
 
 def test_bytes_that_change_behind_an_unchanged_stamp_are_found_when_everything_is_read(made: Path) -> None:
     (made / "rpms/a.rpm").write_bytes(b"package x")
-    known = manifest.take(made)
+    known = manifest.scan(made)
     lying = {**known, "rpms/a.rpm": manifest.Entry(**{**vars(known["rpms/a.rpm"]), "content": "0" * 64})}
     assert manifest.compare(made, lying).differences == ()
     assert [d.path for d in manifest.compare(made, lying, content=True).differences] == ["rpms/a.rpm"]
@@ -118,7 +118,7 @@ def test_a_manifest_of_another_shape_is_refused(rows: object) -> None:
 
 
 def test_a_sealed_document_reads_back_as_it_was() -> None:
-    assert manifest.unsealed(manifest.sealed({"key": "1", "why": ["ü"]})) == {"key": "1", "why": ["ü"]}
+    assert manifest.unseal(manifest.seal({"key": "1", "why": ["ü"]})) == {"key": "1", "why": ["ü"]}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_sealed_document_reads_back_as_it_was() -> None:
 )
 def test_a_sealed_document_cannot_be_changed_unseen(change: Callable[[str], str]) -> None:
     with pytest.raises(ValueError, match=r"."):
-        manifest.unsealed(change(manifest.sealed({"state": "done"})))
+        manifest.unseal(change(manifest.seal({"state": "done"})))
 
 
 def test_a_record_without_end_is_no_record_and_is_not_read_to_its_end(made: Path) -> None:

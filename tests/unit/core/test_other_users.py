@@ -74,7 +74,11 @@ def test_temporary_files_go_elsewhere_where_our_name_is_taken(shared: Path, trap
     for place in taken:
         trap(place)
     before = sorted(Path("/etc").iterdir())
-    with temporary.of_this_run(), temporary.scratch("home-") as directory, temporary.sockets("lab-", 30) as sockets:
+    with (
+        temporary.use_run_directory(),
+        temporary.scratch("home-") as directory,
+        temporary.socket_directory("lab-", 30) as sockets,
+    ):
         for place in (directory, sockets):
             below = place.relative_to(shared)
             assert shared / below.parts[0] not in taken
@@ -215,7 +219,7 @@ def test_a_run_makes_files_that_others_may_read_and_not_write_whatever_the_umask
 KILLED = """
 import os, signal
 from pipeline.core import temporary
-with temporary.of_this_run(), temporary.scratch("home-") as home, temporary.sockets("lab-", 30):
+with temporary.use_run_directory(), temporary.scratch("home-") as home, temporary.socket_directory("lab-", 30):
     (home / "secret").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -228,6 +232,6 @@ def test_what_a_killed_run_left_is_gone_after_the_next_in_whichever_place(shared
         ended = subprocess.run([sys.executable, "-c", KILLED], cwd=ROOT, check=False)
         assert ended.returncode == -signal.SIGKILL
         assert [path.name for path in shared.rglob("secret")] == ["secret"]
-        with temporary.of_this_run():
+        with temporary.use_run_directory():
             assert list(shared.rglob("secret")) == []
     assert [path.name for path in shared.iterdir()] == [f"lvs-fullnat-{os.geteuid()}"], "theirs"

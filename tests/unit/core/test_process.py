@@ -240,7 +240,7 @@ def test_a_program_of_ours_does_not_get_the_signals_of_our_terminal() -> None:
 
 
 def test_show_gives_the_status_and_passes_the_output_on(capfd: pytest.CaptureFixture[str]) -> None:
-    assert process.show(["sh", "-c", "echo out; echo err >&2; exit 4"]) == 4
+    assert process.run_attached(["sh", "-c", "echo out; echo err >&2; exit 4"]) == 4
     assert capfd.readouterr() == ("out\n", "err\n")
 
 
@@ -253,7 +253,7 @@ def step():
         with process.start(["sleep", "60"]) as child:
             begun.append(child)
             child.wait()
-            process.go_on()
+            process.raise_if_stopped()
             ended.append("went on")
     except process.Stopped:
         pass

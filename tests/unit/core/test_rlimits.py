@@ -41,7 +41,7 @@ ERRORS = (
 
 
 @pytest.mark.parametrize(("limit", "error", "amount"), ERRORS)
-@pytest.mark.parametrize("how", [disk_space.below, disk_space.writing])
+@pytest.mark.parametrize("how", [disk_space.host_errors, disk_space.writing])
 def test_an_error_of_ours_is_put_down_to_the_limit(
     tmp_path: Path, limit: Limit, error: Exception, amount: int, how: object
 ) -> None:
@@ -73,14 +73,14 @@ def test_so_is_the_end_of_a_program(tmp_path: Path, limit: Limit, status: int, s
 def test_a_limit_that_is_not_set_is_not_blamed(tmp_path: Path) -> None:
     error = OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(tmp_path / "log"))
     assert rlimits.exceeded(error) is None
-    with pytest.raises(HostLacks) as caught, disk_space.below(tmp_path):
+    with pytest.raises(HostLacks) as caught, disk_space.host_errors(tmp_path):
         raise error
     assert "ulimit" not in str(caught.value) and os.strerror(errno.EFBIG) in str(caught.value)
 
 
 def test_a_real_program_and_a_real_write_meet_the_limit(tmp_path: Path) -> None:
     with held_to(FILE_SIZE, 4096):
-        with pytest.raises(HostLacks, match="ulimit -f"), disk_space.below(tmp_path):
+        with pytest.raises(HostLacks, match="ulimit -f"), disk_space.host_errors(tmp_path):
             (tmp_path / "big").write_bytes(bytes(10_000))
         with pytest.raises(HostLacks, match="ulimit -f"), disk_space.writing(tmp_path):
             process.run(["dd", "if=/dev/zero", f"of={tmp_path}/other", "bs=10000", "count=1"])

@@ -84,7 +84,7 @@ def test_a_link_in_a_trees_place_is_not_followed(tmp_path: Path, outside: Path) 
     (tmp_path / "link").symlink_to(outside)
     with pytest.raises(OSError, match="Not a directory"):
         trees.remove(tmp_path / "link")
-    trees.disarm(outside.parent / "nothing")
+    trees.clear_special_bits(outside.parent / "nothing")
     assert (outside / "key").exists()
 
 
@@ -103,7 +103,7 @@ def test_no_special_bit_stays_and_no_other_file_changes(hostile: Path, outside: 
     (hostile / "shared").mkdir()
     (hostile / "shared").chmod(0o3777)
     (hostile / "locked" / "key").unlink()  # another name of the file outside
-    trees.disarm(hostile)
+    trees.clear_special_bits(hostile)
     modes = {entry.name: stat.S_IMODE(entry.status.st_mode) for entry in trees.walk(hostile)}
     assert [modes[name] for name in ("suid", "sgid", "both", "shared", "deepest")] == [
         0o755, 0o711, 0o777, 0o777, 0o755 & ~os.umask(os.umask(0)),

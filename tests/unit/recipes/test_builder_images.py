@@ -38,7 +38,7 @@ def made(artifacts: Path, name: str, request: str) -> None:
     (place / "rootfs").mkdir(parents=True)
     listed = place / "packages.json"
     packages = (images.Package("gcc", "12", "sha256:0"),)
-    listed.write_text(documents.text(images.PackageList(name, {}, packages)))
+    listed.write_text(documents.to_json(images.PackageList(name, {}, packages)))
     key = images._key(listed)
     assert key is not None
     manifest.record(place, {"image": name, "key": key, "requests": [request]})

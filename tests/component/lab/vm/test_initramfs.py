@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import manifest
-from pipeline.core.cache import verified
+from pipeline.core.cache import problems
 from pipeline.core.fs import sha256_of
 from pipeline.core.process import clean_environment, run
 from pipeline.errors import Refused
@@ -334,11 +334,11 @@ def test_what_is_not_as_it_was_made_is_made_anew_before_it_is_booted(
     other = kernel({}, image=bootimage(f"{UNAME} another"))
     initramfs.make_image(replace(contents, kernel=other, modules=("dummy",)), cache)
     DAMAGE[how](path)
-    assert path.parent in {found.parent for found, _ in verified(cache)}
+    assert path.parent in {found.parent for found, _ in problems(cache)}
     assert initramfs.make_image(contents, cache, said.append) == image
     assert {path: path.read_bytes() for path in right} == right
     assert len(said) == 1 and "changed since it was made, making it anew" in said[0]
-    assert list(verified(cache)) == []
+    assert list(problems(cache)) == []
 
 
 def test_a_half_made_directory_and_one_under_another_key_are_not_taken(contents: Contents, tmp_path: Path) -> None:
