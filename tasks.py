@@ -275,7 +275,7 @@ def doctor(context: RunContext, kernel: str = "") -> Any:
         return probe_kernel.package(context.settings, context.console)
 
     findings = checks.run(context.settings, context.console, kernel, debian_kernel)
-    return Outcome([finding.as_dict() for finding in findings], checks.exit_code(findings))
+    return Outcome(findings, checks.exit_code(findings))
 
 
 @verb(

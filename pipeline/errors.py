@@ -54,6 +54,18 @@ def difference(expected: Iterable[str], got: Iterable[str]) -> str:
     return "; ".join(f"{title}: {', '.join(names)}" for title, names in rows if names)
 
 
+@dataclass(frozen=True)
+class ErrorDocument:
+    """An error as JSON has it; `error` is its class, `next` its hint."""
+
+    error: str
+    exit_code: int
+    what: str
+    where: str
+    why: str
+    next: str
+
+
 class PipelineError(Exception):
     """Base class of all errors that a person can act on.
 
@@ -72,16 +84,13 @@ class PipelineError(Exception):
         rows = [f"  {label}: {text}".replace("\n", "\n    ") for label, text in parts if text]
         return "\n".join([_LABEL.sub("    ", self.what), *rows])
 
-    def as_dict(self) -> dict[str, object]:
+    def document(self) -> ErrorDocument:
+        """Return what records keep of the error."""
+        return ErrorDocument(type(self).__name__, int(self.code), self.what, self.where, self.why, self.hint)
+
+    def to_json(self) -> dict[str, object]:
         """Return the error as `--json` prints it."""
-        return {
-            "error": type(self).__name__,
-            "exit_code": int(self.code),
-            "what": self.what,
-            "where": self.where,
-            "why": self.why,
-            "next": self.hint,
-        }
+        return vars(self.document())
 
 
 class Mistake(PipelineError):
@@ -116,10 +125,9 @@ class FileProblems(UsageError):
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join([title, *(f"  {p}" for p in self.problems)]), hint=hint)
 
-    def as_dict(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Return the error as `--json` prints it, with one object per mistake."""
-        listed = [{"file": p.file, "line": p.line, "what": p.what, "allowed": p.allowed} for p in self.problems]
-        return {**super().as_dict(), "problems": listed}
+        return {**super().to_json(), "problems": self.problems}
 
 
 class Unreachable(PipelineError):

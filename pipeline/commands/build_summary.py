@@ -9,32 +9,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from pipeline.config.line_model import Line
+from pipeline.config.line_model import Line, LineIdentity
 from pipeline.core.console import Console, human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
 from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, State
+from pipeline.packaging.step_record import Published
 
 SHORT = 16  # digits of a digest that a table shows
 
 
 @dataclass(frozen=True)
 class Package:
-    """An unsigned package; `size` in bytes, `state` whether its step ran now or was reused."""
+    """An unsigned package at `unsigned`; `size` in bytes, `state` whether its step ran now or was reused."""
 
     step: str
-    path: Path
+    file: str
     sha256: str
     size: int
     state: State
-
-    def as_document(self) -> dict[str, Any]:
-        """Return the document that `--json` prints."""
-        document = {"step": self.step, "file": self.path.name, "sha256": self.sha256, "size": self.size}
-        return {**document, "state": self.state.value, "unsigned": str(self.path)}
+    unsigned: Path
 
 
 @dataclass
@@ -49,34 +45,32 @@ class Summary:
     def packages(self) -> list[Package]:
         """Every package there is of this run's steps, with the digest that its step's record has of it."""
         return [
-            Package(outcome.step, outcome.out / "out" / name, entry.content, entry.stamp[0], outcome.state)
+            Package(outcome.step, path.name, entry.content, entry.stamp[0], outcome.state, outcome.out / "out" / path)
             for outcome in self.outcomes.values()
             if outcome.record
             for name, entry in sorted(outcome.record.output.items())
-            if PurePosixPath(name).match("rpms/*.rpm")
+            if (path := PurePosixPath(name)).match("rpms/*.rpm")
         ]
 
     @cached_property
     def compiled(self) -> dict[str, CacheStatistics]:
         """Return the compiler cache's figures for each step that ran now and used it."""
         ran = {name: o.record for name, o in self.outcomes.items() if o.state is State.RAN and o.record}
-        counts = {name: made.facts.get("ccache") for name, made in ran.items()}
-        return {name: CacheStatistics(**count) for name, count in counts.items() if count}
+        return {name: made.facts.ccache for name, made in ran.items() if made.facts.ccache}
 
     @cached_property
-    def snapshot(self) -> dict[str, Any]:
-        """Return the published snapshot; empty without one."""
+    def snapshot(self) -> Published | None:
+        """The published snapshot; None without one."""
         outcome = self.outcomes.get(self.publish)
-        return dict(outcome.record.facts.get("snapshot", {})) if outcome and outcome.record else {}
+        return outcome.record.facts.snapshot if outcome and outcome.record else None
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
-        counts = total(self.compiled.values())
         return {
             "steps": {name: _step(outcome) for name, outcome in self.outcomes.items()},
-            "packages": [package.as_document() for package in self.packages],
-            "ccache": {**counts.as_dict(), "steps": {name: c.as_dict() for name, c in self.compiled.items()}},
-            "snapshot": self.snapshot or None,
+            "packages": self.packages,
+            "ccache": {**vars(total(self.compiled.values())), "steps": self.compiled},
+            "snapshot": self.snapshot,
             "seconds": round(self.seconds, 2),
         }
 
@@ -102,28 +96,33 @@ class Summary:
         if self.publish not in self.outcomes and self.packages:
             console.say(f"neither signed nor published: `{publishing}` does both")
         if snapshot:
-            kind = "development key, NOT for production" if snapshot["development"] else "key"
-            console.say(f"signed by the {kind}: {snapshot['fingerprint']}")
-            console.say(f"repository: {snapshot['latest']} -> {snapshot['path']}")
+            kind = "development key, NOT for production" if snapshot.development else "key"
+            console.say(f"signed by the {kind}: {snapshot.fingerprint}")
+            console.say(f"repository: {snapshot.latest} -> {snapshot.path}")
             console.say("next: put one of these into /etc/yum.repos.d of a machine; --baseurl sets where it looks")
-            for file in sorted(Path(snapshot["path"]).glob("*.repo")):
-                console.say(f"  {snapshot['latest']}/{file.name}")
+            for file in sorted(snapshot.path.glob("*.repo")):
+                console.say(f"  {snapshot.latest}/{file.name}")
 
 
 def _row(package: Package) -> tuple[str, ...]:
     what = "built" if package.state is State.RAN else package.state.value
     size, digest = human_bytes(package.size), f"{package.sha256[:SHORT]}…"
-    return package.path.name, size, digest, what, str(package.path.parent)
+    return package.file, size, digest, what, str(package.unsigned.parent)
 
 
-def _step(outcome: Outcome) -> dict[str, Any]:
-    return {
-        "state": outcome.state.value,
-        "why": outcome.why,
-        "key": outcome.key,
-        "seconds": round(outcome.seconds, 2),
-        "out": str(outcome.out / "out"),
-    }
+@dataclass(frozen=True)
+class StepResult:
+    """The end of a step; `seconds` it took, `out` the directory of its output."""
+
+    state: State
+    why: str
+    key: str
+    seconds: float
+    out: Path
+
+
+def _step(outcome: Outcome) -> StepResult:
+    return StepResult(outcome.state, outcome.why, outcome.key, round(outcome.seconds, 2), outcome.out / "out")
 
 
 @dataclass(frozen=True)
@@ -140,10 +139,10 @@ class Forecast:
         ]
         console.table(("step", "what", "because"), rows, f"line {self.line.label}")
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
-        steps = {name: {"would": state.value, "why": why} for name, (state, why) in self.steps.items()}
-        return {**self.line.evidence(), "steps": steps}
+        steps = {name: {"would": state, "why": why} for name, (state, why) in self.steps.items()}
+        return {**vars(LineIdentity(*self.line.identity)), "steps": steps}
 
 
 @dataclass(frozen=True)
@@ -156,18 +155,18 @@ class BuildResult:
 
     @property
     def snapshot(self) -> str:
-        """Return the id of the published snapshot; empty without one."""
-        return str(self.summary.snapshot.get("id", ""))
+        """The id of the published snapshot; empty without one."""
+        return self.summary.snapshot.id if self.summary.snapshot else ""
 
     def key(self, step: str) -> str:
         """Return the key of a step of this run; empty for one that was not in it."""
         outcome = self.summary.outcomes.get(step)
         return outcome.key if outcome else ""
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
-        compared = self.comparison.as_document() if self.comparison else {}
-        return {**self.line.evidence(), **self.summary.as_document(), **compared}
+        compared = vars(self.comparison) if self.comparison else {}
+        return {**vars(LineIdentity(*self.line.identity)), **self.summary.to_json(), **compared}
 
 
 def failure(outcomes: Mapping[str, Outcome]) -> PipelineError | None:

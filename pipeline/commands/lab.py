@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.commands.build import BuildCommand
 from pipeline.commands.build_summary import BuildResult, Forecast
@@ -48,12 +48,8 @@ _KEPT = 10  # runs whose results are kept
 class LabResult:
     """The page of the lab's run after a build; `reused` where it passed with the same snapshot before."""
 
-    page: Path
+    report: Path
     reused: bool
-
-    def as_document(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {"report": str(self.page), "reused": self.reused}
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,9 @@ class BuildAllResult:
     built: BuildResult | Forecast
     lab: LabResult | None
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return it as `--json` prints it."""
-        return {**self.built.as_document(), **({"lab": self.lab.as_document()} if self.lab else {})}
+        return {**self.built.to_json(), **({"lab": self.lab} if self.lab else {})}
 
 
 @dataclass(frozen=True)

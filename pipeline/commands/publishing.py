@@ -14,6 +14,7 @@ from pipeline.config.line_model import Line, RoleName
 from pipeline.config.settings import Settings
 from pipeline.core import neutral
 from pipeline.packaging.graph import Step, Work
+from pipeline.packaging.step_record import Published
 from pipeline.recipes import modules
 
 if TYPE_CHECKING:
@@ -83,8 +84,7 @@ class Publishing:
         with signing.open_signer(self.settings.gpg_key, artifacts / "keys") as signer:
             made = snapshot.make_snapshot(wanted, signer, artifacts / "repo")
         signers.record(artifacts, wanted.directory, made.fingerprint)
-        document = {"id": made.id, "path": str(made.path), "latest": str(made.latest), "fingerprint": made.fingerprint}
-        work.facts["snapshot"] = {**document, "development": made.development}
+        work.facts.snapshot = Published(made.id, made.path, made.latest, made.fingerprint, made.development)
         work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory)])
 
     def _contents(self, work: Work) -> Contents:

@@ -5,14 +5,13 @@ Takes the plan that the run has made: nothing is fetched, proven or planned for 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.commands.build_summary import failure
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line
-from pipeline.core import neutral, trees
+from pipeline.config.line_model import Line, LineIdentity
+from pipeline.core import documents, neutral, trees
 from pipeline.core.fs import write_atomic
 from pipeline.core.locks import locked
 from pipeline.packaging import reproducible
@@ -76,4 +75,4 @@ class Rebuild:
         title = f"line {self.line.label}: built twice"
         self.context.console.table(("package", "sha256", "of the second build", "bytes"), rows, title)
         place = self.context.settings.artifacts / "evidence" / self.line.name / "reproducible.json"
-        write_atomic(place, json.dumps({**self.line.evidence(), **comparison.as_document()}, indent=2) + "\n")
+        write_atomic(place, documents.to_json({**vars(LineIdentity(*self.line.identity)), **vars(comparison)}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.commands.preparation import LazyRuntime, limits
 from pipeline.config.context import RunContext
@@ -24,10 +23,6 @@ class ShellResult:
     """The exit status of a shell that a person has left."""
 
     status: int
-
-    def as_document(self) -> dict[str, Any]:
-        """Return it as `--json` prints it."""
-        return {"status": self.status}
 
 
 def shell(line: Line, step: str, context: RunContext, options: Sequence[str]) -> ShellResult:

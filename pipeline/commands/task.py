@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
@@ -34,16 +34,8 @@ _SHELLS = 128  # plus the number of the signal that ended a program is what shel
 class Outcome:
     """A result that is no exception and yet ends with another exit code than 0."""
 
-    data: Any
+    data: object
     code: ExitCode
-
-
-@runtime_checkable
-class Document(Protocol):
-    """A typed result of a verb, which knows how `--json` prints it."""
-
-    def as_document(self) -> Any:
-        """Return what JSON can hold."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -107,10 +99,10 @@ def _help(row: table.Setting) -> str:
     return row.help + (f" [{shown}]" if shown not in (None, "") else "")
 
 
-def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[str, Any], *, plain: bool) -> int:
+def _run(function: Callable[..., Any], own: Mapping[str, object], options: Mapping[str, object], *, plain: bool) -> int:
     console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
     try:
-        with disk_space.host_errors(Path(options.get("artifacts") or "artifacts")):
+        with disk_space.host_errors(Path(str(options.get("artifacts") or "artifacts"))):
             settings = table.load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
         with (
@@ -122,7 +114,7 @@ def _run(function: Callable[..., Any], own: Mapping[str, Any], options: Mapping[
         if isinstance(result, Outcome):
             code, result = result.code, result.data
         if result is not None:
-            console.result(result.as_document() if isinstance(result, Document) else result)
+            console.result(result)
         return int(code)
     except PipelineError as error:
         console.fail(error)

@@ -375,6 +375,15 @@ class Override:
 
 
 @dataclass(frozen=True)
+class LineIdentity:
+    """The line that a document is about."""
+
+    line: str
+    kernel: str
+    override: Override | None
+
+
+@dataclass(frozen=True)
 class Line:
     """A loaded line.
 
@@ -415,6 +424,11 @@ class Line:
         changes = ", ".join(self.override.changes)
         file = f"{self.override.file} (sha256 {self.override.sha256[:16]}…)"
         return f"not the line {self.override.base}: {file} overrides {changes or 'nothing'}"
+
+    @property
+    def identity(self) -> tuple[str, str, Override | None]:
+        """The fields of `LineIdentity`, with which each document about this line begins."""
+        return self.name, self.data.kernel, self.override
 
     def evidence(self) -> dict[str, Any]:
         """Return the line's identity for evidence."""

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TextIO
 
-from pipeline.core import neutral
+from pipeline.core import decoder, neutral
 from pipeline.errors import HostLacks, PipelineError
 
 _CLEAR_LINE = "\x1b[K"  # ECMA-48, erase in line
@@ -161,15 +161,15 @@ class Console:
         """Print the error that ends the run; as JSON too when requested."""
         with contextlib.suppress(HostLacks):  # the error that there was counts
             if self.json:
-                self.result(error.as_dict())
+                self.result(error)
         with contextlib.suppress(HostLacks):
             write(self.err, f"error: {error}")
 
     def result(self, data: object) -> None:
-        """Print the whole result as one JSON document where `--json` requests that."""
+        """Print the whole result, a dataclass or what JSON can hold, as one document where `--json` requests that."""
         if self.json:
             # DEL is the one character that acts on a terminal which `json` lets through.
-            _put(self.out, json.dumps(data, indent=2, default=str).replace("\x7f", "\\u007f"))
+            _put(self.out, json.dumps(decoder.encode(data), indent=2).replace("\x7f", "\\u007f"))
 
     def table(self, headings: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """Print a table for people: boxed on a terminal, aligned columns elsewhere."""

@@ -3,7 +3,7 @@
 A dataclass is the one declaration of a document: its fields are the keys, their types are the rules. Every key must
 be there, no other may be, and nothing is converted: `true` is no number and `"1"` is none either. A format number is
 a field of type `Literal[1]`. Text that must have a form is `Annotated[str, re.compile(...)]`, matched as a whole. A
-class that has another shape in JSON than its fields brings `from_json` and `to_json`.
+class that has another shape in JSON than its fields brings `to_json`, and `from_json` where it is read back.
 
 Written here, and not pydantic, because verbs that read no line file need not import that for a record or two:
 importing it takes as long as everything else that `./inv status` imports. Knows no files.
@@ -52,11 +52,11 @@ def decode(kind: type[T], value: object) -> T:
 def encode(value: Any) -> Any:
     """Encode a dataclass, and what is in one, as `json.dumps` takes it and `decode` expects it."""
     if hasattr(value, "to_json"):
-        return value.to_json()
+        return encode(value.to_json())
     if is_dataclass(value):
         return {field.name: encode(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {key: encode(item) for key, item in value.items()}
+        return {encode(key): encode(item) for key, item in value.items()}
     if isinstance(value, frozenset):
         return sorted(map(encode, value))
     if isinstance(value, tuple | list):

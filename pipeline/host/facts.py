@@ -6,7 +6,6 @@ A check reads the machine only through `Host`, so that a test can hand it anothe
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import os
 import sys
 import time
@@ -27,10 +26,6 @@ class Finding:
     found: str
     affects: str = ""
     remedy: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the finding as `--json` prints it."""
-        return dataclasses.asdict(self)
 
 
 class _Timex(ctypes.Structure):

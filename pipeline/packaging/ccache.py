@@ -103,10 +103,6 @@ class CacheStatistics:
     hits: int
     misses: int
 
-    def as_dict(self) -> dict[str, int]:
-        """Return the numbers as metadata and evidence record them."""
-        return {"hits": self.hits, "misses": self.misses}
-
     def __str__(self) -> str:
         total = self.hits + self.misses
         return f"{self.hits} of {total} compilations ({100 * self.hits / total:.1f} %)" if total else "no compilation"

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
 
-from pipeline.core import fingerprint
+from pipeline.core import decoder, fingerprint
 from pipeline.core.cache import KEY_DIGITS
 from pipeline.errors import UsageError
-from pipeline.packaging.step_record import Record
+from pipeline.packaging.step_record import Facts, Record
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Work:
     log: Path
     needs: Mapping[str, Path]
     jobs: int
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
     options: tuple[str, ...] = ()
     records: Mapping[str, Record] = field(default_factory=dict)
     elsewhere: list[Path] = field(default_factory=list)
@@ -46,7 +45,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the plan. `inputs` are named values or digests, `code` the modules that make the output.
+    """One node of the plan. `inputs` are named values, as documents hold them, `code` the modules that make the output.
 
     The key covers these modules with all that they import (`fingerprint`).
     `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
@@ -55,7 +54,7 @@ class Step:
 
     name: str
     action: Callable[[Work], None] = field(repr=False)
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, object] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     code: tuple[str, ...] = ()
     weight: int = 1
@@ -86,7 +85,7 @@ class Plan:
         """Return all inputs of the key under the names that `--explain` uses."""
         return {
             **{
-                name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
+                name: value if isinstance(value, str) else json.dumps(decoder.encode(value), sort_keys=True)
                 for name, value in step.inputs.items()
             },
             **{f"step {name}": self.keys[name] for name in step.needs},

@@ -123,8 +123,8 @@ def _run(path: Path) -> Run:
     options = neutral.command(known.options if known else ()) or neutral.command(("--line", line))
     step = known.step if known else name
     state, following = _state(path, known), ""
-    if state is RunState.FAILED and known:
-        following = str(known.error.get("next") or "")
+    if state is RunState.FAILED and known and known.error:
+        following = known.error.next
     if state not in (RunState.DONE, RunState.RUNNING):
         following = following or f"./inv build-all --only {neutral.word(step)} {options}"
     return Run(

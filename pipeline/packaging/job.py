@@ -113,10 +113,9 @@ def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequ
     follow = neutral.command(["./inv", "logs", work.step.name, "--follow"])
     work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
     ended = bench.runtime.run(job)
-    if compilations := CompilationCounter(work.log.parent).finish():
-        work.facts["compilations"] = compilations
+    work.facts.compilations = CompilationCounter(work.log.parent).finish()
     if counted := compilercache.read_statistics(top, rpmtool.CCACHE_LOG):
-        work.facts["ccache"] = counted.as_dict()
+        work.facts.ccache = counted
     if not ended.succeeded:
         # Else a build that lost its compiler would be told as one that failed.
         for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):

@@ -88,7 +88,7 @@ class _RunningStep:
     @classmethod
     def of(cls, step: Step, place: Path, begun: float, runner: Scheduler) -> _RunningStep:
         known = runner.last_record(step)
-        total = known.facts.get("compilations", 0) if known else 0
+        total = known.facts.compilations if known else 0
         return cls(step.name, begun, (known and known.seconds) or 0.0, total, compilations.CompilationCounter(place))
 
     def text(self, now: float) -> str:

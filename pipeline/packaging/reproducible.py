@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import shutil
 import xml.etree.ElementTree as xml
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import neutral, process
 from pipeline.core.fs import sha256_of, write_atomic
@@ -45,9 +44,9 @@ class Comparison:
         """Whether both builds gave the same bytes."""
         return self.first == self.second
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the comparison as evidence and `--json` have it."""
-        return {**asdict(self), "differences": list(self.differences), "same": self.same}
+        return {**vars(self), "same": self.same}
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,6 @@ class RebuildResult:
 
     compared: Sequence[Comparison] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
-
-    def as_document(self) -> dict[str, Any]:
-        """Return it as evidence and `--json` have it."""
-        return {"compared": [item.as_dict() for item in self.compared], "left_out": dict(self.left_out)}
 
 
 def compare(first: Mapping[str, Path], second: Mapping[str, Path], reports: Path) -> list[Comparison]:
@@ -130,7 +125,7 @@ def _header_differences(one: Path, other: Path) -> tuple[str, ...]:
     return tuple(found) or ("files and header agree: their order, the compression, or times in the payload do not",)
 
 
-def _listed(names: Any) -> str:
+def _listed(names: Iterable[str]) -> str:
     """Return the first names in order, and the number of further ones."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _MAX_NAMES} more" if len(ordered) > _MAX_NAMES else ""

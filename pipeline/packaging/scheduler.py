@@ -293,7 +293,7 @@ class Scheduler:
         except PipelineError as error:
             error.where = error.where.replace(str(work), str(directory / ".failed"))  # it moves there now
             with contextlib.suppress(OSError):  # a full disk may be the reason
-                self._finished_record(given, begun, Phase.FAILED, error=error.as_dict()).write(work)
+                self._finished_record(given, begun, Phase.FAILED, error=error.document()).write(work)
             with contextlib.suppress(OSError):  # what keeps its bits is out of reach all the same: see `_act`
                 trees.clear_special_bits(given.scratch)
             self._replace(work, directory / ".failed")

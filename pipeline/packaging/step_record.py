@@ -14,12 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import documents, manifest
 from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.core.manifest import Difference, Manifest
+from pipeline.errors import ErrorDocument
+from pipeline.packaging.ccache import CacheStatistics
 
 FILE, OUT, LOG = "meta.json", "out", "log"  # in the directory of a run
 
@@ -34,6 +35,26 @@ class Phase(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published snapshot and the link that leads to it. `development`: its key is the one for development."""
+
+    id: str
+    path: Path
+    latest: Path
+    fingerprint: str
+    development: bool
+
+
+@dataclass
+class Facts:
+    """The facts of a run besides its output, which its action fills in; `compilations` is their number."""
+
+    compilations: int = 0
+    ccache: CacheStatistics | None = None
+    snapshot: Published | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +76,8 @@ class Record:
     seconds: float | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    error: Mapping[str, Any] = field(default_factory=dict)
+    facts: Facts = field(default_factory=Facts)
+    error: ErrorDocument | None = None
     made: Mapping[str, Manifest] = field(default_factory=dict)
     used: Mapping[str, str] = field(default_factory=dict)
     root: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -124,7 +124,7 @@ class Report(Model):
     packages: dict[str, str] = {}
     scenarios: tuple[Scenario, ...] = ()
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return it as `--json` prints it."""
         return self.model_dump(mode="json")
 

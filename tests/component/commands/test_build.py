@@ -20,12 +20,16 @@ from pipeline.commands.publishing import PUBLISH
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
+from pipeline.core import documents
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.core.fs import sha256_of
 from pipeline.errors import BuildFailed, ExitCode, PipelineError, Refused, UsageError
 from pipeline.packaging import job as sandboxed
 from pipeline.packaging import step_record
+from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.step_record import Facts
 from pipeline.publish import signers, signing
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import Job
@@ -67,7 +71,7 @@ class ToyJob(BuildCommand):
                 text = f"run {next(_runs)}" if name in self.changing else "always"
                 shutil.copy(rpm(package, text=text), work.out / "rpms")
             if name == "kernel:stock" and work.compiler_cache:
-                work.facts["ccache"] = {"hits": 3, "misses": 1}
+                work.facts.ccache = CacheStatistics(3, 1)
 
         return Step(name, action, differs="its key is made by each build" if name in self.signing else "")
 
@@ -99,13 +103,13 @@ class Bench:
 
     def build_all(self, **settings: Any) -> Any:
         try:
-            return self.job(**settings).build_all().as_document()
+            return json.loads(documents.to_json(self.job(**settings).build_all()))
         finally:
             self.said = self.out.getvalue()
 
     def build(self, *names: str, role: str = "", **settings: Any) -> Any:
         try:
-            return self.job(**settings).build(names, role).as_document()
+            return json.loads(documents.to_json(self.job(**settings).build(names, role)))
         finally:
             self.said = self.out.getvalue()
 
@@ -139,9 +143,8 @@ def test_the_compiler_caches_rate_is_told_of_the_steps_of_this_run_only(bench: B
     said = bench.build_all()
     assert said["ccache"] == {"hits": 3, "misses": 1, "steps": {"kernel:stock": {"hits": 3, "misses": 1}}}
     assert "kernel:stock: the compiler cache had 3 of 4 compilations (75.0 %)" in bench.said
-    assert step_record.read(Path(said["steps"]["kernel:stock"]["out"]).parent).facts == {
-        "ccache": {"hits": 3, "misses": 1}
-    }
+    made = step_record.read(Path(said["steps"]["kernel:stock"]["out"]).parent)
+    assert made.facts == Facts(ccache=CacheStatistics(3, 1))
     assert bench.build_all()["ccache"] == {"hits": 0, "misses": 0, "steps": {}}
     assert "compiler cache" not in bench.said
 
@@ -398,7 +401,7 @@ def test_what_only_the_image_needs_is_fetched_once_it_is_known(
     given = {"artifacts": str(shop.inv.artifacts), "image": image, "debian_mirror": shop.archive.url}
     context = RunContext(load(given, {}), Console(quiet=True, out=io.StringIO()))
     plan = BuildCommand(line_loader.load(line_file=shop.toy.line_file), context).plan()
-    assert {"openssl", "popt"} <= set(plan.steps["keepalived"].inputs["sources"])
+    assert {"openssl", "popt"} <= set(json.loads(plan.parts["keepalived"]["sources"]))
     assert fetches == list(dict.fromkeys([image, "debian12"]))
 
 
@@ -441,7 +444,7 @@ def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monke
     monkeypatch.setattr(preparation.LazyRuntime, "shell", looks_around)
     job_of_line = bench.job()
     ended = shell.shell(job_of_line.line, "ipvsadm", job_of_line.context, job_of_line.options)
-    assert ended.as_document() == {"status": 0}
+    assert encode(ended) == {"status": 0}
     assert codes == [ExitCode.LOCKED]
     assert (bench.artifacts / "steps" / "lts61" / "ipvsadm" / ".failed").is_dir()
 

@@ -15,18 +15,19 @@ from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.lab.report import page, results
 from pipeline.packaging import job as sandboxed
 from pipeline.packaging.graph import Plan
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
-from pipeline.packaging.step_record import Phase, Record
+from pipeline.packaging.step_record import Facts, Phase, Published, Record
 from pipeline.patching import series
 from pipeline.recipes import builder_images
 from pipeline.sandbox.images import Image
 from pipeline.sources.resolver import Sources
 from tests.fixtures.workshop import ToyShop
 
-SNAPSHOT = {"id": "a", "path": "repo/a", "latest": "repo/latest", "fingerprint": "F", "development": True}
+SNAPSHOT = Published("a", Path("repo/a"), Path("repo/latest"), "F", development=True)
 Counts = Callable[..., Counter[str]]
 
 
@@ -56,7 +57,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
     def run(self: Scheduler, plan: Plan) -> dict[str, Outcome]:
         found[f"run below {self.root.name}"] += 1
         self.root.mkdir(parents=True, exist_ok=True)
-        facts = {"snapshot": SNAPSHOT}
+        facts = Facts(snapshot=SNAPSHOT)
         return {
             name: Outcome(
                 name, key, State.RAN, "", 0.0, shop.place / name,
@@ -79,7 +80,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
         given = {"artifacts": str(shop.inv.artifacts), "debian_mirror": shop.archive.url, **settings}
         console = Console(quiet=True, out=io.StringIO())
         lab = LabCommand(line_loader.load(line_file=shop.toy.line_file), RunContext(load(given, {}), console))
-        assert lab.build_all().as_document()["lab"]["reused"] is False
+        assert encode(lab.build_all())["lab"]["reused"] is False
         return found
 
     monkeypatch.setattr(Scheduler, "run", run)

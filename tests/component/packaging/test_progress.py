@@ -78,7 +78,7 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
                 log.writelines(f"# kernel/file{number}.c\ncache_miss\n# -\ncache_miss\n" for number in range(upto))
                 log.flush()
                 said.append(shown.line(at))
-        work.facts["compilations"] = CompilationCounter(work.out.parent).finish()
+        work.facts.compilations = CompilationCounter(work.out.parent).finish()
 
     runner = Scheduler(tmp_path, 1, lambda _: None)
     plan = Plan([Step("kernel", compile_some)])
@@ -87,7 +87,7 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
         "0 of 1 steps done; kernel 10 s, 10 of 100 compiled, kernel/file9.c",
         "0 of 1 steps done; kernel 40 s, 50 of 100 compiled, kernel/file39.c, about 38 s left",
     ]
-    assert outcome.record and outcome.record.facts["compilations"] == 50
+    assert outcome.record and outcome.record.facts.compilations == 50
     # The next run knows from this one how many there are.
     runner.force = ("kernel",)
     runner.run(plan)

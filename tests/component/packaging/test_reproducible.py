@@ -62,7 +62,7 @@ def named_otherwise() -> Path:
 def test_packages_of_the_same_bytes_are_told_with_their_digest(tmp_path: Path, one: Path) -> None:
     [compared] = compare(tmp_path, (one,), (one,))
     assert compared == Comparison("ipvsadm", "a.rpm", sha256_of(one), sha256_of(one))
-    assert compared.same and compared.as_dict()["same"] is True
+    assert compared.same and compared.to_json()["same"] is True
     reproducible.check([compared])
     assert not (tmp_path / "reports").exists()
 

@@ -18,6 +18,7 @@ from pipeline.core import manifest, process
 from pipeline.core.locks import locked
 from pipeline.errors import Locked, PipelineError, Refused
 from pipeline.packaging import step_record
+from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Plan, Step, Work
 from pipeline.packaging.scheduler import LOCK, Outcome, Scheduler, State
 from tests.fixtures.commandline import ROOT
@@ -402,7 +403,7 @@ def test_while_a_run_lasts_nobody_can_have_the_line_for_himself(tmp_path: Path) 
 
 def test_what_a_step_says_of_its_run_is_in_the_metadata_whether_it_fails_or_not(tmp_path: Path) -> None:
     def tells(work: Work) -> None:
-        work.facts["ccache"] = {"hits": 1, "misses": 2}
+        work.facts.ccache = CacheStatistics(1, 2)
         assert work.options == ("--line", "el6")
 
     def tells_and_fails(work: Work) -> None:

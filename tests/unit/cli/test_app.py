@@ -22,6 +22,7 @@ from pipeline.cli.app import Program, arguments, named_words
 from pipeline.commands.task import Outcome, verb
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
+from pipeline.core.decoder import encode
 from pipeline.core.process import Result, clean_environment, run
 from pipeline.errors import ExitCode, PipelineError
 from tests.fixtures.commandline import ROOT
@@ -235,7 +236,7 @@ def test_each_typed_error_ends_with_its_own_code(kind: type[PipelineError], caps
 
     assert ends(body, "--json") == kind.code
     out, err = capsys.readouterr()
-    assert json.loads(out) == error.as_dict()
+    assert json.loads(out) == encode(error)
     assert err == f"error: {error}\n"
 
 

@@ -11,7 +11,7 @@ from pipeline.commands.build_summary import Summary, failure
 from pipeline.core.console import Console
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.scheduler import Outcome, State
-from pipeline.packaging.step_record import Phase, Record
+from pipeline.packaging.step_record import Facts, Phase, Published, Record
 
 
 def failed(name: str, error: PipelineError) -> Outcome:
@@ -37,8 +37,8 @@ def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
 def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
     for name in ("director", "realserver"):
         (tmp_path / f"el6-{name}.repo").write_text("")
-    known = {"path": str(tmp_path), "latest": "/repo/el6/latest", "fingerprint": "0" * 40, "development": False}
-    made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts={"snapshot": known})
+    known = Published("one", tmp_path, Path("/repo/el6/latest"), "0" * 40, development=False)
+    made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts=Facts(snapshot=known))
     outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path, record=made)
     out = io.StringIO()
     Summary({"repository": outcome}, "repository", 1.0).tell(Console(out=out), "line el6", "", steps=False)

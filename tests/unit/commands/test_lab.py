@@ -15,6 +15,7 @@ from pipeline.config import settings
 from pipeline.config.context import RunContext
 from pipeline.core import fs, manifest
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.errors import UsageError
 from pipeline.lab import run_record, scenarios
 from pipeline.lab.report import page, results
@@ -184,7 +185,7 @@ def test_only_the_record_and_the_report_of_a_run_that_passed_save_the_lab(
 
 
 def test_a_run_that_passed_saves_the_lab(tmp_path: Path, played: list[Path]) -> None:
-    assert played_after(tmp_path).as_document() == {
+    assert encode(played_after(tmp_path)) == {
         "report": str(job(tmp_path).reports / "passed/report.html"),
         "reused": True,
     }

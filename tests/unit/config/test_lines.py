@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.config import line_loader, line_model
+from pipeline.core.decoder import encode
 from pipeline.errors import FileProblems, UsageError
 from tests.fixtures.linefiles import BASE, BLOB, DIGEST, FINGERPRINT, SERIES, edit, house, mistakes, only_mistake
 
@@ -371,7 +372,7 @@ def test_the_message_names_each_mistake_as_file_and_line_and_where_to_read_on(pr
     text = str(caught.value)
     assert f"{project}/lines/base.toml:{line}: unknown key 'colour' in sources.tar; allowed: file, kind" in text
     assert "docs/lines.md" in text
-    assert caught.value.as_dict()["problems"] == [
+    assert encode(caught.value)["problems"] == [
         {"file": p.file, "line": p.line, "what": p.what, "allowed": p.allowed} for p in caught.value.problems
     ]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.console import PLAIN_INTERVAL, Console, human_bytes, human_seconds
+from pipeline.core.decoder import encode
 from pipeline.errors import ExitCode, FileProblems, Locked, Problem, Refused, UsageError
 
 
@@ -85,7 +86,7 @@ def test_json_says_errors_in_both_places() -> None:
 def test_json_of_a_files_mistakes_lists_each_with_its_place() -> None:
     problems = [Problem("b.toml", 9, "two"), Problem("a.toml", 3, "one", "this, that")]
     error = FileProblems("2 mistakes", problems)
-    assert error.as_dict()["problems"] == [
+    assert encode(error)["problems"] == [
         {"file": "a.toml", "line": 3, "what": "one", "allowed": "this, that"},
         {"file": "b.toml", "line": 9, "what": "two", "allowed": ""},
     ]

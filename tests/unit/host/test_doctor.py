@@ -22,6 +22,7 @@ import pytest
 
 from pipeline.config import settings
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.errors import ExitCode
 from pipeline.host import doctor, engines, facts, kvm, programs, system
 from pipeline.host.facts import Finding, FreeSpace, Host
@@ -439,7 +440,7 @@ def test_what_is_shown_and_what_json_says(host: Host) -> None:
         "            remedy: mend it",
         "1 ok, 1 warn, 0 fail",
     ]
-    assert findings[1].as_dict() == {
+    assert encode(findings[1]) == {
         "name": "kvm",
         "state": "warn",
         "found": "none",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pipeline.packaging import job as sandboxed
 from pipeline.packaging import rpmbuild
 from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Step, Work
+from pipeline.packaging.step_record import Facts
 from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits, build_user
 from tests.fixtures.rpms import LEAD
@@ -107,7 +107,7 @@ def built(place: Path, ccache: Path | None, kind: str = "kernel") -> tuple[Work,
 def test_each_build_has_a_log_of_its_own_and_its_figures_are_facts_of_the_run_not_output(tmp_path: Path) -> None:
     caches = tmp_path / "ccache" / "el6" / "debian12"
     work, job = built(tmp_path / "one", caches)
-    assert json.dumps(work.facts) == '{"compilations": 5, "ccache": {"hits": 2, "misses": 1}}'
+    assert work.facts == Facts(compilations=5, ccache=CacheStatistics(hits=2, misses=1))
     assert [path.name for path in work.out.rglob("*") if path.is_file()] == ["a.rpm"]
     assert [mount.source for mount in job.mounts if mount.target == rpmbuild.CCACHE] == [caches / "kernel"]
     assert list((caches / "kernel").iterdir()) == []
@@ -120,7 +120,7 @@ def test_without_a_cache_or_in_a_step_that_has_none_every_file_is_compiled(
     work, job = built(tmp_path, tmp_path / caches if caches else None, kind)
     assert job.environment["CCACHE_DISABLE"] == "1"
     assert rpmbuild.CCACHE not in [mount.target for mount in job.mounts]
-    assert work.facts == {}
+    assert work.facts.ccache is None
 
 
 # --- Where a cache lies, and whose it is ------------------------------------------------------------------
