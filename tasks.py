@@ -5,16 +5,34 @@ Everything a verb needs is imported when it runs, so that asking for help costs 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.commands.task import Outcome, verb
 from pipeline.config.context import RunContext
 from pipeline.errors import ExitCode, UsageError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.commands.build_summary import BuildResult, Forecast
+    from pipeline.commands.image import MadeImage
+    from pipeline.commands.lab import BuildAllResult
+    from pipeline.commands.lines import ListedLine, ShownLine
+    from pipeline.commands.logs import Log
+    from pipeline.commands.patches import VerifiedLine
+    from pipeline.commands.shell import ShellResult
+    from pipeline.commands.status import Status
+    from pipeline.config.line_model import Line
+    from pipeline.lab.report.results import Report
+    from pipeline.patching.compare import Comparison
+    from pipeline.sources.records import LineSources
+    from pipeline.sources.resolver import NewPin
+    from pipeline.sources.store_maintenance import Cleaned
+
 FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs", "retries", "stall", "connect")
 
 
-def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Any:
+def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Line:
     """Load the line that the settings choose, or the one called `name`."""
     from pipeline.config import line_loader as lines
     from pipeline.config import line_names
@@ -27,7 +45,7 @@ def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Any:
 
 
 @verb("line", *FETCHING, "image", words=("line",))
-def fetch(context: RunContext) -> Any:
+def fetch(context: RunContext) -> LineSources:
     """Fetch and verify every source of a line; a second run makes no request."""
     from pipeline.sources import resolver
 
@@ -36,25 +54,23 @@ def fetch(context: RunContext) -> Any:
     rows = [(item.name, item.version, item.file, f"{item.sha256[:16]}…", item.how) for item in found]
     context.console.table(("source", "version", "file", "sha256", "established by"), rows, f"line {chosen.label}")
     context.console.say(resolver.summary(found))
-    return {**chosen.evidence(), "sources": [item.as_dict() for item in found]}
+    return resolver.evidence(chosen, found)
 
 
 @verb(*FETCHING, help={"line": "the line's name", "source": "the source to pin, as the line file names it"})
-def pin(context: RunContext, line: str, source: str) -> Any:
+def pin(context: RunContext, line: str, source: str) -> NewPin:
     """Prove a source that upstream published no digest of, and write its pin to the lock file."""
-    from dataclasses import asdict
-
     from pipeline.sources import resolver
 
     chosen = _line(context, name=line)
     made = resolver.Sources(chosen, context.settings, context.console).pin(source)
-    context.console.table(("what", "value"), list(asdict(made).items()), f"line {chosen.label}: {source} pinned")
+    context.console.table(("what", "value"), list(vars(made).items()), f"line {chosen.label}: {source} pinned")
     context.console.say(f"written to {chosen.lock_file}; commit it")
-    return {**chosen.evidence(), "source": source, "pin": asdict(made), "lock": str(chosen.lock_file)}
+    return resolver.NewPin(*chosen.identity, source, made, chosen.lock_file)
 
 
 @verb("line-file", help={"show": "print the whole resolved line of this name"}, plain=True)
-def lines(context: RunContext, show: str = "") -> Any:
+def lines(context: RunContext, show: str = "") -> ShownLine | list[ListedLine]:
     """List the lines, or print one whole, overrides and pins included."""
     from pipeline.commands import lines as display
     from pipeline.config import line_loader as model
@@ -74,7 +90,9 @@ def lines(context: RunContext, show: str = "") -> Any:
         "classify": "find the role of a patch file that belongs to no series",
     },
 )
-def patches(context: RunContext, diff: list[str] | None = None, classify: str = "") -> Any:
+def patches(
+    context: RunContext, diff: list[str] | None = None, classify: str = ""
+) -> Comparison | VerifiedLine | Outcome:
     """Prove each role's patches by content, and apply them to the real tree in a scratch copy."""
     from pipeline.commands import patches as command
 
@@ -86,7 +104,7 @@ def patches(context: RunContext, diff: list[str] | None = None, classify: str = 
     if not classify:
         return command.verify_line(chosen, context)
     found = command.classify_file(classify, chosen, context)
-    return Outcome(found, ExitCode.OK if found["option"]["right"] else ExitCode.REFUSED)
+    return Outcome(found, ExitCode.OK if found.option.right else ExitCode.REFUSED)
 
 
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
@@ -98,7 +116,7 @@ PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
 
 
 @verb("line", *FETCHING, *BUILDING, *PUBLISHING, words=("line",))
-def build_all(context: RunContext) -> Any:
+def build_all(context: RunContext) -> BuildAllResult:
     """Do everything: verified sources, proven patches, packages, a signed repository, and traffic through them."""
     from pipeline.commands.lab import LabCommand
 
@@ -115,7 +133,7 @@ def build_all(context: RunContext) -> Any:
         "role": "of the kernel only this one: director, realserver or stock",
     },
 )
-def build(context: RunContext, name: list[str] | None = None, role: str = "") -> Any:
+def build(context: RunContext, name: list[str] | None = None, role: str = "") -> BuildResult | Forecast:
     """Build the packages of these names only; they are neither signed nor published."""
     from pipeline.commands.build import BuildCommand
 
@@ -129,7 +147,7 @@ def build(context: RunContext, name: list[str] | None = None, role: str = "") ->
     "centos-base",
     help={"fresh": "make it anew from the archive as it is now, for later builds"},
 )
-def image(context: RunContext, fresh: bool = False) -> Any:
+def image(context: RunContext, fresh: bool = False) -> MadeImage:
     """Make a missing builder image, and describe the image."""
     from pipeline.commands import image as imaging
     from pipeline.commands.build import BuildCommand
@@ -144,16 +162,17 @@ def image(context: RunContext, fresh: bool = False) -> Any:
     help={"line": "with --verify: of steps and snapshots only what is this line's"},
     plain=True,
 )
-def status(context: RunContext, line: str = "") -> Any:
+def status(context: RunContext, line: str = "") -> Status | Outcome:
     """Print each step's last state, snapshots, images and sizes, from the disk alone."""
     from pipeline.audit import integrity
     from pipeline.commands import status as described
 
-    text = described.tell(context)
+    found = described.tell(context)
     if not context.settings.verify:
-        return text
+        return found
     differing = integrity.verify(context, line)
-    return Outcome({**text, "differing": differing}, ExitCode.REFUSED if differing else ExitCode.OK)
+    verified = described.VerifiedStatus(**vars(found), differing=differing)
+    return Outcome(verified, ExitCode.REFUSED if differing else ExitCode.OK)
 
 
 @verb(
@@ -165,7 +184,7 @@ def status(context: RunContext, line: str = "") -> Any:
     },
     plain=True,
 )
-def logs(context: RunContext, step: str = "", line: str = "", follow: bool = False) -> Any:
+def logs(context: RunContext, step: str = "", line: str = "", follow: bool = False) -> list[Log]:
     """List the logs of the steps' last runs, print one, or follow it."""
     from pipeline.commands import logs as printing
 
@@ -179,7 +198,7 @@ def logs(context: RunContext, step: str = "", line: str = "", follow: bool = Fal
         "line": "only what is this line's",
     },
 )
-def clean(context: RunContext, what: list[str] | None = None, line: str = "") -> Any:
+def clean(context: RunContext, what: list[str] | None = None, line: str = "") -> Outcome:
     """Remove results that can be rebuilt, or list them with their sizes."""
     from pipeline.commands import clean as cleaning
 
@@ -195,7 +214,7 @@ def clean(context: RunContext, what: list[str] | None = None, line: str = "") ->
     *LIMITS,
     help={"step": "the step that failed, as its message names it"},
 )
-def shell(context: RunContext, step: str) -> Any:
+def shell(context: RunContext, step: str) -> ShellResult:
     """Open a shell in the sandbox of a failed step, at the point of failure."""
     from pipeline.commands.build import BuildCommand
     from pipeline.commands.shell import shell as enter
@@ -208,7 +227,7 @@ LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capt
 
 
 @verb("line", *FETCHING, *LAB, words=("line",))
-def smoke(context: RunContext) -> Any:
+def smoke(context: RunContext) -> Report:
     """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
     from pipeline.commands.lab import LabCommand
 
@@ -216,7 +235,7 @@ def smoke(context: RunContext) -> Any:
 
 
 @verb("line", *FETCHING, *LAB, words=("line",))
-def boot(context: RunContext) -> Any:
+def boot(context: RunContext) -> Report:
     """Boot every published kernel and look at it from inside: the scenario `boot` alone."""
     from pipeline.commands.lab import LabCommand
 
@@ -224,7 +243,7 @@ def boot(context: RunContext) -> Any:
 
 
 @verb("line", *FETCHING, *LAB, words=("line",))
-def lab(context: RunContext) -> Any:
+def lab(context: RunContext) -> Report:
     """Play one scenario, leave its network running, and give a shell in each guest."""
     from pipeline.commands.lab import LabCommand
     from pipeline.lab.scenarios import NAMES
@@ -235,7 +254,7 @@ def lab(context: RunContext) -> Any:
 
 
 @verb("line", *FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory"})
-def mirror(context: RunContext, action: str, directory: str) -> Any:
+def mirror(context: RunContext, action: str, directory: str) -> LineSources:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
     from pipeline.sources import mirror_export
 
@@ -248,15 +267,15 @@ def mirror(context: RunContext, action: str, directory: str) -> Any:
 
 
 @verb(help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"})
-def store(context: RunContext, action: str) -> Any:
+def store(context: RunContext, action: str) -> Cleaned | Outcome:
     """Clean or verify the store: `store gc`, `store verify`."""
     from pipeline.sources import store_maintenance
 
     if action == "gc":
         return store_maintenance.gc(context.settings, context.console)
     if action == "verify":
-        data, damaged = store_maintenance.verify(context.settings, context.console)
-        return Outcome(data, ExitCode.REFUSED if damaged else ExitCode.OK)
+        found = store_maintenance.verify(context.settings, context.console)
+        return Outcome(found, ExitCode.REFUSED if found.damaged else ExitCode.OK)
     raise UsageError(f"there is no `store {action}`", why="actions: gc, verify", hint="./inv store verify")
 
 
@@ -265,11 +284,11 @@ def store(context: RunContext, action: str) -> Any:
     plain=True,
     help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"},
 )
-def doctor(context: RunContext, kernel: str = "") -> Any:
+def doctor(context: RunContext, kernel: str = "") -> Outcome:
     """Check whether this host can do the work: each finding, its effect, its remedy."""
     from pipeline.host import doctor as checks
 
-    def debian_kernel() -> Any:
+    def debian_kernel() -> Path:
         from pipeline.sources import probe_kernel
 
         return probe_kernel.package(context.settings, context.console)
@@ -287,8 +306,11 @@ def doctor(context: RunContext, kernel: str = "") -> Any:
     },
     plain=True,
 )
-def test(context: RunContext, only: str = "", match: str = "", real: bool = False) -> Any:
+def test(context: RunContext, only: str = "", match: str = "", real: bool = False) -> None:
     """Run the tests; they start the servers they need, and fail where something is missing."""
     from pipeline.commands import test as testing
 
-    return testing.accept_real(context, match) if real else testing.run(context.console, only, match)
+    if real:
+        testing.accept_real(context, match)
+    else:
+        testing.run(context.console, only, match)

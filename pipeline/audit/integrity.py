@@ -33,8 +33,18 @@ class Kind:
     remedy: str
 
 
-def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
-    """Print the differences, of `line` only where one is given, and return them as `--json` prints them.
+@dataclass(frozen=True)
+class Differing:
+    """A path that differs from its record: `kind` of kept files, the problem, and the next command."""
+
+    kind: str
+    path: Path
+    problem: str
+    next: str
+
+
+def verify(context: RunContext, line: str = "") -> tuple[Differing, ...]:
+    """Print the differences, of `line` only where one is given, and return them.
 
     Raises `UsageError` for a line of which nothing is there.
     """
@@ -52,11 +62,11 @@ def verify(context: RunContext, line: str = "") -> list[dict[str, str]]:
             parts = path.relative_to(artifacts).parts
             name = parts[1] if len(parts) > 1 else ""
             following = kind.remedy.format(name=neutral.word(name), line=_options(artifacts, name))
-            found.append({"kind": kind.name, "path": str(path), "problem": problem, "next": following})
+            found.append(Differing(kind.name, path, problem, following))
     for row in found:
-        console.say(f"{row['path']}: {row['problem']}\n  next: {row['next']}")
+        console.say(f"{row.path}: {row.problem}\n  next: {row.next}")
     console.say(f"{len(found)} of what was made differ" if found else "everything that was made is as it was made")
-    return found
+    return tuple(found)
 
 
 def _options(artifacts: Path, name: str) -> str:

@@ -7,11 +7,10 @@ newest snapshots and evidence are never touched: `store gc` looks after the firs
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.context import RunContext
 from pipeline.core import fs, trees
@@ -49,10 +48,61 @@ class Item:
     remove: Callable[[], None] = field(repr=False)
 
 
-def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[str, Any], ExitCode]:
+@dataclass(frozen=True)
+class Total:
+    """The items that a word would remove: their number, and their `bytes` together."""
+
+    items: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Removable:
+    """An item of the list, with the words that remove it."""
+
+    path: str
+    bytes: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All removable items, and for each word what it would remove."""
+
+    would: Mapping[str, Total]
+    items: tuple[Removable, ...]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A removed item."""
+
+    path: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Left:
+    """An item that was not removed, and the error."""
+
+    path: str
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """The items that were removed, their `bytes` together, and those that were left."""
+
+    removed: tuple[Removed, ...]
+    bytes: int
+    left: tuple[Left, ...]
+
+
+def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing | Cleaned, ExitCode]:
     """Remove the results that `words` name, with `line` only that line's; without words only list them.
 
-    The result as `--json` prints it, and why something had to be left, if it had. Raises `UsageError` for other
+    The exit code tells why something had to be left, if it had. Raises `UsageError` for other
     words, and for a line that is not there.
     """
     if unknown := [word for word in words if word not in WORDS]:
@@ -80,11 +130,9 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[dict[st
         except PipelineError as error:
             left.append((item, error))
     _say(removed, left, context.console)
-    return {
-        "removed": [{"path": item.path, "bytes": item.size} for item in removed],
-        "bytes": sum(item.size for item in removed),
-        "left": [{"path": item.path, "what": error.what, "why": error.why} for item, error in left],
-    }, _code({error.code for _, error in left})
+    gone = tuple(Removed(item.path, item.size) for item in removed)
+    remaining = tuple(Left(item.path, error.what, error.why) for item, error in left)
+    return Cleaned(gone, sum(item.size for item in removed), remaining), _code({error.code for _, error in left})
 
 
 def _lines(artifacts: Path) -> list[str]:
@@ -100,14 +148,14 @@ def _code(left: set[ExitCode]) -> ExitCode:
     return next(iter(left - {ExitCode.LOCKED}), ExitCode.LOCKED) if left else ExitCode.OK
 
 
-def _describe(items: Sequence[Item], console: Console) -> dict[str, Any]:
+def _describe(items: Sequence[Item], console: Console) -> Listing:
     totals = {}
     for word in WORDS:
         of_word = [item for item in items if word == ALL or word in item.words]
-        totals[word] = {"items": len(of_word), "bytes": sum(item.size for item in of_word)}
-    rows = [(word, total["items"], human_bytes(total["bytes"]), WORDS[word]) for word, total in totals.items()]
+        totals[word] = Total(len(of_word), sum(item.size for item in of_word))
+    rows = [(word, total.items, human_bytes(total.bytes), WORDS[word]) for word, total in totals.items()]
     console.table(("word", "items", "frees", "what it is"), rows, "nothing was removed; ./inv clean WORD... removes:")
-    return {"would": totals, "items": [{"path": i.path, "bytes": i.size, "words": list(i.words)} for i in items]}
+    return Listing(totals, tuple(Removable(item.path, item.size, item.words) for item in items))
 
 
 def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], console: Console) -> None:
@@ -188,7 +236,7 @@ def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:
                 yield _item(path, ("failed",), (*makers, *users))
     for image in inventory.images(artifacts):
         makers = tuple(path for path in inventory.entries(image.path.parent) if path.suffix == LOCK_SUFFIX)
-        words = ("images",) if image.is_current else ("old", "images")
+        words = ("images",) if image.current else ("old", "images")
         size = trees.usage(image.path)
         yield Item(str(image.path), words, size, (*makers, *users), partial(_remove_image, image.path))
 
@@ -204,7 +252,7 @@ def _remove_image(path: Path) -> None:
 
 def _engine_images(artifacts: Path, users: tuple[Path, ...], console: Console) -> Iterator[Item]:
     """Return this project's images in engines that answer; those of other directories are superseded."""
-    current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.is_current}
+    current = {f"{image.name}:{image.key}" for image in inventory.images(artifacts) if image.current}
     for answering in container.available_engines():
         for tag, size in _kept(answering, console):
             words = ("images",) if tag.rpartition("/")[2] in current else ("old", "images")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.config.context import RunContext
 from pipeline.core.console import human_bytes
@@ -12,8 +13,30 @@ from pipeline.packaging import inventory
 from pipeline.sandbox.images import Image
 
 
-def have(make: Callable[[], Image], context: RunContext, *, fresh: bool) -> dict[str, Any]:
-    """Return the image that `make` returns, after printing it; as `--json` prints it.
+@dataclass(frozen=True)
+class Superseded:
+    """An older image of the same name."""
+
+    key: str
+    directory: Path
+
+
+@dataclass(frozen=True)
+class MadeImage:
+    """A builder image; `package_list` is the file that lists its `packages`, `made`: this run made it."""
+
+    image: str
+    key: str
+    directory: Path
+    packages: int
+    package_list: Path
+    bytes: int
+    made: bool
+    superseded: tuple[Superseded, ...]
+
+
+def have(make: Callable[[], Image], context: RunContext, *, fresh: bool) -> MadeImage:
+    """Print and describe the image that `make` returns.
 
     `fresh`: it was made in any case, and may have turned out to be the one that was there.
     """
@@ -37,13 +60,5 @@ def have(make: Callable[[], Image], context: RunContext, *, fresh: bool) -> dict
     console.table(("what", "value"), rows, "made now" if made else unchanged)
     for other in others:
         console.say(f"superseded: {other.key} ({human_bytes(usage(other.path))}); `./inv clean old` removes it")
-    return {
-        "image": image.name,
-        "key": image.key,
-        "directory": str(place),
-        "packages": packages,
-        "package_list": str(image.packages),
-        "bytes": size,
-        "made": made,
-        "superseded": [{"key": other.key, "directory": str(other.path)} for other in others],
-    }
+    superseded = tuple(Superseded(other.key, other.path) for other in others)
+    return MadeImage(image.name, image.key, place, packages, image.packages, size, made, superseded)

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pipeline.config import git_checkout, line_checks, lock_file
-from pipeline.config.line_model import DebianSource, Line, RoleName
+from pipeline.config.git_checkout import LastChange
+from pipeline.config.line_model import DebianSource, Line, LineIdentity, RoleName
+from pipeline.config.lock_file import Pin
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks
 
 
-def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
-    """Print one row per line; return them as `--json` prints them."""
-    listed = []
-    for line in found:
-        roles = {name.value: list(role.series) for name, role in line.data.roles.items()}
-        listed.append({**line.evidence(), "title": line.data.title, "roles": roles})
+@dataclass(frozen=True)
+class ListedLine(LineIdentity):
+    """A line of the list, with the names of each role's patches."""
+
+    title: str
+    roles: Mapping[RoleName, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class ShownLine:
+    """A whole line, its pins, and the last change of the lock file; None where that is in no commit."""
+
+    line: Line
+    pins: Mapping[str, Pin]
+    pins_committed: LastChange | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as `--json` prints it."""
+        own = {"files": self.line.files, "pins": self.pins, "pins_committed": self.pins_committed}
+        data = self.line.data.model_dump(mode="json", by_alias=True, exclude={"name", "kernel"})
+        return {**vars(LineIdentity(*self.line.identity)), **own, **data}
+
+
+def list_lines(found: Sequence[Line], console: Console) -> list[ListedLine]:
+    """Print one row per line, and return the rows."""
+    listed = [
+        ListedLine(*line.identity, line.data.title, {name: role.series for name, role in line.data.roles.items()})
+        for line in found
+    ]
     shown = [
-        (
-            item["line"],
-            item["kernel"],
-            ", ".join(f"{r} ({' '.join(s) or 'no patch'})" for r, s in item["roles"].items()),
-        )
+        (item.line, item.kernel, ", ".join(f"{r} ({' '.join(s) or 'no patch'})" for r, s in item.roles.items()))
         for item in listed
     ]
     console.table(("line", "kernel", "roles and their patches"), shown)
@@ -31,17 +51,10 @@ def list_lines(found: Sequence[Line], console: Console) -> list[dict[str, Any]]:
     return listed
 
 
-def show_line(line: Line, console: Console) -> dict[str, Any]:
-    """Print the resolved line with overrides and pins; return it as `--json` prints it."""
-    pins = {name: asdict(pin) for name, pin in lock_file.read(line).items()}
+def show_line(line: Line, console: Console) -> ShownLine:
+    """Print the resolved line with overrides and pins."""
+    pins = lock_file.read(line)
     committed, text = _lock_change(line) if pins else (None, "")
-    whole = {
-        **line.evidence(),
-        "files": [str(path) for path in line.files],
-        "pins": pins,
-        "pins_committed": committed,
-        **line.data.model_dump(mode="json", by_alias=True, exclude={"name", "kernel"}),
-    }
     console.say(f"line {line.label}: {line.data.title}")
     for path in line.files:
         console.say(f"read from {path}")
@@ -55,11 +68,11 @@ def show_line(line: Line, console: Console) -> dict[str, Any]:
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
     console.say(f"every value: ./inv lines --json {line_checks.option(line, '--show')}")
-    return whole
+    return ShownLine(line, pins, committed)
 
 
-def _lock_change(line: Line) -> tuple[dict[str, Any] | None, str]:
-    """Return the last commit of the lock file, as `--json` prints it and as text."""
+def _lock_change(line: Line) -> tuple[LastChange | None, str]:
+    """Return the last change of the lock file, and its text."""
     try:
         found = git_checkout.last_change(line.lock_file)
     except HostLacks as error:
@@ -67,10 +80,10 @@ def _lock_change(line: Line) -> tuple[dict[str, Any] | None, str]:
     if found is None:
         return None, "in no commit"
     since = "; changed since" if found.modified else ""
-    return found.as_dict(), f"last changed by {found.author} on {found.date} in commit {found.commit}{since}"
+    return found, f"last changed by {found.author} on {found.date} in commit {found.commit}{since}"
 
 
-def _source_row(name: str, line: Line, pins: dict[str, dict[str, Any]]) -> tuple[str, ...]:
+def _source_row(name: str, line: Line, pins: Mapping[str, Pin]) -> tuple[str, ...]:
     source = line.data.sources[name]
     if isinstance(source, DebianSource):
         file = f"{source.package} {source.version}{'*' if source.version.endswith('.') else ''}"
@@ -79,7 +92,7 @@ def _source_row(name: str, line: Line, pins: dict[str, dict[str, Any]]) -> tuple
     if source.sha256:
         return name, source.kind, source.file, f"sha256 {source.sha256}"
     pin = pins.get(name)
-    text = f"sha256 {pin['sha256']} ({pin['signer']}, {pin['by']})" if pin else "not yet: ./inv pin"
+    text = f"sha256 {pin.sha256} ({pin.signer}, {pin.by})" if pin else "not yet: ./inv pin"
     return name, source.kind, source.file, text
 
 

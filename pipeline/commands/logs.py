@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.context import RunContext
 from pipeline.core.console import Console, local_time
@@ -29,24 +28,13 @@ class Log:
         """Where it lies; a run that ends moves it."""
         return self.run.path / step_record.LOG
 
-    def as_document(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return it as `--json` prints it."""
         run = self.run
-        return {"line": run.line, "step": run.step, "state": run.state.value, "begun": run.begun, "log": str(self.path)}
+        return {"line": run.line, "step": run.step, "state": run.state, "begun": run.begun, "log": self.path}
 
 
-@dataclass(frozen=True)
-class LogList:
-    """The logs that a command found."""
-
-    logs: tuple[Log, ...]
-
-    def as_document(self) -> list[dict[str, Any]]:
-        """Return it as `--json` prints it."""
-        return [log.as_document() for log in self.logs]
-
-
-def logs(context: RunContext, step: str, line: str, *, follow: bool) -> LogList:
+def logs(context: RunContext, step: str, line: str, *, follow: bool) -> list[Log]:
     """Print the newest log of `step`, of any line unless one is given; list all logs where no step is named.
 
     `follow` prints what is added until the step ends; without a step, that of the running one.
@@ -56,7 +44,7 @@ def logs(context: RunContext, step: str, line: str, *, follow: bool) -> LogList:
     known = [log for log in _all(artifacts) if line in ("", log.run.line)]
     if not step and not follow:
         _list(known, artifacts, console)
-        return LogList(tuple(known))
+        return known
     if step:
         found = [log for log in known if log.run.step == step or log.run.step.startswith(f"{step}:")]
         problem = f"no log of the step {step}"
@@ -69,7 +57,7 @@ def logs(context: RunContext, step: str, line: str, *, follow: bool) -> LogList:
     newest = max(found, key=lambda log: (log.run.state is RunState.RUNNING, log.run.begun or 0.0))
     if not console.json:  # its document names the file
         _print(newest, console, follow=follow)
-    return LogList((newest,))
+    return [newest]
 
 
 def _all(artifacts: Path) -> list[Log]:

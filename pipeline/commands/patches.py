@@ -6,16 +6,17 @@ claims, which role its content proves and by which rule, and what it leaves in t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline import __version__
 from pipeline.config import git_checkout, line_checks
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line, RoleName
+from pipeline.config.git_checkout import Checkout
+from pipeline.config.line_model import Line, LineIdentity, RoleName
+from pipeline.core import documents
 from pipeline.core.fs import write_atomic
 from pipeline.errors import Refused, UsageError
 from pipeline.patching import apply, compare, patch_file, role_rules, series
@@ -26,7 +27,59 @@ from pipeline.sources.resolver import Sources
 SHOWN_OFFSETS = 12  # hunks listed by name in the text; the JSON has all
 
 
-def verify_line(line: Line, context: RunContext) -> dict[str, Any]:
+@dataclass(frozen=True)
+class MadeBy:
+    """The program that wrote evidence: its version, and its checkout where it is in one."""
+
+    version: str
+    checkout: Checkout | None
+
+
+@dataclass(frozen=True)
+class AppliedRole:
+    """A role's proof, the report of its series, and the ids of the trees before and after."""
+
+    proof: RoleProof
+    pristine: str
+    tree: str
+    report: apply.SeriesReport
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as evidence and `--json` have it."""
+        trees = {"pristine": self.pristine, "tree": self.tree, "files": list(_files(self.report))}
+        return {"patches": len(self.proof.alone), **self.proof.to_json(), **trees}
+
+
+@dataclass(frozen=True)
+class StockRole:
+    """A role without patches."""
+
+    patches: int = 0
+
+
+@dataclass(frozen=True)
+class VerifiedLine(LineIdentity):
+    """The verified patches of a line, and each role as they leave it."""
+
+    pipeline: MadeBy
+    patches: tuple[VerifiedPatch, ...]
+    roles: Mapping[RoleName, AppliedRole | StockRole]
+
+
+@dataclass(frozen=True)
+class ClassifiedFile:
+    """A patch file's role by content, and the patches of the line with the same digest."""
+
+    patch: str
+    sha256: str
+    role: RoleName
+    by: str
+    claims: str
+    option: role_rules.Option
+    pinned: tuple[str, ...]
+
+
+def verify_line(line: Line, context: RunContext) -> VerifiedLine:
     """Verify and apply every series of the line. Raises `Refused` for the first set that is not as recorded."""
     sources = Sources(line, context.settings, context.console)
     verified = {item.name: item for item in sources.fetch()}
@@ -38,24 +91,19 @@ def verify_line(line: Line, context: RunContext) -> dict[str, Any]:
         _show_patch(item, line, context)
     proofs = series.verify_roles(line, patches, trees)
     roles = {role: _applied(role, proofs.get(role), trees, context) for role in line.data.roles}
-    document = {
-        **line.evidence(),
-        "pipeline": _made_by(context),
-        "patches": [item.as_dict() for item in patches],
-        "roles": roles,
-    }
-    write_atomic(_evidence(context, line), json.dumps(document, indent=2, default=str) + "\n")
+    found = VerifiedLine(*line.identity, _made_by(context), tuple(patches), roles)
+    write_atomic(_evidence(context, line), documents.to_json(found))
     context.console.say(f"evidence: {_evidence(context, line)}")
-    return document
+    return found
 
 
-def _made_by(context: RunContext) -> dict[str, Any]:
+def _made_by(context: RunContext) -> MadeBy:
     """Return the program that wrote the evidence: its version, and the commit of its checkout."""
     checkout = git_checkout.of_project()
     if checkout is not None:
         since = ", changed since" if checkout.dirty else ""
         context.console.say(f"verified by version {__version__}, commit {checkout.commit}{since}")
-    return {"version": __version__, "checkout": checkout.as_dict() if checkout else None}
+    return MadeBy(__version__, checkout)
 
 
 def _row(item: VerifiedPatch) -> tuple[str, ...]:
@@ -85,12 +133,14 @@ def _show_patch(item: VerifiedPatch, line: Line, context: RunContext) -> None:
         context.console.warn(f"{item.name}: {note}")
 
 
-def _applied(role: RoleName, proof: RoleProof | None, trees: series.Trees, context: RunContext) -> dict[str, Any]:
-    """Return one role's proof and its series' effect, as text and for evidence."""
+def _applied(
+    role: RoleName, proof: RoleProof | None, trees: series.Trees, context: RunContext
+) -> AppliedRole | StockRole:
+    """Print one role's proof and its series' effect, and return both."""
     say = context.console.say
     if proof is None:
         say(f"{role}: no patch; the tree stays as it is")
-        return {"patches": 0}
+        return StockRole()
     say(f"{role}: proven by {proof.proven_by}")
     if not proof.patch:
         say(f"{role}: {proof.found.by}; {proof.found.option}")
@@ -104,8 +154,7 @@ def _applied(role: RoleName, proof: RoleProof | None, trees: series.Trees, conte
         say(f"  {text}")
     if len(offsets) > SHOWN_OFFSETS:
         say(f"  and {len(offsets) - SHOWN_OFFSETS} more")
-    applied = {"pristine": tree, "tree": left.tree, "files": list(_files(report))}
-    return {"patches": len(proof.alone), **proof.as_dict(), **applied}
+    return AppliedRole(proof, tree, left.tree, report)
 
 
 def _offsets(report: apply.SeriesReport) -> Iterator[str]:
@@ -116,7 +165,7 @@ def _offsets(report: apply.SeriesReport) -> Iterator[str]:
                     yield f"{patch.name}: {file.path} hunk {hunk.number} moved by {hunk.offset} lines"
 
 
-def _files(report: apply.SeriesReport) -> Iterator[dict[str, Any]]:
+def _files(report: apply.SeriesReport) -> Iterator[dict[str, object]]:
     for patch in report.patches:
         for file in patch.files:
             yield {
@@ -137,7 +186,7 @@ def _read(path: str) -> patch_file.PatchFile:
     return patch_file.parse(series.read_patch(Path(path)), path)
 
 
-def classify_file(path: str, line: Line, context: RunContext) -> dict[str, Any]:
+def classify_file(path: str, line: Line, context: RunContext) -> ClassifiedFile:
     """Find the role of any patch file by the line's rules. Raises `Refused` for one that fits none or several."""
     parsed = _read(path)
     found = role_rules.classify(parsed, line.data.rules)
@@ -163,15 +212,7 @@ def classify_file(path: str, line: Line, context: RunContext) -> dict[str, Any]:
     if not found.option.right:
         why = "director and real servers must agree on it; if not, the servers see the director's address"
         context.console.warn(f"{path}: {found.role} by content, but {found.option}; {why}")
-    return {
-        "patch": path,
-        "sha256": parsed.sha256,
-        "role": found.role,
-        "by": found.by,
-        "claims": claim,
-        "option": found.option.as_dict(),
-        "pinned": list(pinned),
-    }
+    return ClassifiedFile(path, parsed.sha256, found.role, found.by, claim, found.option, tuple(pinned))
 
 
 def _pinned(parsed: patch_file.PatchFile, line: Line) -> dict[str, str]:
@@ -218,7 +259,7 @@ def _unfit(
     return Refused(what, where=path, hint=f"./inv lines --show {line.name} prints its rules")
 
 
-def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> dict[str, Any]:
+def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> compare.Comparison:
     """Compare two versions of a patch, file by file, by their effect."""
     one, other = (_read(path) for path in pair)
     result = compare.compare(one, other, line.data.rules)
@@ -236,13 +277,4 @@ def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> dict[
             context.console.say(f"    and {file.left_out} lines more")
     same = len(result.files) - len(result.differing)
     context.console.say(f"{same} files with the same effect, {len(result.differing)} that differ")
-    return {
-        "same_effect": result.same_effect,
-        "a": _side(result.a),
-        "b": _side(result.b),
-        "files": [{"path": f.path, "verdict": f.verdict, "about": f.about, "lines": f.lines} for f in result.files],
-    }
-
-
-def _side(side: compare.Side) -> dict[str, Any]:
-    return {"name": side.name, "sha256": side.sha256, "role": side.role, "options": side.options}
+    return result

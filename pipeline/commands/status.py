@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from pipeline.audit.integrity import Differing
 from pipeline.config.context import RunContext
 from pipeline.core.console import Console, human_bytes, local_time
 from pipeline.core.trees import usage
@@ -15,21 +16,43 @@ from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
 
 
-def tell(context: RunContext) -> dict[str, Any]:
-    """Print the status and return it as `--json` prints it. Uses neither network nor engine."""
+@dataclass(frozen=True)
+class Latest:
+    """The newest snapshot of a repository directory; `published` in seconds since 1970."""
+
+    id: str
+    path: Path
+    published: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """The last run of each step, the newest snapshots by directory, all images, and sizes in bytes by directory."""
+
+    artifacts: Path
+    steps: tuple[Run, ...]
+    latest: Mapping[str, Latest]
+    images: tuple[BuilderImage, ...]
+    bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class VerifiedStatus(Status):
+    """A status with everything that differs from its record."""
+
+    differing: tuple[Differing, ...]
+
+
+def tell(context: RunContext) -> Status:
+    """Print the status and return it. Uses neither network nor engine."""
     artifacts, console = context.settings.artifacts, context.console
     last = [runs[-1] for line in inventory.lines(artifacts) for runs in _of_line(line) if runs]
     latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.is_latest]
     images = inventory.images(artifacts)
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
     _say(console, artifacts, last, latest, images, sizes)
-    return {
-        "artifacts": str(artifacts),
-        "steps": [_step(run) for run in last],
-        "latest": {snapshot.directory: _snapshot(snapshot) for snapshot in latest},
-        "images": [_image(image) for image in images],
-        "bytes": sizes,
-    }
+    newest = {found.directory: Latest(found.id, found.path, found.published) for found in latest}
+    return Status(artifacts, tuple(last), newest, tuple(images), sizes)
 
 
 def _of_line(line: Path) -> list[list[Run]]:
@@ -56,7 +79,7 @@ def _say(
     for snapshot in latest:
         console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {local_time(snapshot.published)}")
     for image in images:
-        state = "current" if image.is_current else "superseded"
+        state = "current" if image.current else "superseded"
         console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")
     console.table(("directory", "size"), [(str(artifacts / name), human_bytes(size)) for name, size in sizes.items()])
     console.say("what could be removed: ./inv clean")
@@ -68,25 +91,3 @@ def _state(run: Run) -> str:
 
 def _took(seconds: float | None) -> str:
     return "-" if seconds is None else f"{seconds:.1f} s"
-
-
-def _step(run: Run) -> dict[str, Any]:
-    return {
-        "line": run.line,
-        "step": run.step,
-        "state": run.state.value,
-        "begun": run.begun,
-        "seconds": run.seconds,
-        "pid": run.pid if run.state is RunState.RUNNING else None,
-        "path": str(run.path),
-        "next": run.next,
-    }
-
-
-def _snapshot(snapshot: Snapshot) -> dict[str, Any]:
-    return {"id": snapshot.id, "path": str(snapshot.path), "published": snapshot.published}
-
-
-def _image(image: BuilderImage) -> dict[str, Any]:
-    document = {"name": image.name, "key": image.key, "path": str(image.path), "current": image.is_current}
-    return {**document, "packages": image.packages}

@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.core import resources
 from pipeline.errors import HostLacks, UsageError
@@ -48,10 +48,6 @@ class Checkout:
     commit: str
     dirty: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return what evidence keeps."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class LastChange:
@@ -61,10 +57,6 @@ class LastChange:
     author: str
     date: str
     modified: bool
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        return asdict(self)
 
 
 def identity(place: Path) -> str:

@@ -429,8 +429,3 @@ class Line:
     def identity(self) -> tuple[str, str, Override | None]:
         """The fields of `LineIdentity`, with which each document about this line begins."""
         return self.name, self.data.kernel, self.override
-
-    def evidence(self) -> dict[str, Any]:
-        """Return the line's identity for evidence."""
-        override = None if self.override is None else vars(self.override)
-        return {"line": self.name, "kernel": self.data.kernel, "override": override}

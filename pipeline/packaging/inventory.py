@@ -38,7 +38,7 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a step: its directory and its metadata. Times in seconds, None where unknown."""
+    """A run of a step: its directory and its metadata. Times in seconds, None where unknown; `pid` while it runs."""
 
     line: str
     step: str
@@ -57,12 +57,12 @@ class Run:
 
 @dataclass(frozen=True)
 class BuilderImage:
-    """A builder image below `images/NAME`. `is_current`: the newest link of this name leads to it."""
+    """A builder image below `images/NAME`. `current`: the newest link of this name leads to it."""
 
     name: str
     key: str
     path: Path
-    is_current: bool
+    current: bool
     packages: int
 
 
@@ -134,7 +134,7 @@ def _run(path: Path) -> Run:
         path=path,
         begun=known.begun if known else _mtime(path / step_record.FILE),
         seconds=known.seconds if known else None,
-        pid=known.pid if known else None,
+        pid=known.pid if known and state is RunState.RUNNING else None,
         next=following,
     )
 

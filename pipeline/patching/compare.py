@@ -40,6 +40,10 @@ class FileComparison:
     lines: tuple[str, ...] = ()
     left_out: int = 0
 
+    def to_json(self) -> dict[str, object]:
+        """Return it as `--json` prints it."""
+        return {name: getattr(self, name) for name in ("path", "verdict", "about", "lines")}
+
 
 @dataclass(frozen=True)
 class Side:
@@ -51,6 +55,10 @@ class Side:
     role: RoleName | None
     by: str
     options: Mapping[str, tuple[int, ...]]
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as `--json` prints it."""
+        return {name: getattr(self, name) for name in ("name", "sha256", "role", "options")}
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,10 @@ class Comparison:
     def differing(self) -> tuple[FileComparison, ...]:
         """The files with different effects."""
         return tuple(file for file in self.files if file.verdict is not Verdict.SAME)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as `--json` prints it."""
+        return {"same_effect": self.same_effect, **vars(self)}
 
 
 def compare(a: PatchFile, b: PatchFile, rules: Mapping[RoleName, Rule]) -> Comparison:

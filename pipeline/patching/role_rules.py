@@ -69,7 +69,7 @@ class Option:
         when = f", depends on {item.condition}" if item.condition else ""
         return f"{self.define} in {item.path}, line {item.line} of {self.within}: {shown}{when}"
 
-    def as_dict(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, object]:
         """Return the option as JSON has it; `number` is null for an unknown or ambiguous one."""
         known = self.numbers[0] if len(self.numbers) == 1 and not self.unread else None
         found = [item._asdict() for item in self.found]

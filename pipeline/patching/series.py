@@ -11,7 +11,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.context import RunContext
 from pipeline.config.line_checks import required
@@ -54,11 +53,11 @@ class VerifiedPatch:
         """The role that its name claims."""
         return role_rules.claimed(self.where)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what evidence keeps; `role_found` is null for a patch that proves no role by itself."""
         return {
             "patch": self.name,
-            "role": self.role.value,
+            "role": self.role,
             "sha256": self.parsed.sha256,
             "patch_id": self.parsed.patch_id,
             "member": self.where,
@@ -66,7 +65,7 @@ class VerifiedPatch:
             "role_claimed_by_name": self.claim,
             "role_found": self.found.role,
             "found_by": self.found.by,
-            "option_number": list(self.found.option.numbers) if self.found.option else [],
+            "option_number": self.found.option.numbers if self.found.option else (),
             "files": len(self.parsed.files),
             "hunks": self.parsed.hunks,
             "added": self.parsed.added,
@@ -74,7 +73,7 @@ class VerifiedPatch:
             "blank_lines_restored": self.parsed.restored,
             "left_out": [rule.model_dump(mode="json", by_alias=True) for rule in self.model.leave_out],
             "applied_sha256": hashlib.sha256(self.data).hexdigest(),
-            "notes": list(self.notes),
+            "notes": self.notes,
         }
 
 

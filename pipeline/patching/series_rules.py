@@ -7,9 +7,9 @@ what an earlier one established. Applies nothing and reads no file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from pipeline.config.line_model import Patch, RoleName, Rule
 from pipeline.errors import Refused
@@ -41,14 +41,14 @@ class RoleProof:
         """The only patch, or the series by the names of its patches."""
         return " + ".join(self.alone)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what evidence keeps."""
         option = self.found.option
         return {
             "role_found": self.found.role,
             "proven_by": self.proven_by,
             "found_by": self.found.by,
-            "option_number": list(option.numbers) if option else [],
+            "option_number": option.numbers if option else (),
         }
 
 
@@ -110,7 +110,7 @@ def _check_kept(role: RoleName, names: Sequence[str], stages: Sequence[Classific
     name, after = names[at], stages[at]
     for number, clause in enumerate(after.clauses[role]):
         if not clause.held and stages[at - 1].clauses[role][number].held:
-            since = _since(lambda classified, number=number: classified.clauses[role][number].held, stages, at)
+            since = _since(partial(_held, role, number), stages, at)
             raise _undone(name, role, names[since], f"with it, the series {clause.text}")
     if stages[at - 1].options[role].right and not after.options[role].right:
         since = _since(lambda classified: classified.options[role].right, stages, at)
@@ -118,7 +118,11 @@ def _check_kept(role: RoleName, names: Sequence[str], stages: Sequence[Classific
         raise _undone(name, role, names[since], f"before it {before}, with it {now}")
 
 
-def _since(held: Any, stages: Sequence[Classification], at: int) -> int:
+def _held(role: RoleName, number: int, classified: Classification) -> bool:
+    return classified.clauses[role][number].held
+
+
+def _since(held: Callable[[Classification], bool], stages: Sequence[Classification], at: int) -> int:
     """Return the patch with which a clause that held just before patch `at` began to hold."""
     since = at - 1
     while since and held(stages[since - 1]):

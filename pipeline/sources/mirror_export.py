@@ -8,20 +8,18 @@ checked on the other side as if it came from the network.
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.config import line_checks
 from pipeline.config.line_model import DebianSource, Line, SrpmSource
 from pipeline.config.settings import Settings
-from pipeline.core import neutral, resources
+from pipeline.core import documents, neutral, resources
 from pipeline.core.console import Console, human_bytes
 from pipeline.core.fs import copy_verified, sha256_of, write_atomic
 from pipeline.errors import HostLacks, UsageError
-from pipeline.sources.records import KeptKey
-from pipeline.sources.resolver import Sources, summary
+from pipeline.sources.records import KeptKey, LineSources
+from pipeline.sources.resolver import Sources, evidence, summary
 
 _README = """This directory carries the line {label} to a host without network.
 There, in a checkout of the project:
@@ -32,7 +30,14 @@ Every digest and signature is checked again there.
 """
 
 
-def export(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
+@dataclass(frozen=True)
+class Export(LineSources):
+    """An exported mirror: the sources in it, and its directory."""
+
+    directory: Path
+
+
+def export(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> Export:
     """Write everything the line needs below `directory`; fetch missing sources first.
 
     What only one builder image needs is carried when it is `image`.
@@ -52,16 +57,16 @@ def export(line: Line, settings: Settings, console: Console, directory: str, ima
         for file in _line_files(sources):
             _copy(file, target / "lines" / line.name / file.name)
         write_atomic(target / f"README-{line.name}.txt", _README.format(label=line.label, command=_command(line)))
-        document = {**line.evidence(), "sources": [item.as_dict() for item in found]}
-        write_atomic(target / f"mirror-{line.name}.json", json.dumps(document, indent=2) + "\n")
+        carried = evidence(line, found)
+        write_atomic(target / f"mirror-{line.name}.json", documents.to_json(carried))
     except OSError as error:
         raise HostLacks(f"the mirror cannot be written: {error}", where=directory) from None
     console.say(f"line {line.label}: {len(found)} files, {human_bytes(sum(i.size for i in found))}, in {target}")
     console.say(f"on the other host: {_command(line)}")
-    return {**document, "directory": str(target)}
+    return Export(*line.identity, carried.sources, target)
 
 
-def import_(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> dict[str, Any]:
+def import_(line: Line, settings: Settings, console: Console, directory: str, image: str = "") -> LineSources:
     """Import a line's sources from an exported directory into the store, without network requests."""
     if not any(Path(directory).glob("mirror-*.json")):
         hint = "./inv mirror export DIR, on a host with network"
@@ -70,7 +75,7 @@ def import_(line: Line, settings: Settings, console: Console, directory: str, im
     found = Sources(line, offline, console).fetch(image)
     console.say(summary(found))
     console.say(f"next, without network: ./inv fetch {line_checks.option(line)} --offline")
-    return {**line.evidence(), "sources": [item.as_dict() for item in found]}
+    return evidence(line, found)
 
 
 def _command(line: Line) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.config.line_model import Override
+from pipeline.config.line_model import LineIdentity
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,7 @@ class SourceEvidence:
 
 
 @dataclass(frozen=True)
-class LineSources:
-    """The sources that the last fetch of a line used."""
+class LineSources(LineIdentity):
+    """The sources that a fetch of a line used."""
 
-    line: str
-    kernel: str
-    override: Override | None
     sources: tuple[SourceEvidence, ...]

@@ -10,16 +10,16 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import git_checkout, lock_file
 from pipeline.config.line_checks import required
-from pipeline.config.line_model import Debian, DebianSource, FileSource, Line, SrpmSource
+from pipeline.config.line_model import Debian, DebianSource, FileSource, Line, LineIdentity, SrpmSource
 from pipeline.config.settings import Settings
-from pipeline.core import neutral
+from pipeline.core import documents, neutral
 from pipeline.core.console import Console, human_bytes
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.errors import Refused, Unreachable, UsageError
@@ -62,13 +62,18 @@ class Verified:
     how: str
     new: bool
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the source as evidence stores it, independent of the run."""
-        return asdict(self.evidence())
-
     def evidence(self) -> SourceEvidence:
         """Return what is true of the source, whichever run looks."""
         return SourceEvidence(self.name, self.file, self.sha256, self.size, self.origin, self.version, self.how)
+
+
+@dataclass(frozen=True)
+class NewPin(LineIdentity):
+    """A source that was pinned, and the lock file that has its pin."""
+
+    source: str
+    pin: lock_file.Pin
+    lock: Path
 
 
 @dataclass(frozen=True)
@@ -231,16 +236,15 @@ class Sources:
         )
 
     def _record(self, found: Sequence[Verified]) -> None:
-        document = {**self.line.evidence(), "sources": [item.as_dict() for item in found]}
         known = self.store.record(f"line-{self.line.name}", LineSources)
-        rows = (*(item.evidence() for item in found), *self._used_elsewhere(known, found))
-        used = LineSources(self.line.name, self.line.data.kernel, self.line.override, rows)
+        own = evidence(self.line, found)
+        used = replace(own, sources=(*own.sources, *self._used_elsewhere(known, found)))
         if known != used:
             self.store.write_record(f"line-{self.line.name}", used)
-        evidence = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
-        text = (json.dumps(document, indent=2) + "\n").encode()
-        if not evidence.is_file() or evidence.stat().st_size != len(text) or evidence.read_bytes() != text:
-            write_atomic(evidence, text)
+        file = self.settings.artifacts / "evidence" / self.line.name / "sources.json"
+        text = documents.to_json(own).encode()
+        if not file.is_file() or file.stat().st_size != len(text) or file.read_bytes() != text:
+            write_atomic(file, text)
 
     def _used_elsewhere(self, known: LineSources | None, found: Sequence[Verified]) -> list[SourceEvidence]:
         """Return the records of other images' sources, which are still in use."""
@@ -426,6 +430,11 @@ def _wanted(record: Answer) -> download.Wanted:
 def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:
     """Return whether building in `image` needs the source; without an image, whether any build does."""
     return not isinstance(source, DebianSource) or source.image in (None, image)
+
+
+def evidence(line: Line, found: Sequence[Verified]) -> LineSources:
+    """Return what is true of these sources of a line, whichever run looks."""
+    return LineSources(*line.identity, tuple(item.evidence() for item in found))
 
 
 def summary(found: Sequence[Verified]) -> str:

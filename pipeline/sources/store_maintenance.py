@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.config.settings import Settings
 from pipeline.core.console import Console, human_bytes
 from pipeline.sources.records import LineSources
-from pipeline.sources.store import Store
+from pipeline.sources.store import Damaged, Store
 
 
-def gc(settings: Settings, console: Console) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cleaned:
+    """The files that were removed from the store, and their `bytes`; `kept`: the digests that are in use."""
+
+    removed: tuple[Path, ...]
+    bytes: int
+    kept: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The files of the store that are not what their names say."""
+
+    damaged: tuple[Damaged, ...]
+
+
+def gc(settings: Settings, console: Console) -> Cleaned:
     """Remove objects that no line's last fetch used, and stale downloads. Raises `Locked`."""
     store = Store(settings.store)
     lines = store.records("line-", LineSources)
@@ -18,17 +35,17 @@ def gc(settings: Settings, console: Console) -> dict[str, Any]:
     collected = store.gc(used)
     console.say(f"{len(collected.removed)} files removed, {human_bytes(collected.freed)} freed")
     console.say(f"kept: what {', '.join(r.line for r in lines.values()) or 'no line'} last used, {len(used)} files")
-    return {"removed": [str(path) for path in collected.removed], "bytes": collected.freed, "kept": sorted(used)}
+    return Cleaned(tuple(collected.removed), collected.freed, tuple(sorted(used)))
 
 
-def verify(settings: Settings, console: Console) -> tuple[dict[str, Any], bool]:
-    """Hash every object; return the result, and whether anything was damaged."""
+def verify(settings: Settings, console: Console) -> Checked:
+    """Hash every object."""
     store = Store(settings.store)
-    damaged = store.verify()
+    damaged = tuple(store.verify())
     rows = [(item.sha256, item.actual, str(item.kept)) for item in damaged]
     if rows:
         console.table(("should be", "is", "moved to"), rows, "damaged files")
         console.say("next: ./inv fetch LINE has them again")
     else:
         console.say("every file of the store is what its name says")
-    return {"damaged": [dict(zip(("sha256", "actual", "kept"), row, strict=True)) for row in rows]}, bool(damaged)
+    return Checked(damaged)

@@ -95,6 +95,7 @@ def test_what_differs_is_named_with_the_next_command_and_ends_with_4(inv: Inv, w
     damage, problem, following = DAMAGES[what]
     path = damage(inv.artifacts)
     [row] = inv("status", "--verify", "--json", expect=ExitCode.REFUSED).json["differing"]
+    assert row.keys() == {"kind", "path", "problem", "next"}
     assert str(path.relative_to(inv.artifacts.parent)).startswith(row["path"])
     assert problem in row["problem"] and row["next"].startswith(following)
     assert f"next: {row['next']}" in inv("status", "--verify", expect=ExitCode.REFUSED).out

@@ -13,6 +13,7 @@ from pipeline.commands import image as imaging
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.sandbox.images import Image
 from tests.fixtures.built import Built
 
@@ -33,12 +34,14 @@ def having(built: Built, make: Callable[[], Path], *, fresh: bool = False) -> tu
         return Image("debian12", place.name, place / "rootfs", place / "packages.json")
 
     settings = load({"artifacts": str(built.artifacts)}, {})
-    return imaging.have(image, RunContext(settings, Console(out=out)), fresh=fresh), out.getvalue()
+    found = imaging.have(image, RunContext(settings, Console(out=out)), fresh=fresh)
+    return encode(found), out.getvalue()
 
 
 def test_an_image_that_is_made_is_told_with_key_place_packages_and_size(built: Built) -> None:
     data, text = having(built, lambda: built.image("debian12", NEW, link="asked", size=1 << 20))
     place = built.artifacts / "images" / "debian12" / NEW
+    assert data.keys() == {"image", "key", "directory", "packages", "package_list", "bytes", "made", "superseded"}
     assert (data["image"], data["key"], data["made"], data["packages"]) == ("debian12", NEW, True, 2)
     assert (data["directory"], data["package_list"]) == (str(place), str(place / "packages.json"))
     assert data["bytes"] > 1 << 20 and data["superseded"] == []

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.commands.lines import show_line
 from pipeline.config import line_loader, lock_file
+from pipeline.config.git_checkout import LastChange
 from pipeline.config.lock_file import Pin
 from pipeline.core import process
 from pipeline.core.console import Console
@@ -27,10 +28,10 @@ def line_file(tmp_path: Path) -> Path:
     return file
 
 
-def shown(file: Path) -> tuple[str, object]:
+def shown(file: Path) -> tuple[str, LastChange | None]:
     out = io.StringIO()
     found = show_line(line_loader.load(line_file=file), Console(out=out))
-    return out.getvalue(), found["pins_committed"]
+    return out.getvalue(), found.pins_committed
 
 
 def test_a_pins_commit_is_said_with_its_author(line_file: Path) -> None:
@@ -42,6 +43,6 @@ def test_a_pins_commit_is_said_with_its_author(line_file: Path) -> None:
     assert (
         "house.lock.toml, last changed by Ada Example <ada@example.org> on " in said and f"in commit {commit}\n" in said
     )
-    assert isinstance(committed, dict) and (committed["commit"], committed["modified"]) == (commit, False)
+    assert committed and (committed.commit, committed.modified) == (commit, False)
     lock_file.write(line_loader.load(line_file=line_file), "other", PIN)
     assert f"in commit {commit}; changed since\n" in shown(line_file)[0]

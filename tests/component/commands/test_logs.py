@@ -63,6 +63,7 @@ def test_without_a_word_all_logs_are_listed(inv: Inv) -> None:
     make(inv, "kernel:stock", "one\n")
     make(inv, "ipvsadm", "two\n", fails=True)
     listed = {row["step"]: row for row in inv("logs", "--json").json}
+    assert all(row.keys() == {"line", "step", "state", "begun", "log"} for row in listed.values())
     assert {step: row["state"] for step, row in listed.items()} == {"kernel:stock": "done", "ipvsadm": "failed"}
     assert (inv.cwd / listed["ipvsadm"]["log"]).read_text() == "two\n"
     shown = inv("logs").out

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.git_checkout import last_change, state_of
+from pipeline.config.git_checkout import Checkout, last_change, state_of
 from pipeline.core import process, resources
 
 AUTHOR = {"GIT_AUTHOR_NAME": "Ada Example", "GIT_AUTHOR_EMAIL": "ada@example.org"}
@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     found = state_of(checkout)
     assert found is not None
-    assert found.as_dict() == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+    assert found == Checkout(git(checkout, "rev-parse", "HEAD"), dirty=False)
 
 
 def _pipe(root: Path) -> None:

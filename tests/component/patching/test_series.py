@@ -137,7 +137,7 @@ def test_a_house_fix_beside_upstreams_patch_is_part_of_its_role(tmp_path: Path, 
     proof = house.prove()
     upstream = next(name for name, _ in series if name != "fix")
     assert (proof.found.role, proof.proven_by) == (role, upstream)
-    assert proof.as_dict()["option_number"] == [200]
+    assert proof.to_json()["option_number"] == (200,)
     assert {item.name: item.found.role for item in house.patches} == {upstream: role, "fix": None}
     touched = {path for item in house.patches for change in item.parsed.files for path in change.paths}
     assert house.trees().of(role).changed == len(touched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
+from pipeline.core.decoder import encode
 from pipeline.errors import ExitCode, Refused, UsageError
 from tests.fixtures.patches import plain
 
@@ -37,7 +37,7 @@ class Classified:
         context = RunContext(load({"artifacts": place / "artifacts"}, {}), Console(out=self.out, err=self.err))
         ended: Any = tasks.patches.body.__wrapped__(context, None, str(file))
         assert isinstance(ended, Outcome)
-        self.code, self.data = ended.code, json.loads(json.dumps(ended.data))
+        self.code, self.data = ended.code, encode(ended.data)
 
 
 def test_the_lines_own_number_fits_and_is_said(tmp_path: Path) -> None:

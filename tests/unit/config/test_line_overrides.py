@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import line_loader, line_model
+from pipeline.config.line_model import Override
 from pipeline.errors import UsageError
 from tests.fixtures.linefiles import BLOB, DIGEST, FINGERPRINT, edit, house, mistakes, only_mistake
 
@@ -52,12 +52,7 @@ def test_an_override_is_named_in_everything_said_of_its_line(project: Path) -> N
     changed = ("keys.house", "patches.fix.effect", "sources.tar.sha256")
     assert (line.label, line.release_tag) == ("house (OVERRIDES base)", ".override_house")
     assert all(word in line.notice for word in ("not the line base", str(file), digest[:16], *changed))
-    assert line.evidence() == {
-        "line": "house",
-        "kernel": "1.0",
-        "override": {"base": "base", "file": str(file), "sha256": digest, "changes": changed},
-    }
-    json.dumps(line.evidence())
+    assert line.identity == ("house", "1.0", Override("base", str(file), digest, changed))
 
 
 def test_the_digest_of_an_override_is_of_its_bytes(project: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_line_of_ones_own_needs_no_base_and_gets_no_series_of_the_project(proj
     edit(own, 'name = "base"', 'name = "own"')
     line = line_loader.load(None, own)
     assert (line.override, line.data.patches, line.files) == (None, {}, (own,))
-    assert line.evidence() == {"line": "own", "kernel": "1.0", "override": None}
+    assert line.identity == ("own", "1.0", None)
 
 
 NAMES = [
