@@ -18,8 +18,7 @@ from pipeline.commands.publishing import PUBLISH, Publishing
 from pipeline.commands.reproducibility import Rebuild
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
-from pipeline.config.line_checks import required
-from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName
+from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.config.settings import TABLE
 from pipeline.core import neutral
 from pipeline.errors import UsageError
@@ -27,10 +26,10 @@ from pipeline.packaging import progress
 from pipeline.packaging.graph import Plan
 from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
-from pipeline.recipes import guest_userland, modules, registry
-from pipeline.recipes.base import Recipe
+from pipeline.recipes import guest_userland, registry
+from pipeline.recipes.base import MODULES_STEP, Recipe
 from pipeline.recipes.builder_images import check_image
-from pipeline.sandbox import images
+from pipeline.sandbox.runtime import Image
 from pipeline.sources import preflight
 
 # What `inv build` takes, each a step or several: packages, and the programs of the lab's guests.
@@ -98,7 +97,7 @@ class BuildCommand:
         """The line's `[build]` table."""
         return required(self.line.data.build, "[build]")
 
-    def image(self, *, fresh: bool = False) -> images.Image:
+    def image(self, *, fresh: bool = False) -> Image:
         """Return the builder image of the settings, made when it is not there."""
         return self.preparation.image(fresh=fresh)
 
@@ -193,7 +192,7 @@ def _steps_by_name(line: Line) -> list[str]:
     """List the steps of kernels and of roles' packages."""
     return [
         *(f"kernel:{role}" for role in line.data.kernels),
-        *(f"{modules.STEP}:{name}" for name in line.data.packages),
+        *(f"{MODULES_STEP}:{name}" for name in line.data.packages),
     ]
 
 

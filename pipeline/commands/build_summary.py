@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from pipeline.config.line_model import Line, LineIdentity
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console
+from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
 from pipeline.packaging.reproducible import RebuildResult

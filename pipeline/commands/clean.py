@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pipeline.config.context import RunContext
 from pipeline.core import fs, trees
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console
 from pipeline.core.locks import locked
+from pipeline.core.units import human_bytes
 from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import Run, RunState

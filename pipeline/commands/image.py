@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.context import RunContext
-from pipeline.core.console import human_bytes
 from pipeline.core.trees import usage
+from pipeline.core.units import human_bytes
 from pipeline.packaging import inventory
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.lab.repository import Repository
     from pipeline.lab.scenario_context import ScenarioContext
     from pipeline.lab.vm.machine import Machine
-    from pipeline.sandbox.images import Image
+    from pipeline.sandbox.runtime import Image
 
 
 _LATEST = "latest"  # the link to the results of the last run

@@ -20,8 +20,9 @@ from pipeline.core import documents
 from pipeline.core.fs import write_atomic
 from pipeline.errors import Refused, UsageError
 from pipeline.patching import apply, compare, patch_file, role_rules, series
-from pipeline.patching.series import VerifiedPatch
+from pipeline.patching.patched_trees import Trees
 from pipeline.patching.series_rules import RoleProof
+from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.sources.resolver import Sources
 
 SHOWN_OFFSETS = 12  # hunks listed by name in the text; the JSON has all
@@ -83,13 +84,14 @@ def verify_line(line: Line, context: RunContext) -> VerifiedLine:
     """Verify and apply every series of the line. Raises `Refused` for the first set that is not as recorded."""
     sources = Sources(line, context.settings, context.console)
     verified = {item.name: item for item in sources.fetch()}
-    patches = series.verify_patches(line, verified)
-    trees = series.Trees(line, patches, verified, context)
+    by_role = series.verify_patches(line, verified)
+    trees = Trees(sources, by_role, verified)
+    patches = [item for series_of_role in by_role.values() for item in series_of_role]
     headings = ("patch", "sha256", "origin", "name claims", "content proves", "files", "hunks", "lines")
     context.console.table(headings, [_row(item) for item in patches], f"line {line.label}")
     for item in patches:
         _show_patch(item, line, context)
-    proofs = series.verify_roles(line, patches, trees)
+    proofs = series.verify_roles(line, trees)
     roles = {role: _applied(role, proofs.get(role), trees, context) for role in line.data.roles}
     found = VerifiedLine(*line.identity, _made_by(context), tuple(patches), roles)
     write_atomic(_evidence(context, line), documents.to_json(found))
@@ -133,9 +135,7 @@ def _show_patch(item: VerifiedPatch, line: Line, context: RunContext) -> None:
         context.console.warn(f"{item.name}: {note}")
 
 
-def _applied(
-    role: RoleName, proof: RoleProof | None, trees: series.Trees, context: RunContext
-) -> AppliedRole | StockRole:
+def _applied(role: RoleName, proof: RoleProof | None, trees: Trees, context: RunContext) -> AppliedRole | StockRole:
     """Print one role's proof and its series' effect, and return both."""
     say = context.console.say
     if proof is None:

@@ -13,17 +13,19 @@ from pathlib import Path
 
 from pipeline.commands import leftovers
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line
+from pipeline.config.line_model import Line, RoleName
 from pipeline.config.settings import Settings
 from pipeline.packaging import ccache as compilercache
 from pipeline.packaging import job as sandboxed
 from pipeline.packaging.graph import Step
 from pipeline.patching import series
+from pipeline.patching.patched_trees import Trees
+from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
-from pipeline.sandbox import images
-from pipeline.sandbox.runtime import Job, JobResult, Limits, Runtime
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.sandbox.runtime import Image, Job, JobResult, Limits, Runtime
+from pipeline.sources.records import Verified
+from pipeline.sources.resolver import Sources
 
 
 class LazyRuntime:
@@ -72,7 +74,7 @@ class Preparation:
     plan: Callable[[BuildInputs], Sequence[Step]]
     _found: dict[str, Mapping[str, Verified]] = field(init=False, default_factory=dict)
     _steps: dict[str, Sequence[Step]] = field(init=False, default_factory=dict)
-    _images: dict[str, images.Image] = field(init=False, default_factory=dict)
+    _images: dict[str, Image] = field(init=False, default_factory=dict)
 
     @cached_property
     def sources(self) -> Sources:
@@ -80,15 +82,15 @@ class Preparation:
         return Sources(self.line, self.context.settings, self.context.console)
 
     @cached_property
-    def patches(self) -> Sequence[series.VerifiedPatch]:
-        """The patches of every series, verified. Raises `Refused` for what is not as its series says."""
+    def patches(self) -> Mapping[RoleName, Sequence[VerifiedPatch]]:
+        """The patches of each role's series, verified. Raises `Refused` for what is not as its series says."""
         return series.verify_patches(self.line, self._verified(self.context.settings.image))
 
     @cached_property
-    def trees(self) -> series.Trees:
+    def trees(self) -> Trees:
         """The kernel tree after each series, with the roles verified by it. Raises `Refused`."""
-        trees = series.Trees(self.line, self.patches, self._verified(self.context.settings.image), self.context)
-        series.verify_roles(self.line, self.patches, trees)
+        trees = Trees(self.sources, self.patches, self._verified(self.context.settings.image))
+        series.verify_roles(self.line, trees)
         return trees
 
     @cached_property
@@ -96,7 +98,7 @@ class Preparation:
         """The runtime of this run's builds."""
         return LazyRuntime(self.context)
 
-    def image(self, name: str = "", *, fresh: bool = False) -> images.Image:
+    def image(self, name: str = "", *, fresh: bool = False) -> Image:
         """Return the builder image `name`, that of the settings without one, made when it is not there.
 
         What killed runs left is removed before the first one.

@@ -11,13 +11,13 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import Line, RoleName
-from pipeline.config.settings import Settings
 from pipeline.core import neutral
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import Published
-from pipeline.recipes import modules
+from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
+    from pipeline.config.settings import Settings
     from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
 PUBLISH = "repository"
@@ -100,7 +100,7 @@ class Publishing:
         data = self.line.data
         kernels = {role: self._built(work, f"kernel:{data.kernel_of(role)}") for role in data.roles}
         own = {
-            role: [rpm for name in model.packages for rpm in self._built(work, f"{modules.STEP}:{name}")]
+            role: [rpm for name in model.packages for rpm in self._built(work, f"{MODULES_STEP}:{name}")]
             for role, model in data.roles.items()
         }
         return Contents(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pipeline.audit.integrity import Differing
 from pipeline.config.context import RunContext
-from pipeline.core.console import Console, human_bytes, local_time
+from pipeline.core.console import Console, local_time
 from pipeline.core.trees import usage
+from pipeline.core.units import human_bytes
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
 

@@ -6,23 +6,14 @@ Gives places in the document, not lines of the file: `pipeline.config.line_loade
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from pipeline.config import image_file
 from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, Role, RoleName, SrpmSource
 from pipeline.core import neutral, resources
-from pipeline.errors import UsageError
 
-T = TypeVar("T")
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
 _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
-
-
-def required(value: T | None, what: str) -> T:
-    """Return a value of the line that this request needs. Raises `UsageError` without one."""
-    if value is None:
-        raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
-    return value
 
 
 def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
+from pipeline.errors import UsageError
+
 SCHEMES = ("http", "https", "ftp", "file")
 _RESERVED = ("all", "lab", "latest", "probe-kernel", "reproducible")  # beside lines' directories, or words of commands
 _SHOWN = 60  # characters of a value in a message
@@ -103,6 +105,7 @@ Day = Annotated[date, Field(strict=True)]
 
 
 K = TypeVar("K")
+T = TypeVar("T")
 V = TypeVar("V")
 # A table that cannot be changed after it was read.
 Table = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
@@ -429,3 +432,10 @@ class Line:
     def identity(self) -> tuple[str, str, Override | None]:
         """The fields of `LineIdentity`, with which each document about this line begins."""
         return self.name, self.data.kernel, self.override
+
+
+def required(value: T | None, what: str) -> T:
+    """Return a value of the line that this request needs. Raises `UsageError` without one."""
+    if value is None:
+        raise UsageError(f"the line file: no {what}; expected one for this", hint="docs/lines.md describes every key")
+    return value

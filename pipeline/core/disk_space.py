@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.core import neutral, rlimits, temporary
-from pipeline.core.console import human_bytes
 from pipeline.core.process import ProgramFailed
+from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks
 
 LEAST = 1 << 20  # bytes; with less than that left a program that fails did so for want of room

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.artifacts import check
-from pipeline.core.console import human_bytes
+from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks
 from pipeline.host.facts import Finding, Host, is_there
 

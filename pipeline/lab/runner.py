@@ -23,7 +23,7 @@ from pipeline.lab.topology import GuestPlan
 from pipeline.lab.vm import console_lines, initramfs, network
 from pipeline.lab.vm.machine import Machine
 from pipeline.lab.vm.network import Accelerator, Boot, Lab, NicSpec
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 
 READY_TIMEOUT = 120.0  # seconds until every guest answers; under emulation on two busy cores six guests take 30
 

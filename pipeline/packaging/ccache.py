@@ -16,12 +16,15 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config.line_model import Line
 from pipeline.core import resources
 from pipeline.errors import Refused
 from pipeline.packaging import outputs
 from pipeline.sandbox.runtime import build_user, chown_to_build_user
+
+if TYPE_CHECKING:
+    from pipeline.config.line_model import Line
 
 FILE_DIGEST_MARK = "+"  # in a directory's name: between a line's name, which cannot have it, and its file's digest
 _DIGITS = 8

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import disk_space, neutral, trees
-from pipeline.core.console import human_bytes
 from pipeline.core.process import signal_name
+from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError
 from pipeline.packaging import log_errors
 from pipeline.packaging.graph import Work

@@ -17,8 +17,7 @@ from pipeline.packaging import diagnostics, outputs
 from pipeline.packaging import rpmbuild as rpmtool
 from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Work
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import EndReason, Job, Limits, Mount, Runtime, chown_to_build_user
+from pipeline.sandbox.runtime import EndReason, Image, Job, Limits, Mount, Runtime, chown_to_build_user
 
 JOB = "job.json"  # beside a step's scratch: what to enter again
 

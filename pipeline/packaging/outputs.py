@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pipeline.core import trees
-from pipeline.core.console import human_bytes
 from pipeline.core.fs import CHUNK
+from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed
 from pipeline.formats import rpm_lead
 from pipeline.sandbox.runtime import build_user

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.core.console import Console, human_seconds
+from pipeline.core.console import Console
+from pipeline.core.units import human_seconds
 from pipeline.packaging import compilations, step_record
 from pipeline.packaging.graph import Plan, Step
 from pipeline.packaging.scheduler import Scheduler

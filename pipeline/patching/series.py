@@ -1,4 +1,4 @@
-"""Verify the patches of a line's series, and apply each series to the line's kernel tree.
+"""Verify the patches of a line's series, and prove each role by the series as a whole.
 
 A patch is known by its digest and by what it touches; a role is proven of its whole series
 (`series_rules`). Prints nothing: `pipeline.commands.patches` does.
@@ -6,84 +6,34 @@ A patch is known by its digest and by what it touches; a role is proven of its w
 
 from __future__ import annotations
 
-import hashlib
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline.config.context import RunContext
-from pipeline.config.line_checks import required
 from pipeline.config.line_model import Line, Patch, RoleName
-from pipeline.core.fs import read_limited, scratch
+from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import archive
-from pipeline.patching import apply, exclusion, patch_file, role_rules, series_rules
+from pipeline.patching import exclusion, patch_file, role_rules, series_rules
 from pipeline.patching.series_rules import RoleProof
-from pipeline.sources import kernel_tree
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.patching.verified_patch import VerifiedPatch
+
+if TYPE_CHECKING:
+    from pipeline.patching.patched_trees import Trees
+    from pipeline.sources.records import Verified
 
 LARGEST = 32 << 20  # bytes of one patch; the largest known has half a megabyte
 _NAMED = "name a regular file that holds the patch; what comes from a program is written to one first"
 
 
-@dataclass(frozen=True)
-class VerifiedPatch:
-    """A patch of one role's series with the pinned digest; `data` is what is applied.
-
-    `found` is what its content proves by itself: of a series of several patches that may be no role.
-    """
-
-    name: str
-    role: RoleName
-    model: Patch
-    parsed: patch_file.PatchFile
-    found: role_rules.Classification
-    notes: tuple[str, ...]
-    data: bytes
-    origin: str
-
-    @property
-    def where(self) -> str:
-        """The archive's member, or the project's own file."""
-        return str(self.model.member or self.model.file)
-
-    @property
-    def claim(self) -> str:
-        """The role that its name claims."""
-        return role_rules.claimed(self.where)
-
-    def to_json(self) -> dict[str, object]:
-        """Return what evidence keeps; `role_found` is null for a patch that proves no role by itself."""
-        return {
-            "patch": self.name,
-            "role": self.role,
-            "sha256": self.parsed.sha256,
-            "patch_id": self.parsed.patch_id,
-            "member": self.where,
-            "origin": self.origin,
-            "role_claimed_by_name": self.claim,
-            "role_found": self.found.role,
-            "found_by": self.found.by,
-            "option_number": self.found.option.numbers if self.found.option else (),
-            "files": len(self.parsed.files),
-            "hunks": self.parsed.hunks,
-            "added": self.parsed.added,
-            "removed": self.parsed.removed,
-            "blank_lines_restored": self.parsed.restored,
-            "left_out": [rule.model_dump(mode="json", by_alias=True) for rule in self.model.leave_out],
-            "applied_sha256": hashlib.sha256(self.data).hexdigest(),
-            "notes": self.notes,
-        }
-
-
-def verify_patches(line: Line, verified: Mapping[str, Verified]) -> list[VerifiedPatch]:
-    """Verify every patch of every series by itself. Raises `Refused` for all wrong ones together."""
-    found, refused = [], []
+def verify_patches(line: Line, verified: Mapping[str, Verified]) -> dict[RoleName, list[VerifiedPatch]]:
+    """Verify every patch of every role's series by itself. Raises `Refused` for all wrong ones together."""
+    found: dict[RoleName, list[VerifiedPatch]] = {role: [] for role in line.data.roles}
+    refused = []
     for role, model in line.data.roles.items():
         for name in model.series:
             try:
-                found.append(_verify(line, role, name, verified))
+                found[role].append(_verify(line, role, name, verified))
             except Refused as error:
                 refused.append(error)
     _raise_together(refused)
@@ -134,55 +84,7 @@ def read_patch(path: Path) -> bytes:
         raise UsageError(f"the patch cannot be read: {what}", where=str(path), hint=_NAMED) from None
 
 
-def of_role(patches: Sequence[VerifiedPatch], role: RoleName) -> list[VerifiedPatch]:
-    """Return the patches of one role's series, in order."""
-    return [item for item in patches if item.role is role]
-
-
-@dataclass
-class Trees:
-    """Each role's series, applied once to a scratch copy of the line's tree when first requested."""
-
-    line: Line
-    patches: Sequence[VerifiedPatch]
-    verified: Mapping[str, Verified]
-    context: RunContext
-
-    def __post_init__(self) -> None:
-        self._pristine: kernel_tree.Pristine | None = None
-        self._applied: dict[RoleName, apply.SeriesReport] = {}
-        self._known: dict[RoleName, apply.Proof] = {}
-        self._lock = threading.RLock()  # steps run beside each other
-
-    def pristine(self) -> kernel_tree.Pristine:
-        """Return the line's unpatched tree, with every file that any series touches."""
-        with self._lock:
-            if self._pristine is None:
-                source = required(self.line.data.kernel_source, "kernel-source")
-                touched = {path for item in self.patches for change in item.parsed.files for path in change.paths}
-                sources = Sources(self.line, self.context.settings, self.context.console)
-                self._pristine = kernel_tree.pristine(sources, self.verified[source], touched, self.context.console)
-            return self._pristine
-
-    def report(self, role: RoleName) -> apply.SeriesReport:
-        """Apply one role's series. Raises `Refused` for a patch that does not apply to what earlier ones left."""
-        with self._lock:
-            if role not in self._applied:
-                series = [(item.name, item.data) for item in of_role(self.patches, role)]
-                with scratch(self.context.settings.artifacts / "scratch", "series-") as directory:
-                    self._applied[role] = apply.apply_series(self.pristine().files, series, directory / "tree")
-            return self._applied[role]
-
-    def of(self, role: RoleName) -> apply.Proof:
-        """Return the tree of one role. Raises `Refused` for a series with another effect than recorded."""
-        with self._lock:
-            if role not in self._known:
-                effects = {item.name: item.model.effect for item in of_role(self.patches, role)}
-                self._known[role] = apply.prove_series(self.report(role), self.pristine().listing, effects)
-            return self._known[role]
-
-
-def verify_roles(line: Line, patches: Sequence[VerifiedPatch], trees: Trees) -> dict[RoleName, RoleProof]:
+def verify_roles(line: Line, trees: Trees) -> dict[RoleName, RoleProof]:
     """Prove each role that has patches of its whole series.
 
     A series of one patch is that patch; one of several is applied to the tree, since only then it is known what they
@@ -190,8 +92,7 @@ def verify_roles(line: Line, patches: Sequence[VerifiedPatch], trees: Trees) -> 
     """
     proofs: dict[RoleName, RoleProof] = {}
     refused = []
-    for role in line.data.roles:
-        series = of_role(patches, role)
+    for role, series in trees.series.items():
         try:
             if series:
                 proofs[role] = _verify_role(role, series, line, trees)

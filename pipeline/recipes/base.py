@@ -6,27 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pipeline.config.line_model import Line, RoleName
-from pipeline.packaging.graph import Step
-from pipeline.packaging.job import BuildEnvironment
-from pipeline.sources.resolver import Verified
-
 if TYPE_CHECKING:
+    from pipeline.config.line_model import Line, RoleName
+    from pipeline.packaging.graph import Step
+    from pipeline.packaging.job import BuildEnvironment
     from pipeline.patching.apply import Proof
-    from pipeline.patching.series import VerifiedPatch
+    from pipeline.patching.verified_patch import VerifiedPatch
+    from pipeline.sources.records import Verified
+
+MODULES_STEP = "package"  # the step of a package of modules, and behind it the name: `package:NAME`
 
 
 @dataclass(frozen=True)
 class BuildInputs:
     """Inputs to build one line.
 
-    `tree` applies a role's series to the real tree and proves what it leaves: called when a step
-    runs, not to plan it. `small`: kernels get the small configuration.
+    `proven` are the patches of each role's series, in order. `tree` applies a role's series to the real tree and
+    proves what it leaves: called when a step runs, not to plan it. `small`: kernels get the small configuration.
     """
 
     line: Line
     verified: Mapping[str, Verified]
-    proven: Sequence[VerifiedPatch]
+    proven: Mapping[RoleName, Sequence[VerifiedPatch]]
     bench: BuildEnvironment
     tree: Callable[[RoleName], Proof]
     small: bool = False

@@ -11,6 +11,7 @@ from pipeline.config.context import RunContext
 from pipeline.config.image_file import CentosImage, DebianImage
 from pipeline.errors import HostLacks, UsageError
 from pipeline.sandbox import images
+from pipeline.sandbox.runtime import Image
 
 if TYPE_CHECKING:
     from pipeline.sandbox.centos6_image import CentosRecipe
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 
 
-def builder(context: RunContext, usable: Sequence[str], *, fresh: bool = False) -> images.Image:
+def builder(context: RunContext, usable: Sequence[str], *, fresh: bool = False) -> Image:
     """Return the image requested by the settings, which must be in `usable`; for `auto` the first that can run here.
 
     Raises `UsageError` for an image that the line is not built in, and what making it raises.
@@ -43,7 +44,7 @@ def check_image(requested: str, usable: Sequence[str]) -> None:
         raise UsageError(f"this line is not built in {requested}", why=f"its images: {', '.join(usable)}", hint=hint)
 
 
-def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> images.Image:
+def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> Image:
     for name, following in itertools.pairwise(usable):
         try:
             return _image(context, name, fresh)
@@ -52,7 +53,7 @@ def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> image
     return _image(context, usable[-1], fresh)
 
 
-def _image(context: RunContext, name: str, fresh: bool) -> images.Image:
+def _image(context: RunContext, name: str, fresh: bool) -> Image:
     found = image_file.load(name)
     if isinstance(found, DebianImage):
         return _debian(context, name, found, fresh)
@@ -67,7 +68,7 @@ def debian_request(name: str, image: DebianImage) -> images.DebianRecipe:
     return images.DebianRecipe(name, packages, dict.fromkeys(image.debian.suites, ""), b"")
 
 
-def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> images.Image:
+def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> Image:
     from dataclasses import replace
 
     from pipeline.host import programs
@@ -86,7 +87,7 @@ def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> 
     return images.debian_image(recipe, settings.artifacts / "images", console, offline=settings.offline, fresh=fresh)
 
 
-def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> images.Image:
+def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> Image:
     from pipeline.sandbox import centos6_image
     from pipeline.sandbox.choice import first_engine
 

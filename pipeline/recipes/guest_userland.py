@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.line_model import DebianSource, Line
 from pipeline.core import fs, resources, templates
@@ -20,8 +20,10 @@ from pipeline.formats import archive, elf, kconfig
 from pipeline.packaging import job, outputs, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import lvs_tools
-from pipeline.recipes.base import BuildInputs
-from pipeline.sources.resolver import Verified
+
+if TYPE_CHECKING:
+    from pipeline.recipes.base import BuildInputs
+    from pipeline.sources.records import Verified
 
 STEP = "userland"
 IMAGE = "debian12"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.line_model import Line, ModuleSet, RoleName
 from pipeline.core import fs
@@ -18,14 +18,16 @@ from pipeline.errors import Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import kernel_files, package_contents
 from pipeline.packaging import job, rpmbuild
-from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import lvs_tools, spec_files, steps
-from pipeline.recipes.base import BuildInputs
-from pipeline.recipes.spec_files import BuildTarget
+from pipeline.recipes.base import MODULES_STEP
+
+if TYPE_CHECKING:
+    from pipeline.packaging.graph import Step, Work
+    from pipeline.recipes.base import BuildInputs
+    from pipeline.recipes.spec_files import BuildTarget
 
 ARCH = "x86_64"
 SPEC = "modules.spec"
-STEP = "package"  # and behind it the name: `package:NAME`
 KERNEL = f"kernel:{RoleName.STOCK}"
 _DISK_SPACE = 1 << 30  # bytes: the kernel's headers and tools unpacked, and the modules
 _UNAME = re.compile(r"[A-Za-z0-9._+~^-]{1,64}")
@@ -174,7 +176,13 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         "texts": rendered(parameters),
     }
     return steps.packages(
-        f"{STEP}:{name}", inputs, recipe, lambda rpms: check(rpms, parameters), keyed, needs=(KERNEL,), build=build
+        f"{MODULES_STEP}:{name}",
+        inputs,
+        recipe,
+        lambda rpms: check(rpms, parameters),
+        keyed,
+        needs=(KERNEL,),
+        build=build,
     )
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config.line_checks import Found, required
-from pipeline.config.line_model import BuildSpec, Line
+from pipeline.config.line_model import BuildSpec, Line, required
 from pipeline.core import fs, resources, templates
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.config.line_checks import Found
 
 LARGEST = 4 << 20  # bytes of one file
 COMMON = "common"

@@ -22,12 +22,13 @@ from pathlib import Path
 from pipeline.core import process, rlimits
 from pipeline.sandbox import entrypoint, images, isolation_check, supervisor, watchdog
 from pipeline.sandbox import terminal as attached
-from pipeline.sandbox.images import HOSTNAME, Image
+from pipeline.sandbox.images import HOSTNAME
 from pipeline.sandbox.runtime import (
     OPEN_FILES,
     SHARED_MEMORY,
     TMPFS_MOUNTS,
     EndReason,
+    Image,
     Job,
     JobResult,
     Mount,

@@ -25,8 +25,8 @@ from pipeline.core.console import Console
 from pipeline.errors import FileProblems, HostLacks, PipelineError, Problem, Refused, Unreachable
 from pipeline.sandbox import supervisor
 from pipeline.sandbox.container import ContainerEngine
-from pipeline.sandbox.images import MOUNT_POINTS, Image, make_once, unpack, write_packages
-from pipeline.sandbox.runtime import BUILD_UID
+from pipeline.sandbox.images import MOUNT_POINTS, make_once, unpack, write_packages
+from pipeline.sandbox.runtime import BUILD_UID, Image
 
 _PACKAGES = "packages.txt"  # in the image: name, version and digest of each package
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")

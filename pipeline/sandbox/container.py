@@ -27,12 +27,13 @@ from pipeline.errors import HostLacks, Locked
 from pipeline.host import engines
 from pipeline.host.facts import Host
 from pipeline.sandbox import entrypoint, images, isolation_check, supervisor, terminal, watchdog
-from pipeline.sandbox.images import HOSTNAME, Image
+from pipeline.sandbox.images import HOSTNAME
 from pipeline.sandbox.runtime import (
     OPEN_FILES,
     SHARED_MEMORY,
     TMPFS_MOUNTS,
     EndReason,
+    Image,
     Job,
     JobResult,
     Mount,

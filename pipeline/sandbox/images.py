@@ -21,22 +21,13 @@ from pipeline.core import decoder, disk_space, documents, faults, fs, manifest, 
 from pipeline.core.console import Console
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
+from pipeline.sandbox.runtime import Image
 
 HOSTNAME = "builder"  # inside, so that no output tells where it was made
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
 BUILD_TIMEOUT = 1800.0  # seconds for one image
 BUILD_DISK_SPACE = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
 _FORMAT = 2  # of what lies in an image's directory
-
-
-@dataclass(frozen=True)
-class Image:
-    """A builder image: its name (`debian12`), its key, its root directory and its list of packages."""
-
-    name: str
-    key: str
-    rootfs: Path
-    packages: Path
 
 
 @dataclass(frozen=True)

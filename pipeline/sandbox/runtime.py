@@ -1,4 +1,4 @@
-"""Define the interface of runtimes, jobs and their limits. A job sees the same environment under all runtimes.
+"""Define the interface of runtimes: images, jobs and their limits. A job sees the same environment under all runtimes.
 
 Inside: a read-only root, no network, no capabilities, an unprivileged user, fixed paths, and only
 the mounts of the job. Outside: streamed logs, a limit on wall time, on silence, on memory,
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.core import trees
-from pipeline.sandbox.images import Image
 
 # Who builds when we are root: an id no person and no service has, so that limits per user are ours.
 BUILD_UID = 64000
@@ -35,6 +34,16 @@ class EndReason(StrEnum):
     DISK = "disk nearly full"
     MEMORY = "memory limit"
     ENGINE_LOST = "the engine went away"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A builder image: its name (`debian12`), its key, its root directory and its list of packages."""
+
+    name: str
+    key: str
+    rootfs: Path
+    packages: Path
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,18 @@ import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import SrpmSource
 from pipeline.core import disk_space, faults, manifest
-from pipeline.core.console import Console
 from pipeline.core.fs import scratch
 from pipeline.errors import HostLacks
 from pipeline.formats import archive, git_tree
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.sources import tree_difference
+
+if TYPE_CHECKING:
+    from pipeline.sources.records import Verified
+    from pipeline.sources.resolver import Sources
 
 
 @dataclass(frozen=True)
@@ -31,14 +35,14 @@ class Pristine:
     files: Path
 
 
-def pristine(sources: Sources, source: Verified, wanted: Collection[str], console: Console) -> Pristine:
+def pristine(sources: Sources, source: Verified, wanted: Collection[str]) -> Pristine:
     """Return the tree inside the verified `source`, with those of `wanted` that it has as files."""
     key = hashlib.sha256("\0".join([source.sha256, *sorted(wanted)]).encode()).hexdigest()[:24]
     place = sources.settings.artifacts / "trees" / key
     known = _kept(place, source, wanted)
     if known is not None:
         return known
-    console.note(f"{source.file}: reading the kernel tree")
+    sources.console.note(f"{source.file}: reading the kernel tree")
     place.parent.mkdir(parents=True, exist_ok=True)
     with sources.store.object_lock(f"tree-{key}"), scratch(place.parent, ".new-") as new:
         fresh = new / "tree"
@@ -89,7 +93,5 @@ def _read(
     with archive.opened(tarball) as stream:
         found = archive.listing(stream, tarball.name, strip=1, keep=frozenset(wanted), into=into)
     if isinstance(model, SrpmSource) and git_tree.tree_id(found) != model.tree.git_tree:
-        from pipeline.sources import srpm
-
-        raise srpm.tree_refusal(model, git_tree.tree_id(found), found, None)
+        raise tree_difference.refusal(model, git_tree.tree_id(found), found, None)
     return found

@@ -15,8 +15,9 @@ from pipeline.config import line_checks
 from pipeline.config.line_model import DebianSource, Line, SrpmSource
 from pipeline.config.settings import Settings
 from pipeline.core import documents, neutral, resources
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console
 from pipeline.core.fs import copy_verified, sha256_of, write_atomic
+from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks, UsageError
 from pipeline.sources.records import KeptKey, LineSources
 from pipeline.sources.resolver import Sources, evidence, summary

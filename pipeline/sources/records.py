@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.config.line_model import LineIdentity
 
@@ -87,6 +88,33 @@ class SourceEvidence:
     origin: str
     version: str
     how: str
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A source in the store. `how` is the sentence about its proof; `size` in bytes.
+
+    `new` when this run fetched it.
+    """
+
+    name: str
+    file: str
+    path: Path
+    sha256: str
+    size: int
+    origin: str
+    version: str
+    how: str
+    new: bool
+
+    @property
+    def upstream(self) -> str:
+        """The upstream version in a Debian one: `1:1.31-1` is 1.31."""
+        return self.version.partition(":")[2].rpartition("-")[0] or self.version.rpartition("-")[0]
+
+    def evidence(self) -> SourceEvidence:
+        """Return what is true of the source, whichever run looks."""
+        return SourceEvidence(self.name, self.file, self.sha256, self.size, self.origin, self.version, self.how)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import git_checkout, lock_file
-from pipeline.config.line_checks import required
-from pipeline.config.line_model import Debian, DebianSource, FileSource, Line, LineIdentity, SrpmSource
+from pipeline.config.line_model import Debian, DebianSource, FileSource, Line, LineIdentity, SrpmSource, required
 from pipeline.config.settings import Settings
 from pipeline.core import documents, neutral
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console
 from pipeline.core.fs import read_limited, write_atomic
+from pipeline.core.units import human_bytes
 from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.formats import file_kind
 from pipeline.sources import download, preflight
@@ -35,6 +35,7 @@ from pipeline.sources.records import (
     Proof,
     Resolved,
     SourceEvidence,
+    Verified,
 )
 from pipeline.sources.store import Store
 
@@ -43,28 +44,6 @@ if TYPE_CHECKING:  # imported where they are used: a run that has everything nee
     from pipeline.sources.openpgp import PublicKey
 
 _RULES = 3  # version of what a proof records; 2 added the state of its key
-
-
-@dataclass(frozen=True)
-class Verified:
-    """A source in the store. `how` is the sentence about its proof; `size` in bytes.
-
-    `new` when this run fetched it.
-    """
-
-    name: str
-    file: str
-    path: Path
-    sha256: str
-    size: int
-    origin: str
-    version: str
-    how: str
-    new: bool
-
-    def evidence(self) -> SourceEvidence:
-        """Return what is true of the source, whichever run looks."""
-        return SourceEvidence(self.name, self.file, self.sha256, self.size, self.origin, self.version, self.how)
 
 
 @dataclass(frozen=True)

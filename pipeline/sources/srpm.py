@@ -15,10 +15,8 @@ from pipeline.core.fs import scratch
 from pipeline.errors import Refused
 from pipeline.formats import archive, git_tree, rpm_header
 from pipeline.formats.rpm_header import Tag
-from pipeline.sources import openpgp
+from pipeline.sources import openpgp, tree_difference
 from pipeline.sources.records import Proof
-
-SHOWN = 40  # differing paths listed in one message
 
 
 def prove(
@@ -126,24 +124,5 @@ def _check_tree(payload: Path, source: SrpmSource, manifest: Path | None) -> tup
         actual = archive.listing(stream, source.tree.archive, strip=1)
     tree = git_tree.tree_id(actual)
     if tree != source.tree.git_tree:
-        raise tree_refusal(source, tree, actual, git_tree.read_manifest(manifest) if manifest else None)
+        raise tree_difference.refusal(source, tree, actual, git_tree.read_manifest(manifest) if manifest else None)
     return tree, len(actual)
-
-
-def tree_refusal(source: SrpmSource, tree: str, actual: git_tree.Listing, pristine: git_tree.Listing | None) -> Refused:
-    """Return the error for a different tree, with a judgement of each differing path."""
-    what = f"the kernel tree in {source.tree.archive} is not the pinned one"
-    why = f"wanted git tree {source.tree.git_tree} ({source.tree.entries} entries), had {tree} ({len(actual)} entries)"
-    if pristine is None:
-        return Refused(what, why=why, hint="name a manifest of the tree in the line file to see which paths differ")
-    found = git_tree.compare(pristine, actual)
-    count = {kind: sum(difference.kind == kind for difference in found) for kind in ("missing", "extra", "changed")}
-    judged = ", ".join(f"{number} {kind}" for kind, number in count.items() if number)
-    rows = [f"    {difference.kind:8}{difference.path}" for difference in found[:SHOWN]]
-    if len(found) > SHOWN:
-        rows.append(f"    and {len(found) - SHOWN} more")
-    return Refused(
-        "\n".join([f"{what}: {judged}", *rows]),
-        why=why,
-        hint="if that is what you mean to build from, extend the line in a file of your own (docs/lines.md)",
-    )

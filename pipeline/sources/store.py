@@ -28,9 +28,9 @@ from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from pipeline.core import decoder, disk_space, documents, faults, manifest, rlimits
-from pipeline.core.console import human_bytes
 from pipeline.core.fs import read_limited, remove, write_atomic
 from pipeline.core.locks import locked
+from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks, Locked, Refused
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.settings import Settings
-from pipeline.core.console import Console, human_bytes
+from pipeline.core.console import Console
+from pipeline.core.units import human_bytes
 from pipeline.sources.records import LineSources
 from pipeline.sources.store import Damaged, Store
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from pipeline.formats import archive
 from pipeline.inspect import kernel_role
 from pipeline.packaging import job
 from pipeline.packaging.graph import Work
-from pipeline.patching.series import Trees, VerifiedPatch, verify_patches
+from pipeline.patching.patched_trees import Trees
+from pipeline.patching.series import verify_patches
+from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.recipes import registry, spec_overlay
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
@@ -33,6 +34,7 @@ from tests.fixtures.targets import EL6
 from tests.fixtures.toy import SRPM, make_toy
 from tests.fixtures.workshop import ToyShop
 
+Series = Mapping[RoleName, Sequence[VerifiedPatch]]
 OTHER = {RoleName.DIRECTOR: RoleName.REALSERVER, RoleName.REALSERVER: RoleName.DIRECTOR}
 HOOK = "ApplyOptionalPatch linux-kernel-test.patch"
 EXECUTABLE = "chmod +x scripts/checkpatch.pl\n"  # of the spec's own doing, behind every patch
@@ -70,16 +72,17 @@ def test_swapped_series_are_refused_by_content_before_anything_is_built(images: 
         assert not list(shop.inv.artifacts.glob("steps/*/*/*"))
 
 
-def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[VerifiedPatch]], Sequence[VerifiedPatch]]) -> Path:
+def built(shop: ToyShop, role: RoleName, misled: Callable[[Series], Series]) -> Path:
     """What the recipe gives for one role when it is told that something else was proven; the packages' directory."""
     options = {"artifacts": str(shop.inv.artifacts), "image": "debian12", "debian_mirror": shop.archive.url}
     context = RunContext(load(options, {}), Console(quiet=True))
     image = builder(context, EL6.build.images)
     line = line_loader.load(line_file=shop.toy.line_file)
-    verified = {item.name: item for item in Sources(line, context.settings, context.console).fetch(image.name)}
-    proven = list(misled(verify_patches(line, verified)))
+    sources = Sources(line, context.settings, context.console)
+    verified = {item.name: item for item in sources.fetch(image.name)}
+    proven = misled(verify_patches(line, verified))
     bench = job.BuildEnvironment(Bubblewrap(), image, None, Limits())
-    material = BuildInputs(line, verified, proven, bench, Trees(line, proven, verified, context).of)
+    material = BuildInputs(line, verified, proven, bench, Trees(sources, proven, verified).of)
     [step] = [step for step in registry.recipe(line).steps(material) if step.name == f"kernel:{role}"]
     work = Work(step, shop.place / "out", shop.place / "scratch", shop.place / "log", {}, 2)
     work.out.mkdir()
@@ -88,12 +91,12 @@ def built(shop: ToyShop, role: RoleName, misled: Callable[[Sequence[VerifiedPatc
     return work.out / "rpms"
 
 
-def swapped(proven: Sequence[VerifiedPatch]) -> list[VerifiedPatch]:
-    return [replace(item, role=OTHER[item.role]) for item in proven]
+def swapped(proven: Series) -> Series:
+    return {role: proven[OTHER.get(role, role)] for role in proven}
 
 
-def unpatched(proven: Sequence[VerifiedPatch]) -> list[VerifiedPatch]:
-    return []
+def unpatched(proven: Series) -> Series:
+    return dict.fromkeys(proven, ())
 
 
 WITHOUT_TOA = '\n[roles.realserver.config]\nCONFIG_TOA = "n"\n'

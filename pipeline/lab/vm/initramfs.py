@@ -20,7 +20,7 @@ from pipeline.formats import archive, cpio
 from pipeline.inspect import kernel_package, shared_libs
 from pipeline.inspect.kernel_package import Kernel
 from pipeline.recipes import guest_userland as userland
-from pipeline.sandbox import images
+from pipeline.sandbox import images, runtime
 
 MODULES = "etc/fnat/modules"  # what init loads, in order: absolute paths, one a line
 VIRTIO_MODULES = ("virtio_pci", "virtio_net", "virtio_console")
@@ -54,7 +54,7 @@ class Contents:
     modules: tuple[str, ...] = ()
     optional_modules: tuple[str, ...] = ()
     packages: tuple[Path, ...] = ()
-    builder_image: images.Image | None = None
+    builder_image: runtime.Image | None = None
     files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
     digests: Mapping[Path, str] = field(default_factory=dict)
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.config.line_checks import required
-from pipeline.config.line_model import Anchors, Line, RoleName, SrpmSource
+from pipeline.config.line_model import Anchors, Line, RoleName, SrpmSource, required
 from pipeline.core import templates, trees
 from pipeline.errors import HostLacks, Refused
 from pipeline.formats import archive, git_tree, kconfig
 from pipeline.inspect import kernel_files, kernel_role, package_contents
 from pipeline.packaging import log_errors, rpmbuild
-from pipeline.patching.series import VerifiedPatch
 from pipeline.recipes import spec_files, spec_overlay
-from pipeline.recipes.spec_files import BuildTarget
+
+if TYPE_CHECKING:
+    from pipeline.patching.verified_patch import VerifiedPatch
+    from pipeline.recipes.spec_files import BuildTarget
 
 ARCH = "x86_64"
 SPEC = "kernel.spec"
@@ -133,7 +134,7 @@ class Parameters:
 
 
 def of_line(
-    line: Line, role: RoleName, series: list[VerifiedPatch], image: str, *, small: bool, epoch: int
+    line: Line, role: RoleName, series: Sequence[VerifiedPatch], image: str, *, small: bool, epoch: int
 ) -> Parameters:
     """Return the parameters of one role of a line; a value left out of a patch becomes an option."""
     data, source = line.data.roles[role], line.data.sources[str(line.data.kernel_source)]

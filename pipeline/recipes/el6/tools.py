@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.line_model import DebianSource, FileSource, Line
 from pipeline.core import fs
@@ -26,8 +26,10 @@ from pipeline.inspect import package_contents
 from pipeline.packaging import rpmbuild
 from pipeline.recipes import lvs_tools
 from pipeline.recipes.lvs_tools import Content, Tool
-from pipeline.recipes.spec_files import BuildTarget
-from pipeline.sources.resolver import Verified
+
+if TYPE_CHECKING:
+    from pipeline.recipes.spec_files import BuildTarget
+    from pipeline.sources.records import Verified
 
 TARBALL_SOURCE = "lvs-tarball"  # as the line file names it
 MEMBER = "lvs-fullnat-synproxy/lvs-tools.tar.gz"

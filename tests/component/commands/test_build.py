@@ -31,9 +31,9 @@ from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Plan, Step, Work
 from pipeline.packaging.step_record import Facts
 from pipeline.publish import signers, signing
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Job
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.sandbox.runtime import Image, Job
+from pipeline.sources.records import Verified
+from pipeline.sources.resolver import Sources
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import person, rpm
 from tests.fixtures.workshop import ToyShop

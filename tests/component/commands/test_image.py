@@ -14,7 +14,7 @@ from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.core.decoder import encode
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 from tests.fixtures.built import Built
 
 OLD, NEW = "a" * 16, "b" * 16

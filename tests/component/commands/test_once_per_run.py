@@ -23,7 +23,7 @@ from pipeline.packaging.scheduler import Outcome, Scheduler, State
 from pipeline.packaging.step_record import Facts, Phase, Published, Record
 from pipeline.patching import series
 from pipeline.recipes import builder_images
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 from pipeline.sources.resolver import Sources
 from tests.fixtures.workshop import ToyShop
 

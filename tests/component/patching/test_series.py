@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line, LineData, RoleName
 from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode, Refused
 from pipeline.formats import git_tree
 from pipeline.patching.apply import DELETED, apply_series
-from pipeline.patching.series import Trees, VerifiedPatch, verify_patches, verify_roles
+from pipeline.patching.patched_trees import Trees
+from pipeline.patching.series import verify_patches, verify_roles
 from pipeline.patching.series_rules import RoleProof
+from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.sources.kernel_tree import Pristine
+from pipeline.sources.resolver import Sources
 from tests.fixtures.patches import (
     RULES,
     TREE,
@@ -59,7 +61,7 @@ class _OnDisk(Trees):
     """Trees of the toy kernel, which needs no archive."""
 
     def pristine(self) -> Pristine:
-        root = self.context.settings.artifacts.parent / "toy"
+        root = self.sources.settings.artifacts.parent / "toy"
         listing = git_tree.of_directory(root)
         return Pristine(git_tree.tree_id(listing), listing, root)
 
@@ -94,8 +96,9 @@ class House:
         }
         self.role = role
         self.line = Line(LineData.model_validate(document), (place / "house.toml",), place / "house.lock.toml")
-        self.context = RunContext(load({"artifacts": place / "artifacts"}, {}), Console(out=io.StringIO()))
-        self.patches: list[VerifiedPatch] = []
+        settings = load({"artifacts": place / "artifacts"}, {})
+        self.sources = Sources(self.line, settings, Console(out=io.StringIO()))
+        self.series: dict[RoleName, list[VerifiedPatch]] = {}
 
     @staticmethod
     def _left(place: Path, series: Named) -> dict[str, dict[str, str]]:
@@ -108,12 +111,16 @@ class House:
             for patch in report.patches
         }
 
+    @property
+    def patches(self) -> list[VerifiedPatch]:
+        return self.series[self.role]
+
     def trees(self) -> Trees:
-        return _OnDisk(self.line, self.patches, {}, self.context)
+        return _OnDisk(self.sources, self.series, {})
 
     def prove(self) -> RoleProof:
-        self.patches = verify_patches(self.line, {})
-        return verify_roles(self.line, self.patches, self.trees())[self.role]
+        self.series = verify_patches(self.line, {})
+        return verify_roles(self.line, self.trees())[self.role]
 
     def refusal(self) -> Refused:
         with pytest.raises(Refused) as caught:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import process
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Runtime
+from pipeline.sandbox.runtime import Image, Runtime
 from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.rootfs import busybox_image
 from tests.fixtures.runtimes import BOTH, Bench, bench_of, reachable_place

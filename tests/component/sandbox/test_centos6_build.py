@@ -21,8 +21,7 @@ from pipeline.sandbox import centos6_image
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.centos6_image import CentosRecipe
 from pipeline.sandbox.container import ContainerEngine
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Job, Limits, Runtime
+from pipeline.sandbox.runtime import Image, Job, Limits, Runtime
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd
 from tests.fixtures.registry import Registry

@@ -15,8 +15,7 @@ import pytest
 
 from pipeline.sandbox import seccomp
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import Job, Limits, Mount, build_user, chown_to_build_user
+from pipeline.sandbox.runtime import Image, Job, Limits, Mount, build_user, chown_to_build_user
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.rootfs import busybox_image
 

@@ -23,8 +23,8 @@ from pipeline.core.console import Console
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.sandbox import images
 from pipeline.sandbox.bubblewrap import Bubblewrap
-from pipeline.sandbox.images import DebianRecipe, Image, debian_image, package_list, write_packages
-from pipeline.sandbox.runtime import Job, Limits
+from pipeline.sandbox.images import DebianRecipe, debian_image, package_list, write_packages
+from pipeline.sandbox.runtime import Image, Job, Limits
 from pipeline.sources import apt
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.rootfs import record

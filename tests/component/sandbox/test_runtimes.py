@@ -22,9 +22,9 @@ from pipeline.core import process
 from pipeline.errors import HostLacks
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.container import ContainerEngine
-from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
     EndReason,
+    Image,
     Job,
     JobResult,
     Limits,

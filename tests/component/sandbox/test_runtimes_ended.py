@@ -23,9 +23,9 @@ from pipeline.host.engines import Engine
 from pipeline.sandbox import supervisor
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.container import ContainerEngine
-from pipeline.sandbox.images import Image
 from pipeline.sandbox.runtime import (
     EndReason,
+    Image,
     Job,
     JobResult,
     build_user,

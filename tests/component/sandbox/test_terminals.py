@@ -22,7 +22,7 @@ import pytest
 
 from pipeline.core import process
 from pipeline.sandbox import seccomp
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 from pipeline.sandbox.syscalls import RESULT, Call, static_program
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.dockerd import Dockerd

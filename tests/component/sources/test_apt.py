@@ -21,7 +21,8 @@ from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.core.fs import sha256_of
 from pipeline.errors import ExitCode
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.sources.records import Verified
+from pipeline.sources.resolver import Sources
 from tests.fixtures.agedkeys import AgedKey
 from tests.fixtures.badserver import BadServer, good, payload, status, wrong
 from tests.fixtures.commandline import Ended, Inv

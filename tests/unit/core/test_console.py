@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.console import PLAIN_INTERVAL, Console, human_bytes, human_seconds
+from pipeline.core.console import PLAIN_INTERVAL, Console
 from pipeline.core.decoder import encode
 from pipeline.errors import ExitCode, FileProblems, Locked, Problem, Refused, UsageError
 
@@ -164,22 +164,6 @@ def test_quiet_progress_says_nothing() -> None:
     assert said(quiet) == ("", "")
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (None, "?"),
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (1 << 20, "1.0 MiB"),
-        (5 << 40, "5120.0 GiB"),
-    ],
-)
-def test_bytes_are_said_in_binary_units(count: int | None, text: str) -> None:
-    assert human_bytes(count) == text
-
-
 def on_terminal(show: Callable[[Console], None]) -> str:
     """What a terminal of 40 columns gets."""
     ours, theirs = pty.openpty()
@@ -226,11 +210,3 @@ def test_a_line_goes_out_in_one_piece_so_that_those_of_several_threads_do_not_mi
     shared.note("a note")
     shared.say("a result")
     assert pieces == ["a note\n", "a result\n"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (3599, "59 min 59 s"), (4800, "1 h 20 min")],
-)
-def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert human_seconds(seconds) == text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,46 +93,16 @@ def test_the_closure_holds_what_is_imported_however_deep_of_the_same_distributio
     assert set(re.findall(r"house[.\w]*", found)) == {"house.other", "house.kernel", "house.archive", "house.tools"}
 
 
+def test_what_is_imported_for_types_alone_is_not_in_the_closure_and_what_is_imported_instead_is(house: Path) -> None:
+    edit("house/kernel.py", "from house import archive", f"{FOR_TYPES}else:\n    from house import archive")(house)
+    edit("house/types.py", "class", "from house import other\nclass")(house)
+    found = fingerprint(house, method="closure")
+    assert set(re.findall(r"house[.\w]*", found)) == {"house.kernel", "house.archive", "house.tools"}
+
+
 def test_what_was_kept_of_a_module_is_not_believed_of_another_content(house: Path) -> None:
     first = fingerprint(house)
     edit("house/archive.py", "return data", "return data[1:]")(house)
     second = fingerprint(house)
     edit("house/archive.py", "return data[1:]", "return data")(house)
     assert fingerprint(house) == first != second
-
-
-# --- The project's own steps ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A copy of the project's code that may be edited."""
-    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("*.pyc"))
-    shutil.copytree(ROOT / "lines", tmp_path / "pipeline/_data/lines")  # as where it is installed
-    return tmp_path
-
-
-KERNELS = ("pipeline.recipes.el6.kernel", "pipeline.recipes.debian.kernel")
-
-
-@pytest.mark.parametrize("recipe", KERNELS)
-@pytest.mark.parametrize(
-    ("change", "changes"),
-    [
-        (edit("pipeline/formats/archive.py", "def unpack(", "UNPACKED = 1\n\n\ndef unpack("), True),
-        (edit("pipeline/formats/archive.py", '"""', '"""Really: '), False),
-        (edit("pipeline/__init__.py", "__version__ = ", "__version__ = 'x' + "), False),
-    ],
-)
-def test_a_kernels_key_sees_the_code_that_unpacks_its_sources_and_no_docstring(
-    copy: Path, recipe: str, change: Callable[[Path], None], changes: bool
-) -> None:
-    def digest() -> str:
-        script = f"from pipeline.core import fingerprint\nprint(fingerprint.digest({recipe!r}))"
-        env = clean_environment(PYTHONPATH=str(copy))
-        argv = [sys.executable, "-c", script]
-        return subprocess.run(argv, env=env, capture_output=True, text=True, check=True, cwd=copy).stdout
-
-    before = digest()
-    change(copy)
-    assert (digest() != before) is changes

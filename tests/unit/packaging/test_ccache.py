@@ -18,8 +18,7 @@ from pipeline.packaging import rpmbuild
 from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import Facts
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits, build_user
+from pipeline.sandbox.runtime import EndReason, Image, Job, JobResult, Limits, build_user
 from tests.fixtures.rpms import LEAD
 
 # As ccache 4.7.5 wrote it of a miss, a hit, a failed compilation, a link, a preprocessor's run and a second hit.

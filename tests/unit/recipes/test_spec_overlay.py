@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.line_checks import required
+from pipeline.config.line_model import required
 from pipeline.errors import Refused
 from pipeline.recipes.spec_overlay import configured, overlaid, spec_edits
 from tests.fixtures.targets import EL6

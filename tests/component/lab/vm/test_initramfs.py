@@ -20,7 +20,7 @@ from pipeline.errors import Refused
 from pipeline.inspect import kernel_package, shared_libs
 from pipeline.lab.vm import initramfs
 from pipeline.lab.vm.initramfs import Contents
-from pipeline.sandbox.images import Image
+from pipeline.sandbox.runtime import Image
 from tests.fixtures.guestfiles import bootimage, library, module, program
 from tests.fixtures.rootfs import record
 from tests.fixtures.rpms import of_files

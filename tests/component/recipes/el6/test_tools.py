@@ -21,7 +21,8 @@ from pipeline.packaging import rpmbuild
 from pipeline.recipes.el6 import tools
 from pipeline.recipes.el6.tools import HEADERS, LIBRARIES, Builder
 from pipeline.recipes.lvs_tools import Tool
-from pipeline.sources.resolver import Sources, Verified
+from pipeline.sources.records import Verified
+from pipeline.sources.resolver import Sources
 from tests.component.test_toy import build as build_kernel
 from tests.fixtures.badserver import BadServer
 from tests.fixtures.commandline import Inv

@@ -11,9 +11,8 @@ from pipeline.errors import BuildFailed
 from pipeline.packaging import job as sandboxed
 from pipeline.packaging import rpmbuild
 from pipeline.packaging.graph import Step, Work
-from pipeline.recipes.el6 import recipe as el6
-from pipeline.sandbox.images import Image
-from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits
+from pipeline.recipes.el6 import kernel_step as el6
+from pipeline.sandbox.runtime import EndReason, Image, Job, JobResult, Limits
 from tests.fixtures.rpms import LEAD
 
 RACE = "ld: drivers/net/tun.ko.sign.o: multiple definition of `no symbol'\nmake: *** [modules] Error 1\n"

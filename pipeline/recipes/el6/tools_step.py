@@ -1,0 +1,65 @@
+"""Plan the step of one of RHEL 6's tools: ipvsadm, or keepalived, which needs the director's kernel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.line_model import RoleName
+from pipeline.packaging import job, rpmbuild
+from pipeline.packaging.graph import Step, Work
+from pipeline.recipes import spec_files, steps
+from pipeline.recipes.el6 import tools as tools_el6
+from pipeline.recipes.lvs_tools import Tool
+
+if TYPE_CHECKING:
+    from pipeline.recipes.base import BuildInputs
+
+_DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
+_DISK_SPACE = 1 << 30  # bytes: most of it is OpenSSL's
+
+
+def plan(material: BuildInputs, tool: Tool) -> Step:
+    """Return the step that builds and proves one tool."""
+    image, tag = material.bench.image.name, material.line.release_tag
+    target = spec_files.target(material.line)
+    parameters = tools_el6.of_line(target, tool, image, material.verified, tag)
+    needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
+
+    def build(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
+        kernel = job.built_packages(work.needs, needs)
+
+        def fill(sources: Path, specs: Path) -> None:
+            tools_el6.prepare(sources, specs, parameters, material.verified, kernel)
+
+        return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))
+
+    recipe = job.SpecBuild(
+        spec=parameters.spec,
+        epoch=parameters.epoch,
+        write_sources=_nothing,
+        explain_failure=lambda log, _: tools_el6.explain(log, parameters),
+        macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
+        disk_space=_DISK_SPACE,
+        cache=tool.value if parameters.static else "",
+    )
+    inputs = {
+        "sources": tools_el6.sources(parameters, material.verified),
+        "parameters": parameters.as_dict(),
+        "texts": tools_el6.rendered(parameters),
+    }
+    return steps.packages(
+        tool.value,
+        material,
+        recipe,
+        lambda rpms: tools_el6.check(rpms, parameters),
+        inputs,
+        needs=needs,
+        weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
+        build=build,
+    )
+
+
+def _nothing(_: Path, __: Path) -> None:
+    """Prepare nothing: a tool's inputs depend on its needs, which are known when the step runs."""
