@@ -14,20 +14,13 @@ from pipeline.core import disk_space, neutral, trees
 from pipeline.core.process import signal_name
 from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError
-from pipeline.packaging import log_errors
+from pipeline.packaging import log_errors, log_patterns
 from pipeline.packaging.graph import Work
+from pipeline.packaging.log_patterns import Kind
 from pipeline.sandbox.runtime import TMPFS_MOUNTS, EndReason, JobResult, Limits
 
 _MAX_WIDTH = 200  # characters shown of a line of a log
 _TAIL_LINES = 6  # last lines shown of a build that had to be ended
-_NETWORK = re.compile(
-    r"(?i)Network is unreachable|Temporary failure in name resolution|could ?n.t resolve|Could not resolve"
-    r"|Name or service not known|unable to resolve"
-)
-_PROCESSES = re.compile(r"(?i)fork.*(Resource temporarily unavailable|Cannot allocate memory)|cannot fork")
-_MEMORY = re.compile(r"(?i)cannot allocate memory|memory exhausted|out of memory|bad_alloc")
-_FILE = re.compile(r"File too large|File size limit exceeded")
-_FULL = re.compile(r"No space left on device")
 
 
 @dataclass(frozen=True)
@@ -63,15 +56,18 @@ def _exit_status(work: Work, result: JobResult, context: BuildContext) -> BuildF
 
 def _sandbox_cause(line: str, limits: Limits) -> str:
     """Return the sandbox's part in an error; empty for an error with another cause."""
-    memory = f"a build may have {human_bytes(limits.memory)} of memory: --build-memory"
-    rows = (
-        (_NETWORK, "a build has no network: what it needs must be a pinned source of the line, or in the image"),
-        (_PROCESSES, f"a build may have {limits.processes} processes at once: --build-processes"),
-        (_MEMORY, memory),
-        (_FILE, f"a file may have {human_bytes(limits.file)}"),
-        (_FULL, f"{', '.join(TMPFS_MOUNTS)} are in memory and hold {human_bytes(limits.temporary)} each"),
-    )
-    return next((why for pattern, why in rows if pattern.search(line)), "")
+    memory = f"{human_bytes(limits.memory)} of memory: --build-memory"
+    rows = {
+        Kind.NETWORK: "a build has no network: what it needs must be a pinned source of the line, or in the image",
+        Kind.PROCESSES: f"a build may have {limits.processes} processes at once: --build-processes",
+        Kind.MEMORY: f"a build may have {memory}",
+        Kind.KILLED: f"killed for lack of memory, by the host or by the limit: a build may have {memory}; "
+        "fewer processes at once need less: --build-jobs",
+        Kind.FILE_SIZE: f"a file may have {human_bytes(limits.file)}",
+        Kind.DISK: "no disk space where it writes: "
+        f"{', '.join(TMPFS_MOUNTS)} are in memory and hold {human_bytes(limits.temporary)} each",
+    }
+    return rows.get(log_patterns.kind(line), "")
 
 
 def _limit_reached(work: Work, result: JobResult, context: BuildContext) -> BuildFailed:

@@ -102,7 +102,13 @@ def test_one_line_without_end_takes_no_memory_and_line_numbers_stay_those_of_a_p
     assert max(map(len, log_errors.lines(log))) <= log_errors.MAX_LINE
 
 
-@pytest.mark.parametrize("line", ["assertion " * 400, "fork" * 1000, "a b :" + " " * 4000 + "x", "asked for " * 400])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("assertion " * 400, "fork" * 1000, "a b :" + " " * 4000 + "x", "asked for " * 400),
+        *("make: *** [" * 400, "\x1b]" * 2000, " " * 4096, " at no line" * 400),
+    ],
+)
 def test_lines_that_a_pattern_could_try_at_each_word_cost_no_more_than_others(line: str, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("Keepalived configuration\n------------------------\n" + f"{line}\n" * 2000)

@@ -35,6 +35,9 @@ def told(tmp_path: Path, ended: JobResult, log: str = "made it\n", limits: Limit
         ("cc1: out of memory allocating 65536 bytes", "12.0 GiB of memory"),
         ("cat: write error: File too large", "16.0 GiB"),
         ("gcc: error writing to /tmp/x.s: No space left on device", "2.0 GiB each"),
+        ("gcc: error writing to /tmp/x.s: No space left on device", "no disk space"),
+        ("gcc: fatal error: Killed signal terminated program cc1", "killed for lack of memory"),
+        ("gcc: internal compiler error: Killed (program cc1)", "12.0 GiB of memory: --build-memory"),
         ("a.c:1:1: error: expected declaration", ""),
     ],
 )
