@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.task import Outcome, verb
 from pipeline.config.context import RunContext
+from pipeline.core import resources
 from pipeline.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from pipeline.sources.resolver import NewPin
     from pipeline.sources.store_maintenance import Cleaned
 
+# Groups of verbs in the help, in its order.
+ALL = "everything at once"
+SOURCES = "sources and patches"
+BUILDS = "builds"
+LABS = "lab"
+RESULTS = "results"
+PROJECT = "lines, host, tests"
 FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs", "retries", "stall", "connect")
 
 
@@ -44,7 +52,7 @@ def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Line:
     return line
 
 
-@verb("line", *FETCHING, "image", words=("line",))
+@verb("line", *FETCHING, "image", group=SOURCES, example="fetch lts61", words=("line",))
 def fetch(context: RunContext) -> LineSources:
     """Fetch and verify every source of a line; a second run makes no request."""
     from pipeline.sources import resolver
@@ -57,7 +65,12 @@ def fetch(context: RunContext) -> LineSources:
     return resolver.evidence(chosen, found)
 
 
-@verb(*FETCHING, help={"line": "the line's name", "source": "the source to pin, as the line file names it"})
+@verb(
+    *FETCHING,
+    group=SOURCES,
+    example="pin el6 kernel-srpm",
+    help={"line": "the line's name", "source": "the source to pin, as the line file names it"},
+)
 def pin(context: RunContext, line: str, source: str) -> NewPin:
     """Prove a source that upstream published no digest of, and write its pin to the lock file."""
     from pipeline.sources import resolver
@@ -69,24 +82,37 @@ def pin(context: RunContext, line: str, source: str) -> NewPin:
     return resolver.NewPin(*chosen.identity, source, made, chosen.lock_file)
 
 
-@verb("line-file", help={"show": "print the whole resolved line of this name"}, plain=True)
-def lines(context: RunContext, show: str = "") -> ShownLine | list[ListedLine]:
+@verb(
+    "line-file",
+    group=PROJECT,
+    example="lines lts61",
+    words=("line",),
+    help={"line": "print the whole resolved line of this name", "show": "the same as LINE"},
+    values={"show": "LINE"},
+    plain=True,
+)
+def lines(context: RunContext, line: str = "", show: str = "") -> ShownLine | list[ListedLine]:
     """List the lines, or print one whole, overrides and pins included."""
     from pipeline.commands import lines as display
     from pipeline.config import line_loader as model
 
-    if show or context.settings.line_file:
-        return display.show_line(model.load(show or None, context.settings.line_file), context.console)
-    return display.list_lines([model.load(name) for name in model.names()], context.console)
+    if name := line or show:
+        return display.show_line(model.load(name, context.settings.line_file), context.console)
+    if context.settings.line_file:
+        return display.show_line(model.load(None, context.settings.line_file), context.console)
+    return display.list_lines([model.load(name) for name in resources.line_names()], context.console)
 
 
 @verb(
     "line",
     *FETCHING,
+    group=SOURCES,
+    example="patches el6",
     words=("line",),
     pairs=("diff",),
+    values={"diff": "OLD NEW", "classify": "FILE"},
     help={
-        "diff": "compare two versions of a patch by effect: --diff A B",
+        "diff": "compare two versions of a patch by effect",
         "classify": "find the role of a patch file that belongs to no series",
     },
 )
@@ -97,7 +123,7 @@ def patches(
     from pipeline.commands import patches as command
 
     if diff and len(diff) != 2:
-        raise UsageError("--diff takes two patch files", hint="./inv patches --diff A B")
+        raise UsageError("--diff: expected two patch files", hint="./inv patches --diff OLD NEW")
     chosen = _line(context, writes=not (diff or classify))
     if diff:
         return command.compare_files(diff, chosen, context)
@@ -112,10 +138,20 @@ BUILDING = (
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", *LIMITS),
     *("force", "keep-going", "explain", "dry-run", "verify", "check-reproducible"),
 )
+PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", "userland")
+ROLES = ("director", "realserver", "stock")
 PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
 
 
-@verb("line", *FETCHING, *BUILDING, *PUBLISHING, words=("line",))
+@verb(
+    "line",
+    *FETCHING,
+    *BUILDING,
+    *PUBLISHING,
+    group=ALL,
+    example="build-all lts61 --kernel-config small",
+    words=("line",),
+)
 def build_all(context: RunContext) -> BuildAllResult:
     """Do everything: verified sources, proven patches, packages, a signed repository, and traffic through them."""
     from pipeline.commands.lab import LabCommand
@@ -127,7 +163,11 @@ def build_all(context: RunContext) -> BuildAllResult:
     "line",
     *FETCHING,
     *BUILDING,
+    group=BUILDS,
+    example="build lts61 kernel --role stock",
+    words=("line",),
     many="name",
+    choices={"name": PACKAGES, "role": ROLES},
     help={
         "name": "kernel, ipvsadm, keepalived, role-packages, or userland for the lab; may be repeated",
         "role": "of the kernel only this one: director, realserver or stock",
@@ -145,6 +185,9 @@ def build(context: RunContext, name: list[str] | None = None, role: str = "") ->
     *FETCHING,
     "image",
     "centos-base",
+    group=BUILDS,
+    example="image lts61",
+    words=("line",),
     help={"fresh": "make it anew from the archive as it is now, for later builds"},
 )
 def image(context: RunContext, fresh: bool = False) -> MadeImage:
@@ -158,6 +201,8 @@ def image(context: RunContext, fresh: bool = False) -> MadeImage:
 
 @verb(
     "verify",
+    group=RESULTS,
+    example="status lts61 --verify",
     words=("line",),
     help={"line": "with --verify: of steps and snapshots only what is this line's"},
     plain=True,
@@ -176,7 +221,9 @@ def status(context: RunContext, line: str = "") -> Status | Outcome:
 
 
 @verb(
-    words=("step",),
+    group=RESULTS,
+    example="logs lts61 kernel:stock --follow",
+    words=("line", "step"),
     help={
         "step": "a step, as `./inv status` names it; all are listed without one",
         "line": "only of this line",
@@ -192,7 +239,11 @@ def logs(context: RunContext, step: str = "", line: str = "", follow: bool = Fal
 
 
 @verb(
+    group=RESULTS,
+    example="clean failed old",
+    words=("line",),
     many="what",
+    choices={"what": ("failed", "old", "ccache", "steps", "images", "guests", "all")},
     help={
         "what": "failed, old, ccache, steps, images, guests, or all of these; without a word nothing is removed",
         "line": "only what is this line's",
@@ -212,6 +263,9 @@ def clean(context: RunContext, what: list[str] | None = None, line: str = "") ->
     "image",
     "kernel-config",
     *LIMITS,
+    group=BUILDS,
+    example="shell lts61 kernel:stock",
+    words=("line", "step"),
     help={"step": "the step that failed, as its message names it"},
 )
 def shell(context: RunContext, step: str) -> ShellResult:
@@ -226,7 +280,7 @@ def shell(context: RunContext, step: str) -> ShellResult:
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")
 
 
-@verb("line", *FETCHING, *LAB, words=("line",))
+@verb("line", *FETCHING, *LAB, group=LABS, example="smoke lts61 --scenario nat", words=("line",))
 def smoke(context: RunContext) -> Report:
     """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
     from pipeline.commands.lab import LabCommand
@@ -234,7 +288,7 @@ def smoke(context: RunContext) -> Report:
     return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=context.settings.keep)
 
 
-@verb("line", *FETCHING, *LAB, words=("line",))
+@verb("line", *FETCHING, *LAB, group=LABS, example="boot lts61", words=("line",))
 def boot(context: RunContext) -> Report:
     """Boot every published kernel and look at it from inside: the scenario `boot` alone."""
     from pipeline.commands.lab import LabCommand
@@ -242,18 +296,30 @@ def boot(context: RunContext) -> Report:
     return LabCommand(_line(context), context).smoke(("boot",), keep=context.settings.keep)
 
 
-@verb("line", *FETCHING, *LAB, words=("line",))
+@verb("line", *FETCHING, *LAB, group=LABS, example="lab lts61 --scenario nat", words=("line",))
 def lab(context: RunContext) -> Report:
     """Play one scenario, leave its network running, and give a shell in each guest."""
     from pipeline.commands.lab import LabCommand
     from pipeline.lab.scenarios import NAMES
 
     if len(context.settings.scenario) != 1:
-        raise UsageError("which scenario?", why=f"one of: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
+        got = ", ".join(context.settings.scenario) or "none"
+        what = f"--scenario: expected one scenario, got {got}"
+        raise UsageError(what, why=f"known: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
     return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=True)
 
 
-@verb("line", *FETCHING, "image", help={"action": "export or import", "directory": "the mirror's directory"})
+@verb(
+    "line",
+    *FETCHING,
+    "image",
+    group=SOURCES,
+    example="mirror export DIR lts61",
+    words=("action", "directory", "line"),
+    choices={"action": ("export", "import")},
+    values={"directory": "DIR"},
+    help={"action": "export or import", "directory": "the mirror's directory"},
+)
 def mirror(context: RunContext, action: str, directory: str) -> LineSources:
     """Carry a line's sources to a host without network: `mirror export DIR`, `mirror import DIR`."""
     from pipeline.sources import mirror_export
@@ -261,27 +327,31 @@ def mirror(context: RunContext, action: str, directory: str) -> LineSources:
     chosen = _line(context)
     if action == "export":
         return mirror_export.export(chosen, context.settings, context.console, directory, context.settings.image)
-    if action == "import":
-        return mirror_export.import_(chosen, context.settings, context.console, directory, context.settings.image)
-    raise UsageError(f"there is no `mirror {action}`", why="actions: export, import", hint="./inv mirror export DIR")
+    return mirror_export.import_(chosen, context.settings, context.console, directory, context.settings.image)
 
 
-@verb(help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"})
+@verb(
+    group=SOURCES,
+    example="store verify",
+    choices={"action": ("gc", "verify")},
+    help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"},
+)
 def store(context: RunContext, action: str) -> Cleaned | Outcome:
     """Clean or verify the store: `store gc`, `store verify`."""
     from pipeline.sources import store_maintenance
 
     if action == "gc":
         return store_maintenance.gc(context.settings, context.console)
-    if action == "verify":
-        found = store_maintenance.verify(context.settings, context.console)
-        return Outcome(found, ExitCode.REFUSED if found.damaged else ExitCode.OK)
-    raise UsageError(f"there is no `store {action}`", why="actions: gc, verify", hint="./inv store verify")
+    found = store_maintenance.verify(context.settings, context.console)
+    return Outcome(found, ExitCode.REFUSED if found.damaged else ExitCode.OK)
 
 
 @verb(
     *FETCHING,
+    group=PROJECT,
+    example="doctor",
     plain=True,
+    values={"kernel": "FILE"},
     help={"kernel": "the kernel image to probe KVM with [one in /boot, else Debian's cloud kernel]"},
 )
 def doctor(context: RunContext, kernel: str = "") -> Outcome:
@@ -299,6 +369,10 @@ def doctor(context: RunContext, kernel: str = "") -> Outcome:
 
 @verb(
     *("line-file", "mirror", "runtime", "image", "kernel-config"),
+    group=PROJECT,
+    example="test --only unit",
+    choices={"only": ("unit", "component", "e2e")},
+    values={"only": "KIND", "match": "NAME"},
     help={
         "only": "unit, component or e2e [all]",
         "match": "only tests whose names match, as pytest's -k takes it",

@@ -1,4 +1,4 @@
-"""Measure the lab: `python bench/lab.py ARTIFACTS [OPTION...]`, such as `--line lts61`.
+"""Measure the lab: `python bench/lab.py ARTIFACTS [OPTION...]`, such as `lts61`.
 
 ARTIFACTS has a published snapshot of the line. Each scenario's seconds, and the whole set's, with guests' images
 made before; aim: whole set <= 60 s on 2 cores

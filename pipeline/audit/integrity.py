@@ -12,7 +12,8 @@ from pathlib import Path
 
 from pipeline.config.context import RunContext
 from pipeline.core import neutral
-from pipeline.errors import Refused, UsageError
+from pipeline.core.suggestion import unknown
+from pipeline.errors import Refused
 from pipeline.packaging import inventory, step_record
 from pipeline.packaging.scheduler import check_stored
 
@@ -54,7 +55,7 @@ def verify(context: RunContext, line: str = "") -> tuple[Differing, ...]:
         | {path.name for path in inventory.entries(artifacts / "repo")}
     )
     if line and line not in known:
-        raise UsageError(f"line {line!r}: nothing of it is here", why=f"lines: {', '.join(known)}", hint="./inv status")
+        raise unknown("line with results", line, known, hint="./inv status")
     found = []
     for kind in KINDS:
         console.note(f"reading every file of the {kind.name}")

@@ -1,106 +1,80 @@
-"""Run the command line with invoke: words in place of options, exit code 2 for mistakes, no invoke settings."""
+"""Run the command line: verbs, the program's own options, and errors as text and exit codes."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from invoke.collection import Collection
-from invoke.config import Config
-from invoke.exceptions import Exit, ParseError
-from invoke.program import Program as InvokeProgram
 
+from pipeline.cli import completion, help
+from pipeline.commands import command_line
+from pipeline.commands.command_line import Verb
 from pipeline.commands.task import Stopped
 from pipeline.core import artifacts, disk_space, process, rlimits
-from pipeline.core.console import Console, make_usable, output_errors
-from pipeline.errors import HostLacks, PipelineError, UsageError
+from pipeline.core.console import Console, make_usable, write
+from pipeline.core.suggestion import unknown
+from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
 
+_SHORT = {"-l": "--list", "-V": "--version"}
 # Stop us as Ctrl-C does, with everything cleaned up.
 _STOPPING = (signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 
 
-class _Defaults(Config):
-    """Invoke's settings without its files and variables: invoke would run `~/.invoke.py`."""
+class Program:
+    """The command line over a collection of tasks. Invoke's own options and settings have no say in it."""
 
-    def load_base_conf_files(self) -> None:
-        """Load nothing."""
+    def __init__(self, namespace: Collection, version: str) -> None:
+        self.verbs: Mapping[str, Verb] = {name: task.verb for name, task in namespace.tasks.items()}
+        self.version = version
 
-    def load_shell_env(self) -> None:
-        """Load nothing; merge, as invoke expects here."""
-        self.merge()
-
-
-class Program(InvokeProgram):
-    """Invoke's program with words for options, exit code 2 for mistakes, and no settings of invoke's."""
-
-    def __init__(self, **named: Any) -> None:
-        super().__init__(config_class=_Defaults, **named)
-
-    def parse_tasks(self) -> None:
-        """Put each word's option before it, for invoke; exit with 2 on a mistake."""
-        verb = next((word for word in self.core.unparsed if word in self.collection.task_names), None)
-        if verb and {"--help", "-h"} & set(self.core.unparsed):
-            self.args.help.value, self.core.unparsed = verb, []  # wherever it stands, even where words are missing
+    def run(self, tokens: Sequence[str]) -> int:
+        """Run verb after verb, until one fails, and return the exit code."""
         try:
-            self.core.unparsed = named_words(self.core.unparsed, self.collection)
-            super().parse_tasks()
-        except ParseError as error:
+            if (text := self._answer(list(tokens))) is not None:
+                write(sys.stdout, text)
+                return ExitCode.OK
+            calls = command_line.parse(tokens, self.verbs)
+        except UsageError as error:
             # Where options could not be told apart, `--json` is looked for as a word.
-            what = re.sub(r"Flag <Argument: ([\w-]+).*?> needed value", r"--\1 needed a value", str(error))
-            mistake = UsageError(what, hint="./inv --list, or ./inv --help VERB")
-            Console(json="--json" in self.argv).fail(mistake)
-            raise Exit(code=int(mistake.code)) from None
+            Console(json="--json" in tokens).fail(error)
+            return error.code
+        return next((code for call in calls if (code := call.run())), ExitCode.OK)
 
+    def _answer(self, tokens: list[str]) -> str | None:
+        """Return what an option of the program itself prints; None where a verb is to be run."""
+        first, *others = tokens or ["--list"]
+        name, _, value = first.partition("=")
+        if first == "--complete":
+            return "\n".join(completion.candidates(others[1:] if others[:1] == ["--"] else others, self.verbs))
+        if name == "--print-completion-script":
+            return self._script(value or next(iter(others), ""))
+        if first == "help" or set(command_line.HELP) & {token.partition("=")[0] for token in tokens}:
+            return self._help(tokens)
+        answers = {"--list": help.verbs(self.verbs), "--version": f"inv {self.version}"}
+        if (answer := answers.get(_SHORT.get(first, first))) is None:
+            return None
+        if others:
+            what = f"option {first}: takes nothing besides; expected ./inv {first}, got {' '.join(others)}"
+            raise UsageError(what, hint=f"./inv {first}")
+        return answer
 
-def named_words(tokens: Sequence[str], collection: Collection) -> list[str]:
-    """Convert `patches LINE` to `patches --line LINE`, and `--diff A B` to `--diff A --diff B`.
+    def _help(self, tokens: Sequence[str]) -> str:
+        """Return the help of the verb, wherever it stands, even where words are missing; else of the program."""
+        words = [token.removeprefix("--help=") for token in tokens]
+        if found := next((self.verbs[word] for word in words if word in self.verbs), None):
+            return help.verb(found)
+        if other := next((at for at, word in enumerate(words) if word != "help" and not word.startswith("-")), None):
+            raise command_line.unknown_verb(words[other], self.verbs, words, other)
+        return help.program(self.verbs)
 
-    What has its name already is left alone; so is a word that no verb takes, for invoke to refuse.
-    Raises `ParseError` for an unknown option where a word is due: invoke would take it for that word.
-    """
-    result: list[str] = []
-    task: Any = None
-    words: list[str] = []
-    due: list[str] = []  # what the next words are, positional arguments and option values first
-    for token in tokens:
-        if token.startswith("-"):
-            if due and not any(token.lstrip("-").partition("=")[0] in a.names for a in arguments(task)):
-                raise ParseError(f"No idea what {token!r} is!")
-            words = [word for word in words if word != token.lstrip("-").partition("=")[0]]
-            due = _due(task, token) or due
-        elif due:
-            result += [due[0]] if due[0] else []
-            due = due[1:]
-        elif words:
-            result.append(f"--{words.pop(0)}")
-        elif many := getattr(task, "many", ""):
-            result.append(f"--{many}")
-        else:
-            task = collection[token] if token in collection.task_names else None
-            words, due = list(getattr(task, "words", ())), [""] * len(task.positional if task else ())
-        result.append(token)
-    return result
-
-
-def arguments(task: Any) -> list[Any]:
-    """Return the task's arguments, and keep the help texts, which invoke removes on first use."""
-    texts = dict(task.help)
-    found: list[Any] = task.get_arguments()
-    task.help = texts
-    return found
-
-
-def _due(task: Any, option: str) -> list[str]:
-    """Return the words that follow this option, each as the option to put before it."""
-    for argument in arguments(task) if task else ():
-        if option.lstrip("-") in argument.names and argument.takes_value:
-            return ["", option] if option.lstrip("-") in task.pairs else [""]
-    return []
+    def _script(self, shell: str) -> str:
+        if shell not in completion.SCRIPTS:
+            raise unknown("shell", shell, completion.SCRIPTS, hint="./inv --print-completion-script bash")
+        return completion.SCRIPTS[shell].rstrip()
 
 
 def main() -> None:
@@ -119,11 +93,7 @@ def main() -> None:
             _require_directory()
             os.environ["PATH"] = process.absolute(os.environ.get("PATH", ""))
             namespace = Collection.from_module(tasks)
-            with output_errors(sys.stdout):  # help, that is: verbs say what they say through a console
-                try:
-                    Program(name="inv", binary="inv", version=__version__, namespace=namespace).run()
-                finally:
-                    sys.stdout.flush()
+            sys.exit(Program(namespace, __version__).run(sys.argv[1:]))
     except PipelineError as error:
         Console(json="--json" in sys.argv).fail(error)
         sys.exit(int(error.code))

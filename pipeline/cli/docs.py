@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from invoke.collection import Collection
 
-from pipeline.cli import app
+from pipeline.commands.command_line import Parameter, Verb
 from pipeline.config.settings import ROWS, TABLE, Setting
 from pipeline.errors import ExitCode
 
@@ -21,7 +20,12 @@ _COMMANDS = """\
 
 Made by `python -m pipeline.cli.docs commands`; do not edit.
 
-`./inv VERB [WORDS] [OPTIONS]` runs one verb, `./inv --list` lists them, `./inv --help VERB` explains one.
+`./inv VERB [LINE] [WORDS] [OPTIONS]` runs one verb, `./inv --list` lists them, `./inv --help VERB` explains one.
+Several verbs in a row run one after the other, until one fails: `./inv fetch LINE patches LINE`.
+
+An option's value follows behind a blank or `=`. LINE is the name of a line, and may be typed as an option too:
+`--line LINE`. Behind `--` everything is a word. What no verb takes is refused, with the name that was probably meant.
+
 Results go to standard output, notes and errors to standard error. The exit codes are in
 [exit-codes.md](exit-codes.md).
 """
@@ -36,6 +40,15 @@ in the environment.
 
 `line` and `line-file` choose one line: of the two counts what is set in the first of these places. A line file names
 its own line; where both are set in the same place, they must agree.
+"""
+_COMPLETION = """\
+## Completion
+
+Verbs, options, lines, scenarios, steps and other names are completed by the shell, wherever the checkout lies:
+
+    eval "$(./inv --print-completion-script bash)"                             # in ~/.bashrc, with the whole path
+    ./inv --print-completion-script zsh > ~/.zfunc/_inv                        # a directory of $fpath
+    ./inv --print-completion-script fish > ~/.config/fish/completions/inv.fish
 """
 _EXIT_CODES = """\
 # Exit codes
@@ -54,7 +67,7 @@ A run stopped by a signal ends with 128 and the signal's number, as shells repor
 _EXAMPLES = {
     ExitCode.OK: ("./inv lines", "", "the table of lines"),
     ExitCode.BUG: ("", "none is known", "a Python traceback, and to report it"),
-    ExitCode.USAGE: ("./inv lines --show el7", "", "line 'el7': not found"),
+    ExitCode.USAGE: ("./inv lines el7", "", f"line 'el7': not found; did you mean {TABLE['line'].default}?"),
     ExitCode.UNREACHABLE: (
         "./inv fetch LINE --offline",
         "as the first fetch of a line with Debian's sources",
@@ -88,9 +101,8 @@ def commands() -> str:
     """Return the page of verbs, options and settings."""
     import tasks
 
-    found = Collection.from_module(tasks).tasks
-    parts = [_COMMANDS, *(_verb(found[name]) for name in sorted(found)), _SETTINGS + "\n" + _settings_table()]
-    return "\n".join(parts)
+    verbs = [task.verb for _, task in sorted(Collection.from_module(tasks).tasks.items())]
+    return "\n".join([_COMMANDS, *map(_verb, verbs), _COMPLETION, _SETTINGS + "\n" + _settings_table()])
 
 
 def exit_codes() -> str:
@@ -105,49 +117,43 @@ def _example(code: ExitCode) -> tuple[str, str]:
     return ", ".join(part for part in (f"`{command}`" if command else "", when) if part), message
 
 
-def _verb(task: Any) -> str:
-    """Return the section of a verb: usage, purpose, its own options, and its settings."""
-    arguments = {argument.name.replace("_", "-"): argument for argument in app.arguments(task)}
-    rows = [TABLE[name] for name in arguments if name in task.settings]
-    own = [argument for name, argument in arguments.items() if name not in task.settings]
-    verb = task.name.replace("_", "-")
-    usage = " ".join(["./inv", verb, *_usage(task, own)])
-    parts = [f"## {verb}\n", f"    {usage}\n", f"{' '.join((task.__doc__ or '').split())}\n"]
+def _verb(verb: Verb) -> str:
+    """Return the section of a verb: usage, purpose, its own words and options, and its settings."""
+    own = [each for each in verb.parameters.values() if each.name in verb.words or not each.setting]
+    settings = [row for row in ROWS if row.name in verb.parameters]
+    parts = [
+        f"## {verb.name}\n",
+        f"    ./inv {verb.usage}\n",
+        f"{verb.summary}\n",
+        f"Example: `./inv {verb.example}`\n",
+    ]
     if own:
-        parts.append(_table(("option", "meaning"), [(_typed(task, a), _cell(a.help or "")) for a in own]))
-    parts.append(f"Settings: {', '.join(f'`{row.option}`' for row in sorted(rows, key=ROWS.index))}.\n")
+        parts.append(_table(("option", "meaning"), [(_typed(verb, each), _cell(each.help)) for each in own]))
+    parts.append(f"Settings: {', '.join(f'`{row.option}`' for row in settings)}.\n")
     return "\n".join(parts)
 
 
-def _usage(task: Any, own: Sequence[Any]) -> Iterator[str]:
-    for argument in own:
-        if argument.positional:
-            yield argument.name.upper()
-    for word in task.words:
-        yield f"[{word.upper()}]"
-    if task.many:
-        yield f"[{task.many.upper()}]..."
-    yield "[OPTIONS]"
-
-
-def _typed(task: Any, argument: Any) -> str:
+def _typed(verb: Verb, parameter: Parameter) -> str:
     """Return an option or word as typed on the command line."""
-    name = argument.name.replace("_", "-")
-    if argument.positional or name in (*task.words, task.many):
-        return f"`{argument.name.upper()}` or `--{name} {argument.name.upper()}`"
-    value = " A B" if name in task.pairs else f" {argument.name.upper()}" if argument.takes_value else ""
-    return f"`--{name}{value}`"
+    option = _cell(f"`{parameter.typed}`")
+    return f"`{parameter.value}` or {option}" if parameter.name in verb.words else option
 
 
 def _settings_table() -> str:
-    rows = [(f"`{r.option}`", f"`{r.name}`", f"`{r.variable}`", r.kind, _default(r), _cell(r.help)) for r in ROWS]
+    rows = [(_option(r), f"`{r.name}`", f"`{r.variable}`", r.kind, _default(r), _cell(r.help)) for r in ROWS]
     return _table(("option", "TOML key", "environment", "kind", "default", "meaning"), rows)
+
+
+def _option(row: Setting) -> str:
+    return f"`{row.option}`" if row.kind == "flag" else _cell(f"`{row.option}={row.value_shown}`")
 
 
 def _default(row: Setting) -> str:
     if row.kind == "flag":
         return "`false`"
-    return "none" if row.default in (None, "", ()) else f"`{row.default}`"
+    if row.shown:
+        return row.shown
+    return f"`{row.default_shown}`" if row.default_shown else "none"
 
 
 def _cell(text: str) -> str:

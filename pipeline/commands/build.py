@@ -20,7 +20,8 @@ from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.config.settings import TABLE
-from pipeline.core import neutral
+from pipeline.core import neutral, resources
+from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
 from pipeline.packaging.graph import Plan
@@ -156,9 +157,8 @@ class BuildCommand:
         check_image(settings.image, self.build_spec.images)
         known = (*PACKAGES, *_steps_by_name(self.line), PUBLISH)
         for option, names in (("--only", settings.only), ("--force", settings.force)):
-            if unknown := [name for name in names if name not in known]:
-                what = f"{option}: no step is called {', '.join(unknown)}"
-                raise UsageError(what, why=f"steps: {', '.join(known)}", hint="./inv build-all --dry-run shows them")
+            if wrong := [name for name in names if name not in known]:
+                raise unknown(f"step of {option}", wrong, known, hint="`./inv build-all --dry-run` shows the steps")
 
     def _look(self) -> None:
         """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""
@@ -166,7 +166,7 @@ class BuildCommand:
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
             if self.context.settings.offline:
                 hint = f"drop --offline, or {hint}"
-            if others := [name for name in line_loader.names() if name != self.line.base and _is_of_debian(name)]:
+            if others := [name for name in resources.line_names() if name != self.line.base and _is_of_debian(name)]:
                 hint += f"; or build a kernel from Debian's archive: ./inv build-all --line {others[0]}"
             raise preflight.failure(missing, hint)
 
@@ -203,19 +203,17 @@ def _is_of_debian(name: str) -> bool:
 
 def _steps_of(line: Line, names: Sequence[str], role: str) -> tuple[str, ...]:
     """Return the steps of packages with these names. Raises `UsageError` for unknown names and roles."""
-    unknown = [name for name in names if name not in PACKAGES]
-    if unknown or not names:
-        what = f"no package is called {', '.join(unknown)}" if unknown else "which packages?"
+    if wrong := [name for name in names if name not in PACKAGES]:
+        raise unknown("package", wrong, PACKAGES, hint="./inv build kernel --role stock")
+    if not names:
+        what = "packages: none named; expected one or more"
         raise UsageError(what, why=f"names: {', '.join(PACKAGES)}", hint="./inv build kernel --role stock")
     if not role:
         return tuple(names)
     if "kernel" not in names:
-        raise UsageError("--role is for the kernel", why=f"asked for: {', '.join(names)}", hint="./inv build kernel")
+        what = f"--role: expected kernel among the packages, got {', '.join(names)}"
+        raise UsageError(what, hint="./inv build kernel")
     if role not in line.data.roles:
-        raise UsageError(
-            f"the line {line.name} has no role {role}",
-            why=f"its roles: {', '.join(line.data.roles)}",
-            hint="./inv lines",
-        )
+        raise unknown(f"role of the line {line.name}", role, line.data.roles, hint="./inv lines")
     kernel = f"kernel:{line.data.kernel_of(RoleName(role))}"
     return tuple(kernel if name == "kernel" else name for name in names)

@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config.context import RunContext
-from pipeline.core import fs, trees
+from pipeline.core import fs, resources, trees
 from pipeline.core.console import Console
 from pipeline.core.locks import locked
+from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
-from pipeline.errors import ExitCode, HostLacks, PipelineError, UsageError
+from pipeline.errors import ExitCode, HostLacks, PipelineError
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import Run, RunState
 from pipeline.packaging.scheduler import LOCK, SHELL_LOCK
@@ -103,14 +104,10 @@ class Cleaned:
 def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing | Cleaned, ExitCode]:
     """Remove the results that `words` name, with `line` only that line's; without words only list them.
 
-    The exit code tells why something had to be left, if it had. Raises `UsageError` for other
-    words, and for a line that is not there.
+    The exit code tells why something had to be left, if it had. Raises `UsageError` for a line that is not there.
     """
-    if unknown := [word for word in words if word not in WORDS]:
-        what = f"there is no `clean {' '.join(unknown)}`"
-        raise UsageError(what, why=f"words: {', '.join(WORDS)}", hint="./inv clean says what each would remove")
     if line and line not in (known := _lines(context.settings.artifacts)):
-        raise UsageError(f"there is no line {line!r} here", why=f"lines: {', '.join(known)}", hint="./inv status")
+        raise unknown("line", line, known, hint="./inv status")
     items = list(_items(context, line))
     if not words:
         return _describe(items, context.console), ExitCode.OK
@@ -138,10 +135,8 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing
 
 def _lines(artifacts: Path) -> list[str]:
     """Return the project's lines, and others with results here."""
-    from pipeline.config import line_loader as lines
-
     built = [path.name for path in (*inventory.lines(artifacts), *inventory.entries(artifacts / "repo"))]
-    return sorted({*lines.names(), *built})
+    return sorted({*resources.line_names(), *built})
 
 
 def _code(left: set[ExitCode]) -> ExitCode:

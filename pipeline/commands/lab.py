@@ -21,6 +21,7 @@ from pipeline.config.line_model import Line
 from pipeline.core import fingerprint, fs, neutral, process
 from pipeline.core.console import write
 from pipeline.core.locks import locked
+from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import Refused, TestsFailed, UsageError
 from pipeline.lab import run_record as passed
 from pipeline.lab.report import page as report
@@ -128,7 +129,7 @@ class LabCommand:
                 where=str(page),
                 hint=f"the page shows each check and console; ./inv lab --scenario {failed[0]} plays it and stays"
                 if failed
-                else "./inv lines --show LINE says why",
+                else "./inv lines LINE says why",
             )
         return found, bench.work
 
@@ -328,10 +329,8 @@ def _code() -> str:
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        what = f"there is no scenario {', '.join(unknown)}"
-        raise UsageError(what, why=f"scenarios: {', '.join(NAMES)}", hint="./inv smoke --scenario boot")
+    if wrong := [name for name in names if name not in NAMES]:
+        raise unknown("scenario", wrong, NAMES, hint="./inv smoke --scenario boot")
     return [name for name in NAMES if name in names]
 
 
@@ -356,7 +355,8 @@ def by_hand(context: ScenarioContext, read: Callable[[str], str] = input, say: C
         if typed in context.machines:
             _shell(context[typed])
         elif typed:
-            say(f"there is no guest {typed}; guests: {', '.join(context.machines)}; exit ends the lab")
+            meant = did_you_mean(typed, context.machines)
+            say(f"there is no guest {typed}{meant}; guests: {', '.join(context.machines)}; exit ends the lab")
 
 
 _TO_TRY = {

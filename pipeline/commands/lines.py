@@ -47,7 +47,7 @@ def list_lines(found: Sequence[Line], console: Console) -> list[ListedLine]:
         for item in listed
     ]
     console.table(("line", "kernel", "roles and their patches"), shown)
-    console.say("whole: ./inv lines --show LINE; a line of your own: docs/lines.md")
+    console.say("whole: ./inv lines LINE; a line of your own: docs/lines.md")
     return listed
 
 
@@ -67,7 +67,7 @@ def show_line(line: Line, console: Console) -> ShownLine:
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
-    console.say(f"every value: ./inv lines --json {line_checks.option(line, '--show')}")
+    console.say(f"every value: ./inv lines --json {line_checks.option(line)}")
     return ShownLine(line, pins, committed)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.config.context import RunContext
 from pipeline.core.console import Console, local_time
+from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import inventory, step_record
 from pipeline.packaging.inventory import Run, RunState
@@ -47,13 +48,14 @@ def logs(context: RunContext, step: str, line: str, *, follow: bool) -> list[Log
         return known
     if step:
         found = [log for log in known if log.run.step == step or log.run.step.startswith(f"{step}:")]
-        problem = f"no log of the step {step}"
     else:
         found = [log for log in known if log.run.state is RunState.RUNNING]
-        problem = "no step is running"
     if not found:
-        steps = ", ".join(dict.fromkeys(log.run.step for log in known)) or "none"
-        raise UsageError(problem, where=str(artifacts), why=f"steps with a log: {steps}", hint="./inv logs")
+        steps = list(dict.fromkeys(log.run.step for log in known))
+        if step:
+            raise unknown("step with a log", step, steps, hint="./inv logs", where=str(artifacts))
+        why = f"steps with a log: {', '.join(steps) or 'none'}"
+        raise UsageError("no step is running", where=str(artifacts), why=why, hint="./inv logs")
     newest = max(found, key=lambda log: (log.run.state is RunState.RUNNING, log.run.begun or 0.0))
     if not console.json:  # its document names the file
         _print(newest, console, follow=follow)

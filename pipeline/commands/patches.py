@@ -256,7 +256,7 @@ def _unfit(
                 why=f"it names {wanted} with {depth} directories before it, not with one such as a/ or b/",
                 hint="have it made with git diff, or with diff -uprN OLD NEW beside both trees",
             )
-    return Refused(what, where=path, hint=f"./inv lines --show {line.name} prints its rules")
+    return Refused(what, where=path, hint=f"./inv lines {line.name} prints its rules")
 
 
 def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> compare.Comparison:

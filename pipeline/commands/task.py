@@ -20,13 +20,16 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task as make_task
 
+from pipeline.commands.command_line import VERBS, Kind, Parameter, Verb
 from pipeline.config import settings as table
 from pipeline.config.context import RunContext
 from pipeline.core import artifacts, disk_space, rlimits, temporary
 from pipeline.core.console import Console, write
-from pipeline.errors import ExitCode, Mistake, PipelineError
+from pipeline.core.suggestion import unknown
+from pipeline.errors import ExitCode, Mistake, PipelineError, UsageError
 
 EVERYWHERE = ("artifacts", "json", "quiet")
+_OF_INVOKE = {"dry": "dry", "echo": "echo", "pty": "pty", "hide": "hide", "warn": "warn-only"}  # its settings' options
 _SHELLS = 128  # plus the number of the signal that ended a program is what shells report of it
 
 
@@ -48,55 +51,119 @@ class Stopped(KeyboardInterrupt):
 
 def verb(
     *options: str,
+    group: str = "",
+    example: str = "",
     words: Sequence[str] = (),
     pairs: Sequence[str] = (),
     many: str = "",
     help: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
+    choices: Mapping[str, Sequence[str]] | None = None,
     plain: bool = False,
 ) -> Callable[..., Any]:
     """Make a task of a function `f(session, ...)`.
 
-    `options` name rows of the settings table; `words` are own options that `./inv` also takes
-    without their names, `many` the one that every further word belongs to, `pairs` those that take
-    two words; `help` describes the function's own parameters. What the function returns is printed
-    with `--json`. A `plain` one is for every host: it needs no artifacts and no temporary files.
+    `options` name rows of the settings table. `words` are parameters that `./inv` also takes without their names, in
+    this order, those without a default first where they are left out; `many` is the one that every further word
+    belongs to, `pairs` those that take two words. `help` describes the function's own parameters, `values` how help
+    names their values, `choices` the only values allowed. `group` and `example` are for the help. What the function
+    returns is printed with `--json`. A `plain` one is for every host: it needs no artifacts and no temporary files.
     """
+    described = _Described(help or {}, values or {}, choices or {}, tuple(pairs))
 
     def decorate(function: Callable[..., Any]) -> Any:
         rows = [table.TABLE[name] for name in dict.fromkeys((*options, *EVERYWHERE))]
         own = list(inspect.signature(function).parameters.values())[1:]
+        found = (*map(described.parameter, own), *map(_of_setting, rows))
+        parameters = {parameter.name: parameter for parameter in found}
 
-        @functools.wraps(function)
-        def body(context: Context, **given: Any) -> None:
-            if code := _run(function, {p.name: given.pop(p.name) for p in own}, given, plain=plain):
-                raise Exit(code=code)
+        def checked(context: RunContext, **given: Any) -> Any:
+            _check_choices(made, given)
+            return function(context, **given)
 
-        first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        shared = [_parameter(row) for row in rows]
-        body.__signature__ = inspect.Signature([first, *own, *shared])  # type: ignore[attr-defined]
-        lists = [p.name for p in own if "list[" in str(p.annotation)] + [r.attribute for r in rows if r.kind == "list"]
-        described = {**(help or {}), **{row.attribute: _help(row) for row in rows}}
-        task = make_task(
-            help={name.replace("_", "-"): text for name, text in described.items()},
-            iterable=lists,
-            auto_shortflags=False,
-            positional=[p.name for p in own if p.default is inspect.Parameter.empty],
-        )(body)
-        task.words, task.pairs, task.many = tuple(words), tuple(pairs), many
-        task.settings = tuple(row.name for row in rows)
-        return task
+        def run(given: Mapping[str, Any]) -> int:
+            values = {p.name: given.get(p.name, parameters[p.name].empty()) for p in own}
+            options = {name.replace("-", "_"): value for name, value in given.items() if name not in values}
+            return _run(checked, values, options, plain=plain)
+
+        name = function.__name__.replace("_", "-")
+        summary = " ".join((function.__doc__ or "").split())
+        required = [p.name for p in own if parameters[p.name].required and p.name not in words]
+        ordered = (*required, *words, *filter(None, (many,)))
+        made = VERBS[name] = Verb(name, summary, parameters, ordered, many, group, example, run)
+        return _task(function, made, [*own, *map(_signature, rows)])
 
     return decorate
 
 
-def _parameter(row: table.Setting) -> inspect.Parameter:
+def _task(function: Callable[..., Any], made: Verb, signature: Sequence[inspect.Parameter]) -> Any:
+    """Return invoke's task of a verb, for `invoke VERB`; `./inv` takes the verb from it."""
+
+    @functools.wraps(function)
+    def body(context: Context, **given: Any) -> None:
+        if code := _refusal(context, given) or made.run({name.replace("_", "-"): v for name, v in given.items()}):
+            raise Exit(code=code)
+
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    body.__signature__ = inspect.Signature([first, *signature])  # type: ignore[attr-defined]
+    parameters = made.parameters.values()
+    task = make_task(
+        help={parameter.name: parameter.help for parameter in parameters},
+        iterable=[p.name.replace("-", "_") for p in parameters if p.kind in (Kind.LIST, Kind.PAIR)],
+        auto_shortflags=False,
+        positional=[parameter.name for parameter in parameters if parameter.required],
+    )(body)
+    task.verb = made
+    return task
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The words a verb has for its own parameters: help, names of values, choices; `pairs` take two values."""
+
+    help: Mapping[str, str]
+    values: Mapping[str, str]
+    choices: Mapping[str, Sequence[str]]
+    pairs: Sequence[str]
+
+    def parameter(self, own: inspect.Parameter) -> Parameter:
+        """Describe a parameter of the function."""
+        name, kinds = own.name, {"bool": Kind.FLAG, "list[str] | None": Kind.LIST}
+        kind = Kind.PAIR if name in self.pairs else kinds.get(str(own.annotation), Kind.TEXT)
+        value, choices = self.values.get(name, name.upper()), tuple(self.choices.get(name, ()))
+        required = own.default is inspect.Parameter.empty
+        return Parameter(name, self.help.get(name, ""), kind, value, choices=choices, required=required)
+
+
+def _check_choices(made: Verb, given: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for words that the verb does not know."""
+    for name, value in given.items():
+        parameter = made.parameters[name]
+        words = [value] if isinstance(value, str) else value
+        if parameter.choices and value and (wrong := [word for word in words if word not in parameter.choices]):
+            raise unknown(f"{parameter.value} of {made.name}", wrong, parameter.choices, hint=made.help_command)
+
+
+def _of_setting(row: table.Setting) -> Parameter:
+    """Describe the option of a setting."""
+    kind = {"flag": Kind.FLAG, "list": Kind.LIST}.get(row.kind, Kind.TEXT)
+    return Parameter(row.name, row.help, kind, row.value_shown, row.default_shown, row.choices, setting=True)
+
+
+def _signature(row: table.Setting) -> inspect.Parameter:
     default = False if row.kind == "flag" else None
     return inspect.Parameter(row.attribute, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
 
 
-def _help(row: table.Setting) -> str:
-    shown = row.default if row.kind not in ("flag", "list") else None
-    return row.help + (f" [{shown}]" if shown not in (None, "") else "")
+def _refusal(context: Context, given: Mapping[str, Any]) -> int:
+    """Refuse options of invoke itself, which have no effect here: verbs run no program through it."""
+    for option in _OF_INVOKE:
+        if context.config.run[option]:
+            what = f"option --{_OF_INVOKE[option]} of invoke: it has no effect here; expected none"
+            error = UsageError(what, why="a verb does its work all the same", hint="./inv --help")
+            Console(json=bool(given.get("json"))).fail(error)
+            return int(error.code)
+    return 0
 
 
 def _run(function: Callable[..., Any], own: Mapping[str, object], options: Mapping[str, object], *, plain: bool) -> int:

@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline.config.line_model import Debian, Key, Model, Name, Table, pattern
 from pipeline.core import fs, resources
+from pipeline.core.suggestion import unknown
 from pipeline.errors import FileProblems, Problem, UsageError
 
 FILE = "image.toml"
@@ -48,19 +49,14 @@ class CentosImage(Model):
 ImageFile = Annotated[DebianImage | CentosImage, Field(discriminator="kind")]
 
 
-def names() -> list[str]:
-    """List the builder images that come with the project."""
-    return sorted(path.parent.name for path in resources.containers_dir().glob(f"*/{FILE}"))
-
-
 def load(name: str) -> DebianImage | CentosImage:
     """Read the file of the image called `name`.
 
     Raises `UsageError` when there is none and `FileProblems` with every mistake.
     """
     path = resources.containers_dir() / name / FILE
-    if name not in names():
-        raise UsageError(f"there is no builder image {name!r}", why=f"known: {', '.join(names())}")
+    if name not in resources.image_names():
+        raise unknown("builder image", name, resources.image_names(), hint="./inv image")
     from pipeline.formats import toml_lines
 
     try:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from pipeline.config import image_file
 from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, Role, RoleName, SrpmSource
 from pipeline.core import neutral, resources
+from pipeline.core.suggestion import did_you_mean
 
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
 _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
@@ -39,7 +39,8 @@ def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
         loc = (*loc[:2], *loc[3:])  # the kind, which pydantic puts into the place; `file` is a key too
     dotted = ".".join(str(part) for part in existing(raw, loc))
     if kind == "extra_forbidden":
-        return loc, f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}", allowed
+        meant = did_you_mean(loc[-1], allowed.split(", "))
+        return loc, f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}{meant}", allowed
     if kind == "missing":
         return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
     if kind in ("union_tag_not_found", "union_tag_invalid"):
@@ -99,7 +100,7 @@ def _check_build(data: LineData) -> Iterator[Found]:
     build = data.build
     if build is None:
         return
-    known = image_file.names()
+    known = resources.image_names()
     for index, image in enumerate(build.images):
         if image not in known:
             yield ("build", "images", index), f"no builder image {image!r}", ", ".join(known)
@@ -176,7 +177,8 @@ def _check_packages(data: LineData) -> Iterator[Found]:
     used = {package for role in data.roles.values() for package in role.packages}
     for name, package in data.packages.items():
         if package.source not in data.sources:
-            yield ("packages", name, "source"), f"no source {package.source!r}", ", ".join(data.sources)
+            what = f"no source {package.source!r}{did_you_mean(package.source, data.sources)}"
+            yield ("packages", name, "source"), what, ", ".join(data.sources)
         if name not in used:
             yield ("packages", name), f"no role has the package {name}", 'packages of a role with kernel = "stock"'
 
@@ -187,7 +189,8 @@ def _check_patches(data: LineData) -> Iterator[Found]:
         if (patch.source is None) != (patch.member is None) or (patch.source is None) == (patch.file is None):
             yield where, f"patch {name} needs one origin", "source and member, or file"
         elif patch.source is not None and patch.source not in data.sources:
-            yield (*where, "source"), f"no source {patch.source!r}", ", ".join(data.sources)
+            what = f"no source {patch.source!r}{did_you_mean(patch.source, data.sources)}"
+            yield (*where, "source"), what, ", ".join(data.sources)
 
 
 def _check_lab(data: LineData) -> Iterator[Found]:

@@ -20,6 +20,7 @@ from pipeline.config import line_checks
 from pipeline.config.line_checks import Found, existing
 from pipeline.config.line_model import Line, LineData, Override
 from pipeline.core import fs, resources
+from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import FileProblems, Problem, UsageError
 
 LARGEST = 4 << 20  # bytes of a line file; the largest has 40 thousand
@@ -40,11 +41,6 @@ class _Document:
         return toml_lines.line_of(self.text, path)
 
 
-def names() -> list[str]:
-    """Return the names of the project's lines."""
-    return sorted(p.stem for p in resources.lines_dir().glob("*.toml") if not p.name.endswith(".lock.toml"))
-
-
 def load(name: str | None = None, line_file: Path | None = None) -> Line:
     """Load the line called `name`, or the one in `line_file`, which may extend a line of the project.
 
@@ -59,8 +55,8 @@ def load(name: str | None = None, line_file: Path | None = None) -> Line:
             )
         return line
     path = resources.lines_dir() / f"{name}.toml"
-    if name not in names():
-        raise UsageError(f"line {name!r}: not found", why=f"known: {', '.join(names())}", hint="./inv lines")
+    if name not in resources.line_names():
+        raise unknown("line", name or "", resources.line_names(), hint="./inv lines")
     return _load_file(path)
 
 
@@ -98,8 +94,9 @@ def _load_file(path: Path) -> Line:
 
 def _base_document(own: _Document, base_name: object) -> _Document:
     mistakes = []
-    if base_name not in names():
-        mistakes.append(Problem(str(own.path), own.line(["extends"]), f"no line {base_name!r}", ", ".join(names())))
+    if base_name not in resources.line_names():
+        what = f"no line {base_name!r}{did_you_mean(str(base_name), resources.line_names())}"
+        mistakes.append(Problem(str(own.path), own.line(["extends"]), what, ", ".join(resources.line_names())))
     elif own.raw.get("name", base_name) == base_name:
         allowed = f"a name of its own, such as {base_name}-house"
         mistakes.append(
@@ -161,7 +158,7 @@ def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
     stem = own.path.stem if own.path.parent == resources.lines_dir() else None
     data, found = _merge(documents)
     if not any(path == ("name",) for path, _, _ in found):
-        found += line_checks.check_name(own.raw, stem, names())
+        found += line_checks.check_name(own.raw, stem, resources.line_names())
     if data is not None and not found:
         return data
     inherited = set(_merge(documents[1:])[1]) if overriding else set()

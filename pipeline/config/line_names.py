@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import line_loader
 from pipeline.config.line_model import Line
-from pipeline.core import disk_space, documents
+from pipeline.core import disk_space, documents, resources
 from pipeline.core.fs import read_limited, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, UsageError
@@ -32,7 +31,7 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     A copy does not take the name, so that it cannot become another line later; a file that was moved does.
     Raises `UsageError` when another file has it. Without `write` nothing is remembered.
     """
-    if line.name in line_loader.names():
+    if line.name in resources.line_names():
         return
     file = line.files[0].resolve()
     own = Owner(str(file), sha256_of(file))

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from pipeline.core import resources
 from pipeline.core.fs import read_limited
+from pipeline.core.suggestion import did_you_mean
 from pipeline.errors import FileProblems, Problem, UsageError
 
 Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
@@ -39,6 +40,9 @@ class Row:
     help: str
     least: float = 0  # smallest value allowed for whole numbers and seconds
     choices: tuple[str, ...] = ()  # the only texts allowed, where not every one is
+    value: str = ""  # how help names the value, where the kind does not say it
+    shown: str = ""  # how help names a default that depends on the host
+    group: str = ""  # of help; of the row before where empty
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,19 @@ class Setting(Row):
     def option(self) -> str:
         """The option on the command line."""
         return f"--{self.name}"
+
+    @property
+    def default_shown(self) -> str:
+        """The default as help and docs show it; empty where there is none."""
+        if self.kind == "flag" or self.default in (None, "", ()):
+            return ""
+        return self.shown or (f"{self.default:g}" if self.kind == "seconds" else str(self.default))
+
+    @property
+    def value_shown(self) -> str:
+        """The value as help and docs name it."""
+        named = {"whole": "NUMBER", "seconds": "SECONDS", "path": "PATH"}.get(self.kind, "VALUE")
+        return self.value or "|".join(self.choices) or named
 
     @property
     def variable(self) -> str:
@@ -72,16 +89,24 @@ class Settings:
     `line` is empty where `line_file` alone names the line.
     """
 
-    artifacts: Annotated[Path, Row("directory of everything this tool makes; the store is in it")] = Path("artifacts")
-    line: Annotated[str, Row("the line's name; `./inv lines` lists them")] = resources.default_line()
+    artifacts: Annotated[
+        Path, Row("directory of everything this tool makes; the store is in it", value="DIR", group="line and place")
+    ] = Path("artifacts")
+    line: Annotated[str, Row("the line's name; `./inv lines` lists them", value="LINE")] = resources.default_line()
     line_file: Annotated[
         Path | None,
-        Row("a line file outside the project, in place of --line; it may extend a line and override parts of it"),
+        Row(
+            "a line file outside the project, in place of LINE; it may extend a line and override parts of it",
+            value="FILE",
+        ),
     ] = None
     mirror: Annotated[
-        tuple[str, ...], Row("directory or URL to try before a source's own addresses; may be repeated")
+        tuple[str, ...],
+        Row(
+            "directory or URL to try before a source's own addresses; may be repeated", value="DIR|URL", group="sources"
+        ),
     ] = ()
-    debian_mirror: Annotated[str, Row("Debian archive to read; default: the one the host's apt uses")] = ""
+    debian_mirror: Annotated[str, Row("Debian archive to read; default: the one the host's apt uses", value="URL")] = ""
     offline: Annotated[bool, Row("make no request at all; fail when something is not in the store or a mirror")] = False
     refresh: Annotated[bool, Row("ask the signed Debian index again even where an answer is recorded")] = False
     jobs: Annotated[int, Row("downloads at a time", least=1)] = 4
@@ -90,13 +115,14 @@ class Settings:
         float, Row("seconds without a byte, or below 1 KiB/s, before a transfer is given up", least=0.1)
     ] = 30.0
     connect: Annotated[float, Row("seconds to wait for a connection", least=0.1)] = 10.0
-    runtime: Annotated[
-        str, Row("what runs builds: auto, bubblewrap or docker", choices=("auto", "bubblewrap", "docker"))
-    ] = "auto"
+    runtime: Annotated[str, Row("what runs builds", choices=("auto", "bubblewrap", "docker"), group="builds")] = "auto"
     image: Annotated[
-        str, Row("builder image: centos6 or debian12; auto takes the first that the line has and that runs")
+        str,
+        Row("builder image: centos6 or debian12; auto takes the first that the line has and that runs", value="IMAGE"),
     ] = "auto"
-    centos_base: Annotated[str, Row("base of the centos6 image, by digest; default: CentOS 6.10's own")] = ""
+    centos_base: Annotated[
+        str, Row("base of the centos6 image, by digest; default: CentOS 6.10's own", value="IMAGE@DIGEST")
+    ] = ""
     kernel_config: Annotated[
         str,
         Row(
@@ -104,7 +130,9 @@ class Settings:
             choices=("full", "small"),
         ),
     ] = "full"
-    build_jobs: Annotated[int, Row("processes that builds may use at once", least=1)] = os.cpu_count() or 1
+    build_jobs: Annotated[
+        int, Row("processes that builds may use at once", least=1, shown="as many as the host has")
+    ] = os.cpu_count() or 1
     build_time: Annotated[float, Row("seconds that a build may take", least=1)] = 4 * 3600.0
     build_silence: Annotated[float, Row("seconds in which a build may print nothing", least=1)] = 1800.0
     build_memory: Annotated[int, Row("MiB of memory that a build may have; bubblewrap: each process", least=1)] = 12288
@@ -117,12 +145,16 @@ class Settings:
         str,
         Row(
             "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
-            "default: a development key, or the key that signed last"
+            "default: a development key, or the key that signed last",
+            value="KEY",
+            group="keys and repository",
         ),
     ] = ""
-    baseurl: Annotated[str, Row("address the .repo files name")] = "http://repository.example/repo"
-    only: Annotated[tuple[str, ...], Row("build only this step and what it needs; may be repeated")] = ()
-    force: Annotated[tuple[str, ...], Row("run this step although nothing changed; may be repeated")] = ()
+    baseurl: Annotated[str, Row("address the .repo files name", value="URL")] = "http://repository.example/repo"
+    only: Annotated[
+        tuple[str, ...], Row("build only this step and what it needs; may be repeated", value="STEP", group="steps")
+    ] = ()
+    force: Annotated[tuple[str, ...], Row("run this step although nothing changed; may be repeated", value="STEP")] = ()
     keep_going: Annotated[bool, Row("after a failure, go on with what does not depend on it")] = False
     explain: Annotated[bool, Row("say for each step what ran or was reused, and which input decided it")] = False
     dry_run: Annotated[bool, Row("say what would run and why; build nothing")] = False
@@ -131,12 +163,13 @@ class Settings:
         False
     )
     scenario: Annotated[
-        tuple[str, ...], Row("scenario of the lab to play; may be repeated; default: all of the line's")
+        tuple[str, ...],
+        Row("scenario of the lab to play; may be repeated; default: all of the line's", value="SCENARIO", group="lab"),
     ] = ()
     keep: Annotated[bool, Row("leave each scenario's network running at its end, with a shell in each guest")] = False
     capture: Annotated[bool, Row("keep the packets of each segment, as pcap files beside the report")] = False
     no_smoke: Annotated[bool, Row("do not play the lab's scenarios at the end")] = False
-    json: Annotated[bool, Row("print one JSON document on standard output")] = False
+    json: Annotated[bool, Row("print one JSON document on standard output", group="output")] = False
     quiet: Annotated[bool, Row("no notes and no progress; errors are still printed")] = False
 
     @property
@@ -158,9 +191,13 @@ _KINDS: Mapping[Any, Kind] = {
 
 def _rows() -> Iterator[Setting]:
     hints = get_type_hints(Settings, include_extras=True)
+    group = ""
     for each in fields(Settings):
         kind, row = get_args(hints[each.name])
-        yield Setting(**vars(row), name=each.name.replace("_", "-"), kind=_KINDS[kind], default=each.default)
+        group = row.group or group
+        yield Setting(
+            **{**vars(row), "group": group}, name=each.name.replace("_", "-"), kind=_KINDS[kind], default=each.default
+        )
 
 
 ROWS = tuple(_rows())
@@ -216,7 +253,14 @@ def _read_file(path: Path, required: bool) -> dict[str, Any]:
     values, problems = {}, []
     for key, value in raw.items():
         if key not in TABLE:
-            problems.append(Problem(str(path), _line_of(text, key), f"unknown setting {key!r}", ", ".join(TABLE)))
+            problems.append(
+                Problem(
+                    str(path),
+                    _line_of(text, key),
+                    f"unknown setting {key!r}{did_you_mean(key, TABLE)}",
+                    ", ".join(TABLE),
+                )
+            )
             continue
         try:
             values[key] = _checked(TABLE[key], value, key)
@@ -250,7 +294,8 @@ def _checked(row: Setting, value: Any, origin: str) -> Any:
         number = f"a number, {row.least:g} or more"
         texts = f"one of {', '.join(row.choices)}" if row.choices else "text without control characters"
         wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
-        raise UsageError(f"{origin}: {value!r}; expected {wanted.get(row.kind, number)}", hint=_HINT) from None
+        meant = did_you_mean(value, row.choices) if isinstance(value, str) else ""
+        raise UsageError(f"{origin}: {value!r}; expected {wanted.get(row.kind, number)}{meant}", hint=_HINT) from None
 
 
 def _text(value: Any) -> str:

@@ -18,6 +18,11 @@ def lines_dir() -> Path:
     return data_root() / "lines"
 
 
+def line_names() -> list[str]:
+    """Return the names of the project's lines."""
+    return sorted(p.stem for p in lines_dir().glob("*.toml") if not p.name.endswith(".lock.toml"))
+
+
 def default_line() -> str:
     """Return the name of the line that is meant where none is named, as shipped."""
     return (lines_dir() / "default").read_text().strip()
@@ -41,3 +46,8 @@ def specs_dir() -> Path:
 def containers_dir() -> Path:
     """Return the directory of builder images, one directory per image."""
     return data_root() / "containers"
+
+
+def image_names() -> list[str]:
+    """Return the names of the builder images."""
+    return sorted(path.parent.name for path in containers_dir().glob("*/image.toml"))

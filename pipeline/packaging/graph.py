@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.core import decoder, fingerprint
 from pipeline.core.cache import KEY_DIGITS
+from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging.step_record import Facts, Record
 
@@ -98,8 +99,8 @@ class Plan:
         Raises `UsageError` for names that no step has.
         """
         found = {name: [step for step in self.steps if step == name or step.startswith(f"{name}:")] for name in names}
-        if unknown := [name for name, steps in found.items() if not steps]:
-            raise UsageError(f"no step is called {', '.join(unknown)}", why=f"steps: {', '.join(self.steps)}")
+        if wrong := [name for name, steps in found.items() if not steps]:
+            raise unknown("step", wrong, self.steps, hint="`./inv build-all --dry-run` shows the steps")
         ends = [step for steps in found.values() for step in steps]
         wanted: set[str] = set()
         todo = list(ends)
@@ -111,15 +112,15 @@ class Plan:
 
 
 def _in_order(steps: Mapping[str, Step]) -> Iterator[Step]:
-    unknown = sorted({need for step in steps.values() for need in step.needs} - steps.keys())
+    missing = sorted({need for step in steps.values() for need in step.needs} - steps.keys())
     try:
         for name in TopologicalSorter({name: step.needs for name, step in steps.items()}).static_order():
-            if name not in unknown:
+            if name not in missing:
                 yield steps[name]
     except CycleError as error:
         why = f"a cycle: {' -> '.join(error.args[1])}"
     else:
-        why = f"unknown: {', '.join(unknown)}" if unknown else ""
+        why = f"unknown: {', '.join(missing)}" if missing else ""
     if why:
         raise UsageError("the plan cannot be put in order", why=why)
 

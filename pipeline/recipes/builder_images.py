@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from pipeline.config import image_file
 from pipeline.config.context import RunContext
 from pipeline.config.image_file import CentosImage, DebianImage
-from pipeline.errors import HostLacks, UsageError
+from pipeline.core.suggestion import unknown
+from pipeline.errors import HostLacks
 from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Image
 
@@ -41,7 +42,7 @@ def check_image(requested: str, usable: Sequence[str]) -> None:
     """Raise `UsageError` for an image that the line is not built in."""
     if requested not in (AUTO, *usable):
         hint = f"--image {usable[-1]}, or without the option: the first that runs here"
-        raise UsageError(f"this line is not built in {requested}", why=f"its images: {', '.join(usable)}", hint=hint)
+        raise unknown("image of this line", requested, (*usable, AUTO), hint=hint)
 
 
 def _automatic(context: RunContext, usable: Sequence[str], fresh: bool) -> Image:

@@ -21,8 +21,9 @@ from pipeline.config.settings import Settings
 from pipeline.core import documents, neutral
 from pipeline.core.console import Console
 from pipeline.core.fs import read_limited, write_atomic
+from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
-from pipeline.errors import Refused, Unreachable, UsageError
+from pipeline.errors import Refused, Unreachable
 from pipeline.formats import file_kind
 from pipeline.sources import download, preflight
 from pipeline.sources.public_keys import LARGEST_KEYS, PublicKeys
@@ -128,8 +129,8 @@ class Sources:
         """Prove a source without a digest and write its pin to the lock file."""
         source = self.line.data.sources.get(name)
         if not isinstance(source, SrpmSource):
-            pinnable = ", ".join(n for n, s in self._sources() if isinstance(s, SrpmSource)) or "none"
-            raise UsageError(f"{name} is no source of {self.line.name} to pin", why=f"those are: {pinnable}")
+            pinnable = [n for n, s in self._sources() if isinstance(s, SrpmSource)]
+            raise unknown(f"source of {self.line.name} to pin", name, pinnable, hint=f"./inv lines {self.line.name}")
         by = git_checkout.identity(self.line.lock_file.parent)
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:

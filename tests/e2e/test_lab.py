@@ -134,8 +134,8 @@ def line(published: Built) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("smoke", "--scenario", "natt"), "there is no scenario natt"),
-        (("lab",), "which scenario?"),
+        (("smoke", "--scenario", "natt"), "scenario 'natt': not found; did you mean nat?"),
+        (("lab",), "--scenario: expected one scenario, got none"),
         (("smoke", "--line", "lts61"), "there is no repository to boot from"),
     ],
 )

@@ -15,9 +15,8 @@ from invoke.collection import Collection
 
 from pipeline import __version__
 from pipeline.cli import docs
-from pipeline.cli.app import arguments
-from pipeline.config import line_loader
 from pipeline.config.settings import ROWS
+from pipeline.core import resources
 from pipeline.core.process import clean_environment, run
 from pipeline.errors import ExitCode
 
@@ -319,7 +318,7 @@ def test_every_public_function_and_class_of_the_pipeline_has_a_docstring() -> No
 
 def test_nothing_outside_of_recipes_knows_a_line_by_name() -> None:
     """A line is data: what differs between lines stands in their files."""
-    names = "|".join(map(re.escape, line_loader.names()))
+    names = "|".join(map(re.escape, resources.line_names()))
     allowed = (ROOT / "pipeline" / "recipes", ROOT / "pipeline" / "publish" / "el6_compat.py")
     wrong = [
         f"{file.relative_to(ROOT)}:{number}: {row.strip()}"
@@ -360,10 +359,12 @@ def test_every_verb_option_setting_and_exit_code_is_on_its_page() -> None:
     page = docs.commands()
     for name, task in Collection.from_module(tasks).tasks.items():
         section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-        for argument in arguments(task):
-            assert f"--{argument.name.replace('_', '-')}" in section, f"{name} {argument.name}"
+        assert f"    ./inv {task.verb.usage}\n" in section
+        for parameter in task.verb.parameters:
+            assert f"`--{parameter}" in section, f"{name} {parameter}"
     for row in ROWS:
-        assert all(f"`{text}`" in page for text in (row.option, row.name, row.variable)), row.name
+        assert f"| `{row.option}" in page, row.name
+        assert all(f"`{text}`" in page for text in (row.name, row.variable)), row.name
     listed = re.findall(r"^\| (\d+) \| (\w+) \|", docs.exit_codes(), re.MULTILINE)
     assert listed == [(str(code.value), code.name) for code in ExitCode]
 
@@ -375,7 +376,7 @@ def blocks(text: str) -> list[list[str]]:
 
 def test_the_readme_begins_with_exactly_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    assert blocks(text)[:2] == [["./inv build-all --line lts61"], ["./inv test"]]
+    assert blocks(text)[:2] == [["./inv build-all lts61"], ["./inv test"]]
     before = text[: text.index("```")].strip().splitlines()
     assert before[0].startswith("# ")
     assert len([line for line in before[1:] if line]) <= 1

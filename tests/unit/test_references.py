@@ -19,7 +19,6 @@ import pytest
 from invoke.collection import Collection
 
 import tasks
-from pipeline.cli.app import arguments
 from pipeline.config.settings import TABLE
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +36,9 @@ DATA = sorted(
 TOPS = ("pipeline", "tests", "docs", "lines", "patches", "specs", "containers", "bench", "requirements")
 
 VERBS: Mapping[str, frozenset[str]] = {
-    name: frozenset(argument.name.replace("_", "-") for argument in arguments(task))
-    for name, task in Collection.from_module(tasks).tasks.items()
+    name: frozenset(task.verb.parameters) for name, task in Collection.from_module(tasks).tasks.items()
 }
-GLOBAL = frozenset({"help", "list", "version"})
+GLOBAL = frozenset({"help", "list", "version", "complete", "print-completion-script"})
 OWN = GLOBAL.union(TABLE, *VERBS.values())
 # Options of other programs, and whose they are: a text that names one names the program too.
 FOREIGN: Mapping[str, str] = {

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline.config.line_model import Line, RoleName
 from pipeline.core import fs, templates
+from pipeline.core.suggestion import unknown
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import kconfig
 from pipeline.inspect import kernel_files, package_contents
@@ -114,7 +115,7 @@ def of_line(
     """
     data = line.data.roles.get(role)
     if data is None:
-        raise UsageError(f"the line {line.name} has no role {role}", why=f"its roles: {', '.join(line.data.roles)}")
+        raise unknown(f"role of the line {line.name}", role, line.data.roles, hint="./inv lines")
     if len(patches) != len(data.series):
         why = f"the series: {', '.join(data.series) or 'empty'}; given: {', '.join(patches) or 'none'}"
         raise UsageError(f"other patches than the series of {role} has", why=why)

@@ -104,7 +104,7 @@ def test_what_differs_is_named_with_the_next_command_and_ends_with_4(inv: Inv, w
 
 def test_a_line_of_which_nothing_is_there_is_a_mistake(inv: Inv) -> None:
     ended = inv("status", "--verify", "el7", expect=ExitCode.USAGE)
-    assert "lines: lts61" in ended.err
+    assert "known: lts61" in ended.err
 
 
 def test_a_build_that_reads_everything_finds_what_no_stamp_tells(inv: Inv) -> None:

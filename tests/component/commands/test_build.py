@@ -167,19 +167,17 @@ def test_build_kernel_takes_every_role_or_the_one_that_is_named(bench: Bench, ro
     assert list(bench.build("kernel", role=role)["steps"]) == ["kernel:stock"]
 
 
+NAMES = "kernel, ipvsadm, keepalived, role-packages, userland"
+
+
 @pytest.mark.parametrize(
     ("names", "role", "what", "why"),
     [
-        (("kernle",), "", "no package is called kernle", "names: kernel, ipvsadm, keepalived, role-packages, userland"),
-        (
-            ("ipvsadm", "x", "y"),
-            "",
-            "no package is called x, y",
-            "names: kernel, ipvsadm, keepalived, role-packages, userland",
-        ),
-        ((), "", "which packages?", "names: kernel, ipvsadm, keepalived, role-packages, userland"),
-        (("ipvsadm",), "stock", "--role is for the kernel", "asked for: ipvsadm"),
-        (("kernel",), "director", "the line lts61 has no role director", "its roles: stock"),
+        (("kernle",), "", "package 'kernle': not found; did you mean kernel?", f"known: {NAMES}"),
+        (("ipvsadm", "x", "y"), "", "package 'x', 'y': not found", f"known: {NAMES}"),
+        ((), "", "packages: none named; expected one or more", f"names: {NAMES}"),
+        (("ipvsadm",), "stock", "--role: expected kernel among the packages, got ipvsadm", ""),
+        (("kernel",), "director", "role of the line lts61 'director': not found", "known: stock"),
     ],
 )
 def test_a_wrong_name_or_role_is_refused_with_those_there_are(
@@ -193,7 +191,7 @@ def test_a_wrong_name_or_role_is_refused_with_those_there_are(
 
 def test_the_command_line_takes_the_names_as_words(tmp_path: Path) -> None:
     ended = Inv(tmp_path)("build", "ipvsadm", "kernle", "--role", "stock", expect=ExitCode.USAGE)
-    assert "no package is called kernle" in ended.err
+    assert "NAME of build 'kernle': not found; did you mean kernel?" in ended.err
 
 
 def test_a_failure_still_tells_what_was_built(bench: Bench) -> None:
@@ -380,7 +378,7 @@ def test_a_patch_in_the_wrong_series_is_refused_before_an_image_is_made(tmp_path
 
 def test_an_image_that_the_line_is_not_built_in_is_refused_before_anything_is_fetched(shop: ToyShop) -> None:
     ended = shop.inv("build-all", *shop.line_words[:2], "--image", "fedora", expect=ExitCode.USAGE)
-    assert "this line is not built in fedora" in ended.err
+    assert "image of this line 'fedora': not found" in ended.err
     assert not list(shop.inv.artifacts.glob("evidence/*/sources.json"))
 
 

@@ -164,14 +164,14 @@ def test_a_link_in_place_of_all_caches_goes_and_what_it_leads_to_stays(inv: Inv,
 def test_another_word_is_refused_and_nothing_is_removed(inv: Inv, built: Built) -> None:
     before = tree(inv.artifacts)
     ended = inv("clean", "ccache", "everything", expect=ExitCode.USAGE)
-    assert "there is no `clean everything`" in ended.err
-    assert "words: failed, old, ccache, steps, images, guests, all" in ended.err
+    assert "WHAT of clean 'everything': not found" in ended.err
+    assert "known: failed, old, ccache, steps, images, guests, all" in ended.err
     assert tree(inv.artifacts) == before
 
 
 def test_a_line_that_is_not_there_is_refused_and_one_that_only_was_built_here_is_not(inv: Inv, built: Built) -> None:
     ended = inv("clean", "all", "--line", "el7", expect=ExitCode.USAGE)
-    assert "there is no line 'el7' here" in ended.err and "lines: el6, lts61" in ended.err
+    assert "line 'el7': not found; did you mean el6?" in ended.err and "known: el6, lts61" in ended.err
     built.step("ipvsadm", "one", line="el6-house")
     assert tops(cleaned(inv, "all", "--line", "el6-house"), 2) == {"steps/el6-house"}
 

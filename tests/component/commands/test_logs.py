@@ -102,7 +102,7 @@ def test_a_killed_run_ends_what_follows_it(inv: Inv, writer: subprocess.Popen[by
 
 @pytest.mark.parametrize(
     ("words", "problem"),
-    [(("kernal",), "no log of the step kernal"), (("--follow",), "no step is running")],
+    [(("kernal",), "step with a log 'kernal': not found"), (("--follow",), "no step is running")],
 )
 def test_what_has_no_log_is_refused_with_what_has_one(inv: Inv, words: tuple[str, ...], problem: str) -> None:
     make(inv, "kernel:stock", "one\n")

@@ -83,7 +83,7 @@ def test_the_step_of_the_package_can_be_built_alone_and_the_role_has_no_kernels_
     assert (tmp_path / "artifacts" / "steps" / "own" / "kernel-stock").is_dir()
     with pytest.raises(UsageError) as caught:
         job(line, tmp_path).build(["fullnat"])
-    assert "no package is called fullnat" in caught.value.what
+    assert "package 'fullnat': not found" in caught.value.what
     given = load({"artifacts": str(tmp_path / "artifacts"), "force": ["kernel:director"]}, {})
     with pytest.raises(UsageError) as caught:
         PackagesJob(line, RunContext(given, Console(quiet=True))).build_all()

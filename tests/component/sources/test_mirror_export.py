@@ -331,7 +331,7 @@ def test_an_export_to_a_file_is_a_mistake_on_the_command_line(el6: Carried, tmp_
 
 def test_there_are_only_the_two_actions(tmp_path: Path) -> None:
     ended = Inv(tmp_path)("mirror", "copy", tmp_path, expect=ExitCode.USAGE)
-    assert "there is no `mirror copy`" in ended.err and "actions: export, import" in ended.err
+    assert "ACTION of mirror 'copy': not found" in ended.err and "known: export, import" in ended.err
 
 
 @pytest.mark.parametrize("file", ["*_InRelease", "*_Sources*"])

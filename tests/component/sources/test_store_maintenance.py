@@ -210,4 +210,4 @@ def test_what_is_not_the_object_any_more_is_not_exported_where_there_is_no_other
 
 def test_there_are_only_the_two_actions(tmp_path: Path) -> None:
     ended = Inv(tmp_path)("store", "clean", expect=ExitCode.USAGE)
-    assert "there is no `store clean`" in ended.err and "actions: gc, verify" in ended.err
+    assert "ACTION of store 'clean': not found" in ended.err and "known: gc, verify" in ended.err

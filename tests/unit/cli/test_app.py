@@ -18,10 +18,11 @@ from invoke.collection import Collection
 
 import tasks
 from pipeline import __version__, errors
-from pipeline.cli.app import Program, arguments, named_words
+from pipeline.cli.app import Program
 from pipeline.commands.task import Outcome, verb
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
+from pipeline.core import resources
 from pipeline.core.decoder import encode
 from pipeline.core.process import Result, clean_environment, run
 from pipeline.errors import ExitCode, PipelineError
@@ -37,61 +38,6 @@ def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
     return run([sys.executable, "-P", "-m", "pipeline", *words], env=env, cwd=cwd, accept=range(256))
 
 
-# --- Words ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("typed", "read"),
-    [
-        ("patches el6", "patches --line el6"),
-        ("patches", "patches"),
-        ("patches --line el6", "patches --line el6"),
-        ("patches --line=el6", "patches --line=el6"),
-        ("patches --json el6", "patches --json --line el6"),
-        ("patches el6 --json", "patches --line el6 --json"),
-        ("patches --artifacts here el6", "patches --artifacts here --line el6"),
-        ("patches --artifacts=here el6", "patches --artifacts=here --line el6"),
-        ("patches --diff A B", "patches --diff A --diff B"),
-        ("patches --diff A B el6 --quiet", "patches --diff A --diff B --line el6 --quiet"),
-        ("patches --diff A --diff B", "patches --diff A --diff B"),
-        ("patches --mirror A el6", "patches --mirror A --line el6"),
-        ("mirror export DIR el6", None),
-        ("mirror export DIR --line el6", "mirror export DIR --line el6"),
-        ("pin el6 kernel-srpm", "pin el6 kernel-srpm"),
-        ("store gc", "store gc"),
-        ("fetch el6 patches el6", "fetch --line el6 patches --line el6"),
-        ("lines el6", None),
-        ("fetch el6 lts61", "fetch --line el6 lts61"),
-        ("fetch --line el6 lts61", "fetch --line el6 lts61"),
-        ("nonsense el6", None),
-        ("build kernel ipvsadm", "build --name kernel --name ipvsadm"),
-        (
-            "build kernel --line el6 ipvsadm --json fetch",
-            "build --name kernel --line el6 --name ipvsadm --json --name fetch",
-        ),
-        ("build --name kernel ipvsadm", "build --name kernel --name ipvsadm"),
-        ("clean", "clean"),
-        ("clean old failed", "clean --what old --what failed"),
-    ],
-)
-def test_words_get_their_options_names_and_what_has_a_name_is_left_alone(typed: str, read: str | None) -> None:
-    assert named_words(typed.split(), REAL) == (read or typed).split()
-
-
-@pytest.mark.parametrize("typed", ["fetch el6 lts61", "fetch --line el6 lts61", "lines el6", "mirror export DIR el6"])
-def test_a_word_too_many_is_refused(typed: str) -> None:
-    result = inv(*typed.split())
-    assert result.status == ExitCode.USAGE
-    assert "No idea what" in result.error_text
-
-
-def test_a_word_and_its_option_do_the_same() -> None:
-    by_word, by_option = inv("patches", "no-such-line"), inv("patches", "--line", "no-such-line")
-    assert by_word.status == by_option.status == ExitCode.USAGE
-    assert by_word.error_text == by_option.error_text
-    assert "no-such-line" in by_word.error_text
-
-
 # --- Which line ----------------------------------------------------------------------------------------
 
 # Each verb that works on one line, with the words it needs besides.
@@ -100,11 +46,11 @@ ONE_LINE = {
     "boot": [], "lab": ["--scenario", "nat"], "mirror": ["export", "there"],
 }  # fmt: skip
 # A line is a word that must be typed, or limits what is looked at.
-OTHERWISE = {"pin", "status", "clean", "logs"}
+OTHERWISE = {"pin", "lines", "status", "clean", "logs"}
 
 
 def test_every_verb_that_takes_a_line_is_known_here() -> None:
-    taking = {name for name, task in REAL.tasks.items() if "line" in {a.name for a in arguments(task)}}
+    taking = {name for name, task in REAL.tasks.items() if "line" in task.verb.parameters}
     assert taking == {*ONE_LINE, *OTHERWISE}
 
 
@@ -118,8 +64,7 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
         raise errors.UsageError("far enough", hint="./inv lines")
 
     def run_verb(*words: str) -> tuple[str | None, Path | None]:
-        with pytest.raises(SystemExit):
-            Program(name="inv", version="0", namespace=REAL).run(["inv", *words])
+        assert Program(REAL, "0").run(words) == ExitCode.USAGE
         return calls.pop()
 
     monkeypatch.chdir(tmp_path)
@@ -150,7 +95,10 @@ def test_a_line_that_is_not_there_is_told_with_those_there_are(name: str, tmp_pa
     (tmp_path / "inv.toml").write_text('line = "el7"\n')
     ended = inv(name, *ONE_LINE[name], cwd=tmp_path)
     assert ended.status == ExitCode.USAGE
-    assert f"line 'el7': not found\n  why: known: {', '.join(line_loader.names())}" in ended.error_text
+    assert (
+        f"line 'el7': not found; did you mean el6?\n  why: known: {', '.join(resources.line_names())}"
+        in ended.error_text
+    )
 
 
 # --- Exit codes and errors -----------------------------------------------------------------------------
@@ -177,10 +125,6 @@ MISTAKES = [
     ["build", "kernel", "--force", "ipvsadmin"],
     ["build", "kernel", "--role", "nobody"],
 ]
-
-
-def test_a_value_that_is_missing_is_told_by_its_options_name() -> None:
-    assert inv("patches", "--classify").error_text.startswith("error: --classify needed a value and was not given one!")
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
@@ -216,15 +160,12 @@ def program(body: Any) -> Program:
         """Does it."""
         return body(context)
 
-    return Program(name="inv", version="0", namespace=Collection(go=go))
+    return Program(Collection(go=go), "0")
 
 
 def ends(body: Any, *words: str) -> int:
     """The exit status of `go` with `words`."""
-    with pytest.raises(SystemExit) as caught:
-        program(body).run(["inv", "go", *words])
-        raise SystemExit(0)
-    return int(caught.value.code or 0)
+    return program(body).run(["go", *words])
 
 
 @pytest.mark.parametrize("kind", all_errors(), ids=lambda kind: kind.__name__)
@@ -312,7 +253,7 @@ def test_json_is_one_document_and_notes_are_elsewhere() -> None:
 def test_a_line_file_is_shown_with_the_command_that_shows_all_of_it(tmp_path: Path) -> None:
     file = tmp_path / "a line.toml"
     file.write_text('schema = 1\nextends = "el6"\nname = "mine"\n')
-    for words in (["--show", "el6"], ["--line-file", str(file)]):
+    for words in (["el6"], ["--show", "el6"], ["--line-file", str(file)]):
         (typed,) = re.findall(r"every value: \./inv (.*)", inv("lines", *words).text)
         assert json.loads(inv(*shlex.split(typed)).text)["line"] == ("el6" if "el6" in words else "mine")
 
@@ -351,8 +292,38 @@ def test_help_reads_the_same_before_and_after_the_verb(name: str) -> None:
 def test_an_unknown_option_is_never_taken_for_a_word(typed: str, tmp_path: Path) -> None:
     result = inv(*typed.split(), cwd=tmp_path)
     assert result.status == ExitCode.USAGE
-    assert "No idea what '--" in result.error_text
+    assert result.error_text.startswith("error: option --")
     assert list(tmp_path.iterdir()) == []
+
+
+# Of invoke, beside those that this program has too.
+OF_INVOKE = (
+    *("--command-timeout=9", "-T9", "--config=x", "-f", "--debug", "-d", "--dry", "-R", "--echo", "-e", "--hide=both"),
+    *("--list-depth=1", "-D", "--list-format=json", "-F", "--prompt-for-sudo-password", "--pty", "-p", "--warn-only"),
+    *("-w", "--write-pyc", "--collection=x", "-c", "--no-dedupe", "--search-root=.", "-r"),
+)
+
+
+@pytest.mark.parametrize("option", OF_INVOKE)
+def test_an_option_of_invoke_is_refused_before_anything_happens(option: str, tmp_path: Path) -> None:
+    failed = tmp_path / "artifacts" / "steps" / "el6" / "kernel" / ".failed"
+    failed.mkdir(parents=True)
+    for words in ([option, "clean", "all"], ["clean", option, "all"], ["clean", "all", option]):
+        ended = inv(*words, cwd=tmp_path)
+        assert ended.status == ExitCode.USAGE
+        assert ended.error_text.startswith(f"error: option {option.partition('=')[0]}")
+        assert failed.is_dir()
+
+
+@pytest.mark.parametrize("option", ["--dry", "--echo", "--pty", "--hide=both", "--warn-only"])
+def test_invoke_cannot_pretend_to_run_a_verb(option: str, tmp_path: Path) -> None:
+    failed = tmp_path / "artifacts" / "steps" / "el6" / "kernel" / ".failed"
+    failed.mkdir(parents=True)
+    argv = [sys.executable, "-m", "invoke", "--search-root", str(ROOT), option, "clean", "--what", "all"]
+    ended = run(argv, cwd=tmp_path, env=clean_environment(PYTHONPATH=str(ROOT)), accept=range(256))
+    assert ended.status == ExitCode.USAGE
+    assert ended.error_text.startswith(f"error: option {option.partition('=')[0]} of invoke")
+    assert failed.is_dir()
 
 
 @pytest.mark.parametrize(
@@ -398,3 +369,45 @@ def test_artifacts_that_cannot_be_had_are_told_and_not_traced(tmp_path: Path, wo
     assert ended.status == ExitCode.HOST
     assert "error: the artifacts directory file cannot be used" in ended.error_text
     assert "Traceback" not in ended.error_text
+
+
+# --- Names -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("lines lts6", "lts61"),
+        ("fetch --line lts62", "lts612"),
+        ("build kernle", "kernel"),
+        ("build kernel --role directr", "director"),
+        ("build lts61 kernel --role director", ""),
+        ("build-all --only kernal", "kernel"),
+        ("build-all --force ipvsadmin", "ipvsadm"),
+        ("build-all --image debain12", "debian12"),
+        ("build-all --runtime bublewrap", "bubblewrap"),
+        ("build-all --kernel-config smal", "small"),
+        ("smoke --scenario natt", "nat"),
+        ("clean fialed", "failed"),
+        ("clean old --line lts6", "lts61"),
+        ("store verfy", "verify"),
+        ("mirror exprot DIR", "export"),
+        ("test --only e2", "e2e"),
+        ("pin el6 kernel-sprm", "kernel-srpm"),
+    ],
+)
+def test_a_name_that_is_not_known_is_refused_with_the_one_meant(typed: str, meant: str, tmp_path: Path) -> None:
+    ended = inv(*typed.split(), cwd=tmp_path)
+    assert ended.status == ExitCode.USAGE
+    first = ended.error_text.splitlines()[0]
+    assert first.endswith(f"; did you mean {meant}?" if meant else "not found")
+
+
+def test_the_words_of_verbs_are_those_that_their_commands_know() -> None:
+    from pipeline.commands import build, clean
+    from pipeline.config.line_model import RoleName
+
+    verbs = {name: task.verb for name, task in REAL.tasks.items()}
+    assert verbs["build"].parameters["name"].choices == build.PACKAGES
+    assert set(verbs["build"].parameters["role"].choices) == set(RoleName)
+    assert verbs["clean"].parameters["what"].choices == tuple(clean.WORDS)

@@ -86,7 +86,7 @@ def test_after_a_build_that_published_nothing_or_is_not_to_be_played_nothing_is(
 
 
 def test_scenarios_that_are_not_there_are_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no scenario natt") as caught:
+    with pytest.raises(UsageError, match="scenario 'natt': not found; did you mean nat") as caught:
         job(tmp_path).smoke(("nat", "natt"))
     assert "keepalived" in caught.value.why
 

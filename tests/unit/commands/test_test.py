@@ -57,13 +57,6 @@ def test_all_tests_or_those_of_one_kind_and_name_are_run(called: Pytest) -> None
     assert test.REAL_EL6 not in called.environment
 
 
-def test_a_kind_that_is_not_there_is_refused_with_those_there_are(called: Pytest) -> None:
-    with pytest.raises(UsageError) as refused:
-        test.run(context().console, "units", "")
-    assert (refused.value.what, refused.value.why) == ("there are no units tests", "kinds: unit, component, e2e")
-    assert called.argv == []
-
-
 def test_tests_that_failed_are_an_error_of_their_own(called: Pytest) -> None:
     called.status = 1
     with pytest.raises(TestsFailed, match="pytest exit status 1"):

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import line_loader
 from pipeline.config.line_model import Init, RoleName
+from pipeline.core import resources
 from pipeline.errors import FileProblems, Problem
 from pipeline.recipes import registry, spec_files
 
@@ -184,7 +185,7 @@ def test_the_symbols_of_a_role_are_the_lines(tmp_path: Path) -> None:
 
 
 def test_every_line_of_the_project_names_a_recipe_that_has_all_it_needs() -> None:
-    for name in line_loader.names():
+    for name in resources.line_names():
         registry.recipe(line_loader.load(name))
 
 

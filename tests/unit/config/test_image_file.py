@@ -22,7 +22,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_projects_images_are_those_with_a_file() -> None:
-    assert image_file.names() == ["centos6", "debian12"]
+    assert resources.image_names() == ["centos6", "debian12"]
     assert isinstance(image_file.load("centos6"), CentosImage)
     assert isinstance(image_file.load("debian12"), DebianImage)
 

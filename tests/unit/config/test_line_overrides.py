@@ -76,7 +76,7 @@ def test_an_override_of_a_line_that_is_not_there_is_told_with_those_that_are(pro
     file = project.parent / "own.toml"
     file.write_text('schema = 1\nname = "own"\nextends = "bsae"\n')
     found = only_mistake(None, file)
-    assert (found.line, found.what, found.allowed) == (3, "no line 'bsae'", "base")
+    assert (found.line, found.what, found.allowed) == (3, "no line 'bsae'; did you mean base?", "base")
 
 
 def test_the_name_asked_for_must_be_the_overrides(project: Path) -> None:

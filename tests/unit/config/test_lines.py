@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.config import line_loader, line_model
+from pipeline.core import resources
 from pipeline.core.decoder import encode
 from pipeline.errors import FileProblems, UsageError
 from tests.fixtures.linefiles import BASE, BLOB, DIGEST, FINGERPRINT, SERIES, edit, house, mistakes, only_mistake
@@ -49,7 +50,7 @@ def test_a_line_and_its_series_file_are_one(project: Path) -> None:
 
 def test_lock_files_are_no_lines(project: Path) -> None:
     (project / "lines" / "base.lock.toml").write_text("")
-    assert line_loader.names() == ["base"]
+    assert resources.line_names() == ["base"]
 
 
 def test_a_line_of_ones_own_needs_no_base_and_gets_no_series_of_the_project(project: Path, tmp_path: Path) -> None:
@@ -216,7 +217,7 @@ def test_an_unknown_key_in_an_inline_table_is_told_with_its_line(project: Path) 
     found = mistakes(None, file)
     assert [(p.line, p.what) for p in found] == [
         (5, "unknown key 'colour' in sources.srpm.tree"),
-        (5, "unknown key 'paint' in sources.srpm.spec"),
+        (5, "unknown key 'paint' in sources.srpm.spec; did you mean path?"),
     ]
 
 

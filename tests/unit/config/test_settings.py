@@ -162,10 +162,10 @@ def test_every_mistake_of_the_file_is_told_with_its_line_at_once() -> None:
     with pytest.raises(FileProblems) as caught:
         load({}, {})
     assert [(p.file, p.line, p.what) for p in caught.value.problems] == [
-        ("inv.toml", 2, "unknown setting 'josb'"),
+        ("inv.toml", 2, "unknown setting 'josb'; did you mean jobs?"),
         ("inv.toml", 3, "retries: 0; expected a number, 1 or more"),
         ("inv.toml", 5, "offline: 'maybe'; expected true or false"),
-        ("inv.toml", 6, "unknown setting 'mirrors'"),
+        ("inv.toml", 6, "unknown setting 'mirrors'; did you mean mirror?"),
         ("inv.toml", 7, "mirror: 3; expected a list of texts"),
     ]
     assert caught.value.problems[0].allowed == ", ".join(TABLE)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import line_loader
+from pipeline.core import resources
 from pipeline.errors import FileProblems
 from pipeline.lab import scenarios
 from pipeline.lab.scenario import ScenarioPlan
@@ -86,7 +87,7 @@ def test_a_plan_holds_together(plan: ScenarioPlan) -> None:
         assert len(on_it) <= 1, "a segment is one network"
 
 
-@pytest.mark.parametrize("name", line_loader.names())
+@pytest.mark.parametrize("name", resources.line_names())
 def test_a_line_says_of_every_scenario_what_boots_or_why_it_is_left_out(name: str) -> None:
     line = line_loader.load(name)
     assert set(line.data.lab) == set(scenarios.NAMES)

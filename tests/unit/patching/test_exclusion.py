@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config import line_loader
 from pipeline.config.line_model import LeaveOut
+from pipeline.core import resources
 from pipeline.errors import ExitCode, Refused
 from pipeline.patching.exclusion import leave_all_out, leave_out
 from tests.fixtures.patches import config_section, director, edit, git_new, plain
@@ -112,7 +113,7 @@ def test_several_rules_apply_one_after_the_other() -> None:
 def test_what_the_project_leaves_out_begins_with_the_patch_that_is_pinned() -> None:
     found = [
         patch
-        for name in line_loader.names()
+        for name in resources.line_names()
         for patch in line_loader.load(name).data.patches.values()
         if patch.leave_out
     ]

@@ -135,8 +135,8 @@ def test_debian12_asked_for_is_taken_although_centos6_is_there(artifacts: Path) 
 def test_an_image_that_the_line_does_not_have_is_refused_with_those_it_has(artifacts: Path, asked: str) -> None:
     with pytest.raises(UsageError) as caught:
         builder_images.builder(context(artifacts, asked), LTS61.build.images)
-    assert f"not built in {asked}" in caught.value.what
-    assert caught.value.why == "its images: debian12"
+    assert f"image of this line {asked!r}: not found" in caught.value.what
+    assert caught.value.why == "known: debian12, auto"
 
 
 def test_a_line_that_has_debian12_alone_never_asks_for_an_engine(
