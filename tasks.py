@@ -363,7 +363,12 @@ def doctor(context: RunContext, kernel: str = "") -> Outcome:
 
         return probe_kernel.package(context.settings, context.console)
 
-    findings = checks.run(context.settings, context.console, kernel, debian_kernel)
+    def network() -> Any:
+        from pipeline.sources import archive_check
+
+        return archive_check.check(context.settings)
+
+    findings = checks.run(context.settings, context.console, kernel, debian_kernel, network)
     return Outcome(findings, checks.exit_code(findings))
 
 

@@ -7,7 +7,6 @@ A check that crashes is a `fail` that names our bug: an answer that is missing i
 from __future__ import annotations
 
 import re
-import shutil
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pipeline.core import process
 from pipeline.core.console import Console
 from pipeline.core.disk_space import host_error
 from pipeline.errors import ExitCode, PipelineError
-from pipeline.host import engines, kvm, programs, system
+from pipeline.host import engines, kvm, namespaces, programs, system
 from pipeline.host.facts import Finding, Host, State
 from pipeline.host.programs import GROUPS, Group, HostProgram
 
@@ -28,10 +27,14 @@ VERSION_TIMEOUT = 2.0  # seconds for a program to say its version
 
 
 def run(
-    settings: Settings, console: Console, kernel: str = "", kernel_provider: KernelProvider | None = None
+    settings: Settings,
+    console: Console,
+    kernel: str = "",
+    kernel_provider: KernelProvider | None = None,
+    network: Check | None = None,
 ) -> list[Finding]:
     """Examine this machine and print the findings; `kernel` is the image to probe KVM with."""
-    findings = examine(settings, kernel_provider, kernel=Path(kernel) if kernel else None)
+    findings = examine(settings, kernel_provider, kernel=Path(kernel) if kernel else None, network=network)
     show(findings, console)
     return findings
 
@@ -42,11 +45,12 @@ def examine(
     *,
     kernel: Path | None = None,
     host: Host | None = None,
+    network: Check | None = None,
 ) -> list[Finding]:
     """Return every finding in the table's order; raise none of the checks' errors.
 
     `kernel_provider` gives a verified Debian kernel package; it is asked only when /dev/kvm opens
-    and there is no kernel at hand. `kernel` is used instead of searching.
+    and there is no kernel at hand. `kernel` is used instead of searching. `network` is the check that asks archives.
     """
     host = host or Host()
     artifacts = settings.artifacts
@@ -64,6 +68,8 @@ def examine(
         ("entropy", lambda: system.check_entropy(host)),
         ("container engine", lambda: engines.check_engines(host)),
         ("bubblewrap", lambda: engines.check_bubblewrap(host)),
+        ("images", lambda: namespaces.check(host)),
+        *([("network", network)] if network else []),
         ("vsyscall", lambda: system.check_vsyscall(host)),
         ("kvm", lambda: check_kvm(probe)),
     ]
@@ -124,7 +130,7 @@ def check_programs(host: Host, group: Group) -> Finding:
 
 def _version(program: HostProgram, host: Host) -> tuple[str, str]:
     """Return version and problem of a program on the path; one of them is empty."""
-    found = shutil.which(program.command, path=host.path)
+    found = programs.which(program.command, host.path)
     if found is None or not program.version:
         return "", ""
     try:

@@ -128,11 +128,11 @@ def check_bubblewrap(host: Host) -> Finding:
         process.run([*argv, true or "true"], timeout=SANDBOX)
     except PipelineError as error:
         found = "it is installed but makes no sandbox: " + " ".join(error.what.split())
-        return Finding("bubblewrap", "warn", found, affects, _namespace_remedy(host))
+        return Finding("bubblewrap", "warn", found, affects, namespace_remedy(host))
     return Finding("bubblewrap", "ok", "makes sandboxes with their own namespaces and no network")
 
 
-def _namespace_remedy(host: Host) -> str:
+def namespace_remedy(host: Host) -> str:
     """Return the remedy for the kernel setting that forbids namespaces, or a general one."""
     for name, bad, remedy in _NAMESPACE_SWITCHES:
         with contextlib.suppress(OSError):

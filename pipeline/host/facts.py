@@ -85,6 +85,7 @@ class Host:
     cgroup: Path = Path("/sys/fs/cgroup")
     boot: Path = Path("/boot")
     kvm: Path = Path("/dev/kvm")
+    etc: Path = Path("/etc")
     run: Path = Path("/run")  # where system-wide engines have their sockets
     release: str = field(default_factory=lambda: os.uname().release)
     python: tuple[int, ...] = field(default_factory=lambda: sys.version_info[:3])

@@ -29,6 +29,7 @@ GROUPS: dict[Group, str] = {
     "build": "make builder images and build packages",
 }
 UPDATE_TIMEOUT, INSTALL_TIMEOUT = 300.0, 1800.0  # seconds; a slow mirror, not a hung one
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 LOCK_WAIT = 120  # seconds to wait for another package manager, such as an unattended upgrade
 
 
@@ -36,7 +37,8 @@ LOCK_WAIT = 120  # seconds to wait for another package manager, such as an unatt
 class HostProgram:
     """One program: its command, its package per manager, and the groups of work that need it.
 
-    `version` are the arguments that make it print its version; empty when it has none.
+    `version` are the arguments that make it print its version; empty when it has none. `rootless` are those of the
+    groups in which root does without.
     """
 
     command: str
@@ -45,11 +47,14 @@ class HostProgram:
     why: str
     groups: frozenset[Group]
     version: tuple[str, ...] = ("--version",)
+    rootless: frozenset[Group] = frozenset()
 
 
-def _row(command: str, apt: str, dnf: str, groups: str, why: str, version: str = "--version") -> HostProgram:
-    named = frozenset(group for group in GROUPS if group in groups.split())
-    return HostProgram(command, apt, dnf, why, named, tuple(version.split()))
+def _row(
+    command: str, apt: str, dnf: str, groups: str, why: str, version: str = "--version", *, rootless: str = ""
+) -> HostProgram:
+    named, without_root = (frozenset(g for g in GROUPS if g in text.split()) for text in (groups, rootless))
+    return HostProgram(command, apt, dnf, why, named, tuple(version.split()), without_root)
 
 
 TABLE = (
@@ -100,18 +105,34 @@ TABLE = (
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
     _row("chromium", "chromium", "chromium", "test", "look at the lab's page as a person would"),
     _row("bwrap", "bubblewrap", "bubblewrap", "build test", "run builds without network and without a daemon"),
+    _row(
+        *("newuidmap", "uidmap", "shadow-utils"),
+        "build test",
+        "give a user's namespaces the ids that files of an image belong to",
+        version="",
+        rootless="build",
+    ),
     _row("mmdebstrap", "mmdebstrap", "mmdebstrap", "build test", "make the root file systems of builder images"),
 )
 
 
-def wanted(groups: Collection[Group]) -> list[HostProgram]:
-    """Return the programs of any of `groups`, in the table's order."""
-    return [program for program in TABLE if program.groups & set(groups)]
+def wanted(groups: Collection[Group], user: int | None = None) -> list[HostProgram]:
+    """Return the programs of any of `groups` that the user with this id, by default our own, needs, as in the table."""
+    is_root = (os.geteuid() if user is None else user) == 0
+    return [program for program in TABLE if (program.groups - (program.rootless if is_root else set())) & set(groups)]
+
+
+def which(command: str, path: str | None = None) -> str | None:
+    """Return the path of a program on the search path; on ours also where only root's has the directories of daemons.
+
+    Debian gives a user no `sbin` directory.
+    """
+    return shutil.which(command, path=path) or (None if path is not None else shutil.which(command, path=_SBIN))
 
 
 def missing(groups: Collection[Group], path: str | None = None) -> list[HostProgram]:
     """Return those of `wanted(groups)` that are not on the search path (default: this process's PATH)."""
-    return [program for program in wanted(groups) if shutil.which(program.command, path=path) is None]
+    return [program for program in wanted(groups) if which(program.command, path) is None]
 
 
 def package_manager(path: str | None = None) -> Manager | None:

@@ -60,7 +60,7 @@ def check_disk(host: Host, artifacts: Path) -> Finding:
     if free_space.inodes is not None and free_space.inodes < INODES_WARN:
         found = f"{free_space.inodes} inodes free at {artifacts}"
         return Finding("disk", "warn", found, f"a built kernel tree may not fit: {INODES_WARN} do", remedy)
-    return Finding("disk", "ok", found)
+    return Finding("disk", "ok", f"{found}; a build needs {human_bytes(DISK_BUILD)}")
 
 
 def check_artifacts(artifacts: Path) -> Finding:
@@ -100,7 +100,7 @@ def check_memory(host: Host) -> Finding:
     if total < MEMORY_WARN:
         affects = "kernel builds and labs of several guests; use fewer jobs"
         return Finding("memory", "warn", found, affects, f"give it {human_bytes(MEMORY_WARN)}")
-    return Finding("memory", "ok", found)
+    return Finding("memory", "ok", f"{found}; builds and the lab need {human_bytes(MEMORY_WARN)}")
 
 
 def _memory_of(host: Host) -> tuple[int, str]:

@@ -21,12 +21,16 @@ from pipeline.core import decoder, disk_space, documents, faults, fs, manifest, 
 from pipeline.core.console import Console
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
+from pipeline.formats import apt_sources
+from pipeline.host import namespaces
 from pipeline.sandbox.runtime import Image
 
 HOSTNAME = "builder"  # inside, so that no output tells where it was made
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
 BUILD_TIMEOUT = 1800.0  # seconds for one image
 BUILD_DISK_SPACE = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
+# Without root: apt as the one user who may search our directories, and no file system that only the host's root mounts.
+_OF_A_USER = ('--aptopt=APT::Sandbox::User "root"', "--skip=chroot/mount/sys")
 _FORMAT = 2  # of what lies in an image's directory
 
 
@@ -273,21 +277,19 @@ def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:
 
 
 def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path) -> list[str]:
-    """Return the command, for root in namespaces of its own, so that killing it ends all processes and mounts."""
+    """Return the command, run in namespaces of its own, so that killing it ends all processes and mounts."""
     if shutil.which("mmdebstrap") is None:
         raise HostLacks("mmdebstrap: not installed; expected the program in PATH", hint="./inv doctor")
-    keyring = scratch / "keyring.gpg"
-    keyring.write_bytes(recipe.keyring)
-    rows = [f"deb [signed-by={keyring.resolve()}] {url} {suite} main" for suite, url in recipe.archives.items()]
-    scratch.chmod(0o711)  # apt's own user reads the keyring; who could read the directory could lock it
+    sources = scratch / "apt.sources"
+    sources.write_text(apt_sources.text("deb", recipe.archives, recipe.keyring))
     points = " ".join(f'"$1/{point}"' for point in MOUNT_POINTS)
     # While apt's lists are still there: which package, which version, and the digest the index signs.
     show = 'chroot "$1" sh -c \'apt-cache show --no-all-versions $(dpkg-query -W -f "\\${Package}=\\${Version}\\n")\''
-    is_root = os.geteuid() == 0
-    alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "env", f"TMPDIR={scratch.resolve()}"]
+    # The paths as variables: a hook is a shell's text, and they may hold anything.
     return [
-        *(alone if is_root else ()),
-        *("mmdebstrap", f"--mode={'root' if is_root else 'unshare'}", "--variant=minbase", "--format=tar"),
+        *(*namespaces.command(), "env", f"TMPDIR={scratch.resolve()}", f"LISTED={listed.resolve()}"),
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=tar"),
+        *(() if os.geteuid() == 0 else _OF_A_USER),
         f"--include={','.join(recipe.packages)}",
         "--dpkgopt=force-unsafe-io",  # nobody sees it before it is whole
         "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -295,12 +297,12 @@ def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path
         "--dpkgopt=path-exclude=/usr/share/locale/*",
         f"--customize-hook=mkdir -p {points}",
         '--customize-hook=chmod 1777 "$1/run"',  # an engine's tmpfs takes its mode from here
-        f"--customize-hook={show} > '{listed.resolve()}'",
+        f'--customize-hook={show} > "$LISTED"',
         # mmdebstrap copies the host's own, which is nothing for a build to know.
         f'--customize-hook=rm -f "$1/etc/resolv.conf"; echo {HOSTNAME} > "$1/etc/hostname"',
         next(iter(recipe.archives)),
         str(tarball.resolve()),
-        *rows,
+        str(sources.resolve()),
     ]
 
 

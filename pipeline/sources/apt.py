@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from pipeline.config.line_model import DebianSource
 from pipeline.core import process
@@ -23,6 +23,7 @@ from pipeline.core.disk_space import writing
 from pipeline.core.fs import sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
+from pipeline.formats import apt_sources
 from pipeline.sources.records import IndexDigests, Resolved
 
 # What apt-get says of an index that was had and is not what it must be.
@@ -54,7 +55,7 @@ def archive_addresses(suites: Sequence[str], setting: str, mirrors: Sequence[str
     A security suite lives in the archive beside: `debian` and `debian-security`.
     """
     local = next((m for m in mirrors if is_archive(f"{m}/debian")), None)
-    base = f"file:{Path(local).resolve()}/debian" if local else setting.rstrip("/")
+    base = f"file:{quote(str(Path(local).resolve()))}/debian" if local else setting.rstrip("/")
     found = {suite: _beside(base, suite) for suite in suites} if base else _of_host(suites)
     if missing := [suite for suite in suites if suite not in found]:
         raise UsageError(
@@ -107,12 +108,9 @@ class AptRoot:
         self.root, self.archives = root.resolve(), dict(archives)
         for part in ("lists/partial", "cache/archives/partial", "etc"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
-        write_atomic(self.root / "keyring.gpg", keyring)
         write_atomic(self.root / "status", "")
-        signed = f"[signed-by={self.root}/keyring.gpg]"
-        kind = "deb" if binary else "deb-src"
-        rows = [f"{kind} {signed} {address} {suite} main\n" for suite, address in self.archives.items()]
-        write_atomic(self.root / "sources.list", "".join(rows))
+        sources = apt_sources.text("deb" if binary else "deb-src", self.archives, keyring)
+        write_atomic(self.root / "apt.sources", sources)
         write_atomic(self.root / "apt.conf", self._configuration())
 
     def _configuration(self) -> str:
@@ -125,7 +123,7 @@ class AptRoot:
             "Dir::Cache": f"{self.root}/cache",
             "Dir::Etc": f"{self.root}/etc",
             "Dir::Etc::parts": f"{self.root}/etc",
-            "Dir::Etc::sourcelist": f"{self.root}/sources.list",
+            "Dir::Etc::sourcelist": f"{self.root}/apt.sources",
             "APT::Architecture": "amd64",
             "APT::Sandbox::User": "",  # as ourselves: another user could not write here
             "APT::Update::Error-Mode": "any",

@@ -70,7 +70,8 @@ def world(tmp_path: Path) -> Iterator[World]:
         archive.add(SUITE, "linux", "6.1.9-1", OLD)
         archive.add(SECURITY, "linux", "6.1.10-1", NEW)
         archive.publish()
-        yield World(tmp_path, server, archive, Inv(tmp_path, FNAT_RETRIES="2", FNAT_STALL="5"))
+        place = tmp_path / "bau äume"  # as a path of ours may be, which is no word of apt's
+        yield World(place, server, archive, Inv(place, FNAT_RETRIES="2", FNAT_STALL="5"))
 
 
 def test_of_a_prefix_the_newest_version_is_taken_by_the_digest_in_the_signed_index(world: World) -> None:

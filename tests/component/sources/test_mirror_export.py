@@ -97,7 +97,7 @@ def el6(exported_el6: Path, tmp_path: Path) -> Carried:
 
 @pytest.fixture
 def debian(exported_debian: Path, tmp_path: Path) -> Carried:
-    return Carried("deb", Path(shutil.copytree(exported_debian, tmp_path / "debian")))
+    return Carried("deb", Path(shutil.copytree(exported_debian, tmp_path / "bau äume")))
 
 
 @pytest.fixture(params=["el6", "debian"])

@@ -458,7 +458,7 @@ def test_json_leaves_standard_output_alone() -> None:
 def test_this_very_host_is_examined_without_a_crash(tmp_path: Path) -> None:
     here = dataclasses.replace(Host(), kvm=tmp_path / "no-kvm")
     findings = doctor.examine(settings_for(tmp_path), host=here)
-    assert len(findings) == len({finding.name for finding in findings}) == len(programs.GROUPS) + 10
+    assert len(findings) == len({finding.name for finding in findings}) == len(programs.GROUPS) + 11
     for finding in findings:
         assert "crashed" not in finding.found, finding
         if finding.state != "ok":

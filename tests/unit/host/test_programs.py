@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from tests.fixtures.commandline import ROOT
 
 Script = Callable[..., Path]
 
-BUILD = ("rpmsign", "gpg-agent", "unshare", "setpriv", "prlimit", "tar", "bwrap", "mmdebstrap")  # in the table's order
-PACKAGES = "bubblewrap gpg-agent mmdebstrap rpm tar util-linux"
+ROOTS = ("rpmsign", "gpg-agent", "unshare", "setpriv", "prlimit", "tar", "bwrap", "mmdebstrap")  # in the table's order
+BUILD = ROOTS if os.geteuid() == 0 else (*ROOTS[:-1], "newuidmap", "mmdebstrap")
+PACKAGES = f"bubblewrap gpg-agent mmdebstrap rpm tar {'' if BUILD is ROOTS else 'uidmap '}util-linux"
 
 
 @pytest.fixture
@@ -69,6 +71,19 @@ def test_the_groups_hold_what_each_work_needs() -> None:
     assert held["test"] >= {"rpmbuild", "rpmsign", "qemu-system-x86_64", "cpio", "chromium"}
     assert held["lab"] == {"qemu-system-x86_64"}
     assert held["build"] == set(BUILD)
+
+
+def test_only_a_user_without_root_needs_subordinate_ids_to_build() -> None:
+    builds, tests = ({user: programs.wanted([group], user) for user in (0, 1000)} for group in ("build", "test"))
+    mapper = by_command("newuidmap")
+    assert mapper in builds[1000] and mapper not in builds[0]
+    assert mapper in tests[1000] and mapper in tests[0]
+
+
+def test_a_program_of_daemons_is_found_where_a_users_path_does_not_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert programs.which("chroot") == "/usr/sbin/chroot"
+    assert programs.which("chroot", "/usr/bin:/bin") is None, "another host's search path is taken as it is"
 
 
 def test_missing_is_what_is_not_on_the_given_path(tmp_path: Path, script: Script) -> None:
