@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.commands.shell import ShellResult
     from pipeline.commands.status import Status
     from pipeline.config.line_model import Line
+    from pipeline.host.facts import Finding
     from pipeline.lab.report.results import Report
     from pipeline.patching.compare import Comparison
     from pipeline.sources.records import LineSources
@@ -363,7 +364,7 @@ def doctor(context: RunContext, kernel: str = "") -> Outcome:
 
         return probe_kernel.package(context.settings, context.console)
 
-    def network() -> Any:
+    def network() -> Finding:
         from pipeline.sources import archive_check
 
         return archive_check.check(context.settings)
