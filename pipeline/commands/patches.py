@@ -6,7 +6,6 @@ claims, which role its content proves and by which rule, and what it leaves in t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,7 +207,7 @@ def classify_file(path: str, line: Line, context: RunContext) -> ClassifiedFile:
     named = [f"{name} ({place})" if place else name for name, place in pinned.items()]
     context.console.say(f"pinned in the line {line.label}: {', '.join(named) or 'no'}")
     if found.role is None or found.option is None:
-        raise _unfit(path, parsed, found, line, pinned)
+        raise _unfit(path, found, line, pinned)
     if not found.option.right:
         why = "director and real servers must agree on it; if not, the servers see the director's address"
         context.console.warn(f"{path}: {found.role} by content, but {found.option}; {why}")
@@ -233,29 +232,15 @@ def _fit(option: role_rules.Option) -> str:
     return "fits" if option.right else "fits in all but the option's number"
 
 
-def _unfit(
-    path: str,
-    parsed: patch_file.PatchFile,
-    found: role_rules.Classification,
-    line: Line,
-    pinned: Mapping[str, str],
-) -> Refused:
+def _unfit(path: str, found: role_rules.Classification, line: Line, pinned: Mapping[str, str]) -> Refused:
     """Return the reason that the patch has no single role, such as a part of a series or another depth."""
     what = "the patch fits the rules of " + ("several roles" if found.fits else "no role")
     for name, place in pinned.items():
         if place:
             why = f"it is {name}, patch {place}; a role is proven of a series as a whole"
             return Refused(what, where=path, why=why, hint=f"./inv patches {line_checks.option(line)}")
-    for wanted in (path for rule in line.data.rules.values() for path in rule.must_add):
-        header = re.search(rb"^\+\+\+ (\S*/)?" + re.escape(wanted.encode()) + rb"(?=\s)", parsed.data, re.MULTILINE)
-        depth = (header[1] or b"").count(b"/") if header else 1
-        if depth != 1:
-            return Refused(
-                f"{what}: its paths are those of patch -p{depth}, and only -p1 is read",
-                where=path,
-                why=f"it names {wanted} with {depth} directories before it, not with one such as a/ or b/",
-                hint="have it made with git diff, or with diff -uprN OLD NEW beside both trees",
-            )
+    if found.depth is not None:
+        return role_rules.wrong_depth(what, path, *found.depth)
     return Refused(what, where=path, hint=f"./inv lines {line.name} prints its rules")
 
 

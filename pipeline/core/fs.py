@@ -32,11 +32,14 @@ def read_limited(path: Path, most: int) -> bytes:
     Raises `OSError`, whose `strerror` says what was expected, for anything else: a device or a FIFO would be waited
     for, and what has no end would fill the memory.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, f"expected a regular file, got {_KINDS[stat.S_IFMT(mode)]}", str(path))
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device without anything behind it
+            _check_regular(path, path.stat().st_mode)
+        raise
+    try:
+        _check_regular(path, os.fstat(handle).st_mode)
         data, left = bytearray(), most + 1  # a size that is told need not be true, as below /proc
         while left and (piece := os.read(handle, min(left, CHUNK))):
             data += piece
@@ -48,8 +51,14 @@ def read_limited(path: Path, most: int) -> bytes:
     return bytes(data)
 
 
+def _check_regular(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"expected a regular file, got {_KINDS[stat.S_IFMT(mode)]}", str(path))
+
+
 _KINDS = {
     stat.S_IFDIR: "a directory",
+    stat.S_IFSOCK: "a socket",
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",

@@ -40,8 +40,13 @@ _PLAIN: Mapping[str, Callable[[int, int], int]] = {
     "<=": lambda one, other: int(one <= other),
     ">=": lambda one, other: int(one >= other),
 }
-_BYTES = {"u8", "__u8", "uint8_t", "u_int8_t", "char", "__be8"}
-_TYPES = _BYTES | {"unsigned", "signed", "int", "long", "short", "u16", "u32", "__u16", "__u32", "const"}
+_UNSIGNED = {  # the kernel's types and C's own, by their bits
+    f"{before}{bits}{after}": bits
+    for bits in (8, 16, 32, 64)
+    for before, after in (("u", ""), ("__u", ""), ("uint", "_t"), ("u_int", "_t"), ("__be", ""), ("__le", ""))
+} | {"u_char": 8, "u_short": 16, "u_int": 32, "u_long": 64, "size_t": 64}
+_SIGNED = {name: bits for bits in (8, 16, 32, 64) for name in (f"s{bits}", f"__s{bits}", f"int{bits}_t")}
+_WORDS = {"unsigned", "signed", "int", "long", "short", "char", "const", "volatile"}
 _LONGEST, _LARGEST = 300, 1 << 64  # characters of an expression, and its values: nothing real comes near
 _DEEPEST = 16  # macros that stand for macros
 
@@ -134,16 +139,25 @@ class _Reader:
         """Parse the rest of `(...)`, or of a cast and its operand."""
         length = _closing(self.tokens[self.at - 1 :])
         named = self.tokens[self.at : self.at + length - 1]
-        if length > 1 and set(named) <= _TYPES:
+        if length > 1 and set(named) <= _UNSIGNED.keys() | _SIGNED.keys() | _WORDS:
             self.at += length
-            value = self.unary()
-            return value if value is None or not _BYTES & set(named) else value & 0xFF
+            return _cast(set(named), self.unary())
         value = self.level(0)
         if self.peek() != ")":
             self.at = len(self.tokens) + 1  # no end: nothing is known
             return None
         self.at += 1
         return value
+
+
+def _cast(words: set[str], value: int | None) -> int | None:
+    """Convert a value to a type; None where a signed one cannot hold it: what comes of that is the compiler's."""
+    given = [bits for name, bits in (_UNSIGNED | _SIGNED).items() if name in words]
+    sizes = {"char": 8, "short": 16, "long": 64}
+    bits = given[0] if given else next((size for word, size in sizes.items() if word in words), 32)
+    if value is None or "unsigned" in words or words & _UNSIGNED.keys():
+        return value if value is None else value & ((1 << bits) - 1)
+    return value if -(1 << bits - 1) <= value < 1 << bits - 1 else None
 
 
 def _applied(sign: str, one: int | None, other: int | None) -> int | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pipeline.errors import Refused
 
 DEV_NULL = "/dev/null"
+BLANKS = "git and GNU patch read it differently"
 _ESCAPE = re.compile(rb'\\([abtnvfr"\\]|[0-7]{3})')
 _SIMPLE = dict(zip(b'abtnvfr"\\', b'\a\b\t\n\v\f\r"\\', strict=True))
 
@@ -47,7 +48,7 @@ def checked(raw: bytes, refuse: Refuse, strip: int = 1) -> str:
     if name.startswith("/"):
         raise refuse(f"the file name {name!r} is an absolute path", why="a patch may only touch the kernel tree")
     if " " in name or not name:
-        raise refuse(f"the file name {name!r} is empty or holds blanks", why="git and GNU patch read it differently")
+        raise refuse(f"the file name {name!r} is empty or holds blanks", why=BLANKS)
     parts = name.split("/")
     if ".." in parts:
         raise refuse(

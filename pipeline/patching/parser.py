@@ -14,14 +14,16 @@ from itertools import accumulate
 
 from pipeline.errors import Refused
 from pipeline.patching import file_names
-from pipeline.patching.file_names import DEV_NULL
+from pipeline.patching.file_names import BLANKS, DEV_NULL
 
 FILE, EXECUTABLE, SYMLINK = "100644", "100755", "120000"
 NOT_NEW = "the header says the file is new, its hunk changes existing lines"
 NOT_DELETED = "the header says the file is deleted, its hunk leaves lines"
+TRUNCATED = "a truncated download or a copy through a mail program"
 CHOPPED = 3  # blank lines at a patch's end that GNU patch puts back: pch.c, "assume blank lines got chopped"
 
 _HUNK = re.compile(rb"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(?: .*)?")
+_GIT_BLANKS = re.compile(rb"diff --git (?:[^/]*/)?(.* .*) (?:[^/]*/)?\1")  # one name twice, in no quotes
 _GIT = re.compile(rb'diff --git ("(?:[^"\\]|\\.)*"|\S+) ("(?:[^"\\]|\\.)*"|\S+)')
 _EXTENDED = re.compile(
     rb"(old mode|new mode|new file mode|deleted file mode|rename from|rename to|copy from|copy to|index"
@@ -198,6 +200,9 @@ class _Reader:
     def git_header(self) -> _Header:
         found = _GIT.fullmatch(self.peek())
         if found is None:
+            blanks = _GIT_BLANKS.fullmatch(self.peek())
+            if blanks is not None:
+                raise self.refuse(f"the file name {blanks[1].decode(errors='replace')!r} holds blanks", why=BLANKS)
             raise self.refuse("the 'diff --git' line does not name two files")
         old, new = (file_names.checked(raw, self.refuse) for raw in found.groups())
         header_lines: dict[str, str] = {}
@@ -367,6 +372,8 @@ class _Reader:
 
     def hunk(self, number: int) -> Hunk:
         found = _HUNK.fullmatch(self.peek())
+        if self.at == len(self.lines) - 1 and not self.whole:
+            raise self.refuse("it is cut short: the patch ends in the middle of a line", why=TRUNCATED)
         if found is None:
             raise self.refuse(f"the header of hunk #{number} is malformed")
         old_start, new_start = int(found[1]), int(found[3])
@@ -417,7 +424,7 @@ class _Reader:
         return self.refuse(
             f"hunk #{number} is cut short: its header at line {first + 1} promises {max(old, 0)} more old"
             f" and {max(new, 0)} more new lines",
-            why="a truncated download or a copy through a mail program",
+            why=TRUNCATED,
         )
 
     def after(self, number: int, first: int) -> None:

@@ -75,7 +75,7 @@ def parse(data: bytes, name: str) -> PatchFile:
     """
     encodings.check(data, name)
     found = scan(data, name)
-    _check_overlaps(found.files, name)
+    _check_overlaps(found.files, name, encodings.mails(data))
     complete = _complete(data, found.restored)
     _ask_unidiff(complete, name, found)
     _ask_git(complete, name, found)
@@ -112,11 +112,18 @@ def _complete(data: bytes, restored: int) -> bytes:
     return data + b" \n" * restored
 
 
-def _check_overlaps(files: Iterable[FileChange], name: str) -> None:
+def _check_overlaps(files: Iterable[FileChange], name: str, mails: int) -> None:
     """Refuse a path that is there twice or below another: a file cannot be a directory too."""
     seen: dict[str, FileChange] = {}
     for change in files:
         for path in change.paths:
+            if path in seen and mails > 1:
+                raise Refused(
+                    f"patch {name}, file {path}: {mails} mails in one file change it one after another; expected one",
+                    where=f"{name}:{change.line}",
+                    why="each is a patch of its own, with its own place in the series",
+                    hint=f"mkdir mails && git mailsplit -omails {neutral.word(name)}",
+                )
             if path in seen:
                 raise _refused(name, change, f"{path} is named by an earlier section too, at line {seen[path].line}")
             seen[path] = change

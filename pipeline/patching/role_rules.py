@@ -88,6 +88,7 @@ class Classification:
     clauses: Mapping[RoleName, tuple[Clause, ...]]
     options: Mapping[RoleName, Option]
     by: str
+    depth: tuple[str, int] | None = None  # a path that a rule requires, and the directories before it, if not one
 
     @property
     def option(self) -> Option | None:
@@ -111,7 +112,17 @@ def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification
     }
     role = fits[0] if len(fits) == 1 else None
     by = f"by content: it {'; '.join(clause.text for clause in clauses[role])}" if role else ""
-    return Classification(role, fits, clauses, options, by)
+    return Classification(role, fits, clauses, options, by, None if fits else _other_depth(patch, rules))
+
+
+def _other_depth(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> tuple[str, int] | None:
+    """Return a file that a rule requires and that the patch names below another number of directories than one."""
+    for path in (path for rule in rules.values() for path in rule.must_add):
+        header = re.search(rb"^\+\+\+ (\S*/)?" + re.escape(path.encode()) + rb"(?=\s)", patch.data, re.MULTILINE)
+        depth = (header[1] or b"").count(b"/") if header else 1
+        if depth != 1:
+            return path, depth
+    return None
 
 
 def claimed(name: str) -> str:
@@ -252,12 +263,24 @@ def no_single_role(title: str, where: str, classification: Classification) -> Re
             why="a kernel has one role; rules that do not tell roles apart prove nothing",
             hint="split the patch, or sharpen must-not-touch under [rules] in series.toml",
         )
+    if classification.depth is not None:
+        return wrong_depth(f"{title}: its content fits the rules of no role", where, *classification.depth)
     reasons = "\n".join(f"  not {role}: it {'; '.join(classification.failed(role))}" for role in classification.clauses)
     return Refused(
         f"{title}: its content fits the rules of no role\n{reasons}".rstrip(),
         where=where,
         why="what a kernel is for must be proven by what its patch contains",
         hint="is it the right file? [rules] in series.toml says what each role's patch must contain",
+    )
+
+
+def wrong_depth(what: str, where: str, path: str, depth: int) -> Refused:
+    """Return the error of a patch that names `path` below another number of directories than one."""
+    return Refused(
+        f"{what}: its paths are those of patch -p{depth}, and only -p1 is read",
+        where=where,
+        why=f"it names {path} with {depth} directories before it, not with one such as a/ or b/",
+        hint="have it made with git diff, or with diff -uprN OLD NEW beside both trees",
     )
 
 

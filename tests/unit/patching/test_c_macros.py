@@ -26,6 +26,14 @@ def numbers(code: str, path: str = "net/toa/toa.c", more: bytes = b"") -> list[i
         *("254", "0xFE", "0376", "0b11111110", "254U", "254uL", "(254)", "((254))", "254 /* ours */", "254 // ours"),
         *("(253+1)", "253 + 1", "(127 << 1)", "~1 & 0xff", "508 / 2", "-2 & 255", "(u8)510", "((__u8) 254)"),
         *("\\\n\t254", "25\\\n4", "/* 200 */ 254", "MINE\n#define MINE 254"),
+        *(
+            "(uint32_t)254",
+            "(size_t) 254",
+            "(unsigned short)65790",
+            "(u_int8_t)-2",
+            "(int)254",
+            "(const __u16)(200 + 54)",
+        ),
         "(MINE)\n#define MINE (OURS - 1)\n#define OURS 255",
     ],
 )
@@ -37,7 +45,16 @@ def test_a_number_is_read_however_c_lets_it_be_written(text: str) -> None:
     "text",
     [
         *("", "089", '"200"', "200 +", "(200", "OTHER", "f(200)", "sizeof(x)", "200 / 0", "1 << 99", "0xg", "2OO"),
-        *("CONFIG_X", OPT, "A\n#define A B\n#define B A", "(x)200", "0 == 0 ? 200 : 254"),
+        *(
+            "CONFIG_X",
+            OPT,
+            "A\n#define A B\n#define B A",
+            "(x)200",
+            "(char)200",
+            "(s8)200",
+            "(signed char)200",
+            "0 == 0 ? 200 : 254",
+        ),
         *("(" * 160 + "1" + ")" * 160, "1+" * 200 + "1", "(1+" * 90 + "1" + ")" * 90),
     ],
 )

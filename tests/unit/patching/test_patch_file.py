@@ -240,7 +240,7 @@ def test_a_file_with_nul_bytes_is_no_text_patch() -> None:
     ("data", "reason"),
     [
         (b"", "it is empty"),
-        (b"<html>404 Not Found</html>\n", "it is not a patch: no file header is in it"),
+        (b"404 Not Found\n", "it is not a patch: no file header is in it"),
         (b"--- only\n", "it is not a patch"),
     ],
 )
@@ -255,6 +255,13 @@ def test_what_is_no_patch_is_said_to_be_none(data: bytes, reason: str) -> None:
         (HEAD + HUNK + b"+more\n", "hunk #1 is longer than its header at line 3 says", 8),
         (HEAD + HUNK + b" more\n", "hunk #1 is longer", 8),
         (HEAD + b"@@ -1,x +1 @@\n one\n", "the header of hunk #1 is malformed", 3),
+        (HEAD + b"@@ -1,2 +1", "it is cut short: the patch ends in the middle of a line", 3),
+        (HEAD + b"@@ -1,2 +1,3 @@ int f(vo", "it is cut short: the patch ends in the middle of a line", 3),
+        (b"diff --git a/net/a b.c b/net/a b.c\n" + HUNK, "the file name 'net/a b.c' holds blanks", 1),
+        (b"diff --git net/a b.c net/a b.c\n" + HUNK, "the file name 'a b.c' holds blanks", 1),
+        (b'diff --git "a/net/a b.c" "b/net/a b.c"\n' + HUNK, "holds blanks", 1),
+        (b"--- a/net/a b.c\n+++ b/net/a b.c\n" + HUNK, "holds blanks", 1),
+        (b"diff --git a/x.c\n" + HUNK, "does not name two files", 1),
         (HEAD + b"@@ -0,2 +1 @@\n one\n", "the header of hunk #1 makes no sense", 3),
         (HEAD + b"@@ -0,0 +0,0 @@\n", "makes no sense", 3),
         (HEAD, "the header is followed by no hunk", 3),

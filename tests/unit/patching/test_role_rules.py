@@ -98,6 +98,14 @@ def test_a_name_is_a_claim_and_directories_claim_nothing(name: str, claim: str) 
     assert role_rules.claimed(name) == claim
 
 
+@pytest.mark.parametrize(("prefix", "depth"), [(b"", 0), (b"old/linux/", 2)])
+def test_a_patch_of_another_depth_is_refused_with_that_reason_in_a_series_too(prefix: bytes, depth: int) -> None:
+    data = realserver().replace(b" toy.orig/", b" " + prefix).replace(b" toy/", b" " + prefix)
+    error = refusal(data, REALSERVER)
+    assert f"no role: its paths are those of patch -p{depth}, and only -p1 is read" in error.what
+    assert "git diff" in error.hint
+
+
 def test_the_guides_mistake_is_named_whatever_the_file_is_called() -> None:
     error = refusal(director(), REALSERVER, "guide/toa.patch")
     assert "the LVS-FULLNAT patch is in the realserver's series: its content proves the role director" in error.what
