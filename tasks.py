@@ -43,10 +43,9 @@ FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "refresh", "jobs"
 
 def _line(context: RunContext, *, writes: bool = True, name: str = "") -> Line:
     """Load the line that the settings choose, or the one called `name`."""
-    from pipeline.config import line_loader as lines
-    from pipeline.config import line_names
+    from pipeline.config import line_loader, line_names
 
-    line = lines.load(name or context.settings.line or None, context.settings.line_file)
+    line = line_loader.load(name or context.settings.line or None, context.settings.line_file)
     line_names.claim(line, context.settings.artifacts, write=writes)
     if line.notice:
         context.console.warn(line.notice)
@@ -95,13 +94,13 @@ def pin(context: RunContext, line: str, source: str) -> NewPin:
 def lines(context: RunContext, line: str = "", show: str = "") -> ShownLine | list[ListedLine]:
     """List the lines, or print one whole, overrides and pins included."""
     from pipeline.commands import lines as display
-    from pipeline.config import line_loader as model
+    from pipeline.config import line_loader
 
     if name := line or show:
-        return display.show_line(model.load(name, context.settings.line_file), context.console)
+        return display.show_line(line_loader.load(name, context.settings.line_file), context.console)
     if context.settings.line_file:
-        return display.show_line(model.load(None, context.settings.line_file), context.console)
-    return display.list_lines([model.load(name) for name in resources.line_names()], context.console)
+        return display.show_line(line_loader.load(None, context.settings.line_file), context.console)
+    return display.list_lines([line_loader.load(name) for name in resources.line_names()], context.console)
 
 
 @verb(

@@ -24,7 +24,7 @@ from pipeline.core import neutral, resources
 from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
-from pipeline.packaging.graph import Plan
+from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
 from pipeline.recipes import guest_userland, registry
@@ -102,21 +102,21 @@ class BuildCommand:
         """Return the builder image of the settings, made when it is not there."""
         return self.preparation.image(fresh=fresh)
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepGraph:
         """Plan every step of this run, or those that the settings name with what they need."""
         steps = self.preparation.steps()
         published = [step.name for step in steps if step.name != guest_userland.STEP]
-        whole = Plan([*steps, self.publishing.step(published)])
+        whole = StepGraph([*steps, self.publishing.step(published)])
         only = self.context.settings.only
         return whole.only(only) if only else whole
 
     def userland(self) -> Path:
         """Return the programs of the lab's guests, built where they are not there. Raises the step's error."""
         name = guest_userland.STEP
-        plan = Plan(self.preparation.steps(guest_userland.IMAGE)).only([name])
+        graph = StepGraph(self.preparation.steps(guest_userland.IMAGE)).only([name])
         runner = replace(self.runner, force=())  # this run has built what it was to build
         with runner.shared_lock():
-            outcomes = self._run_plan(plan, runner)
+            outcomes = self._run_plan(graph, runner)
         if error := failure(outcomes):
             raise error
         return runner.output(outcomes[name])
@@ -136,14 +136,14 @@ class BuildCommand:
             self.publishing.try_key()
         self._look()
         with self.runner.shared_lock():
-            plan = self.plan()
+            graph = self.plan()
             if self.context.settings.dry_run:
-                forecast = Forecast(self.line, self.runner.explain(plan))
+                forecast = Forecast(self.line, self.runner.explain(graph))
                 forecast.tell(self.context.console)
                 return forecast
-            if not tried and PUBLISH in plan.steps and self.runner.explain(plan)[PUBLISH][0] is State.RAN:
+            if not tried and PUBLISH in graph.steps and self.runner.explain(graph)[PUBLISH][0] is State.RAN:
                 self.publishing.try_key()
-            outcomes, comparison = self._run(plan)
+            outcomes, comparison = self._run(graph)
             summary = Summary(outcomes, PUBLISH, time.monotonic() - begun)
             steps = self.context.settings.explain
             summary.tell(self.context.console, f"line {self.line.label}", self.command, steps=steps)
@@ -170,22 +170,22 @@ class BuildCommand:
                 hint += f"; or build a kernel from Debian's archive: ./inv build-all --line {others[0]}"
             raise preflight.failure(missing, hint)
 
-    def _run(self, plan: Plan) -> tuple[Mapping[str, Outcome], RebuildResult | None]:
+    def _run(self, graph: StepGraph) -> tuple[Mapping[str, Outcome], RebuildResult | None]:
         """Run the plan; where the settings say so, publish only what a second build gave the same bytes of."""
-        packages = [name for name in plan.steps if name != PUBLISH]
+        packages = [name for name in graph.steps if name != PUBLISH]
         if not self.context.settings.check_reproducible or not packages:
-            return self._run_plan(plan, self.runner), None
-        outcomes = self._run_plan(plan.only(packages), self.runner)
+            return self._run_plan(graph, self.runner), None
+        outcomes = self._run_plan(graph.only(packages), self.runner)
         if failure(outcomes):
             return outcomes, None
         rebuild = Rebuild(self.line, self.context, self.runner, self._run_plan)
-        comparison = rebuild.compare(plan.only(packages), outcomes)
+        comparison = rebuild.compare(graph.only(packages), outcomes)
         self.runner.force = tuple(name for name in self.runner.force if name == PUBLISH)
-        return {**self._run_plan(plan, self.runner), **outcomes}, comparison
+        return {**self._run_plan(graph, self.runner), **outcomes}, comparison
 
-    def _run_plan(self, plan: Plan, runner: Scheduler) -> Mapping[str, Outcome]:
-        with progress.progress_reported(plan, runner, self.context.console):
-            return runner.run(plan)
+    def _run_plan(self, graph: StepGraph, runner: Scheduler) -> Mapping[str, Outcome]:
+        with progress.progress_reported(graph, runner, self.context.console):
+            return runner.run(graph)
 
 
 def _steps_by_name(line: Line) -> list[str]:

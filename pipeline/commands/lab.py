@@ -23,8 +23,8 @@ from pipeline.core.console import write
 from pipeline.core.locks import locked
 from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import Refused, TestsFailed, UsageError
-from pipeline.lab import run_record as passed
-from pipeline.lab.report import page as report
+from pipeline.lab import run_record
+from pipeline.lab.report import page
 from pipeline.lab.scenarios import NAMES
 from pipeline.packaging.scheduler import LOCK
 from pipeline.publish.snapshot_contents import directory_of
@@ -107,31 +107,31 @@ class LabCommand:
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
-            bench = self._bench(keep=keep)
-            played = self._all(bench, chosen)
-        packages = {p.nevra: p.sha256 for packages in bench.repository.sets.values() for p in packages.values()}
+            environment = self._environment(keep=keep)
+            played = self._all(environment, chosen)
+        packages = {p.nevra: p.sha256 for packages in environment.repository.sets.values() for p in packages.values()}
         found = results.Report(
             line=self.line.label,
-            snapshot=bench.repository.id,
-            fingerprint=bench.repository.fingerprint,
-            accelerator=bench.accelerator.name,
-            accelerator_why=bench.accelerator.why,
+            snapshot=environment.repository.id,
+            fingerprint=environment.repository.fingerprint,
+            accelerator=environment.accelerator.name,
+            accelerator_why=environment.accelerator.why,
             packages=packages,
             scenarios=played,
         )
-        page = report.write(found, bench.work)
-        self._remember(bench.work)
-        terminal.print_report(found, self.context.console, page)
+        path = page.write(found, environment.work)
+        self._remember(environment.work)
+        terminal.print_report(found, self.context.console, path)
         if not found.passed:
             failed = [s.name for s in played if s.state not in (results.State.PASSED, results.State.LEFT_OUT)]
             raise TestsFailed(
                 f"the lab's scenarios failed: {', '.join(failed)}" if failed else "no scenario applies to this line",
-                where=str(page),
+                where=str(path),
                 hint=f"the page shows each check and console; ./inv lab --scenario {failed[0]} plays it and stays"
                 if failed
                 else "./inv lines LINE says why",
             )
-        return found, bench.work
+        return found, environment.work
 
     def build_all(self) -> BuildAllResult:
         """Build and publish everything, then play the lab, all from what the run prepares once."""
@@ -149,33 +149,33 @@ class LabCommand:
         settings = self.context.settings
         if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
             return None
-        what = passed.Subject(
+        what = run_record.Subject(
             line=self.line.label,
             snapshot=snapshot,
             guests=guests,
             scenarios={name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
             code=_code(),
         )
-        if page := self._passed_before(what):
-            self.context.console.say(f"the lab passed with this snapshot before: {page}")
-            return LabResult(page, reused=True)
+        if path := self._passed_before(what):
+            self.context.console.say(f"the lab passed with this snapshot before: {path}")
+            return LabResult(path, reused=True)
         found, work = self._smoke(())
-        passed.record(work, what, found)
-        fs.replace_symlink(self.reports / passed.LINK, work.name)
-        return LabResult(self.reports / passed.LINK / report.PAGE, reused=False)
+        run_record.record(work, what, found)
+        fs.replace_symlink(self.reports / run_record.LINK, work.name)
+        return LabResult(self.reports / run_record.LINK / page.PAGE, reused=False)
 
-    def _passed_before(self, what: passed.Subject) -> Path | None:
+    def _passed_before(self, what: run_record.Subject) -> Path | None:
         """Return the page of a passed run of `what`, if record and report are of that run."""
-        place = self.reports / passed.LINK
+        place = self.reports / run_record.LINK
         if not os.path.lexists(place):
             return None
-        known, problems = passed.read_record(place)
+        known, problems = run_record.read_record(place)
         if problems:
             self.context.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
             return None
-        return place / report.PAGE if known == what else None
+        return place / page.PAGE if known == what else None
 
-    def _bench(self, *, keep: bool) -> runner.LabEnvironment:
+    def _environment(self, *, keep: bool) -> runner.LabEnvironment:
         from pipeline.host import kvm, programs
         from pipeline.lab import runner
         from pipeline.lab.vm import network
@@ -260,13 +260,13 @@ class LabCommand:
         """Return the guests' own programs, built where they are not there, and the image they need libraries of."""
         return self.job.userland(), self.job.preparation.image(guest_userland.IMAGE)
 
-    def _all(self, bench: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
+    def _all(self, environment: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
         """Play scenarios, two at a time; by hand one after the other."""
-        if bench.keep:
-            return tuple(self._played(bench, name) for name in chosen)
+        if environment.keep:
+            return tuple(self._played(environment, name) for name in chosen)
         order = sorted(chosen, key=_PATIENT.__contains__, reverse=True)
         with ThreadPoolExecutor(_TOGETHER) as pool:
-            playing = {name: pool.submit(self._played, bench, name) for name in order}
+            playing = {name: pool.submit(self._played, environment, name) for name in order}
             try:
                 while wait(playing.values(), timeout=0.2).not_done:  # in short waits, so that Ctrl-C is heard
                     pass
@@ -276,12 +276,12 @@ class LabCommand:
                 raise
         return tuple(playing[name].result() for name in chosen)
 
-    def _played(self, bench: runner.LabEnvironment, name: str) -> results.Scenario:
+    def _played(self, environment: runner.LabEnvironment, name: str) -> results.Scenario:
         from pipeline.lab import runner
 
         console = self.context.console
         console.note(f"{name}: starting")
-        played = runner.run_scenario(bench, name)
+        played = runner.run_scenario(environment, name)
         passed = sum(check.passed for check in played.checks)
         result = f"{passed} of {len(played.checks)} checks, {played.seconds:.1f} s" if played.checks else played.why
         console.note(f"{name}: {played.state}, {result}")
@@ -291,7 +291,7 @@ class LabCommand:
         """Point `latest` to this run's results, and remove old ones."""
         fs.replace_symlink(self.reports / _LATEST, work.name)
         runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
-        kept = (self.reports / passed.LINK).resolve()
+        kept = (self.reports / run_record.LINK).resolve()
         for old in runs[:-_KEPT]:
             if old.resolve() != kept:
                 shutil.rmtree(old)

@@ -15,8 +15,7 @@ from pipeline.commands import leftovers
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line, RoleName
 from pipeline.config.settings import Settings
-from pipeline.packaging import ccache as compilercache
-from pipeline.packaging import job as sandboxed
+from pipeline.packaging import ccache, job
 from pipeline.packaging.graph import Step
 from pipeline.patching import series
 from pipeline.patching.patched_trees import Trees
@@ -121,9 +120,11 @@ class Preparation:
         made = self.image(image)
         if made.name not in self._steps:
             verified, settings = self._verified(made.name), self.context.settings
-            bench = sandboxed.BuildEnvironment(self.runtime, made, self.ccache(made.name), limits(settings))
+            environment = job.BuildEnvironment(self.runtime, made, self.ccache(made.name), limits(settings))
             small = settings.kernel_config == "small"
-            self._steps[made.name] = self.plan(BuildInputs(self.line, verified, self.patches, bench, trees.of, small))
+            self._steps[made.name] = self.plan(
+                BuildInputs(self.line, verified, self.patches, environment, trees.of, small)
+            )
         return self._steps[made.name]
 
     def ccache(self, image: str) -> Path | None:
@@ -131,7 +132,7 @@ class Preparation:
         settings = self.context.settings
         if settings.no_ccache:
             return None
-        return compilercache.directory(settings.artifacts / "ccache", self.line, image)
+        return ccache.directory(settings.artifacts / "ccache", self.line, image)
 
     def _verified(self, image: str) -> Mapping[str, Verified]:
         """Return the sources that builds in `image` need, each fetched once."""

@@ -15,7 +15,7 @@ from pipeline.core import documents, neutral, trees
 from pipeline.core.fs import write_atomic
 from pipeline.core.locks import locked
 from pipeline.packaging import reproducible
-from pipeline.packaging.graph import Plan
+from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.inventory import COMPARISON_MARK
 from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, Scheduler
@@ -30,22 +30,22 @@ class Rebuild:
     line: Line
     context: RunContext
     first: Scheduler
-    run: Callable[[Plan, Scheduler], Mapping[str, Outcome]]
+    run: Callable[[StepGraph, Scheduler], Mapping[str, Outcome]]
 
-    def compare(self, plan: Plan, outcomes: Mapping[str, Outcome]) -> RebuildResult:
+    def compare(self, graph: StepGraph, outcomes: Mapping[str, Outcome]) -> RebuildResult:
         """Rebuild the plan's packages and compare them with those of `outcomes`.
 
         Raises `BuildFailed` where packages differ, and what failed in the second build.
         """
         console = self.context.console
-        left_out = {step.name: step.differs for step in plan.steps.values() if step.differs}
+        left_out = {step.name: step.differs for step in graph.steps.values() if step.differs}
         for name, why in left_out.items():
             console.say(f"{name} is left out of the comparison: {why}")
-        names = [name for name in plan.steps if name not in left_out]
+        names = [name for name in graph.steps if name not in left_out]
         if not names:
             return RebuildResult(left_out=left_out)
         console.note(f"rebuilding without the compiler cache: {', '.join(names)}")
-        wanted = plan.only(names)
+        wanted = graph.only(names)
         root = self.first.root.with_name(f"{self.first.root.name}{REBUILD}")
         second = replace(self.first, root=root, force=tuple(wanted.steps), compiler_cache=False)
         with locked(root.with_name(f"{root.name}.lock")):
@@ -59,8 +59,8 @@ class Rebuild:
             trees.remove(root)  # nobody needs the same bytes twice
         return comparison
 
-    def _rebuilt(self, plan: Plan, second: Scheduler) -> Mapping[str, Outcome]:
-        outcomes = self.run(plan, second)
+    def _rebuilt(self, graph: StepGraph, second: Scheduler) -> Mapping[str, Outcome]:
+        outcomes = self.run(graph, second)
         if error := failure(outcomes):
             error.what = f"in the second build, that of the comparison: {error.what}"
             # No shell leads there.

@@ -12,8 +12,7 @@ from pipeline.config.line_model import Line
 from pipeline.core import neutral
 from pipeline.core.locks import locked
 from pipeline.errors import Refused
-from pipeline.packaging import job as sandboxed
-from pipeline.packaging import step_record
+from pipeline.packaging import job, step_record
 from pipeline.packaging.scheduler import SHELL_LOCK
 from pipeline.packaging.step_record import Phase
 
@@ -33,12 +32,12 @@ def shell(line: Line, step: str, context: RunContext, options: Sequence[str]) ->
     """
     directory = context.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
     _check_failed(directory, line, step, options)
-    job = replace(sandboxed.load_failed_job(directory), limits=limits(context.settings))
+    failed_job = replace(job.load_failed_job(directory), limits=limits(context.settings))
     context.console.note(
         f"the sandbox of {step}, as it failed; `eval $BUILD_COMMAND` runs its command again; `exit` leaves"
     )
     with locked(directory.with_name(SHELL_LOCK), shared=True):  # so that it is not cleaned away meanwhile
-        return ShellResult(LazyRuntime(context).shell(job))
+        return ShellResult(LazyRuntime(context).shell(failed_job))
 
 
 def _check_failed(directory: Path, line: Line, step: str, options: Sequence[str]) -> None:

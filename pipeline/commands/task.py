@@ -21,8 +21,8 @@ from invoke.exceptions import Exit
 from invoke.tasks import task as make_task
 
 from pipeline.commands.command_line import VERBS, Kind, Parameter, Verb
-from pipeline.config import settings as table
 from pipeline.config.context import RunContext
+from pipeline.config.settings import TABLE, Setting, load
 from pipeline.core import artifacts, disk_space, rlimits, temporary
 from pipeline.core.console import Console, write
 from pipeline.core.suggestion import unknown
@@ -72,7 +72,7 @@ def verb(
     described = _Described(help or {}, values or {}, choices or {}, tuple(pairs))
 
     def decorate(function: Callable[..., Any]) -> Any:
-        rows = [table.TABLE[name] for name in dict.fromkeys((*options, *EVERYWHERE))]
+        rows = [TABLE[name] for name in dict.fromkeys((*options, *EVERYWHERE))]
         own = list(inspect.signature(function).parameters.values())[1:]
         found = (*map(described.parameter, own), *map(_of_setting, rows))
         parameters = {parameter.name: parameter for parameter in found}
@@ -144,13 +144,13 @@ def _check_choices(made: Verb, given: Mapping[str, Any]) -> None:
             raise unknown(f"{parameter.value} of {made.name}", wrong, parameter.choices, hint=made.help_command)
 
 
-def _of_setting(row: table.Setting) -> Parameter:
+def _of_setting(row: Setting) -> Parameter:
     """Describe the option of a setting."""
     kind = {"flag": Kind.FLAG, "list": Kind.LIST}.get(row.kind, Kind.TEXT)
     return Parameter(row.name, row.help, kind, row.value_shown, row.default_shown, row.choices, setting=True)
 
 
-def _signature(row: table.Setting) -> inspect.Parameter:
+def _signature(row: Setting) -> inspect.Parameter:
     default = False if row.kind == "flag" else None
     return inspect.Parameter(row.attribute, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
 
@@ -170,7 +170,7 @@ def _run(function: Callable[..., Any], own: Mapping[str, object], options: Mappi
     console = Console(json=bool(options.get("json")), quiet=bool(options.get("quiet")))
     try:
         with disk_space.host_errors(Path(str(options.get("artifacts") or "artifacts"))):
-            settings = table.load(options)
+            settings = load(options)
         console = Console(json=settings.json, quiet=settings.quiet)
         with (
             disk_space.host_errors(settings.artifacts),

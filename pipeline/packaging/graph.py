@@ -46,7 +46,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """One node of the plan. `inputs` are named values, as documents hold them, `code` the modules that make the output.
+    """One node of the graph. `inputs` are named values, as documents hold them, `code` the modules of the output.
 
     The key covers these modules with all that they import (`fingerprint`).
     `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
@@ -67,10 +67,10 @@ class Step:
         return self.name.replace("/", "-").replace(":", "-")
 
 
-class Plan:
-    """Steps by name, in an order in which each comes behind what it needs.
+class StepGraph:
+    """Steps by name in topological order, with their keys.
 
-    Raises `UsageError` for a need that is not there and for a ring.
+    Raises `UsageError` for an unknown need and for a cycle.
     """
 
     def __init__(self, steps: Iterable[Step]) -> None:
@@ -93,8 +93,8 @@ class Plan:
             "code": fingerprint.digest(*step.code),
         }
 
-    def only(self, names: Sequence[str]) -> Plan:
-        """Return the part of the plan that ends in the steps whose names begin with one of `names`.
+    def only(self, names: Sequence[str]) -> StepGraph:
+        """Return the part of the graph that ends in the steps whose names begin with one of `names`.
 
         Raises `UsageError` for names that no step has.
         """
@@ -108,7 +108,7 @@ class Plan:
             name = todo.pop()
             wanted.add(name)
             todo += [need for need in self.steps[name].needs if need not in wanted]
-        return Plan(step for name, step in self.steps.items() if name in wanted)
+        return StepGraph(step for name, step in self.steps.items() if name in wanted)
 
 
 def _in_order(steps: Mapping[str, Step]) -> Iterator[Step]:

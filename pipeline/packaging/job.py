@@ -12,9 +12,7 @@ from pathlib import Path
 
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
-from pipeline.packaging import ccache as compilercache
-from pipeline.packaging import diagnostics, outputs
-from pipeline.packaging import rpmbuild as rpmtool
+from pipeline.packaging import ccache, diagnostics, outputs, rpmbuild
 from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.runtime import EndReason, Image, Job, Limits, Mount, Runtime, chown_to_build_user
@@ -48,7 +46,7 @@ class SpecBuild:
     epoch: int
     write_sources: Callable[[Path, Path], None]
     explain_failure: Callable[[Path, Path], None]
-    macros: rpmtool.Macros
+    macros: rpmbuild.Macros
     disk_space: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
     cache: str = ""
@@ -64,65 +62,68 @@ class _SavedJob:
     environment: Mapping[str, str]
 
 
-def rpmbuild(work: Work, bench: BuildEnvironment, recipe: SpecBuild) -> Path:
+def build_packages(work: Work, environment: BuildEnvironment, recipe: SpecBuild) -> Path:
     """Build the recipe's packages and return the directory in `work.out` that holds them.
 
     Raises as `run_build`.
     """
-    argv = rpmtool.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
-    top = run_build(work, bench, recipe, argv)
+    argv = rpmbuild.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
+    top = run_build(work, environment, recipe, argv)
     rpms = work.out / "rpms"
     build_outputs(work, top).copy_packages(rpms)
     return rpms
 
 
-def run_build(work: Work, bench: BuildEnvironment, recipe: SpecBuild, argv: Sequence[str]) -> Path:
+def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv: Sequence[str]) -> Path:
     """Run a recipe's command in the sandbox and return its top directory on the host.
 
     Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
     there is no room or the engine went away.
     """
     top = work.scratch / "build"
-    disk_space.require(work.scratch, recipe.disk_space + bench.limits.free, f"building {work.step.name}")
-    rpmtool.make_tree(top)
+    disk_space.require(work.scratch, recipe.disk_space + environment.limits.free, f"building {work.step.name}")
+    rpmbuild.make_tree(top)
     recipe.write_sources(top / "SOURCES", top / "SPECS")
     chown_to_build_user(top)
-    mounts = [Mount(top.resolve(), rpmtool.TOPDIR, True)]
-    cached = work.compiler_cache and bench.ccache is not None and recipe.cache != ""
-    if bench.ccache is not None and cached:
-        mounts.append(Mount(compilercache.prepare(bench.ccache / recipe.cache), rpmtool.CCACHE, True))
+    mounts = [Mount(top.resolve(), rpmbuild.TOPDIR, True)]
+    cached = work.compiler_cache and environment.ccache is not None and recipe.cache != ""
+    if environment.ccache is not None and cached:
+        mounts.append(Mount(ccache.prepare(environment.ccache / recipe.cache), rpmbuild.CCACHE, True))
     job = Job(
-        image=bench.image,
+        image=environment.image,
         argv=tuple(argv),
         log=work.log,
         mounts=tuple(mounts),
         environment={
-            **rpmtool.environment(recipe.epoch, jobs=work.jobs, ccache=rpmtool.CCACHE if cached else ""),
+            **rpmbuild.environment(recipe.epoch, jobs=work.jobs, ccache=rpmbuild.CCACHE if cached else ""),
             **recipe.environment,
         },
-        cwd=rpmtool.TOPDIR,
-        limits=bench.limits,
+        cwd=rpmbuild.TOPDIR,
+        limits=environment.limits,
     )
     _save_job(work, job)
     reproduce = neutral.command(
         ["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options]
     )
-    head = f"# reproduce: {reproduce}\n# in {bench.image.name} ({bench.image.key}): {neutral.command(job.argv)}\n"
+    image = environment.image
+    head = f"# reproduce: {reproduce}\n# in {image.name} ({image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
     follow = neutral.command(["./inv", "logs", work.step.name, "--follow"])
     work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
-    ended = bench.runtime.run(job)
+    ended = environment.runtime.run(job)
     work.facts.compilations = CompilationCounter(work.log.parent).finish()
-    if counted := compilercache.read_statistics(top, rpmtool.CCACHE_LOG):
+    if counted := ccache.read_statistics(top, rpmbuild.CCACHE_LOG):
         work.facts.ccache = counted
     if not ended.succeeded:
         # Else a build that lost its compiler would be told as one that failed.
-        for place in (bench.image.rootfs, bench.image.packages, *(mount.source for mount in job.mounts)):
+        for place in (image.rootfs, image.packages, *(mount.source for mount in job.mounts)):
             if not disk_space.is_there(place):
                 raise disk_space.removed_error(place)
         if ended.reason is EndReason.EXIT:
             recipe.explain_failure(work.log, top)
-        raise diagnostics.build_error(work, ended, diagnostics.BuildContext(top, bench.limits, bench.runtime.name))
+        raise diagnostics.build_error(
+            work, ended, diagnostics.BuildContext(top, environment.limits, environment.runtime.name)
+        )
     return top
 
 
@@ -165,9 +166,9 @@ def _parse_job(known: _SavedJob, top: Path, log: Path) -> Job:
 
 def _mount_source(mount: Mount, top: Path) -> Path:
     """Return the source of a stored mount; a compiler cache may have been removed or replaced meanwhile."""
-    if mount.target == rpmtool.TOPDIR:
+    if mount.target == rpmbuild.TOPDIR:
         return top
-    return compilercache.prepare(mount.source) if mount.target == rpmtool.CCACHE else mount.source
+    return ccache.prepare(mount.source) if mount.target == rpmbuild.CCACHE else mount.source
 
 
 def built_packages(needs: Mapping[str, Path], names: Sequence[str]) -> list[Path]:

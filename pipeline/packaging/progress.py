@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.core.console import Console
 from pipeline.core.units import human_seconds
 from pipeline.packaging import compilations, step_record
-from pipeline.packaging.graph import Plan, Step
+from pipeline.packaging.graph import Step, StepGraph
 from pipeline.packaging.scheduler import Scheduler
 
 PERIOD = 60.0  # seconds between two lines where no line is refreshed
@@ -21,10 +21,10 @@ _FIRST_GUESS = 20  # compilations before the remaining time is derived from thei
 
 
 @contextmanager
-def progress_reported(plan: Plan, runner: Scheduler, console: Console) -> Iterator[None]:
+def progress_reported(graph: StepGraph, runner: Scheduler, console: Console) -> Iterator[None]:
     """Report the progress while the body runs: in one refreshed line on a terminal, else every `PERIOD` seconds."""
     done = threading.Event()
-    progress = Progress(plan, runner)
+    progress = Progress(graph, runner)
 
     def beat() -> None:
         while not done.wait(_REFRESH if console.refreshes else PERIOD):
@@ -45,7 +45,7 @@ def progress_reported(plan: Plan, runner: Scheduler, console: Console) -> Iterat
 class Progress:
     """The progress of a plan that `runner` runs."""
 
-    plan: Plan
+    graph: StepGraph
     runner: Scheduler
     _steps: dict[Path, _RunningStep] = field(default_factory=dict)
 
@@ -54,13 +54,13 @@ class Progress:
         running = self._running()
         if not running:
             return ""
-        done = sum(name in self.runner.outcomes for name in self.plan.steps)
-        return f"{done} of {len(self.plan.steps)} steps done; {'; '.join(step.text(now) for step in running)}"
+        done = sum(name in self.runner.outcomes for name in self.graph.steps)
+        return f"{done} of {len(self.graph.steps)} steps done; {'; '.join(step.text(now) for step in running)}"
 
     def _running(self) -> list[_RunningStep]:
         """Return the running steps, another run's included that this one waits for."""
         found: dict[Path, _RunningStep] = {}
-        for step in self.plan.steps.values():
+        for step in self.graph.steps.values():
             if step.name in self.runner.outcomes:
                 continue
             for path in self.runner.directory(step).glob(f".work-*/{step_record.FILE}"):

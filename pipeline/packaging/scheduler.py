@@ -28,8 +28,8 @@ from pipeline.core import faults, fs, neutral, process, trees
 from pipeline.core.disk_space import writing
 from pipeline.core.locks import locked
 from pipeline.errors import BuildFailed, PipelineError, Refused
-from pipeline.packaging import step_record as record
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging import step_record
+from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
 
 _STOP_TIMEOUT = 1.5  # seconds for steps to clean up when the run was told to stop
@@ -115,15 +115,15 @@ class Scheduler:
         """Return the directory, existing or not, of the step's output with this key."""
         return self.directory(step) / key
 
-    def explain(self, plan: Plan) -> dict[str, tuple[State, str]]:
+    def explain(self, graph: StepGraph) -> dict[str, tuple[State, str]]:
         """Return for each step a run's action, and the deciding reason; nothing is run."""
         actions: dict[str, tuple[State, str]] = {}
-        for name, step in plan.steps.items():
-            found = self.stored(step, plan.keys[name])
+        for name, step in graph.steps.items():
+            found = self.stored(step, graph.keys[name])
             if found.record and not self._is_forced(name):
                 actions[name] = (State.REUSED, "nothing changed")
             else:
-                actions[name] = (State.RAN, self._why(plan, step, found))
+                actions[name] = (State.RAN, self._why(graph, step, found))
         return actions
 
     def stored(self, step: Step, key: str) -> StoredResult:
@@ -135,13 +135,13 @@ class Scheduler:
             else StoredResult()
         )
 
-    def run(self, plan: Plan) -> dict[str, Outcome]:
+    def run(self, graph: StepGraph) -> dict[str, Outcome]:
         """Run all steps and return their outcomes. Failures are reported there, not raised, so that all can be read."""
         self._free_jobs = self.jobs
         self.outcomes = outcomes = dict[str, Outcome]()
         threads = [
-            threading.Thread(target=self._run_thread, args=(plan, step, outcomes), daemon=True, name=name)
-            for name, step in plan.steps.items()
+            threading.Thread(target=self._run_thread, args=(graph, step, outcomes), daemon=True, name=name)
+            for name, step in graph.steps.items()
         ]
         with self.shared_lock():
             for thread in threads:
@@ -155,7 +155,7 @@ class Scheduler:
                 raise
         if self._bugs:
             raise self._bugs[0]
-        return {name: outcomes[name] for name in plan.steps}
+        return {name: outcomes[name] for name in graph.steps}
 
     def _stop(self, threads: Sequence[threading.Thread]) -> None:
         """Let the steps clean up; a step that waits for another run's lock cannot be interrupted."""
@@ -166,22 +166,22 @@ class Scheduler:
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _run_thread(self, plan: Plan, step: Step, outcomes: dict[str, Outcome]) -> None:
+    def _run_thread(self, graph: StepGraph, step: Step, outcomes: dict[str, Outcome]) -> None:
         try:
-            outcome = self._run_when_ready(plan, step, outcomes)
+            outcome = self._run_when_ready(graph, step, outcomes)
         except process.Stopped:
             return
         except Exception as error:  # noqa: BLE001 - a mistake of ours, raised where the run was started
             self._bugs.append(error)
-            place = self.published(step, plan.keys[step.name])
-            outcome = Outcome(step.name, plan.keys[step.name], State.FAILED, "a mistake in this program", 0.0, place)
+            place = self.published(step, graph.keys[step.name])
+            outcome = Outcome(step.name, graph.keys[step.name], State.FAILED, "a mistake in this program", 0.0, place)
         with self._change:
             outcomes[step.name] = outcome
             self._change.notify_all()
 
-    def _run_when_ready(self, plan: Plan, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome:
+    def _run_when_ready(self, graph: StepGraph, step: Step, outcomes: Mapping[str, Outcome]) -> Outcome:
         weight = min(step.weight or self.jobs, self.jobs)
-        key = plan.keys[step.name]
+        key = graph.keys[step.name]
         with self._change:
             self._change.wait_for(lambda: all(need in outcomes for need in step.needs) or self._is_stopped(outcomes))
             blocking = [n for n in step.needs if n in outcomes and outcomes[n].state in (State.FAILED, State.BLOCKED)]
@@ -193,7 +193,7 @@ class Scheduler:
                 return Outcome(step.name, key, State.BLOCKED, "another step failed", 0.0, self.published(step, key))
             self._free_jobs -= weight
         try:
-            return self._run_step(plan, step, key, weight)
+            return self._run_step(graph, step, key, weight)
         finally:
             with self._change:
                 self._free_jobs += weight
@@ -203,7 +203,7 @@ class Scheduler:
         process.raise_if_stopped()
         return not self.keep_going and any(o.state is State.FAILED for o in outcomes.values())
 
-    def _run_step(self, plan: Plan, step: Step, key: str, jobs: int) -> Outcome:
+    def _run_step(self, graph: StepGraph, step: Step, key: str, jobs: int) -> Outcome:
         begun = time.monotonic()
         place = self.published(step, key)
         faults.point("step.begin")
@@ -214,12 +214,12 @@ class Scheduler:
             if found.record and not others and not self._is_forced(step.name):
                 self._records[step.name] = found.record
                 return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=found.record)
-            why = f"made from another output of {', '.join(others)}" if others else self._why(plan, step, found)
+            why = f"made from another output of {', '.join(others)}" if others else self._why(graph, step, found)
             (self.warn if found.problem and self.warn else self.say)(f"{step.name}: {why}")
             if found.problem and not found.elsewhere:
                 self._set_aside(place)
             try:
-                made = self._execute(plan, step, key, jobs, why)
+                made = self._execute(graph, step, key, jobs, why)
             except PipelineError as error:
                 took = time.monotonic() - begun
                 self.say(f"{step.name}: failed after {took:.0f} s")
@@ -252,16 +252,16 @@ class Scheduler:
             fs.remove(left)
         place.rename(place.with_name(f"{DAMAGED}{place.name}"))
 
-    def _execute(self, plan: Plan, step: Step, key: str, jobs: int, why: str) -> Record:
+    def _execute(self, graph: StepGraph, step: Step, key: str, jobs: int, why: str) -> Record:
         directory = self.directory(step)
         work = directory / f".work-{key}"
         # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
         for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
             fs.remove(leftover)
         work.mkdir(parents=True)
-        needs = {name: self.published(plan.steps[name], plan.keys[name]) / record.OUT for name in step.needs}
+        needs = {name: self.published(graph.steps[name], graph.keys[name]) / step_record.OUT for name in step.needs}
         records = {name: self._records[name] for name in step.needs}
-        out, scratch, log = work / record.OUT, work / "scratch", work / record.LOG
+        out, scratch, log = work / step_record.OUT, work / "scratch", work / step_record.LOG
         given = Work(
             step,
             out,
@@ -283,7 +283,7 @@ class Scheduler:
             begun=time.time(),
             pid=os.getpid(),
             why=why,
-            inputs=plan.parts[step.name],
+            inputs=graph.parts[step.name],
             used={name: made.digest for name, made in records.items()},
             options=self.options,
         )
@@ -315,7 +315,7 @@ class Scheduler:
         trees.remove(work.scratch)
         faults.point("step.done")
         try:
-            made = record.take(place, work.elsewhere)
+            made = step_record.scan(place, work.elsewhere)
         except ValueError as error:
             raise BuildFailed(f"{work.step.name}: its output cannot be kept: {error}", where=str(place)) from None
         ended = self._finished_record(work, begun, Phase.DONE, made=made)
@@ -330,11 +330,11 @@ class Scheduler:
         """Return the output of a step that succeeded, for use. Raises `Refused` where it changed since."""
         if outcome.record:
             self._check(outcome.step, outcome.out, outcome.record)
-        return outcome.out / record.OUT
+        return outcome.out / step_record.OUT
 
     def _check(self, name: str, place: Path, known: Record) -> None:
         """Raise `Refused` where an output that this run made or checked has changed since."""
-        differences, _ = record.compare(place, known, content=self.content)
+        differences, _ = step_record.compare(place, known, content=self.content)
         if differences:
             raise Refused(
                 f"{name}: its output was changed while this run used it: {differences[0]}",
@@ -358,12 +358,12 @@ class Scheduler:
     def last_record(self, step: Step) -> Record | None:
         """Return the record of the newest successful run of this step, with any key; None without one."""
         known = []
-        for path in self.directory(step).glob(f"[!.]*/{record.FILE}"):
+        for path in self.directory(step).glob(f"[!.]*/{step_record.FILE}"):
             with contextlib.suppress(Damaged):
-                known.append(record.read(path.parent))
+                known.append(step_record.read(path.parent))
         return max(known, key=lambda one: one.begun, default=None)
 
-    def _why(self, plan: Plan, step: Step, found: StoredResult) -> str:
+    def _why(self, graph: StepGraph, step: Step, found: StoredResult) -> str:
         """Return the inputs that changed since the last run of this step, or the problem with its output."""
         if self._is_forced(step.name):
             return "forced"
@@ -372,7 +372,7 @@ class Scheduler:
         last = self.last_record(step)
         if not last:
             return "never run before"
-        before, now = last.inputs, plan.parts[step.name]
+        before, now = last.inputs, graph.parts[step.name]
         changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         return f"changed: {', '.join(changed)}"
 
@@ -383,18 +383,18 @@ def check_stored(place: Path, line: str, step: str, key: str, *, content: bool =
     What a stamp tells to be unchanged is read with `content` only.
     """
     try:
-        known = record.read(place)
+        known = step_record.read(place)
     except Damaged as error:
         return StoredResult(problem=f"its record is damaged: {error}")
     if (known.line, known.step, known.key, known.state) != (line, step, key, Phase.DONE):
         what = f"{known.line} {known.step} {known.key}, {known.state}"
         return StoredResult(problem=f"its record is damaged: it is that of {what}; expected {line} {step} {key}, done")
-    if record.OUT not in known.made:
+    if step_record.OUT not in known.made:
         return StoredResult(problem="its record is damaged: it does not say what was made")
     root = str(place.parents[1].absolute())
     if any(path.startswith("/") for path in known.made) and known.root != root:
         return StoredResult(problem=f"its output was published for {known.root}; expected {root}", elsewhere=True)
-    differences, current = record.compare(place, known, content=content)
+    differences, current = step_record.compare(place, known, content=content)
     if differences:
         more = f" and {len(differences) - 1} more" if len(differences) > 1 else ""
         elsewhere = all(difference.path.startswith("/") for difference in differences)

@@ -112,7 +112,7 @@ def read(place: Path) -> Record:
         raise Damaged(str(error)) from None
 
 
-def take(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
+def scan(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
     """Read the manifests of a step's output: in the directory `place` of its run, and at the paths `elsewhere`.
 
     Raises `ValueError` for what no manifest can hold, and `OSError`.

@@ -21,14 +21,14 @@ MODULES_STEP = "package"  # the step of a package of modules, and behind it the 
 class BuildInputs:
     """Inputs to build one line.
 
-    `proven` are the patches of each role's series, in order. `tree` applies a role's series to the real tree and
+    `series` are the patches of each role's series, in order. `tree` applies a role's series to the real tree and
     proves what it leaves: called when a step runs, not to plan it. `small`: kernels get the small configuration.
     """
 
     line: Line
     verified: Mapping[str, Verified]
-    proven: Mapping[RoleName, Sequence[VerifiedPatch]]
-    bench: BuildEnvironment
+    series: Mapping[RoleName, Sequence[VerifiedPatch]]
+    environment: BuildEnvironment
     tree: Callable[[RoleName], Proof]
     small: bool = False
 

@@ -64,9 +64,9 @@ class Parameters:
         return asdict(self)
 
 
-def steps(material: BuildInputs) -> list[Step]:
+def steps(inputs: BuildInputs) -> list[Step]:
     """Return the step, where this line names the sources and builds in the image that can make static programs."""
-    return [_step(material)] if material.bench.image.name == IMAGE and has_sources(material.line) else []
+    return [_step(inputs)] if inputs.environment.image.name == IMAGE and has_sources(inputs.line) else []
 
 
 def has_sources(line: Line) -> bool:
@@ -130,12 +130,12 @@ def check(output: Path) -> dict[str, Any]:
     return {"programs": evidence, "applets": len(applets)}
 
 
-def _step(material: BuildInputs) -> Step:
-    parameters = of_line(material.verified)
+def _step(inputs: BuildInputs) -> Step:
+    parameters = of_line(inputs.verified)
     recipe = job.SpecBuild(
         spec=SCRIPT,
         epoch=parameters.epoch,
-        write_sources=lambda sources, specs: prepare(sources, specs, parameters, material.verified),
+        write_sources=lambda sources, specs: prepare(sources, specs, parameters, inputs.verified),
         explain_failure=lambda log, top: None,
         macros=rpmbuild.Macros(),
         disk_space=_DISK_SPACE,
@@ -144,17 +144,17 @@ def _step(material: BuildInputs) -> Step:
 
     def action(work: Work) -> None:
         argv = ("/bin/bash", f"{rpmbuild.TOPDIR}/SPECS/{SCRIPT}", str(work.jobs))
-        top = job.run_build(work, material.bench, recipe, argv)
+        top = job.run_build(work, inputs.environment, recipe, argv)
         left = job.build_outputs(work, top)
         left.copy_files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
         left.copy_files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
         evidence = {"parameters": parameters.as_dict(), **check(work.out)}
         (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
 
-    inputs = {
-        "sources": {name: material.verified[name].sha256 for name in SOURCES},
+    key_inputs = {
+        "sources": {name: inputs.verified[name].sha256 for name in SOURCES},
         "parameters": parameters.as_dict(),
         "texts": rendered(parameters),
-        "image": material.bench.image.key,
+        "image": inputs.environment.image.key,
     }
-    return Step(STEP, action, inputs, code=(__name__,))
+    return Step(STEP, action, key_inputs, code=(__name__,))

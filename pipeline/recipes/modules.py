@@ -153,14 +153,14 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
     source = inputs.verified[model.source]
     parameters = of_line(inputs.line, name, model, uname, source.path, source.file)
 
-    def build(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
+    def build(work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
         kernel = job.built_packages(work.needs, (KERNEL,))
 
         def fill(sources: Path, specs: Path) -> None:
             fs.copy_verified(source.path, sources / source.file, source.sha256)
             prepare(sources, specs, parameters, kernel)
 
-        return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))
+        return job.build_packages(work, environment, replace(recipe, write_sources=fill))
 
     recipe = job.SpecBuild(
         spec=SPEC,
@@ -175,7 +175,7 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         "parameters": parameters.as_dict(),
         "texts": rendered(parameters),
     }
-    return steps.packages(
+    return steps.package_step(
         f"{MODULES_STEP}:{name}",
         inputs,
         recipe,

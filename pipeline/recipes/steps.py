@@ -17,16 +17,16 @@ Check = Callable[[Path], Mapping[str, Any]]
 Build = Callable[[Work, job.BuildEnvironment, job.SpecBuild], Path]
 
 
-def packages(
+def package_step(
     name: str,
-    material: BuildInputs,
+    inputs: BuildInputs,
     recipe: job.SpecBuild,
     check: Check,
-    inputs: Mapping[str, Any],
+    key_inputs: Mapping[str, Any],
     *,
     needs: tuple[str, ...] = (),
     weight: int = 1,
-    build: Build = job.rpmbuild,
+    build: Build = job.build_packages,
     differs: str = "",
     calls: tuple[Callable[..., object], ...] = (),
 ) -> Step:
@@ -37,12 +37,12 @@ def packages(
     """
 
     def action(work: Work) -> None:
-        evidence = check(build(work, material.bench, recipe))
+        evidence = check(build(work, inputs.environment, recipe))
         (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1, default=str) + "\n")
 
     keyed = {
-        **inputs,
-        "image": material.bench.image.key,
+        **key_inputs,
+        "image": inputs.environment.image.key,
         "macros": recipe.macros.defines(),
         "switches": list(recipe.macros.switches),
         "environment": dict(recipe.environment),

@@ -20,8 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.core import process, rlimits
-from pipeline.sandbox import entrypoint, images, isolation_check, supervisor, watchdog
-from pipeline.sandbox import terminal as attached
+from pipeline.sandbox import entrypoint, images, isolation_check, supervisor, terminal, watchdog
 from pipeline.sandbox.images import HOSTNAME
 from pipeline.sandbox.runtime import (
     OPEN_FILES,
@@ -65,12 +64,12 @@ class Bubblewrap:
         if not os.isatty(0):
             with self._started_job(job, stdin=subprocess.PIPE) as (child, _):
                 stdin, stdout = process.pipe(child.stdin), process.pipe(child.stdout)
-                pipes = attached.LocalStream(stdout.fileno(), stdin.fileno(), stdin.close)
-                attached.relay(pipes, lambda: None, None)
+                pipes = terminal.LocalStream(stdout.fileno(), stdin.fileno(), stdin.close)
+                terminal.relay(pipes, lambda: None, None)
                 return supervisor.exit_status(child.wait())
-        with attached.pseudo_terminal() as (ours, theirs), self._started_job(job, terminal=theirs) as (child, kill):
-            pipes = attached.LocalStream(ours, ours, lambda: None)
-            attached.relay(pipes, lambda: None, functools.partial(attached.resize, ours))
+        with terminal.pseudo_terminal() as (ours, theirs), self._started_job(job, terminal=theirs) as (child, kill):
+            pipes = terminal.LocalStream(ours, ours, lambda: None)
+            terminal.relay(pipes, lambda: None, functools.partial(terminal.resize, ours))
             kill()  # where the person has gone
             return supervisor.exit_status(child.wait())
 

@@ -19,7 +19,7 @@ from pipeline.errors import Refused
 from pipeline.formats import archive, cpio
 from pipeline.inspect import kernel_package, shared_libs
 from pipeline.inspect.kernel_package import Kernel
-from pipeline.recipes import guest_userland as userland
+from pipeline.recipes import guest_userland
 from pipeline.sandbox import images, runtime
 
 MODULES = "etc/fnat/modules"  # what init loads, in order: absolute paths, one a line
@@ -141,8 +141,8 @@ def _has_virtio(kernel: Kernel) -> bool:
 
 def _userland_entries(output: Path) -> list[cpio.Entry]:
     """Return the static programs under all their names, and the few other files of a system."""
-    programs = output / userland.BIN
-    links = (output / userland.LINKS).read_text().split()
+    programs = output / guest_userland.BIN
+    links = (output / guest_userland.LINKS).read_text().split()
     return [
         *(cpio.symlink(path.lstrip("/"), "/bin/busybox") for path in links),
         *(cpio.symlink(f"sbin/{name}", "iptables") for name in _IPTABLES),

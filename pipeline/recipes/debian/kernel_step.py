@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 _DISK_SPACE = 3 << 30  # bytes; measured: 1.7 GiB at the peak, and a role may choose more modules
 
 
-def plan(material: BuildInputs, role: RoleName) -> Step:
+def plan(inputs: BuildInputs, role: RoleName) -> Step:
     """Return the step that builds and proves one role's kernel."""
-    source = material.verified[str(material.line.data.kernel_source)]
-    patches = {f"{item.name}.patch": item.data for item in material.proven[role]}
-    parameters = parameters_of(material, role, list(patches))
+    source = inputs.verified[str(inputs.line.data.kernel_source)]
+    patches = {f"{item.name}.patch": item.data for item in inputs.series[role]}
+    parameters = parameters_of(inputs, role, list(patches))
 
     def fill(sources: Path, specs: Path) -> None:
         fs.copy_verified(source.path, sources / source.file, source.sha256)
@@ -42,28 +42,28 @@ def plan(material: BuildInputs, role: RoleName) -> Step:
         disk_space=_DISK_SPACE,
         cache="kernel",
     )
-    inputs = {
+    key_inputs = {
         "source": source.sha256,
         "parameters": parameters.as_dict(),
         "texts": kernel.rendered(parameters),
         "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
     }
-    return steps.packages(
-        f"kernel:{role}", material, recipe, lambda rpms: kernel.check(rpms, parameters), inputs, weight=0
+    return steps.package_step(
+        f"kernel:{role}", inputs, recipe, lambda rpms: kernel.check(rpms, parameters), key_inputs, weight=0
     )
 
 
-def parameters_of(material: BuildInputs, role: RoleName, patches: Sequence[str]) -> kernel.Parameters:
+def parameters_of(inputs: BuildInputs, role: RoleName, patches: Sequence[str]) -> kernel.Parameters:
     """Return what one role's kernel is made of; `patches` are the names of its series' files, in order."""
-    source = material.verified[str(material.line.data.kernel_source)]
+    source = inputs.verified[str(inputs.line.data.kernel_source)]
     tree, epoch = archive.beginning(source.path)
     return kernel.of_line(
-        material.line,
+        inputs.line,
         role,
         version=source.upstream,
         tarball=source.file,
         tree=tree,
         patches=patches,
         epoch=epoch,
-        small=material.small,
+        small=inputs.small,
     )

@@ -33,11 +33,11 @@ class DebianTarball:
         """Plan every step that makes packages, and the one that makes the lab's programs."""
         source = required(inputs.line.data.kernel_source, "kernel-source")
         _, epoch = archive.beginning(inputs.verified[source].path)
-        kernels = [kernel_step.plan(inputs, role) for role in inputs.line.data.kernels]
-        tools = [tools_step.plan(inputs, tool) for tool in Tool]
-        roles = role_packages_step.plan(inputs, epoch, fullnat=False, modern=True)
-        packages = modules.plan(inputs, kernel_step.parameters_of(inputs, RoleName.STOCK, ()).uname)
-        return [*kernels, *tools, roles, *packages, *guest_userland.steps(inputs)]
+        kernel_steps = [kernel_step.plan(inputs, role) for role in inputs.line.data.kernels]
+        tool_steps = [tools_step.plan(inputs, tool) for tool in Tool]
+        role_step = role_packages_step.plan(inputs, epoch, fullnat=False, modern=True)
+        module_steps = modules.plan(inputs, kernel_step.parameters_of(inputs, RoleName.STOCK, ()).uname)
+        return [*kernel_steps, *tool_steps, role_step, *module_steps, *guest_userland.steps(inputs)]
 
 
 def _lacking_sources(line: Line) -> Iterator[Found]:

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from pipeline.recipes.base import BuildInputs
 
 
-def plan(material: BuildInputs, tool: Tool) -> Step:
+def plan(inputs: BuildInputs, tool: Tool) -> Step:
     """Return the step that builds and proves one tool."""
-    source = material.verified[tool.value]
+    source = inputs.verified[tool.value]
     tree, epoch = archive.beginning(source.path)
     parameters = tools.Parameters(
-        target=spec_files.target(material.line),
+        target=spec_files.target(inputs.line),
         tool=tool,
         version=source.upstream,
         tarball=source.file,
         tree=tree,
         epoch=epoch,
-        tag=material.line.release_tag,
+        tag=inputs.line.release_tag,
     )
 
     def fill(sources: Path, specs: Path) -> None:
@@ -42,9 +42,9 @@ def plan(material: BuildInputs, tool: Tool) -> Step:
         explain_failure=lambda log, _: tools.explain(log, parameters),
         macros=rpmbuild.Macros(dist=parameters.target.build.dist),
     )
-    inputs = {
+    key_inputs = {
         "source": source.sha256,
         "parameters": parameters.as_dict(),
         "texts": tools.rendered(parameters),
     }
-    return steps.packages(tool.value, material, recipe, lambda rpms: tools.check(rpms, parameters), inputs)
+    return steps.package_step(tool.value, inputs, recipe, lambda rpms: tools.check(rpms, parameters), key_inputs)

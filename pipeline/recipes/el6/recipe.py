@@ -12,9 +12,7 @@ from pipeline.config.line_model import BuildSpec, Line, RoleName, SrpmSource, re
 from pipeline.packaging.graph import Step
 from pipeline.recipes import guest_userland, modules, role_packages_step, spec_files
 from pipeline.recipes.base import BuildInputs
-from pipeline.recipes.el6 import kernel as kernel_el6
-from pipeline.recipes.el6 import kernel_step, tools_step
-from pipeline.recipes.el6 import tools as tools_el6
+from pipeline.recipes.el6 import kernel, kernel_step, tools, tools_step
 from pipeline.recipes.el6.tools import Builder
 from pipeline.recipes.lvs_tools import Tool
 
@@ -27,19 +25,19 @@ class RedhatSrpm:
 
     def validate(self, line: Line) -> None:
         """Raise `FileProblems` unless the kernel is a source package whose spec file has its anchors."""
-        if found := [*_lacking(line), *spec_files.lacking(line, [kernel_el6.TREE_CHECK])]:
+        if found := [*_lacking(line), *spec_files.lacking(line, [kernel.TREE_CHECK])]:
             raise line_loader.refusal(line, found)
 
     def steps(self, inputs: BuildInputs) -> list[Step]:
         """Plan every step that makes packages, and the one that makes the lab's programs."""
         epoch = _epoch(inputs.line)
-        tools_el6.check_sources(inputs.line, inputs.bench.image.name)
+        tools.check_sources(inputs.line, inputs.environment.image.name)
         with_kernels = inputs.line.data.kernels
-        kernels = [kernel_step.plan(inputs, role, epoch) for role in with_kernels]
-        tools = [tools_step.plan(inputs, tool) for tool in Tool] if RoleName.DIRECTOR in with_kernels else []
-        packages = role_packages_step.plan(inputs, epoch, fullnat=True, modern=False)
-        sets = modules.plan(inputs, _stock_uname(inputs, epoch))
-        return [*kernels, *tools, packages, *sets, *guest_userland.steps(inputs)]
+        kernel_steps = [kernel_step.plan(inputs, role, epoch) for role in with_kernels]
+        tool_steps = [tools_step.plan(inputs, tool) for tool in Tool] if RoleName.DIRECTOR in with_kernels else []
+        role_step = role_packages_step.plan(inputs, epoch, fullnat=True, modern=False)
+        module_steps = modules.plan(inputs, _stock_uname(inputs, epoch))
+        return [*kernel_steps, *tool_steps, role_step, *module_steps, *guest_userland.steps(inputs)]
 
 
 def _lacking(line: Line) -> Iterator[Found]:
@@ -58,8 +56,8 @@ def _lacking(line: Line) -> Iterator[Found]:
 
 
 def _stock_uname(inputs: BuildInputs, epoch: int) -> str:
-    image = inputs.bench.image.name
-    return kernel_el6.of_line(inputs.line, RoleName.STOCK, [], image, small=inputs.small, epoch=epoch).uname
+    image = inputs.environment.image.name
+    return kernel.of_line(inputs.line, RoleName.STOCK, [], image, small=inputs.small, epoch=epoch).uname
 
 
 def _epoch(line: Line) -> int:

@@ -10,7 +10,7 @@ from pipeline.config.line_model import RoleName
 from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import spec_files, steps
-from pipeline.recipes.el6 import tools as tools_el6
+from pipeline.recipes.el6 import tools
 from pipeline.recipes.lvs_tools import Tool
 
 if TYPE_CHECKING:
@@ -20,41 +20,41 @@ _DIRECTOR = f"kernel:{RoleName.DIRECTOR}"
 _DISK_SPACE = 1 << 30  # bytes: most of it is OpenSSL's
 
 
-def plan(material: BuildInputs, tool: Tool) -> Step:
+def plan(inputs: BuildInputs, tool: Tool) -> Step:
     """Return the step that builds and proves one tool."""
-    image, tag = material.bench.image.name, material.line.release_tag
-    target = spec_files.target(material.line)
-    parameters = tools_el6.of_line(target, tool, image, material.verified, tag)
+    image, tag = inputs.environment.image.name, inputs.line.release_tag
+    target = spec_files.target(inputs.line)
+    parameters = tools.of_line(target, tool, image, inputs.verified, tag)
     needs = (_DIRECTOR,) if tool is Tool.KEEPALIVED else ()  # whose headers it is built with
 
-    def build(work: Work, bench: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
-        kernel = job.built_packages(work.needs, needs)
+    def build(work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
+        kernel_rpms = job.built_packages(work.needs, needs)
 
         def fill(sources: Path, specs: Path) -> None:
-            tools_el6.prepare(sources, specs, parameters, material.verified, kernel)
+            tools.prepare(sources, specs, parameters, inputs.verified, kernel_rpms)
 
-        return job.rpmbuild(work, bench, replace(recipe, write_sources=fill))
+        return job.build_packages(work, environment, replace(recipe, write_sources=fill))
 
     recipe = job.SpecBuild(
         spec=parameters.spec,
         epoch=parameters.epoch,
         write_sources=_nothing,
-        explain_failure=lambda log, _: tools_el6.explain(log, parameters),
+        explain_failure=lambda log, _: tools.explain(log, parameters),
         macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
         disk_space=_DISK_SPACE,
         cache=tool.value if parameters.static else "",
     )
-    inputs = {
-        "sources": tools_el6.sources(parameters, material.verified),
+    key_inputs = {
+        "sources": tools.sources(parameters, inputs.verified),
         "parameters": parameters.as_dict(),
-        "texts": tools_el6.rendered(parameters),
+        "texts": tools.rendered(parameters),
     }
-    return steps.packages(
+    return steps.package_step(
         tool.value,
-        material,
-        recipe,
-        lambda rpms: tools_el6.check(rpms, parameters),
         inputs,
+        recipe,
+        lambda rpms: tools.check(rpms, parameters),
+        key_inputs,
         needs=needs,
         weight=0 if needs else 1,  # OpenSSL is compiled with keepalived
         build=build,

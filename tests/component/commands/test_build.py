@@ -25,10 +25,9 @@ from pipeline.core.console import Console
 from pipeline.core.decoder import encode
 from pipeline.core.fs import sha256_of
 from pipeline.errors import BuildFailed, ExitCode, PipelineError, Refused, UsageError
-from pipeline.packaging import job as sandboxed
-from pipeline.packaging import step_record
+from pipeline.packaging import job, step_record
 from pipeline.packaging.ccache import CacheStatistics
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Facts
 from pipeline.publish import signers, signing
 from pipeline.sandbox.runtime import Image, Job
@@ -56,9 +55,9 @@ class ToyJob(BuildCommand):
     failing_rebuilt: tuple[str, ...] = ()
     watching: ClassVar[Callable[[Any, Work], None]] = lambda _, work: None
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepGraph:
         steps = [self._toy(name) for name in MADE]
-        whole = Plan([*steps, self.publishing.step([step.name for step in steps])])
+        whole = StepGraph([*steps, self.publishing.step([step.name for step in steps])])
         return whole.only(self.context.settings.only) if self.context.settings.only else whole
 
     def _toy(self, name: str) -> Step:
@@ -437,8 +436,8 @@ def test_while_somebody_looks_around_in_what_failed_it_stays(bench: Bench, monke
         codes.append(cleaned_meanwhile(bench))
         return 0
 
-    job = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
-    monkeypatch.setattr(sandboxed, "load_failed_job", lambda directory: job)
+    failed = Job(Image("toy", "0", Path(), Path()), ("true",), Path())
+    monkeypatch.setattr(job, "load_failed_job", lambda directory: failed)
     monkeypatch.setattr(preparation.LazyRuntime, "shell", looks_around)
     job_of_line = bench.job()
     ended = shell.shell(job_of_line.line, "ipvsadm", job_of_line.context, job_of_line.options)

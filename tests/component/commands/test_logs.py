@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.core import process
 from pipeline.errors import BuildFailed, ExitCode
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 from tests.fixtures.built import Built
 from tests.fixtures.commandline import ROOT, Inv
 
@@ -20,7 +20,7 @@ WRITES = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pipeline.packaging.graph import Plan, Step
+from pipeline.packaging.graph import StepGraph, Step
 from tests.fixtures.built import Built
 def action(work):
     with work.log.open("w", buffering=1) as log:
@@ -29,7 +29,7 @@ def action(work):
         for line in sys.stdin:
             log.write(line)
         log.write("without a last newline")
-Built(Path(sys.argv[2])).runner("lts61").run(Plan([Step("kernel:stock", action)]))
+Built(Path(sys.argv[2])).runner("lts61").run(StepGraph([Step("kernel:stock", action)]))
 """
 
 
@@ -55,7 +55,7 @@ def make(inv: Inv, step: str, text: str, *, line: str = "lts61", fails: bool = F
         if fails:
             raise BuildFailed("it failed")
 
-    Built(inv.artifacts).runner(line).run(Plan([Step(step, action)]))
+    Built(inv.artifacts).runner(line).run(StepGraph([Step(step, action)]))
 
 
 def test_without_a_word_all_logs_are_listed(inv: Inv) -> None:

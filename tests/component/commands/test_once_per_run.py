@@ -17,8 +17,8 @@ from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.core.decoder import encode
 from pipeline.lab.report import page, results
-from pipeline.packaging import job as sandboxed
-from pipeline.packaging.graph import Plan
+from pipeline.packaging import job
+from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
 from pipeline.packaging.step_record import Facts, Phase, Published, Record
 from pipeline.patching import series
@@ -54,7 +54,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
     """Does `build-all`, whose builds and scenarios cost nothing: how often each thing was established."""
     found: Counter[str] = Counter()
 
-    def run(self: Scheduler, plan: Plan) -> dict[str, Outcome]:
+    def run(self: Scheduler, plan: StepGraph) -> dict[str, Outcome]:
         found[f"run below {self.root.name}"] += 1
         self.root.mkdir(parents=True, exist_ok=True)
         facts = Facts(snapshot=SNAPSHOT)
@@ -90,7 +90,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
     counting(monkeypatch, Sources, "_verify", lambda _, item, __: found.update([f"source {item.name}"]))
     counting(monkeypatch, series, "verify_patches", lambda *_: found.update(["patches"]))
     counting(monkeypatch, series, "verify_roles", lambda *_: found.update(["roles"]))
-    counting(monkeypatch, sandboxed, "BuildEnvironment", lambda _, image, *__: found.update([f"plan in {image.name}"]))
+    counting(monkeypatch, job, "BuildEnvironment", lambda _, image, *__: found.update([f"plan in {image.name}"]))
     return build_all
 
 

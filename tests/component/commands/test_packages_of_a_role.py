@@ -15,7 +15,7 @@ from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.core.fs import sha256_of
 from pipeline.errors import UsageError
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 from tests.component.commands.test_build import MADE, ToyJob
 from tests.fixtures.rpms import rpm
 
@@ -40,13 +40,13 @@ modules = ["ip_vs"]
 class PackagesJob(ToyJob):
     """The toy's job with one more step, of the role's package."""
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepGraph:
         def action(work: Work) -> None:
             (work.out / "rpms").mkdir()
             shutil.copy(rpm("fullnat"), work.out / "rpms")
 
         steps = [*(self._toy(name) for name in MADE), Step("package:fullnat", action, needs=("kernel:stock",))]
-        whole = Plan([*steps, self.publishing.step([step.name for step in steps])])
+        whole = StepGraph([*steps, self.publishing.step([step.name for step in steps])])
         return whole.only(self.context.settings.only) if self.context.settings.only else whole
 
 

@@ -25,12 +25,12 @@ STAYS = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from pipeline.packaging.graph import Plan, Step
+from pipeline.packaging.graph import StepGraph, Step
 from tests.fixtures.built import Built
 def action(work):
     print("begun", flush=True)
     time.sleep(600)
-Built(Path(sys.argv[2])).runner("lts61").run(Plan([Step("kernel:stock", action)]))
+Built(Path(sys.argv[2])).runner("lts61").run(StepGraph([Step("kernel:stock", action)]))
 """
 
 

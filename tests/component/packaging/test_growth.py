@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.trees import usage as size
+from pipeline.core.trees import usage
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.runtime import EndReason, Job, JobResult, Limits, Mount, chown_to_build_user
 from tests.fixtures.rootfs import busybox_image
@@ -43,7 +43,7 @@ def run(place: Path, script: str, **limits: int) -> JobResult:
 def test_many_small_files_are_one_big_one(place: Path) -> None:
     many = "n=0; while :; do n=$((n+1)); head -c 1m /dev/zero > f$n; sleep 0.01; done"
     assert run(place, many, size=20 * MIB) == JobResult(EndReason.SIZE, -9)
-    assert 20 * MIB < size(place / "build") < 1000 * MIB
+    assert 20 * MIB < usage(place / "build") < 1000 * MIB
 
 
 def test_what_was_there_before_does_not_count(place: Path) -> None:
@@ -63,12 +63,12 @@ def test_devices_are_no_place_to_write_to(place: Path) -> None:
 
 
 def test_sizes_are_of_what_lies_on_the_disk(tmp_path: Path) -> None:
-    empty = size(tmp_path)
+    empty = usage(tmp_path)
     (tmp_path / "file").write_bytes(os.urandom(MIB))
     os.link(tmp_path / "file", tmp_path / "other name")
     with (tmp_path / "hole").open("wb") as stream:
         stream.truncate(1 << 40)
     (tmp_path / "link").symlink_to("/")
     (tmp_path / "closed").mkdir(0)
-    assert MIB <= size(tmp_path) - empty < MIB + (64 << 10)
-    assert size(tmp_path / "gone") == 0
+    assert MIB <= usage(tmp_path) - empty < MIB + (64 << 10)
+    assert usage(tmp_path / "gone") == 0

@@ -13,7 +13,7 @@ import pytest
 from pipeline.core.console import Console
 from pipeline.packaging import progress, step_record
 from pipeline.packaging.compilations import CompilationCounter
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.progress import Progress
 from pipeline.packaging.rpmbuild import CCACHE_LOG
 from pipeline.packaging.scheduler import Scheduler
@@ -31,8 +31,8 @@ def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Pa
     said: list[str] = []
     runner = Scheduler(tmp_path, 1, lambda _: None)
 
-    def plan(value: str) -> Plan:
-        return Plan([Step("first", fill), Step("second", looks, {"value": value}, ("first",))])
+    def plan(value: str) -> StepGraph:
+        return StepGraph([Step("first", fill), Step("second", looks, {"value": value}, ("first",))])
 
     def fill(_: Work) -> None:
         """Done at once."""
@@ -54,7 +54,7 @@ def test_it_says_what_is_done_what_runs_and_how_long_it_still_takes(tmp_path: Pa
 def test_a_step_that_is_made_again_is_not_done(tmp_path: Path) -> None:
     said: list[str] = []
     runner = Scheduler(tmp_path, 1, lambda _: None, force=("only",))
-    plan = Plan([Step("only", lambda work: said.append(Progress(plan, runner).line(time.time())))])
+    plan = StepGraph([Step("only", lambda work: said.append(Progress(plan, runner).line(time.time())))])
     runner.run(plan)
     runner.run(plan)
     assert [text.partition(";")[0] for text in said] == ["0 of 1 steps done"] * 2
@@ -81,7 +81,7 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
         work.facts.compilations = CompilationCounter(work.out.parent).finish()
 
     runner = Scheduler(tmp_path, 1, lambda _: None)
-    plan = Plan([Step("kernel", compile_some)])
+    plan = StepGraph([Step("kernel", compile_some)])
     outcome = runner.run(plan)["kernel"]
     assert said == [
         "0 of 1 steps done; kernel 10 s, 10 of 100 compiled, kernel/file9.c",
@@ -136,7 +136,7 @@ def test_lines_come_by_the_minute_where_none_is_refreshed(tmp_path: Path, monkey
             time.sleep(0.01)
         seen.set()
 
-    plan = Plan([Step("only", wait)])
+    plan = StepGraph([Step("only", wait)])
     with progress.progress_reported(plan, runner, console):
         runner.run(plan)
     assert seen.is_set()

@@ -19,7 +19,7 @@ from pipeline.core.locks import locked
 from pipeline.errors import Locked, PipelineError, Refused
 from pipeline.packaging import step_record
 from pipeline.packaging.ccache import CacheStatistics
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.scheduler import LOCK, Outcome, Scheduler, State
 from tests.fixtures.commandline import ROOT
 
@@ -48,8 +48,8 @@ def logs(work: Work) -> None:
     writes("k")(work)
 
 
-def chain(kernel: str = "1") -> Plan:
-    return Plan(
+def chain(kernel: str = "1") -> StepGraph:
+    return StepGraph(
         [
             Step("kernel", logs, {"source": kernel}),
             Step("tools", writes("t"), {}, ("kernel",)),
@@ -95,7 +95,7 @@ def test_a_forced_step_runs_although_nothing_changed(tmp_path: Path) -> None:
 
 
 def test_a_failure_blocks_what_needs_it_and_is_kept_to_be_looked_at(tmp_path: Path) -> None:
-    plan = Plan([Step("kernel", fails), Step("tools", writes("t"), {}, ("kernel",))])
+    plan = StepGraph([Step("kernel", fails), Step("tools", writes("t"), {}, ("kernel",))])
     outcomes = runner(tmp_path).run(plan)
     assert states(outcomes) == {"kernel": "failed", "tools": "blocked"}
     assert outcomes["tools"].why == "kernel failed"
@@ -105,7 +105,7 @@ def test_a_failure_blocks_what_needs_it_and_is_kept_to_be_looked_at(tmp_path: Pa
 
 
 def test_keep_going_runs_what_does_not_depend_on_the_failure(tmp_path: Path) -> None:
-    plan = Plan([Step("a", fails), Step("b", writes("b")), Step("c", writes("c"), {}, ("b",))])
+    plan = StepGraph([Step("a", fails), Step("b", writes("b")), Step("c", writes("c"), {}, ("b",))])
     assert states(runner(tmp_path, keep_going=True).run(plan)) == {"a": "failed", "b": "ran", "c": "ran"}
 
 
@@ -114,7 +114,7 @@ def test_a_mistake_of_ours_is_raised_not_hidden(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        runner(tmp_path).run(Plan([Step("a", breaks), Step("b", writes("b"), {}, ("a",))]))
+        runner(tmp_path).run(StepGraph([Step("a", breaks), Step("b", writes("b"), {}, ("a",))]))
 
 
 def test_steps_run_side_by_side_as_far_as_their_weights_allow(tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_steps_run_side_by_side_as_far_as_their_weights_allow(tmp_path: Path) ->
         time.sleep(0.05)
         alone.release()
 
-    side_by_side = Plan([Step("a", meets), Step("b", meets)])
+    side_by_side = StepGraph([Step("a", meets), Step("b", meets)])
     assert set(states(runner(tmp_path).run(side_by_side)).values()) == {"ran"}
-    one_by_one = Plan([Step(name, heavy, weight=0) for name in ("c", "d", "e")])
+    one_by_one = StepGraph([Step(name, heavy, weight=0) for name in ("c", "d", "e")])
     assert set(states(runner(tmp_path).run(one_by_one)).values()) == {"ran"}
 
 
@@ -158,7 +158,7 @@ def piped(path: Path) -> None:
     os.mkfifo(path)
 
 
-def taken_from(plan: Plan) -> Callable[[Path], None]:
+def taken_from(plan: StepGraph) -> Callable[[Path], None]:
     """Puts the record of another run in this one's place: that of the kernel in `plan`."""
 
     def take(place: Path) -> None:
@@ -300,9 +300,9 @@ def test_an_output_that_changes_between_its_check_and_its_use_is_not_used(tmp_pa
         [kernel] = tmp_path.glob("kernel/[!.]*/out/text")
         kernel.write_text("other")
 
-    def plan() -> Plan:
+    def plan() -> StepGraph:
         uses = Step("tools", lambda work: used.append("tools"), {}, ("kernel", "spoils"))
-        return Plan([Step("kernel", writes("k")), Step("spoils", spoils, {}, ("kernel",)), uses])
+        return StepGraph([Step("kernel", writes("k")), Step("spoils", spoils, {}, ("kernel",)), uses])
 
     outcomes = runner(tmp_path, options=("--line", "el6")).run(plan())
     error = outcomes["tools"].error
@@ -315,8 +315,8 @@ def test_an_output_that_changes_between_its_check_and_its_use_is_not_used(tmp_pa
 def test_where_a_step_gives_other_bytes_the_second_time_what_was_made_from_the_first_is_made_anew(
     tmp_path: Path, how: str
 ) -> None:
-    def plan(kernel: str) -> Plan:
-        return Plan([Step("kernel", writes(kernel)), Step("tools", writes("t"), {}, ("kernel",))])
+    def plan(kernel: str) -> StepGraph:
+        return StepGraph([Step("kernel", writes(kernel)), Step("tools", writes("t"), {}, ("kernel",))])
 
     def rebuilt(kernel: str) -> dict[str, Outcome]:
         if how == "damaged":
@@ -341,7 +341,7 @@ def test_what_a_step_published_elsewhere_counts_as_made_by_it(tmp_path: Path) ->
         work.elsewhere.extend([there, latest])
 
     def why() -> str:
-        outcome = runner(tmp_path / "line").run(Plan([Step("publish", publishes)]))["publish"]
+        outcome = runner(tmp_path / "line").run(StepGraph([Step("publish", publishes)]))["publish"]
         return outcome.why
 
     why()
@@ -357,7 +357,7 @@ def test_what_a_step_published_elsewhere_counts_as_made_by_it(tmp_path: Path) ->
 
 
 def test_an_output_that_no_manifest_can_hold_fails_its_step(tmp_path: Path) -> None:
-    outcome = runner(tmp_path).run(Plan([Step("kernel", lambda work: piped(work.out / "pipe"))]))["kernel"]
+    outcome = runner(tmp_path).run(StepGraph([Step("kernel", lambda work: piped(work.out / "pipe"))]))["kernel"]
     assert "kernel: its output cannot be kept: pipe is neither file, link nor directory" in str(outcome.error)
 
 
@@ -396,7 +396,7 @@ def test_while_a_run_lasts_nobody_can_have_the_line_for_himself(tmp_path: Path) 
         with pytest.raises(Locked), locked(tmp_path / LOCK, wait=False):
             pass
 
-    assert states(runner(tmp_path).run(Plan([Step("kernel", tries)]))) == {"kernel": "ran"}
+    assert states(runner(tmp_path).run(StepGraph([Step("kernel", tries)]))) == {"kernel": "ran"}
     with locked(tmp_path / LOCK, wait=False):
         pass
 
@@ -410,12 +410,12 @@ def test_what_a_step_says_of_its_run_is_in_the_metadata_whether_it_fails_or_not(
         tells(work)
         fails(work)
 
-    plan = Plan([Step("good", tells), Step("bad", tells_and_fails)])
+    plan = StepGraph([Step("good", tells), Step("bad", tells_and_fails)])
     outcomes = runner(tmp_path, options=("--line", "el6"), keep_going=True).run(plan)
     metas = [json.loads((path / "meta.json").read_text()) for path in (outcomes["good"].out, tmp_path / "bad/.failed")]
     assert [(meta["state"], meta["facts"]["ccache"]["hits"]) for meta in metas] == [("done", 1), ("failed", 1)]
     assert all(meta["seconds"] >= 0 and meta["begun"] > 0 for meta in metas)
-    assert Plan([Step("good", tells)]).keys["good"] == outcomes["good"].key, "facts are no input"
+    assert StepGraph([Step("good", tells)]).keys["good"] == outcomes["good"].key, "facts are no input"
 
 
 def test_what_a_failed_step_left_is_out_of_reach_of_others_and_has_no_special_bit(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ def test_what_a_failed_step_left_is_out_of_reach_of_others_and_has_no_special_bi
         (work.scratch / "door").chmod(0o6755)
         fails(work)
 
-    runner(tmp_path).run(Plan([Step("bad", leaves_a_door)]))
+    runner(tmp_path).run(StepGraph([Step("bad", leaves_a_door)]))
     scratch = tmp_path / "bad/.failed/scratch"
     assert [path.stat().st_mode & 0o7777 for path in (scratch, scratch / "door")] == [0o700, 0o755]
 
@@ -437,7 +437,7 @@ def test_two_runs_at_once_do_each_step_once(tmp_path: Path) -> None:
         time.sleep(0.1)
 
     def run() -> None:
-        runner(tmp_path).run(Plan([Step("kernel", counts), Step("tools", counts, {}, ("kernel",))]))
+        runner(tmp_path).run(StepGraph([Step("kernel", counts), Step("tools", counts, {}, ("kernel",))]))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:

@@ -16,8 +16,7 @@ import pytest
 from pipeline.core import process
 from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
-from pipeline.publish import repodata, signing, snapshot_contents
-from pipeline.publish import snapshot as repository
+from pipeline.publish import repodata, signing, snapshot, snapshot_contents
 from pipeline.publish.signing import Signer
 from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.snapshot_contents import Contents
@@ -217,10 +216,10 @@ def test_a_damaged_snapshot_is_not_reused_and_the_way_out_is_named(signer: Signe
 def test_a_snapshot_can_be_removed_but_not_the_latest(signer: Signer, root: Path) -> None:
     first = make_snapshot(wanted(), signer, root)
     second = make_snapshot(wanted(rpm(text="two")), signer, root)
-    repository.remove_snapshot(first.path)
+    snapshot.remove_snapshot(first.path)
     assert not first.path.exists()
     with pytest.raises(UsageError, match="is the latest; expected an older one"):
-        repository.remove_snapshot(second.path)
+        snapshot.remove_snapshot(second.path)
     verify_snapshot(second.latest, signer.key.fingerprint)
 
 

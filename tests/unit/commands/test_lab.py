@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.commands.lab import LabCommand, LabResult, by_hand
-from pipeline.config import line_loader as lines
-from pipeline.config import settings
+from pipeline.config import line_loader, settings
 from pipeline.config.context import RunContext
 from pipeline.core import fs, manifest
 from pipeline.core.console import Console
@@ -74,7 +73,7 @@ def test_another_name_is_answered_with_those_there_are(guest: Entered) -> None:
 
 def job(tmp_path: Path, **options: Any) -> LabCommand:
     given = settings.load({"artifacts": str(tmp_path), **options})
-    return LabCommand(lines.load("lts61"), RunContext(given, Console(out=io.StringIO())))
+    return LabCommand(line_loader.load("lts61"), RunContext(given, Console(out=io.StringIO())))
 
 
 @pytest.mark.parametrize(("options", "snapshot"), [({"no_smoke": True}, "a"), ({"only": ["ipvsadm"]}, "a"), ({}, "")])

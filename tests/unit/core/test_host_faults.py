@@ -18,7 +18,7 @@ import pytest
 from pipeline.core import documents, fs, locks, temporary
 from pipeline.errors import ExitCode, HostLacks, Refused
 from pipeline.packaging import inventory
-from pipeline.packaging.graph import Plan, Step
+from pipeline.packaging.graph import Step, StepGraph
 from pipeline.sandbox.images import PackageList
 from pipeline.sources.store import Store
 from tests.fixtures.built import Built
@@ -178,7 +178,7 @@ def test_damaged_metadata_of_a_step_stop_neither_status_nor_the_next_run(tmp_pat
     (built.step("ipvsadm", "one") / "meta.json").write_bytes(data)
     inv("status"), inv("clean")
     built.step("ipvsadm", "two")
-    plan = Plan([Step("ipvsadm", lambda work: None, {"source": "three"})])
+    plan = StepGraph([Step("ipvsadm", lambda work: None, {"source": "three"})])
     assert built.runner("lts61").explain(plan)
 
 

@@ -12,11 +12,10 @@ import pytest
 from pipeline.config import line_loader
 from pipeline.core import resources
 from pipeline.errors import Refused
-from pipeline.packaging import ccache as compilercache
-from pipeline.packaging import job as sandboxed
-from pipeline.packaging import rpmbuild
+from pipeline.packaging import ccache, rpmbuild
 from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Step, Work
+from pipeline.packaging.job import JOB, BuildEnvironment, SpecBuild, build_packages, load_failed_job
 from pipeline.packaging.step_record import Facts
 from pipeline.sandbox.runtime import EndReason, Image, Job, JobResult, Limits, build_user
 from tests.fixtures.rpms import LEAD
@@ -50,25 +49,25 @@ preprocessed_cache_hit
 
 def test_hits_and_misses_are_counted_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "log").write_text(LOG)
-    assert compilercache.read_statistics(tmp_path, "log") == CacheStatistics(hits=2, misses=1)
+    assert ccache.read_statistics(tmp_path, "log") == CacheStatistics(hits=2, misses=1)
 
 
 def test_a_build_that_compiled_nothing_has_no_figures(tmp_path: Path) -> None:
-    assert compilercache.read_statistics(tmp_path, "no-such-log") is None
+    assert ccache.read_statistics(tmp_path, "no-such-log") is None
     (tmp_path / "log").write_text("# a.o\ncalled_for_link\n")
-    assert compilercache.read_statistics(tmp_path, "log") is None
+    assert ccache.read_statistics(tmp_path, "log") is None
 
 
 def test_a_link_that_a_build_left_in_place_of_the_log_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "other").write_text(LOG)
     (tmp_path / "log").symlink_to("other")
-    assert compilercache.read_statistics(tmp_path, "log") is None
+    assert ccache.read_statistics(tmp_path, "log") is None
 
 
 def test_the_rate_is_told_in_words_for_one_build_and_for_several() -> None:
     assert str(CacheStatistics(3, 1)) == "3 of 4 compilations (75.0 %)"
-    assert str(compilercache.total([CacheStatistics(3, 1), CacheStatistics(0, 4)])) == "3 of 8 compilations (37.5 %)"
-    assert str(compilercache.total([])) == "no compilation"
+    assert str(ccache.total([CacheStatistics(3, 1), CacheStatistics(0, 4)])) == "3 of 8 compilations (37.5 %)"
+    assert str(ccache.total([])) == "no compilation"
 
 
 class Builder:
@@ -91,15 +90,15 @@ class Builder:
         return []
 
 
-def built(place: Path, ccache: Path | None, kind: str = "kernel") -> tuple[Work, Job]:
+def built(place: Path, caches: Path | None, kind: str = "kernel") -> tuple[Work, Job]:
     """A step's work after its build, and the job that did it."""
     work = Work(Step("kernel:stock", print), place / "out", place / "scratch", place / "log", {}, 1)
     for directory in (work.out, work.scratch):
         directory.mkdir(parents=True)
     image = Image("toy", "0123456789abcdef", place / "rootfs", place / "packages.json")
     runtime = Builder()
-    recipe = sandboxed.SpecBuild("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
-    sandboxed.rpmbuild(work, sandboxed.BuildEnvironment(runtime, image, ccache, Limits()), recipe)
+    recipe = SpecBuild("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
+    build_packages(work, BuildEnvironment(runtime, image, caches, Limits()), recipe)
     return work, runtime.job
 
 
@@ -127,15 +126,15 @@ def test_without_a_cache_or_in_a_step_that_has_none_every_file_is_compiled(
 
 def test_each_line_file_has_caches_of_its_own_though_two_bear_one_name(tmp_path: Path) -> None:
     official = line_loader.load("el6")
-    found = [compilercache.directory(tmp_path, official, image) for image in ("debian12", "centos6")]
+    found = [ccache.directory(tmp_path, official, image) for image in ("debian12", "centos6")]
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         file = tmp_path / name / "el6.toml"
         file.write_text((resources.lines_dir() / "el6.toml").read_text())
-        found.append(compilercache.directory(tmp_path, replace(official, files=(file,)), "debian12"))
+        found.append(ccache.directory(tmp_path, replace(official, files=(file,)), "debian12"))
     (tmp_path / "link.toml").symlink_to("one/el6.toml")
     linked = replace(official, files=(tmp_path / "link.toml",))
-    assert compilercache.directory(tmp_path, linked, "debian12") == found[2], "one file, however it is named"
+    assert ccache.directory(tmp_path, linked, "debian12") == found[2], "one file, however it is named"
     names = [str(path.relative_to(tmp_path)) for path in found]
     assert names[:2] == ["el6/debian12", "el6/centos6"]
     assert all(re.fullmatch(r"el6\+[0-9a-f]{8}/debian12", name) for name in names[2:]) and len(set(names)) == 4
@@ -143,20 +142,20 @@ def test_each_line_file_has_caches_of_its_own_though_two_bear_one_name(tmp_path:
 
 def test_a_cache_is_made_once_for_the_build_user_alone(tmp_path: Path) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    assert compilercache.prepare(place) == compilercache.prepare(place) == place.resolve()
+    assert ccache.prepare(place) == ccache.prepare(place) == place.resolve()
     assert (place.stat().st_uid, place.stat().st_mode & 0o7777) == (build_user(), 0o700)
     assert [path.name for path in place.parent.iterdir()] == ["kernel"]
 
 
 def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_path: Path) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    compilercache.prepare(place)
+    ccache.prepare(place)
     ways = [path.stat().st_mode & 0o7777 for path in place.parents[:3]]
     assert ways == [0o700] * 3, "a build can give the cache itself any mode, and a program in it the set-user-id bit"
     for mode in (0o755, 0):
         for path in (*place.parents[:2], place):
             path.chmod(mode | 0o700 if path is not place else mode)
-        compilercache.prepare(place)
+        ccache.prepare(place)
         assert [path.stat().st_mode & 0o7777 for path in (place, *place.parents[:3])] == [0o700] * 4
 
 
@@ -164,7 +163,7 @@ def test_no_other_user_reaches_a_cache_and_no_build_can_open_or_close_it(tmp_pat
 @pytest.mark.parametrize("kind", ["a link", "a link to nothing", "a file", "open to all", "another user's"])
 def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, part: str, kind: str) -> None:
     place = tmp_path / "ccache" / "el6" / "debian12" / "kernel"
-    compilercache.prepare(place)
+    ccache.prepare(place)
     (place / "object").touch()
     odd = tmp_path / "ccache" / part
     if kind == "open to all":
@@ -181,7 +180,7 @@ def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, pa
         else:
             odd.symlink_to(tmp_path / ("elsewhere" if kind == "a link" else "nothing"))
     with pytest.raises(Refused, match=r"compiler cache .*: expected a directory of user") as refused:
-        compilercache.prepare(place)
+        ccache.prepare(place)
     assert refused.value.where == str(odd)
     assert "./inv clean ccache" in refused.value.hint and "--no-ccache" in refused.value.hint
     assert not (tmp_path / "nothing").exists()
@@ -189,19 +188,19 @@ def test_a_cache_that_is_not_ours_is_refused_and_not_followed(tmp_path: Path, pa
 
 def test_the_shell_of_a_failed_step_has_the_same_cache_or_none_that_is_somebody_elses(tmp_path: Path) -> None:
     _, job = built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
-    assert sandboxed.load_failed_job(tmp_path).mounts == job.mounts
+    assert load_failed_job(tmp_path).mounts == job.mounts
     cache = next(mount.source for mount in job.mounts if mount.target == rpmbuild.CCACHE)
     cache.rmdir()
-    assert sandboxed.load_failed_job(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
+    assert load_failed_job(tmp_path).mounts == job.mounts and cache.is_dir(), "cleaned away meanwhile"
     cache.rmdir()
     cache.symlink_to(tmp_path)
     with pytest.raises(Refused, match="a link"):
-        sandboxed.load_failed_job(tmp_path)
+        load_failed_job(tmp_path)
 
 
 def test_a_job_that_was_edited_is_not_entered(tmp_path: Path) -> None:
     built(tmp_path, tmp_path / "ccache" / "el6" / "debian12")
-    [job] = tmp_path.rglob(sandboxed.JOB)
+    [job] = tmp_path.rglob(JOB)
     job.write_text(job.read_text().replace('"writable": false', '"writable": true').replace("/build", "/etc"))
     with pytest.raises(Refused, match=r"job.json: damaged; expected the job that failed, got its seal does not match"):
-        sandboxed.load_failed_job(tmp_path)
+        load_failed_job(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.packaging.graph import Plan, Step, Work
+from pipeline.packaging.graph import Step, StepGraph, Work
 
 
 def nothing(_: Work) -> None:
@@ -19,8 +19,8 @@ def step(name: str, *needs: str, code: tuple[str, ...] = (), **inputs: Any) -> S
 
 
 def test_steps_come_behind_what_they_need() -> None:
-    plan = Plan([step("publish", "kernel", "tools"), step("tools", "kernel"), step("kernel")])
-    assert list(plan.steps) == ["kernel", "tools", "publish"]
+    graph = StepGraph([step("publish", "kernel", "tools"), step("tools", "kernel"), step("kernel")])
+    assert list(graph.steps) == ["kernel", "tools", "publish"]
 
 
 def test_a_key_changes_with_every_input_with_what_is_needed_and_with_the_code() -> None:
@@ -30,30 +30,32 @@ def test_a_key_changes_with_every_input_with_what_is_needed_and_with_the_code() 
             step("kernel", source=given["kernel"]),
             step("tools", "kernel", code=given["code"], config=given["config"]),
         ]
-        return Plan(steps).keys["tools"]
+        return StepGraph(steps).keys["tools"]
 
     assert key() == key()
     assert len({key(), key(kernel="other"), key(config="b"), key(code=("pipeline.core.locks",))}) == 4
 
 
 def test_the_order_in_which_inputs_are_named_is_no_input() -> None:
-    assert Plan([step("a", x="1", y="2")]).keys == Plan([step("a", y="2", x="1")]).keys
+    assert StepGraph([step("a", x="1", y="2")]).keys == StepGraph([step("a", y="2", x="1")]).keys
 
 
 def test_a_need_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError) as caught:
-        Plan([step("tools", "kernel")])
+        StepGraph([step("tools", "kernel")])
     assert "unknown: kernel" in caught.value.why
 
 
 def test_a_cycle_is_named() -> None:
     with pytest.raises(UsageError) as caught:
-        Plan([step("a", "b"), step("b", "a"), step("c")])
+        StepGraph([step("a", "b"), step("b", "a"), step("c")])
     assert "a cycle: a -> b -> a" in caught.value.why
 
 
 def test_only_keeps_what_the_asked_for_steps_need_and_their_keys() -> None:
-    whole = Plan([step("kernel:stock"), step("kernel:toa"), step("tools", "kernel:stock"), step("publish", "tools")])
+    whole = StepGraph(
+        [step("kernel:stock"), step("kernel:toa"), step("tools", "kernel:stock"), step("publish", "tools")]
+    )
     assert list(whole.only(["tools"]).steps) == ["kernel:stock", "tools"]
     assert list(whole.only(["kernel"]).steps) == ["kernel:stock", "kernel:toa"]
     assert whole.only(["tools"]).keys["tools"] == whole.keys["tools"]
@@ -65,4 +67,4 @@ def test_only_keeps_what_the_asked_for_steps_need_and_their_keys() -> None:
 
 def test_a_module_that_is_not_there_is_a_mistake_of_ours() -> None:
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        Plan([step("kernel", code=("pipeline.packaging.nowhere",))])
+        StepGraph([step("kernel", code=("pipeline.packaging.nowhere",))])

@@ -145,7 +145,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("formats/archive.py", "def unpack(", "UNPACKED = 1\n\n\ndef unpack(", KERNELS),
         ("core/templates.py", "def render(", "RENDERED = 1\n\n\ndef render(", KERNELS),
         ("packaging/rpmbuild.py", 'TOPDIR = "/build"', 'TOPDIR = "/built"', KERNELS),
-        ("packaging/job.py", "cwd=rpmtool.TOPDIR", 'cwd="/"', KERNELS),
+        ("packaging/job.py", "cwd=rpmbuild.TOPDIR", 'cwd="/"', KERNELS),
         (
             "patching/apply.py",
             "def apply_series(",

@@ -12,7 +12,7 @@ from pipeline.core import process
 from pipeline.errors import BuildFailed, UsageError
 from pipeline.packaging import rpmbuild
 from pipeline.recipes import lvs_tools, role_packages
-from pipeline.recipes.debian import tools as tools_lts61
+from pipeline.recipes.debian import tools
 from pipeline.recipes.debian.tools import SUMMARY
 from pipeline.recipes.lvs_tools import Tool
 from tests.fixtures.targets import LTS61, roles
@@ -46,10 +46,10 @@ systemd notify           : No
 """
 
 
-def tool(name: Tool, **more: object) -> tools_lts61.Parameters:
+def tool(name: Tool, **more: object) -> tools.Parameters:
     version = "1.31" if name is Tool.IPVSADM else "2.2.7"
     values = {"version": version, "tarball": f"{name}_{version}.orig.tar.gz", "tree": f"{name}-{version}"}
-    return tools_lts61.Parameters(target=LTS61, tool=name, epoch=EPOCH, **{**values, **more})  # type: ignore[arg-type]
+    return tools.Parameters(target=LTS61, tool=name, epoch=EPOCH, **{**values, **more})  # type: ignore[arg-type]
 
 
 def rpmspec(top: Path, spec: str, *words: str) -> str:
@@ -78,7 +78,7 @@ def newer(one: str, other: str) -> bool:
 def test_a_tools_spec_gives_the_package_it_promises(tmp_path: Path, name: Tool, guard: int) -> None:
     parameters = tool(name, guard=guard, number=3, tag=".override_house")
     rpmbuild.make_tree(tmp_path)
-    written = tools_lts61.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
+    written = tools.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
     assert all(path.is_file() for path in written)
     assert nevras(tmp_path, parameters.spec) == {parameters.nevra}
     assert (":" in parameters.nevra) == bool(guard)
@@ -117,7 +117,7 @@ def test_what_cannot_stand_in_a_spec_file_is_refused(wrong: dict[str, object]) -
 
 
 def test_every_assertion_on_configure_is_in_the_spec() -> None:
-    text = tools_lts61.rendered(tool(Tool.KEEPALIVED, options=("--disable-lvs",)))["keepalived.spec"]
+    text = tools.rendered(tool(Tool.KEEPALIVED, options=("--disable-lvs",)))["keepalived.spec"]
     assert all(f"wanted '{label}' '{word}'\n" in text for label, word in SUMMARY)
     assert "--disable-systemd \\\n    --disable-lvs \\\n    2>&1 | tee" in text
 
@@ -133,7 +133,7 @@ def test_a_build_whose_configure_found_everything_is_not_blamed(tmp_path: Path) 
     log = tmp_path / "log"
     for text in (CONFIGURED, "", "nothing of configure\n"):
         log.write_text(text)
-        tools_lts61.explain(log, tool(Tool.KEEPALIVED))
+        tools.explain(log, tool(Tool.KEEPALIVED))
 
 
 def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_a_configure_without_ipvs_is_told_though_it_ended_with_success(tmp_path:
     rows = [row for row in CONFIGURED.splitlines() if not re.match("IPVS|HTTP_GET", row)]
     log.write_text("\n".join(rows).replace("Use IPVS Framework       : Yes", "Use IPVS Framework       : No"))
     with pytest.raises(BuildFailed) as caught:
-        tools_lts61.explain(log, tool(Tool.KEEPALIVED))
+        tools.explain(log, tool(Tool.KEEPALIVED))
     assert "Use IPVS Framework: No, must be Yes" in caught.value.what
     assert "IPVS use libnl: missing, must be Yes" in caught.value.what
     assert caught.value.where == str(log)
-    tools_lts61.explain(log, tool(Tool.IPVSADM))
+    tools.explain(log, tool(Tool.IPVSADM))
 
 
 # --- Roles -------------------------------------------------------------------------------------------------

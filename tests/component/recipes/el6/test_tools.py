@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import line_loader as lines
+from pipeline.config import line_loader
 from pipeline.config.settings import load
 from pipeline.core import process
 from pipeline.core.console import Console
@@ -310,7 +310,7 @@ def test_the_toys_line_has_what_its_tools_are_made_from(tmp_path: Path, director
         add_libraries(toy, debian)
         inv = Inv(tmp_path)
         inv("pin", "toy", "kernel-srpm", "--line-file", toy.line_file)
-        line = lines.load(None, toy.line_file)
+        line = line_loader.load(None, toy.line_file)
         settings = load({"artifacts": str(inv.artifacts), "debian_mirror": debian.url}, {})
         sources = Sources(line, settings, Console(out=io.StringIO(), err=io.StringIO()))
         verified = {item.name: item for item in sources.fetch("debian12")}

@@ -11,11 +11,11 @@ from pipeline.config import line_loader
 from pipeline.config.line_model import RoleName
 from pipeline.core.process import clean_environment, run
 from pipeline.packaging import rpmbuild
-from pipeline.recipes.debian import kernel as recipe
+from pipeline.recipes.debian import kernel
 
 VERSIONS = {"lts61": "6.1.187", "lts612": "6.12.107"}
 FULL = {
-    name: recipe.of_line(
+    name: kernel.of_line(
         line_loader.load(name),
         RoleName.STOCK,
         version=version,
@@ -32,7 +32,7 @@ SIZES = pytest.mark.parametrize("small", [False, True], ids=["full", "small"])
 
 def requested(name: str, *, small: bool = False) -> dict[str, str]:
     """The values of a line's configuration, by symbol without CONFIG_."""
-    symbols = recipe.requested(replace(FULL[name], small=small))
+    symbols = kernel.requested(replace(FULL[name], small=small))
     return {symbol.removeprefix("CONFIG_"): item.value for symbol, item in symbols.items()}
 
 
@@ -42,17 +42,17 @@ def test_packages_and_kernel_bear_the_lines_mark_and_a_small_ones_too(name: str,
     made = replace(FULL[name], small=small)
     release = f"1.{name}{'.small' if small else ''}"
     rpmbuild.make_tree(tmp_path)
-    recipe.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", made)
+    kernel.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", made)
     options = rpmbuild.Macros(jobs=2, topdir=str(tmp_path)).options()
-    argv = ["rpmspec", "-q", "--builtrpms", "--qf", "%{NEVRA}\\n", *options, str(tmp_path / "SPECS" / recipe.SPEC)]
+    argv = ["rpmspec", "-q", "--builtrpms", "--qf", "%{NEVRA}\\n", *options, str(tmp_path / "SPECS" / kernel.SPEC)]
     text = run(argv, env=clean_environment(HOME=str(tmp_path), SOURCE_DATE_EPOCH=str(made.epoch))).text
-    assert text.split() == [f"{package}-{VERSIONS[name]}-{release}.x86_64" for package in recipe.PACKAGES]
+    assert text.split() == [f"{package}-{VERSIONS[name]}-{release}.x86_64" for package in kernel.PACKAGES]
     assert requested(name, small=small)["LOCALVERSION"] == f'"-{release}.x86_64"'
 
 
 @LINES
 def test_a_full_kernels_texts_do_not_mention_a_small_one(name: str) -> None:
-    assert not [text for text in recipe.rendered(FULL[name]).values() if ".small" in text]
+    assert not [text for text in kernel.rendered(FULL[name]).values() if ".small" in text]
 
 
 @LINES

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import BuildFailed
-from pipeline.packaging import job as sandboxed
-from pipeline.packaging import rpmbuild
+from pipeline.packaging import job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes.el6 import kernel_step as el6
 from pipeline.sandbox.runtime import EndReason, Image, Job, JobResult, Limits
@@ -71,8 +70,8 @@ def built(work: Work, tmp_path: Path) -> Callable[[Builder], Path]:
     image = Image("centos6", "0123456789abcdef", tmp_path / "rootfs", tmp_path / "packages.json")
     image.rootfs.mkdir()
     image.packages.write_text("{}")
-    recipe = sandboxed.SpecBuild("kernel.spec", 0, fill, lambda *_: None, rpmbuild.Macros())
-    return lambda runtime: el6.build_kernel(work, sandboxed.BuildEnvironment(runtime, image, None, Limits()), recipe)
+    recipe = job.SpecBuild("kernel.spec", 0, fill, lambda *_: None, rpmbuild.Macros())
+    return lambda runtime: el6.build_kernel(work, job.BuildEnvironment(runtime, image, None, Limits()), recipe)
 
 
 @pytest.mark.parametrize("marks", MARKS)
