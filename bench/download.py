@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a check
 
 from pipeline.core import process
 from pipeline.core.fs import sha256_of
-from pipeline.sources.download import Options, Wanted, fetch
+from pipeline.sources.download import fetch
 from pipeline.sources.store import Store
+from pipeline.sources.wanted import Options, Wanted
 
 AIM = 0.9  # of the speed of sha256sum
 MIB = 1 << 20

@@ -11,13 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
 from pipeline.commands.publishing import PUBLISH, Publishing
-from pipeline.commands.reproducibility import Rebuild
 from pipeline.config import line_loader
-from pipeline.config.context import RunContext
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.config.settings import TABLE
 from pipeline.core import neutral, resources
@@ -25,13 +24,15 @@ from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
 from pipeline.packaging.graph import StepGraph
-from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
 from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import MODULES_STEP, Recipe
 from pipeline.recipes.builder_images import check_image
-from pipeline.sandbox.runtime import Image
-from pipeline.sources import preflight
+
+if TYPE_CHECKING:
+    from pipeline.config.context import RunContext
+    from pipeline.packaging.reproducible import RebuildResult
+    from pipeline.sandbox.runtime import Image
 
 # What `inv build` takes, each a step or several: packages, and the programs of the lab's guests.
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", guest_userland.STEP)
@@ -168,6 +169,8 @@ class BuildCommand:
                 hint = f"drop --offline, or {hint}"
             if others := [name for name in resources.line_names() if name != self.line.base and _is_of_debian(name)]:
                 hint += f"; or build a kernel from Debian's archive: ./inv build-all --line {others[0]}"
+            from pipeline.sources import preflight
+
             raise preflight.failure(missing, hint)
 
     def _run(self, graph: StepGraph) -> tuple[Mapping[str, Outcome], RebuildResult | None]:
@@ -178,6 +181,8 @@ class BuildCommand:
         outcomes = self._run_plan(graph.only(packages), self.runner)
         if failure(outcomes):
             return outcomes, None
+        from pipeline.commands.reproducibility import Rebuild
+
         rebuild = Rebuild(self.line, self.context, self.runner, self._run_plan)
         comparison = rebuild.compare(graph.only(packages), outcomes)
         self.runner.force = tuple(name for name in self.runner.force if name == PUBLISH)

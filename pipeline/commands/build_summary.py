@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import Line, LineIdentity
-from pipeline.core.console import Console
 from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
-from pipeline.packaging.reproducible import RebuildResult
 from pipeline.packaging.scheduler import Outcome, State
-from pipeline.packaging.step_record import Published
+
+if TYPE_CHECKING:
+    from pipeline.core.console import Console
+    from pipeline.packaging.reproducible import RebuildResult
+    from pipeline.packaging.step_record import Published
 
 SHORT = 16  # digits of a digest that a table shows
 

@@ -24,10 +24,10 @@ from pipeline.core.locks import locked
 from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import Refused, TestsFailed, UsageError
 from pipeline.lab import run_record
-from pipeline.lab.report import page
+from pipeline.lab.report.results import PAGE
 from pipeline.lab.scenarios import NAMES
 from pipeline.packaging.scheduler import LOCK
-from pipeline.publish.snapshot_contents import directory_of
+from pipeline.publish.layout import directory_of
 from pipeline.recipes import guest_userland
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class LabCommand:
 
     def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
         """Return the report and its directory."""
+        from pipeline.lab.report import page
         from pipeline.lab.report import results, terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
@@ -162,7 +163,7 @@ class LabCommand:
         found, work = self._smoke(())
         run_record.record(work, what, found)
         fs.replace_symlink(self.reports / run_record.LINK, work.name)
-        return LabResult(self.reports / run_record.LINK / page.PAGE, reused=False)
+        return LabResult(self.reports / run_record.LINK / PAGE, reused=False)
 
     def _passed_before(self, what: run_record.Subject) -> Path | None:
         """Return the page of a passed run of `what`, if record and report are of that run."""
@@ -173,7 +174,7 @@ class LabCommand:
         if problems:
             self.context.console.warn(f"the lab is played again: {place}/{problems[0][0]}: {problems[0][1]}")
             return None
-        return place / page.PAGE if known == what else None
+        return place / PAGE if known == what else None
 
     def _environment(self, *, keep: bool) -> runner.LabEnvironment:
         from pipeline.host import kvm, programs

@@ -14,6 +14,7 @@ from pipeline.config.line_model import Line, RoleName
 from pipeline.core import neutral
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import Published
+from pipeline.publish.layout import directory_of
 from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
@@ -45,8 +46,6 @@ class Publishing:
     @property
     def directory(self) -> str:
         """The line's directory in the repository."""
-        from pipeline.publish.snapshot_contents import directory_of
-
         return directory_of(self.line.name, small=self.small)
 
     def step(self, needs: Sequence[str]) -> Step:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import cache_from_source, find_spec
 from pathlib import Path
 
@@ -78,14 +79,20 @@ def _imported(module: str, parsed: _Parsed) -> Iterator[tuple[str, Path | None]]
             yield (name, source) if source else (inner, _source(inner))
 
 
-@cache
 def _source(module: str) -> Path | None:
     """Return the file of a module, or None where there is no such module."""
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:  # a part of its name is no package
-        return None
+    spec = _spec(module)
     return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+@cache
+def _spec(module: str) -> ModuleSpec | None:
+    """Return how a module is found. `find_spec` executes what a name is looked for in: that may be a package only."""
+    inside = module.rpartition(".")[0]
+    above = _spec(inside) if inside else None
+    if inside and (above is None or above.submodule_search_locations is None):
+        return None
+    return find_spec(module)
 
 
 def _parsed(source: bytes, kept: dict[str, _Parsed]) -> _Parsed:
@@ -131,6 +138,7 @@ def _import_names(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+@cache  # read once in a run; what is parsed then is added to it
 def _load_kept() -> dict[str, _Parsed]:
     with contextlib.suppress(OSError, ValueError):
         return documents.parse(dict[str, _Parsed], read_limited(_KEPT, documents.MOST))

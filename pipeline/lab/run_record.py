@@ -9,12 +9,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from pipeline.core import documents, fs, manifest
-from pipeline.lab.report import page, results
+from pipeline.lab.report import results
 
 LINK = "passed"  # among the runs of a line: leads to the last whole one that passed
 RECORD = "passed.json"  # in the directory of such a run
 REPORT = "report.json"
-_WRITTEN = (REPORT, page.PAGE)
+_WRITTEN = (REPORT, results.PAGE)
 
 
 @dataclass(frozen=True)

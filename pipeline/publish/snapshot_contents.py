@@ -21,6 +21,7 @@ from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
+from pipeline.publish.layout import directory_of
 from pipeline.publish.signing import UnsignedPackage
 
 FORMAT: Final = 1
@@ -250,11 +251,6 @@ def snapshot_id(document: Document) -> str:
 def to_json(document: Document) -> str:
     """Return the text of snapshot.json."""
     return json.dumps(decoder.encode(document), indent=2, sort_keys=True) + "\n"
-
-
-def directory_of(line: str, *, small: bool) -> str:
-    """Return the directory of a line in the repository; a small snapshot never becomes a line's latest."""
-    return f"{line}-small" if small else line
 
 
 def key_file(document: Document) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.config import image_file
@@ -70,17 +71,15 @@ def debian_request(name: str, image: DebianImage) -> images.DebianRecipe:
 
 
 def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> Image:
-    from dataclasses import replace
-
-    from pipeline.host import programs
-    from pipeline.sources import apt, openpgp, public_keys
-    from pipeline.sources.store import Store
-
     settings, console = context.settings, context.console
     requested = debian_request(name, image)
     known = None if fresh else images.cached_image(requested, settings.artifacts / "images")
     if known is not None:
         return known
+    from pipeline.host import programs
+    from pipeline.sources import apt, openpgp, public_keys
+    from pipeline.sources.store import Store
+
     programs.ensure({"build"}, console)
     archives = apt.archive_addresses(image.debian.suites, settings.debian_mirror, ())
     ring = openpgp.keyring(public_keys.of_image(image, Store(settings.store, console.warn), settings, console))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from pipeline.errors import Unreachable
 from pipeline.sources import transport
-from pipeline.sources.download import Attempt, Options, Wanted, addresses
+from pipeline.sources.attempts import addresses
 from pipeline.sources.transport import Address, Failed
+from pipeline.sources.wanted import Attempt, Options, Wanted
 
 # Of the downloader's own patience. With its defaults an address has 16 seconds in all (`transport`: twice the sum).
 SHARE = 0.2

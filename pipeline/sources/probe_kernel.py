@@ -11,6 +11,7 @@ from pipeline.errors import Unreachable
 from pipeline.sources import apt, download, openpgp, public_keys
 from pipeline.sources.records import Resolved
 from pipeline.sources.store import Store
+from pipeline.sources.wanted import Options, Wanted
 
 IMAGE = "debian12"  # the builder image whose archive and keys are used
 PACKAGE = "linux-image-cloud-amd64"
@@ -27,8 +28,8 @@ def package(settings: Settings, console: Console) -> Path:
     if known is None:
         known = _resolve(store, settings, console)
         store.write_record(_RECORD, known)
-    wanted = download.Wanted(known.file, (known.url,), known.sha256, known.size)
-    return download.fetch_all([wanted], store, download.Options.from_settings(settings), console)[0].path
+    wanted = Wanted(known.file, (known.url,), known.sha256, known.size)
+    return download.fetch_all([wanted], store, Options.from_settings(settings), console)[0].path
 
 
 def _resolve(store: Store, settings: Settings, console: Console) -> Resolved:

@@ -19,6 +19,7 @@ from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.sources import download
 from pipeline.sources.records import KeptKey
 from pipeline.sources.store import Store
+from pipeline.sources.wanted import Options, Wanted
 
 if TYPE_CHECKING:  # imported where it is used: a run that has everything does not need it
     from pipeline.sources.openpgp import PublicKey
@@ -38,7 +39,7 @@ class PublicKeys:
         console: Console,
     ) -> None:
         self.keys, self.beside, self.store, self.settings, self.console = keys, beside, store, settings, console
-        self._options = download.Options.from_settings(settings)
+        self._options = Options.from_settings(settings)
 
     def found(self, names: Sequence[str]) -> list[PublicKey]:
         """Return the available keys among `names`; warn about the others.
@@ -104,7 +105,7 @@ class PublicKeys:
 
     def _downloaded_key(self, name: str, url: str) -> bytes:
         """Return the content of `url`; empty when not available, since another address may have it."""
-        wanted = download.Wanted(f"{name}.asc", (url,), None, None, LARGEST_KEYS)
+        wanted = Wanted(f"{name}.asc", (url,), None, None, LARGEST_KEYS)
         with self.console.progress() as progress, self.store.using(), self.store.object_lock(f"unpinned-{wanted.name}"):
             try:
                 fetched = download.fetch_unverified(wanted, self.store, self._options, progress.meter(wanted.name))

@@ -25,7 +25,7 @@ from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
 from pipeline.errors import Refused, Unreachable
 from pipeline.formats import file_kind
-from pipeline.sources import download, preflight
+from pipeline.sources import download
 from pipeline.sources.public_keys import LARGEST_KEYS, PublicKeys
 from pipeline.sources.records import (
     Answer,
@@ -39,10 +39,12 @@ from pipeline.sources.records import (
     Verified,
 )
 from pipeline.sources.store import Store
+from pipeline.sources.wanted import Fetched, Options, Wanted
 
 if TYPE_CHECKING:  # imported where they are used: a run that has everything needs neither
     from pipeline.sources.apt import AptRoot, Index
     from pipeline.sources.openpgp import PublicKey
+    from pipeline.sources.preflight import MissingSource
 
 _RULES = 3  # version of what a proof records; 2 added the state of its key
 
@@ -61,7 +63,7 @@ class _Pinned:
     """A source with a known digest, before its content is verified."""
 
     name: str
-    wanted: download.Wanted
+    wanted: Wanted
     version: str
     how: str
 
@@ -75,7 +77,7 @@ class Sources:
     def __init__(self, line: Line, settings: Settings, console: Console) -> None:
         self.line, self.settings, self.console = line, settings, console
         self.store = Store(settings.store, console.warn)
-        self.options = download.Options.from_settings(settings)
+        self.options = Options.from_settings(settings)
         self.lock = lock_file.read(line)
         self._keys = PublicKeys(line.data.keys, self.beside_line, self.store, settings, console)
         self._apt: AptRoot | None = None
@@ -107,7 +109,7 @@ class Sources:
         """Return whether there are sources that only building in `image` needs."""
         return any(_needed(source, image) and not _needed(source, "") for _, source in self._sources())
 
-    def unavailable(self) -> list[preflight.MissingSource]:
+    def unavailable(self) -> list[MissingSource]:
         """Return the sources that are neither in the store nor delivered by any address, within seconds.
 
         A Debian source is asked for where the index has named its address already.
@@ -116,9 +118,13 @@ class Sources:
         for digest in (item.sha256 for item in missing if item.sha256 is not None):
             if damaged := self.store.evict(digest):
                 self.console.warn(str(damaged))
+        if not missing:
+            return []
+        from pipeline.sources import preflight
+
         return preflight.probe(missing, self.options)
 
-    def _addressed(self) -> Iterator[download.Wanted]:
+    def _addressed(self) -> Iterator[Wanted]:
         for name, source in self._sources():
             if not isinstance(source, DebianSource):
                 yield self._pinned(name, source).wanted
@@ -134,7 +140,7 @@ class Sources:
         by = git_checkout.identity(self.line.lock_file.parent)
         lock = self.store.object_lock(f"unpinned-{source.file}")
         with self.console.progress() as progress, self.store.using(), lock:
-            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            wanted = Wanted(source.file, source.urls, source.sha256, source.size)
             proofs: list[Proof] = []
 
             def prove(path: Path) -> None:
@@ -186,16 +192,16 @@ class Sources:
         if isinstance(source, DebianSource):
             return self._resolved(name, source)
         if isinstance(source, FileSource):
-            wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+            wanted = Wanted(source.file, source.urls, source.sha256, source.size)
             return _Pinned(name, wanted, "", "digest pinned in the line file")
         pin = self.lock.get(name)
         if source.sha256 is None and pin is not None:
-            wanted = download.Wanted(source.file, source.urls, pin.sha256, pin.size)
+            wanted = Wanted(source.file, source.urls, pin.sha256, pin.size)
             return _Pinned(name, wanted, source.nevra, f"digest pinned by {pin.by} on {pin.pinned[:10]}")
-        wanted = download.Wanted(source.file, source.urls, source.sha256, source.size)
+        wanted = Wanted(source.file, source.urls, source.sha256, source.size)
         return _Pinned(name, wanted, source.nevra, "digest pinned in the line file")
 
-    def _verify(self, item: _Pinned, fetched: download.Fetched) -> Verified:
+    def _verify(self, item: _Pinned, fetched: Fetched) -> Verified:
         source = self.line.data.sources[item.name]
         how = item.how
         if isinstance(source, SrpmSource):
@@ -250,7 +256,7 @@ class Sources:
             found.append([key.model_dump(mode="json"), digests, kept.armor if kept else None])
         return found
 
-    def _proof(self, fetched: download.Fetched, source: SrpmSource) -> Proof:
+    def _proof(self, fetched: Fetched, source: SrpmSource) -> Proof:
         name = self._proof_name(fetched.sha256, source)
         known = self.store.record(name, Proof)
         if known is None or self.settings.refresh or _has_expired(known):
@@ -266,7 +272,7 @@ class Sources:
         manifest = self.beside_line(source.tree.manifest) if source.tree.manifest else None
         return srpm.prove(path, source, keys, manifest, self.settings.artifacts / "scratch")
 
-    def _check_members(self, fetched: download.Fetched, source: FileSource) -> None:
+    def _check_members(self, fetched: Fetched, source: FileSource) -> None:
         name = self._proof_name(fetched.sha256, source)
         if self.store.record(name, Members) is None:
             from pipeline.formats import archive
@@ -333,7 +339,7 @@ class Sources:
         )
 
     def _is_available(self, resolved: Resolved) -> bool:
-        wanted = download.Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
+        wanted = Wanted(resolved.file, (resolved.url,), resolved.sha256, resolved.size)
         with self.console.progress() as progress, self.store.using():
             try:
                 fetched = download.fetch(wanted, self.store, self.options, progress.meter(wanted.name))
@@ -402,9 +408,9 @@ def _has_expired(proof: Proof) -> bool:
     return ends is not None and datetime.now(UTC).timestamp() >= ends and not proof.accepted
 
 
-def _wanted(record: Answer) -> download.Wanted:
+def _wanted(record: Answer) -> Wanted:
     """Return the file in an index's recorded answer."""
-    return download.Wanted(record.file, (record.url,), record.sha256, record.size)
+    return Wanted(record.file, (record.url,), record.sha256, record.size)
 
 
 def _needed(source: FileSource | SrpmSource | DebianSource, image: str) -> bool:

@@ -26,6 +26,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from pipeline import __version__
 from pipeline.core.fs import CHUNK
 from pipeline.errors import UsageError
+from pipeline.sources.wanted import Wrong
 
 if TYPE_CHECKING:
     import requests
@@ -46,15 +47,6 @@ class Timeouts(Protocol):
     @property
     def stall(self) -> float:
         """Seconds for the next byte."""
-
-
-@dataclass(frozen=True)
-class Wrong:
-    """Bytes that failed verification; `sha256` and `kept` None when only their size was announced."""
-
-    sha256: str | None
-    size: int
-    kept: Path | None
 
 
 class Failed(Exception):

@@ -16,9 +16,8 @@ from pathlib import Path
 from pipeline.core import templates
 from pipeline.core.fs import write_atomic
 from pipeline.lab.report import drawing, junit
-from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State, neutralized
+from pipeline.lab.report.results import PAGE, Check, Finding, Guest, Report, Scenario, State, neutralized
 
-PAGE = "report.html"
 TEMPLATE = "specs/report/page.html.j2"
 CHUNK_LINES = 400  # console lines laid out together: a browser lays out only the visible parts
 SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT_OUT: "–"}  # state is never colour alone

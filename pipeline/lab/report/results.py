@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core import neutral
 
 SCHEMA: Final = 1
+PAGE = "report.html"  # in the directory of a run
 
 
 class Model(BaseModel):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from pipeline.lab.scenario import ScenarioPlan
+if TYPE_CHECKING:
+    from pipeline.lab.scenario import ScenarioPlan
 
 # In the order in which they are played: what fails first says most.
 NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.sources.download import Options
 from pipeline.sources.store import Store
+from pipeline.sources.wanted import Options
 from tests.fixtures.badserver import BadServer
 from tests.fixtures.downloads import Bench, Notes
 from tests.fixtures.stores import assert_intact

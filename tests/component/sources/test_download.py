@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.config.settings import load
 from pipeline.errors import UsageError
-from pipeline.sources.download import Options, Wanted, fetch
+from pipeline.sources.download import fetch
+from pipeline.sources.wanted import Options, Wanted
 from tests.fixtures import badserver as bad
 from tests.fixtures.badserver import good, then, truncated
 from tests.fixtures.downloads import BODY, DIGEST, HALF, NAME, NEWER, PATIENT, Bench

@@ -30,7 +30,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from pipeline.core.console import Console, PlainProgress
-from pipeline.sources.download import Options, Wanted, fetch
+from pipeline.sources.download import fetch
+from pipeline.sources.wanted import Options, Wanted
 from pipeline.sources.store import Store
 
 root, url, sha256, size = sys.argv[1:]

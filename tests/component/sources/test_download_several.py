@@ -12,7 +12,8 @@ import pytest
 
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode, Locked, PipelineError, Unreachable
-from pipeline.sources.download import Wanted, fetch_all
+from pipeline.sources.download import fetch_all
+from pipeline.sources.wanted import Wanted
 from tests.fixtures import badserver as bad
 from tests.fixtures.badserver import good, payload, wrong
 from tests.fixtures.downloads import BODY, DIGEST, NAME, Bench

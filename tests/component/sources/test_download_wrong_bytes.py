@@ -11,7 +11,8 @@ import pytest
 
 from pipeline.core import fs
 from pipeline.errors import Refused
-from pipeline.sources.download import Wanted, fetch_unverified
+from pipeline.sources.download import fetch_unverified
+from pipeline.sources.wanted import Wanted
 from tests.fixtures import badserver as bad
 from tests.fixtures.badserver import good, payload, then, truncated, wrong
 from tests.fixtures.downloads import BODY, DIGEST, HALF, NAME, NEWER, PATIENT, Bench

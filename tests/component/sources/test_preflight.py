@@ -16,9 +16,9 @@ from pipeline.config.settings import TABLE, load
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode
 from pipeline.sources import preflight
-from pipeline.sources.download import Options, Wanted
 from pipeline.sources.preflight import MissingSource
 from pipeline.sources.resolver import Sources
+from pipeline.sources.wanted import Options, Wanted
 from tests.fixtures.badserver import BadServer, Exchange, dripping_headers, good, payload, redirect, reset, status
 from tests.fixtures.commandline import Inv
 from tests.fixtures.toy import SRPM, TARBALL, make_toy

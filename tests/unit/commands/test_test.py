@@ -76,7 +76,7 @@ def test_real_material_without_a_place_that_has_it_is_refused_with_the_command(c
 def test_the_acceptance_checks_get_the_pinned_line_and_how_it_is_built(called: Pytest, tmp_path: Path) -> None:
     given = context(mirror=[str(tmp_path), "http://127.0.0.1/files"], artifacts=str(tmp_path / "artifacts"))
     test.accept_real(given, "")
-    assert called.argv == [sys.executable, "-m", "pytest", str(TESTS / test.ACCEPTANCE)]
+    assert called.argv == [sys.executable, "-m", "pytest", str(TESTS / test.ACCEPTANCE), "-n", "0", "-vv"]
     assert (TESTS / test.ACCEPTANCE).is_file()
     named, building = json.loads(called.environment[test.REAL_EL6])
     mirrors = ["--mirror", str(tmp_path), "--mirror", "http://127.0.0.1/files"]
@@ -102,3 +102,10 @@ def test_a_line_file_stands_for_the_line_and_places_hold_wherever_the_checks_run
         str(tmp_path / "artifacts"),
     ]
     assert building == ["--runtime", "docker", "--image", "centos6", "--kernel-config", "small"]
+
+
+def test_the_acceptance_checks_say_what_they_do_before_they_begin(called: Pytest, tmp_path: Path) -> None:
+    said = io.StringIO()
+    settings = load({"mirror": [str(tmp_path)]}, {})
+    test.accept_real(RunContext(settings, Console(out=io.StringIO(), err=said)), "")
+    assert test.ACCEPTANCE in said.getvalue()

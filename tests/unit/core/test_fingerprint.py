@@ -100,6 +100,12 @@ def test_what_is_imported_for_types_alone_is_not_in_the_closure_and_what_is_impo
     assert set(re.findall(r"house[.\w]*", found)) == {"house.kernel", "house.archive", "house.tools"}
 
 
+def test_no_module_is_executed_to_find_what_it_imports(house: Path) -> None:
+    edit("house/kernel.py", "from house import archive", "from house.archive import unpack as archive")(house)
+    edit("house/archive.py", "def unpack", "raise RuntimeError('executed')\ndef unpack")(house)
+    assert "house.archive" in fingerprint(house, method="closure")
+
+
 def test_what_was_kept_of_a_module_is_not_believed_of_another_content(house: Path) -> None:
     first = fingerprint(house)
     edit("house/archive.py", "return data", "return data[1:]")(house)

@@ -87,7 +87,14 @@ def test_a_steps_key_covers_what_makes_its_output(code: Mapping[str, tuple[str, 
 # How a source comes here, how a line file is read, what is printed, how an image is made, and whose a patch is: all of
 # it ends in inputs of the key, or in no output.
 ELSEWHERE = {
-    *("sources.download", "sources.transport", "sources.part_file", "sources.preflight", "sources.resolver"),
+    *(
+        "sources.download",
+        "sources.attempts",
+        "sources.transport",
+        "sources.part_file",
+        "sources.preflight",
+        "sources.resolver",
+    ),
     *("sources.store", "sources.apt", "sources.openpgp", "sources.srpm", "core.console", "sandbox.images"),
     *("config.settings", "config.line_loader", "config.line_checks", "patching.series", "patching.role_rules"),
 }
@@ -138,7 +145,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("file", "old", "new", "rebuilt"),
     [
-        ("sources/download.py", "self.options.retries + 1)", "self.options.retries + 2)", ()),  # how often is retried
+        ("sources/attempts.py", "self.options.retries + 1)", "self.options.retries + 2)", ()),  # how often is retried
         ("formats/archive.py", '"""', '"""Really: ', ()),
         ("__init__.py", "__version__ = ", "__version__ = 'x' + ", ()),
         ("recipes/role_packages.py", 'VERSION = "', 'VERSION = "9', ()),
