@@ -7,7 +7,7 @@ from pipeline.config.settings import Settings
 from pipeline.errors import PipelineError
 from pipeline.host.facts import Finding
 from pipeline.sources import apt, preflight
-from pipeline.sources.download import Options, Wanted
+from pipeline.sources.wanted import Options, Wanted
 
 IMAGE = "debian12"  # the builder image whose archives are asked
 
