@@ -103,8 +103,7 @@ class LabCommand:
 
     def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
         """Return the report and its directory."""
-        from pipeline.lab.report import page
-        from pipeline.lab.report import results, terminal
+        from pipeline.lab.report import page, results, terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
