@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, ClassVar
 
 from pipeline.core import fs
 from pipeline.errors import BuildFailed, Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import package_contents
 from pipeline.packaging import log_errors, rpmbuild
-from pipeline.recipes.spec_files import SpecFiles
+from pipeline.recipes.spec_files import BuildTarget, SpecFiles
 
 ARCH = "x86_64"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.+~-]*")  # what may stand in a spec file and a shell's line as it is
@@ -61,15 +62,50 @@ def plain(names: Collection[str]) -> None:
             raise UsageError(f"{name!r} cannot be named in a spec file", why="letters, digits and ._+~- only")
 
 
-def version_and_tag(version: str, tag: str, shown: str) -> None:
-    """Raise `UsageError` for a version or release mark that rpm refuses; `shown` is the whole."""
-    if not _VERSION.fullmatch(version) or not _TAG.fullmatch(tag):
-        raise UsageError(f"{shown} cannot be a package's version")
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """Parameters of a tool's package that every line has.
 
+    `guard` is RPM's Epoch, 0 for none; `tag` is empty for the project's own line and otherwise part of the release.
+    `epoch` is SOURCE_DATE_EPOCH in seconds.
+    """
 
-def nevra(tool: Tool, guard: int, version: str, release: str) -> str:
-    """Return a tool's package; `guard` is RPM's Epoch, 0 for none."""
-    return f"{tool}-{f'{guard}:' if guard else ''}{version}-{release}.{ARCH}"
+    FIRST: ClassVar[int] = 1  # release number
+
+    target: BuildTarget
+    tool: Tool
+    version: str
+    epoch: int
+    number: int = 1
+    guard: int = 0
+    tag: str = ""
+
+    def __post_init__(self) -> None:
+        if not _VERSION.fullmatch(self.version) or not _TAG.fullmatch(self.tag):
+            raise UsageError(f"{self.version}-{self.release} cannot be a package's version")
+        if self.number < self.FIRST or self.guard < 0:
+            why = f"{self.number}, {self.guard}"
+            raise UsageError(f"a release counts from {self.FIRST}, an Epoch from 0", why=why)
+
+    @property
+    def release(self) -> str:
+        """RPM's release. Letters are older than digits: see the comment in the spec files."""
+        return f"fnat.{self.number}{self.tag}{self.target.build.dist}"
+
+    @property
+    def nevra(self) -> str:
+        """The package's name, Epoch, version, release and architecture."""
+        return f"{self.tool}-{f'{self.guard}:' if self.guard else ''}{self.version}-{self.release}.{ARCH}"
+
+    @property
+    def spec(self) -> str:
+        """The spec file's name in SPECS."""
+        return f"{self.tool}.spec"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the parameters for keys of steps and for evidence."""
+        own = {name: value for name, value in vars(self).items() if name != "target"}
+        return {**own, "tool": str(self.tool), "release": self.release, "glibc": self.target.build.glibc_max}
 
 
 def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> list[Path]:

@@ -1,24 +1,23 @@
 """Build ipvsadm and keepalived from the upstream tarballs that Debian ships.
 
-It writes the spec files and what they install besides, says whether keepalived's configure found IPVS,
-and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
+Writes the spec files and the additional files to install, checks the summary of keepalived's configure, and proves the
+packages by their content. Must not know the build environment.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import Refused, UsageError
+from pipeline.errors import Refused
 from pipeline.inspect import package_contents
 from pipeline.packaging import rpmbuild
 from pipeline.recipes import lvs_tools
 from pipeline.recipes.lvs_tools import Content, Tool
-from pipeline.recipes.spec_files import BuildTarget
 
 UNITS = "/usr/lib/systemd/system"
-# What keepalived's configure must say at its end: its label, its word.
+# Required rows of the summary that keepalived's configure prints: label, value.
 SUMMARY = (
     ("Use IPVS Framework", "Yes"),
     ("IPVS use libnl", "Yes"),
@@ -31,7 +30,7 @@ SUMMARY = (
     ("Use nftables", "No"),
     ("systemd notify", "No"),
 )
-# Everything that could be found on one builder and not on another is said.
+# Explicit for every feature that configure would otherwise enable where the builder has it.
 OPTIONS = (
     *("--enable-lvs", "--disable-dynamic-linking"),
     *("--disable-iptables", "--disable-nftables"),
@@ -67,51 +66,21 @@ _CONTENT = {
 }
 
 
-@dataclass(frozen=True)
-class Parameters:
+@dataclass(frozen=True, kw_only=True)
+class Parameters(lvs_tools.Parameters):
     """Everything that determines a tool's package.
 
-    `tarball` is a file name in SOURCES, `tree` the directory in it. `guard` is RPM's Epoch, 0 for none;
-    `tag` is empty for the project's own line and otherwise part of the release. `epoch` is
-    SOURCE_DATE_EPOCH in seconds. `options` go to keepalived's configure after all others.
+    `tarball` is a file name in SOURCES, `tree` the directory in it. `options` go to keepalived's configure after all
+    others.
     """
 
-    target: BuildTarget
-    tool: Tool
-    version: str
     tarball: str
     tree: str
-    epoch: int
-    number: int = 1
-    guard: int = 0
-    tag: str = ""
-    options: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         lvs_tools.plain((self.tarball, self.tree, *(option.lstrip("-") for option in self.options)))
-        lvs_tools.version_and_tag(self.version, self.tag, f"{self.version}-{self.release}")
-        if self.number < 1 or self.guard < 0:
-            raise UsageError("a release counts from 1, an Epoch from 0", why=f"{self.number}, {self.guard}")
-
-    @property
-    def release(self) -> str:
-        """RPM's release. Letters are older than digits: see the comment in the spec files."""
-        return f"fnat.{self.number}{self.tag}{self.target.build.dist}"
-
-    @property
-    def nevra(self) -> str:
-        """The package."""
-        return lvs_tools.nevra(self.tool, self.guard, self.version, self.release)
-
-    @property
-    def spec(self) -> str:
-        """The spec file's name in SPECS."""
-        return f"{self.tool}.spec"
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the parameters for keys of steps and for evidence."""
-        own = {name: value for name, value in vars(self).items() if name != "target"}
-        return {**own, "tool": str(self.tool), "release": self.release, "glibc": self.target.build.glibc_max}
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:

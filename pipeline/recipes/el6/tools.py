@@ -13,10 +13,10 @@ import re
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.config.line_model import DebianSource, FileSource, Line
 from pipeline.core import fs
@@ -122,29 +122,25 @@ class Library:
     tree: str
 
 
-@dataclass(frozen=True)
-class Parameters:
+@dataclass(frozen=True, kw_only=True)
+class Parameters(lvs_tools.Parameters):
     """Everything that determines a tool's package.
 
-    `libraries` are what a static program is made with, by name: empty in the image centos6. `guard` is
-    RPM's Epoch, 0 for none; `tag` is empty for the project's own line and otherwise part of the release.
-    `epoch` is SOURCE_DATE_EPOCH in seconds.
+    `libraries` are built into a static program, by name: empty in the image centos6.
     """
 
-    target: BuildTarget
-    tool: Tool
+    FIRST: ClassVar[int] = 0
+
+    version: str = field(init=False)
     image: Builder
     libraries: Mapping[str, Library]
-    epoch: int
     number: int = 0
     guard: int = 1
-    tag: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "version", VERSIONS[self.tool])
+        super().__post_init__()
         lvs_tools.plain([name for library in self.libraries.values() for name in (library.file, library.tree)])
-        lvs_tools.version_and_tag(self.version, self.tag, f"{self.version}-{self.release}")
-        if self.number < 0 or self.guard < 0:
-            raise UsageError("a release and an Epoch count from 0", why=f"{self.number}, {self.guard}")
         if tuple(self.libraries) != (LIBRARIES[self.tool] if self.static else ()):
             why = f"given: {', '.join(self.libraries) or 'none'}"
             raise UsageError(f"{self.tool} in the image {self.image} is made with other libraries", why=why)
@@ -154,32 +150,10 @@ class Parameters:
         """Whether the programs need no library of the target system."""
         return self.image is Builder.DEBIAN12
 
-    @property
-    def version(self) -> str:
-        """RPM's version."""
-        return VERSIONS[self.tool]
-
-    @property
-    def release(self) -> str:
-        """RPM's release."""
-        return f"fnat.{self.number}{self.tag}{self.target.build.dist}"
-
-    @property
-    def nevra(self) -> str:
-        """The package."""
-        return lvs_tools.nevra(self.tool, self.guard, self.version, self.release)
-
-    @property
-    def spec(self) -> str:
-        """The spec file's name in SPECS."""
-        return f"{self.tool}.spec"
-
     def as_dict(self) -> dict[str, Any]:
         """Return the parameters for keys of steps and for evidence."""
-        given = {"tool": str(self.tool), "image": str(self.image), "version": self.version, "release": self.release}
-        own = {name: value for name, value in vars(self).items() if name != "target"}
         libraries = {name: asdict(library) for name, library in self.libraries.items()}
-        return {**own, **given, "libraries": libraries, "glibc": self.target.build.glibc_max}
+        return {**super().as_dict(), "image": str(self.image), "libraries": libraries}
 
 
 def check_sources(line: Line, image: str) -> None:

@@ -16,7 +16,9 @@ from pipeline.recipes.lvs_tools import Tool
 from tests.fixtures.targets import LTS61, roles
 
 EPOCH = 1_700_000_000
-IPVSADM = tools.Parameters(LTS61, Tool.IPVSADM, "1.31", "ipvsadm.tar.gz", "ipvsadm-1.31", EPOCH)
+IPVSADM = tools.Parameters(
+    target=LTS61, tool=Tool.IPVSADM, version="1.31", tarball="ipvsadm.tar.gz", tree="ipvsadm-1.31", epoch=EPOCH
+)
 # A program as far as the check looks: it reads texts and never runs it.
 PROGRAM = rb"\177ELF\0IPVS\0virtual-service\0masquerading\0nl_send_auto\0ipvsadm v1.31\0"
 REQUIRES = ("libc.so.6(GLIBC_2.34)(64bit)", "libnl-3.so.200()(64bit)", "libpopt.so.0()(64bit)")

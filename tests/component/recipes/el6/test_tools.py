@@ -268,7 +268,7 @@ DYNAMIC = bytes.fromhex(  # an ELF-64 header for x86-64, one program header of t
     + "07" + "00" * 23
 ) + b"/lib/x\0"  # fmt: skip
 TEXTS = b"fullnat\0add-laddr\0del-laddr\0get-laddr\0laddr\0synproxy\0FullNat\0ipvsadm v1.26 2008\0"
-CENTOS6 = tools.Parameters(EL6, Tool.IPVSADM, Builder.CENTOS6, {}, epoch=1_339_500_000)
+CENTOS6 = tools.Parameters(target=EL6, tool=Tool.IPVSADM, image=Builder.CENTOS6, libraries={}, epoch=1_339_500_000)
 
 
 def dynamic(program: bytes = DYNAMIC + TEXTS, *requires: str) -> Path:
