@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
         return _MEANINGS[self]
 
 
-# What would pass for a label of ours, where a program's or a server's words have lines of their own.
+# Foreign lines inside an error that look like its labels.
 _LABEL = re.compile(r"(?m)(?<=\n) {0,3}(?=(?:error|warning|where|why|next):)")
 
 _MEANINGS = {

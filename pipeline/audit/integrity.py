@@ -24,8 +24,8 @@ Problems = Iterator[tuple[Path, str]]
 class Kind:
     """A kind of kept files.
 
-    `verified` yields path and problem of each difference, of one line where one is given and the kind has lines.
-    `remedy` is the command that makes the file anew: `{line}` stands for the options that name the line, `{name}` for
+    `verify` yields path and problem of each difference, of one line where one is given and the kind has lines.
+    `remedy` is the command that recreates the file: `{line}` stands for the options that name the line, `{name}` for
     the directory below the kind's own.
     """
 
@@ -47,7 +47,7 @@ class Differing:
 def verify(context: RunContext, line: str = "") -> tuple[Differing, ...]:
     """Print the differences, of `line` only where one is given, and return them.
 
-    Raises `UsageError` for a line of which nothing is there.
+    Raises `UsageError` for a line without any files.
     """
     artifacts, console = context.settings.artifacts, context.console
     known = sorted(
@@ -96,7 +96,7 @@ def _problem(path: Path) -> str:
         known = ""
     line, step = path.parents[1].name, path.parent.name
     name = known if known.replace(":", "-") == step else step
-    # What a step published is verified by itself: an older one's link to the latest leads to a newer one's by now.
+    # Snapshots are verified by their own kind: the link of an older step leads to a newer snapshot by now.
     found = check_stored(path, line, name, path.name, content=True)
     return "" if found.elsewhere else found.problem
 

@@ -1,6 +1,6 @@
 """Print the end of a build: steps, packages with their digests, the compiler cache, the repository.
 
-Reads what the runner left and asks nothing else. Must not know how anything is built.
+Reads the scheduler's results only. Must not know how anything is built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run `inv clean`: remove results that can be rebuilt, and none in use.
 
-Whatever is removed is locked first, as its makers lock it; what is locked is left and named. Sources, keys, the
-newest snapshots and evidence are never touched: `store gc` looks after the first, and nobody could make the rest again.
+Locks each entry before its removal, with its maker's lock; names and keeps entries in use. Never removes sources,
+keys, the newest snapshots and evidence: `store gc` cleans the first, the rest cannot be recreated.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Remove what killed runs left below the artifacts, before the next one builds or boots.
 
-Whoever makes something holds a lock on it, or on its step, that dies with them: what is free is left over. Must not
-know what is in it.
+A running maker holds a lock on its directory or its step, which the kernel releases at its death: an unlocked
+directory is a leftover. Must not know the content.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Preparation:
     def image(self, name: str = "", *, fresh: bool = False) -> Image:
         """Return the builder image `name`, that of the settings without one, made when it is not there.
 
-        What killed runs left is removed before the first one.
+        Removes the leftovers of killed runs before the first one.
         """
         requested = name or self.context.settings.image
         if fresh or requested not in self._images:

@@ -28,7 +28,7 @@ def shell(line: Line, step: str, context: RunContext, options: Sequence[str]) ->
     """Open a shell where the step failed; `$BUILD_COMMAND` in it is the command that failed.
 
     `options` are what a command line needs to mean the same line. Raises `UsageError` where nothing failed, and
-    `Refused` for what another run left.
+    `Refused` for another run's leftovers.
     """
     directory = context.settings.artifacts / "steps" / line.name / step.replace(":", "-") / ".failed"
     _check_failed(directory, line, step, options)

@@ -14,7 +14,7 @@ from pipeline.core.units import human_bytes
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
 
-PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are told
+PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are shown
 
 
 @dataclass(frozen=True)

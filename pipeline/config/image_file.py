@@ -1,7 +1,7 @@
 """Read what a builder image is made from: `containers/NAME/image.toml`, typed; its templates lie beside.
 
-An image owns the suites and archive keys that it is made with: they are no line's. How an image is made is not known
-here.
+An image owns the suites and archive keys that it is made with, independent of lines. Must not know how an image is
+made.
 """
 
 from __future__ import annotations

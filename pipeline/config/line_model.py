@@ -1,6 +1,6 @@
 """Type a line file: sources with their pins, keys, roles, the rules that prove a role, the patches of each series.
 
-Nothing is read here: `line_loader` reads line files, `line_checks` says what is wrong in one.
+Reads nothing: `line_loader` reads line files, `line_checks` reports their mistakes.
 """
 
 from __future__ import annotations
@@ -346,7 +346,7 @@ class LineData(Model):
     title: str
     kernel: str
     kernel_source: Name | None = None
-    released: Day | None = None  # upstream's day; everything that is built bears it
+    released: Day | None = None  # upstream's day: the build time of all packages
     build: BuildSpec | None = None
     keys: Table[Name, Key] = Field(default_factory=_empty)
     debian: Debian | None = None

@@ -60,5 +60,5 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
 def _read(record: Path) -> Owner | None:
     try:
         return documents.parse(Owner, read_limited(record, _LARGEST))
-    except (FileNotFoundError, ValueError):  # or damaged, which is no answer
+    except (FileNotFoundError, ValueError):  # or damaged
         return None

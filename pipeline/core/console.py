@@ -1,9 +1,8 @@
 """Print progress and notes to standard error, and results to standard output.
 
-On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves
-standard output to one JSON document, `--quiet` silences notes and progress, never errors.
-Rich is imported only where something is drawn. Every text is made neutral here: whoever says
-something need not know where it came from.
+On a terminal rich draws; elsewhere the same content comes as plain lines. `--json` leaves standard output to one JSON
+document, `--quiet` silences notes and progress, never errors. Rich is imported only where something is drawn. Every
+text is made neutral here, whatever its origin.
 """
 
 from __future__ import annotations

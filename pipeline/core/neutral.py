@@ -1,10 +1,10 @@
 r"""Neutralise untrusted text before it reaches a terminal, a page or a command line.
 
-What a server, a patch, a log or a guest says, and every name of a file, passes through here on the way out: through
-`console`, the error texts, `cli`'s own streams, and the lab's page and JUnit file. What cannot be seen is shown as
-Python writes it: `\x1b`, `\u202e`. JSON documents keep their data as it came; `json` escapes it.
+All text of servers, patches, logs and guests, and every file name, passes through here before output: by `console`,
+the error texts, `cli`'s own streams, and the lab's page and JUnit file. Invisible characters become Python escapes:
+`\x1b`, `\u202e`. JSON documents keep their data as it came; `json` escapes it.
 
-Knows nothing of what a text is about. HTML's own characters are the template's to escape.
+Must not know the meaning of a text. Templates escape HTML's special characters.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from pipeline.errors import ExitCode, HostLacks, PipelineError
 
 _SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the launcher says the same
 _KEPT = ("PATH", "HOME", "TMPDIR", "http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "SSL_CERT_FILE")
-# In front of every program: it is killed when the thread that started it dies, and does not begin when that was
-# before it could be said. In programs of their own, since a copy of this process for it takes ten times as long.
+# In front of every program: setpriv has it killed when the starting thread dies, and the shell does not start it when
+# that thread is dead already. Programs, since a fork of this process for it takes ten times as long.
 _GUARD = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c", 'unset PWD; [ "$PPID" = "$0" ] && exec "$@"')
 # Bytes of one output that are kept in memory. The longest meant are what git says of a whole tree and diffoscope of two
 # packages, a few MiB each; what has no end goes to a file, by `start`.
@@ -77,7 +77,7 @@ class ProgramMissing(HostLacks):
 def absolute(search: str) -> str:
     """Return the absolute elements of a search path, or the system's default.
 
-    An empty or relative one would have programs taken from whatever directory a command is typed in.
+    An empty or relative element would run programs of the working directory.
     """
     return os.pathsep.join(part for part in search.split(os.pathsep) if part.startswith("/")) or _SYSTEM
 
@@ -121,7 +121,7 @@ def run(
     """Run `argv` to its end and return its outputs.
 
     `timeout` in seconds; `accept` are the exit statuses that are no error; a program that prints more than `most`
-    bytes is ended. Raises `ProgramMissing` or `ProgramFailed`. Whatever happens, nothing of its process group is left.
+    bytes is ended. Raises `ProgramMissing` or `ProgramFailed`. Kills its process group in every case.
     """
     with start(argv, env=env, cwd=cwd, stdin=stdin if not isinstance(stdin, bytes) else subprocess.PIPE) as child:
         words = tuple(str(word) for word in argv)
@@ -132,7 +132,7 @@ def run(
             raise ProgramFailed(what, words, None, cwd) from None
         except subprocess.TimeoutExpired:
             raise ProgramFailed(f"{words[0]} did not finish within {timeout:g} s", words, None, cwd) from None
-    raise_if_stopped()  # else what was killed would be taken for what failed
+    raise_if_stopped()  # else a killed program would count as a failed one
     result = Result(words, child.returncode, out, err)
     if result.status < 0:
         raise ProgramFailed(f"{words[0]} was killed by {signal_name(-result.status)}", words, result, cwd)
@@ -245,7 +245,7 @@ def start(
         raise ProgramMissing(f"the program {_GUARD[0]} is not installed", hint="install util-linux") from None
     _running.add(child)
     try:
-        raise_if_stopped()  # it may have been told between the two
+        raise_if_stopped()  # the stop may have come between the two
         yield child
     finally:
         _kill_group(child)

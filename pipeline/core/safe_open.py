@@ -1,7 +1,7 @@
 """Open files and directories without following links or waiting, and lock them with flock(2).
 
-Another user of the host may lay a pipe or a link where a file of ours belongs, or hold a lock on what they can open for
-reading. Knows nothing of what is opened.
+Another user of the host may put a FIFO or a link in a file's place, or lock a file that they can open for reading.
+Must not know the content.
 """
 
 from __future__ import annotations

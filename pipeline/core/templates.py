@@ -3,7 +3,7 @@
 Templates are Jinja2 files below the project's `specs/` and `containers/`. A variable that is missing
 is an error, never an empty string. Nor can a variable be more than a value where it stands: outside of
 pages it holds no character that begins a line or cannot be seen, and in a spec file no `%`, which begins a
-macro that rpmbuild runs. What needs one of those is our own text, and the template says so: `| safe`.
+macro that rpmbuild runs. Our own text with such characters is marked in the template: `| safe`.
 """
 
 from __future__ import annotations

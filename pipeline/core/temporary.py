@@ -1,7 +1,7 @@
 """Place temporary files in one directory of this user, which is closed to other users.
 
-A run has one directory there for itself and for the programs that it starts (TMPDIR). A killed run's is removed by the
-next. Must not know what is put there.
+Each run has one directory there for itself and the programs that it starts (TMPDIR). The next run removes a killed
+run's directory. Must not know the content.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Every step goes through the handle of a directory, and no link is followed, so that a name that changes meanwhile leads
 nowhere else. Neither the longest path that the kernel takes nor the number of open files bounds a tree's depth. Must
-not know what is in a tree.
+not know the content.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from pipeline.errors import BuildFailed, FileProblems, Problem
 
-LISTED = 40  # symbols told in one message
+LISTED = 40  # symbols in one message
 _HINTED = 10  # symbols whose dependencies are looked up
-_WIDEST = 200  # characters told of a dependency
+_WIDEST = 200  # characters shown of a dependency
 # Kconfig's values: y, m or n, a quoted string, a decimal or a hexadecimal number (kconfig-language.rst).
 _VALUE = r'[ymn]|"(?:[^"\\\n]|\\.)*"|-?\d+|0x[0-9A-Fa-f]+'
 _SET = re.compile(rf"(CONFIG_\w+)=({_VALUE})")

@@ -1,7 +1,7 @@
 """Recognise kernel images by content, find them in a directory, and unpack them from a Debian package.
 
-Trusts nobody's names: an image is what carries the x86 boot header. Whether a package is genuine is
-for the caller to have checked. Knows nothing of what an image is booted for.
+Identifies an image by the x86 boot header, not by its name. The caller has verified the package. Must not know why an
+image is booted.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _data_tar(package: Path) -> Iterator[IO[bytes]]:
         with package.open("rb") as stream, _open_data(stream) as data:
             yield cast(IO[bytes], _Bounded(data))
         return
-    # its complaint about our closing the pipe early is no news; an empty stream says the rest
+    # it fails because the pipe was closed early; an empty stream shows other failures
     with process.start(["dpkg-deb", "--fsys-tarfile", package], stderr=subprocess.DEVNULL) as child:
         yield cast(IO[bytes], _Bounded(process.pipe(child.stdout)))
 

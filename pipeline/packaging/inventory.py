@@ -1,7 +1,7 @@
 """List steps, images, snapshots and caches below the artifacts directory, from the metadata on disk alone.
 
-Reads whatever is there, whole or not: what is missing, damaged or half removed is told, never an error. Asks no
-network, no engine, and changes nothing.
+Reads incomplete results too: reports missing, damaged or half removed ones without an error. Uses no network and no
+engine, and changes nothing.
 """
 
 from __future__ import annotations

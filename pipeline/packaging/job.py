@@ -37,9 +37,9 @@ class BuildEnvironment:
 class SpecBuild:
     """A step's part of a build: the spec's name, functions that write SOURCES and SPECS and explain failures.
 
-    `explain` gets the log and the top directory; it raises its own error or returns. `room` is what the
-    build writes, in bytes. `environment` is laid over what every build has. `cache` is the kind of step whose
-    compiler cache the build uses: empty for one that compiles nothing, or nothing through it.
+    `explain_failure` gets the log and the top directory; it raises its own error or returns. `disk_space` in bytes.
+    `environment` extends that of every build. `cache` is the kind of step whose compiler cache the build uses: empty
+    for one that compiles nothing, or nothing through it.
     """
 
     spec: str
@@ -78,7 +78,7 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
     """Run a recipe's command in the sandbox and return its top directory on the host.
 
     Raises `BuildFailed` with the first real error of the log and the next commands, and `HostLacks` when
-    there is no room or the engine went away.
+    disk space is missing or the engine went away.
     """
     top = work.scratch / "build"
     disk_space.require(work.scratch, recipe.disk_space + environment.limits.free, f"building {work.step.name}")
@@ -115,7 +115,7 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
     if counted := ccache.read_statistics(top, rpmbuild.CCACHE_LOG):
         work.facts.ccache = counted
     if not ended.succeeded:
-        # Else a build that lost its compiler would be told as one that failed.
+        # Else a build that lost its compiler would be reported as a failed one.
         for place in (image.rootfs, image.packages, *(mount.source for mount in job.mounts)):
             if not disk_space.is_there(place):
                 raise disk_space.removed_error(place)

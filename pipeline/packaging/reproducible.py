@@ -1,7 +1,7 @@
 """Compare two builds of the same steps byte for byte, and explain the differences.
 
 diffoscope, where it is installed, looks into the packages; rpm's own header says which files and which tags
-differ everywhere. Must not know what is built, nor who builds it twice.
+differ everywhere. Must not know what is built.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from pipeline.packaging import step_record
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
 
-_STOP_TIMEOUT = 1.5  # seconds for steps to clean up when the run was told to stop
+_STOP_TIMEOUT = 1.5  # seconds for steps to clean up after a request to stop
 
 LOCK = "lock"
 DAMAGED = ".damaged-"  # before the key: what was no longer as its step had made it
@@ -306,7 +306,7 @@ class Scheduler:
     def _perform(self, work: Work, place: Path, begun: Record) -> Record:
         """Run the step's action in its directory `place`, whose record tells the progress at any time."""
         work.out.mkdir()
-        work.scratch.mkdir(mode=0o700)  # nobody else reaches what a build leaves, whatever its mode
+        work.scratch.mkdir(mode=0o700)  # no other user can open a build's output, whatever its mode
         begun.write(place)
         faults.point("step.metadata-written")
         for name, out in work.needs.items():

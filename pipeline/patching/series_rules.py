@@ -1,6 +1,6 @@
 """Prove a role of a whole series of patches, and check the part that each patch has in it.
 
-The rules of the roles are held against what the series changes in the tree as a whole. Each single patch must have its
+Checks the rules of the roles on the changes of the whole series. Each single patch must have its
 pinned digest, must not touch what its role's rule forbids, must not be another role's patch, and must not take away
 what an earlier one established. Applies nothing and reads no file.
 """

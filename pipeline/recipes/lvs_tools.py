@@ -1,7 +1,7 @@
 """Share the parts of all recipes of ipvsadm and keepalived.
 
-Names that may stand in a spec file, what keepalived's configure says, and what a package's programs say
-of themselves. Must not know any line.
+Covers names in spec files, the summary of keepalived's configure, and the texts in a package's programs. Must not know
+any line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Build the packages lvs-fnat-director and lvs-fnat-realserver, which configure a machine's role.
 
 Their settings stand in one table here, from which come the configuration file, its parser in the shell
-script, and the words of its messages. Who runs the build in between, and where, is not known here.
+script, and the words of its messages. Must not know the build environment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Define builder images: their content, their place, and their creation.
 
-An image is a directory tree that nothing changes after it was made. Its key is the digest of the
-packages in it, which are recorded with versions and digests; steps depend on that key. Its record (`manifest`)
-ties the tree to the key: what is in it is held against the record before anything runs in it or is taken out of it.
+An image is a directory tree that never changes. Its key is the digest of the packages in it, which are recorded with
+versions and digests; steps depend on that key. Its record (`manifest`) ties the tree to the key: the content is
+compared with the record before each use.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.formats import apt_sources
 from pipeline.host import namespaces
 from pipeline.sandbox.runtime import Image
 
-HOSTNAME = "builder"  # inside, so that no output tells where it was made
+HOSTNAME = "builder"  # inside, so that no output depends on the host
 MOUNT_POINTS = ("build", "input", "ccache")  # bubblewrap cannot make them in a read-only root
 BUILD_TIMEOUT = 1800.0  # seconds for one image
 BUILD_DISK_SPACE = 3 << 29  # bytes: the tree being made, its tar file and what is unpacked of it, 420 MiB each
@@ -142,7 +142,7 @@ def make_once(
 ) -> Image:
     """Return the image for `request`; where there is none yet, `make` fills a directory, with a second one for scratch.
 
-    Another run may be using an older one: so each lies under its own key, and a link says which is current.
+    Another run may be using an older one: so each has a directory named by its key, and a link names the current one.
     """
     place = root / name
     with locked(

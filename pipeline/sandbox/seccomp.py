@@ -22,7 +22,7 @@ _ALLOW, _ERRNO, _KILL = (
     0x00050000,
     0x80000000,
 )  # SECCOMP_RET_*, the last of a process: linux/seccomp.h
-_LAST = NUMBERS["file_setattr"]  # later calls do not exist in here: nobody has looked at what they open
+_LAST = NUMBERS["file_setattr"]  # later calls do not exist in here: they were not reviewed
 
 # Typing into a terminal, selecting and pasting on a console, another line discipline: asm-generic/ioctls.h.
 TIOCSTI, TIOCLINUX, TIOCSETD = 0x5412, 0x541C, 0x5423

@@ -51,7 +51,7 @@ def probe(wanted: Sequence[Wanted], options: Options) -> list[MissingSource]:
         results.put((name, _probe(address, timeouts, options.offline)))
 
     for name, candidates in places.items():
-        for address in candidates:  # daemons: those that nobody waits for any more do not keep us
+        for address in candidates:  # daemons: late ones do not delay the end of the process
             threading.Thread(target=work, args=(name, address), name=f"look-{name}", daemon=True).start()
     open_, failed = dict(places), defaultdict[str, list[Attempt]](list)
     while undecided := [name for name in open_ if len(failed[name]) < len(places[name])]:

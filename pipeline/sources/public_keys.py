@@ -1,6 +1,6 @@
 """Find OpenPGP keys by their fingerprints: in files, in mirrors, at addresses; the store remembers what was found.
 
-A key is believed for its fingerprint alone, so that each place may be anybody's. Must not know what a key signs.
+A key is identified by its fingerprint alone, so its place needs no trust. Must not know what a key signs.
 """
 
 from __future__ import annotations

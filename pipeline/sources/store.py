@@ -1,9 +1,8 @@
 """Keep files by digest in the content-addressed store: verified, complete, immutable.
 
-A file gets here by one rename, after its caller verified it; what is not verified yet stays in
-`partial/`, what proved wrong in `bad/`. An object is held against its name whenever it is asked for: by its stamp
-(`manifest`), and by its content where the stamp moved. Must not know where files come from or what they are
-for.
+A verified file is moved here by one rename; unverified files stay in `partial/`, wrong ones in `bad/`. An object is
+compared with its name at each use: by its stamp (`manifest`), and by its content where the stamp moved. Must not know
+where files come from or what they are for.
 
     sha256/ab/<hex>   objects, mode 0444, named by their own digest
     partial/          downloads on the way, each with a sidecar that says where it comes from
@@ -200,8 +199,7 @@ class Store:
     def record(self, name: str, kind: type[T]) -> T | None:
         """Return the document called `name`; None when there is none.
 
-        One that is damaged, or was written under another name, is moved to `bad/` and is none: what it said is
-        asked for, or proven, anew.
+        Moves a damaged one, or one of another name, to `bad/`, so that the answer or proof is obtained again.
         """
         found = self._read(name, kind)
         if isinstance(found, _Damage):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = 10
 _LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better, all others will not
-_LINES_MOST = 1000  # lines that an FTP server says: some greet with a page of text
+_LINES_MOST = 1000  # lines of an FTP server's answer: some greet with a page of text
 _T = TypeVar("_T")
 
 
@@ -106,7 +106,7 @@ class Body:
 
     `start` is the offset of the first byte, `total` the size of the whole file as announced,
     `validator` what proves later that it is still the same file, "" for nothing. `whole`: the
-    protocol tells the end of the file from a connection that broke. `about` is what would explain wrong bytes.
+    protocol tells the end of the file from a connection that broke. `about` explains wrong bytes.
     """
 
     read: Callable[[], bytes]

@@ -1,7 +1,7 @@
 """Implement the host's end of a guest's channel: run commands in the guest, several at once. Knows no QEMU.
 
-The protocol is told in specs/guest/channel.c. One thread reads; whoever asks waits for the frames
-of its own command, and meanwhile lets `look` say that the guest is lost, by raising.
+The protocol is told in specs/guest/channel.c. One thread reads; a caller waits for the frames of its own command, and
+meanwhile calls `look`, which raises when the guest is lost.
 """
 
 from __future__ import annotations

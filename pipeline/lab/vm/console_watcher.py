@@ -1,6 +1,6 @@
 """Watch a guest's growing console: errors on it, the boot's progress, and whether it goes on.
 
-Fed with bytes, asks nobody, waits for nothing. What it looks for is the table of `console_patterns`.
+Consumes bytes without blocking. `console_patterns` has the patterns.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pipeline.lab.vm.console_patterns import NONFATAL, TASK_END, Kind, Pattern, 
 CUT_HERE = "------------[ cut here ]------------"  # stands before the line that says what it is about
 MAX_TRACE_LINES = 120  # lines of a trace that has no end marker
 MAX_LEAD = 12  # lines after which a text that leads to another one stands for itself
-MAX_FINDINGS = 100  # told of one console: the first says what went wrong, and a guest may repeat it for ever
+MAX_FINDINGS = 100  # of one console: the first shows the cause, and a guest may repeat it for ever
 MAX_MARKS = 20  # moments of a boot
-MAX_LAST_LINES = 12  # lines told as a guest's last words
+MAX_LAST_LINES = 12  # lines shown as a guest's last output
 LOOP_LINES = 400  # lines without anything new among them: no boot says so much and nothing new
 LOOP_TEXTS = 12  # different texts at most among them, whatever their numbers
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]+")

@@ -210,7 +210,7 @@ def running_lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
     Raises `Locked` when another lab is in that directory.
     """
     with locked(directory / "lab.lock", wait=False), contextlib.ExitStack() as running:
-        # Whoever connects to a guest is root in it, to a monitor this user: in a directory that others cannot reach.
+        # A connection to a guest is root in it, one to a monitor acts as this user: others cannot enter the directory.
         sockets = running.enter_context(temporary.socket_directory("lab-", _LONGEST_NAME))
         yield Lab(directory.resolve(), sockets, accelerator, running)
 

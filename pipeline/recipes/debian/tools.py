@@ -123,8 +123,7 @@ def explain(log: Path, parameters: Parameters) -> None:
 def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     """Prove the package below `rpms` by its content; return the evidence, ready for JSON.
 
-    Raises `Refused` for what is missing, for a library that is not meant to be needed, and for a C
-    library newer than that of the systems the package is for.
+    Raises `Refused` for missing content, an unexpected library, and a C library newer than that of the target systems.
     """
     content = _CONTENT[parameters.tool]
     package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.tool]

@@ -2,7 +2,7 @@
 
 The spec is overlaid by anchors, our patches and configuration values are put beside it, and the tree
 that is compiled is held against the pinned one inside the builder. On the image debian12 a toolchain
-wrapper of ours stands before the compiler. Who runs the build, and where, is not known here.
+wrapper of ours stands before the compiler. Must not know the build environment.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Build ipvsadm and keepalived for RHEL 6, from the tools in the FULLNAT patches' own tarball.
 
-Two builder images make them. centos6 gives the ordinary dynamic programs of that distribution. debian12,
-whose C library is too new for this kernel, gives static ones, with libraries made from Debian's sources in
-the same build. It writes the spec files and all they start from, says whether keepalived's configure found
-IPVS, and proves the packages by what is in them. Who runs the build in between, and where, is not known here.
+Two builder images make them. centos6 gives the ordinary dynamic programs of that distribution. debian12, whose C
+library is too new for this kernel, gives static ones, with libraries made from Debian's sources in the same build.
+Writes the spec files and their sources, checks the summary of keepalived's configure, and proves the packages by their
+content. Must not know the build environment.
 """
 
 from __future__ import annotations
