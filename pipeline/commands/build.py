@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
-from pipeline.commands.publishing import PUBLISH, Publishing
+from pipeline.commands.publishing import PUBLISH, Publishing, last_publication
 from pipeline.config import line_loader
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.config.settings import TABLE
@@ -54,7 +54,9 @@ class BuildCommand:
     @cached_property
     def publishing(self) -> Publishing:
         """The publication of this run."""
-        return Publishing(self.line, self.context.settings, self.options, old_readers=self.build_spec.old_readers)
+        settings = self.context.settings
+        last = last_publication(self.runner, small=settings.kernel_config == "small")
+        return Publishing(self.line, settings, self.options, self.build_spec.old_readers, last)
 
     @cached_property
     def runner(self) -> Scheduler:

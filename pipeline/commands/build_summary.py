@@ -16,6 +16,7 @@ from pipeline.core.units import human_bytes
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
 from pipeline.packaging.scheduler import Outcome, State
+from pipeline.publish.layout import PLACEHOLDER
 
 if TYPE_CHECKING:
     from pipeline.core.console import Console
@@ -103,7 +104,12 @@ class Summary:
             kind = "development key, NOT for production" if snapshot.development else "key"
             console.say(f"signed by the {kind}: {snapshot.fingerprint}")
             console.say(f"repository: {snapshot.latest} -> {snapshot.path}")
-            console.say("next: put one of these into /etc/yum.repos.d of a machine; --baseurl sets where it looks")
+            if snapshot.baseurl == PLACEHOLDER:
+                console.say(f"the address in these files is a placeholder, {PLACEHOLDER}; publish with --baseurl URL")
+            else:
+                console.say(
+                    f"next: put one of these into /etc/yum.repos.d of a machine, which looks at {snapshot.baseurl}"
+                )
             for file in sorted(snapshot.path.glob("*.repo")):
                 console.say(f"  {snapshot.latest}/{file.name}")
 

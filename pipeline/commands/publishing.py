@@ -5,8 +5,9 @@ Knows no recipe: a step is known here by its name and by the record of what it m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,16 @@ from pipeline.config.line_model import Line, RoleName
 from pipeline.core import neutral
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import Published
-from pipeline.publish.layout import directory_of
+from pipeline.publish.layout import PLACEHOLDER, directory_of
 from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
     from pipeline.config.settings import Settings
+    from pipeline.packaging.scheduler import Scheduler
     from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
 PUBLISH = "repository"
+DEVELOPMENT = "development"  # a value of the setting gpg-key
 _TOOLS = ("ipvsadm", "keepalived")
 
 
@@ -30,13 +33,26 @@ class Publishing:
     """The publication of one line in one run.
 
     `options` are what a command line needs to mean the same line; `old_readers`: the repository is for rpm and yum of
-    a time before today's digests.
+    a time before today's digests. `last` are the inputs of the last publication, empty for none: a key or an address
+    that is not given is the last one, so that no forgotten option moves `latest` to a snapshot that clients refuse.
     """
 
     line: Line
     settings: Settings
     options: tuple[str, ...]
     old_readers: bool
+    last: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gpg_key(self) -> str:
+        """The key to sign with, as `signing.open_signer` takes it."""
+        key = self.settings.gpg_key or self.last.get("gpg-key", DEVELOPMENT)
+        return "" if key == DEVELOPMENT else key
+
+    @property
+    def baseurl(self) -> str:
+        """The address that the .repo files name."""
+        return self.settings.baseurl or self.last.get("baseurl", PLACEHOLDER)
 
     @property
     def small(self) -> bool:
@@ -53,8 +69,8 @@ class Publishing:
         inputs = {
             "line": self.line.label,
             "notice": self.line.notice,
-            "gpg-key": self.settings.gpg_key or "development",
-            "baseurl": self.settings.baseurl,
+            "gpg-key": self.gpg_key or DEVELOPMENT,
+            "baseurl": self.baseurl,
             "small": self.small,
             "old-readers": self.old_readers,
         }
@@ -65,7 +81,7 @@ class Publishing:
         from pipeline.publish import signers
 
         settings = self.settings
-        if not settings.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
+        if not self.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
             return False
         return PUBLISH in settings.force or not signers.recorded_fingerprint(settings.artifacts, self.directory)
 
@@ -73,17 +89,19 @@ class Publishing:
         """Sign now, so that an unusable key is reported before hours of building."""
         from pipeline.publish import signing
 
-        with signing.open_signer(self.settings.gpg_key, self.settings.artifacts / "keys"):
+        with signing.open_signer(self.gpg_key, self.settings.artifacts / "keys"):
             pass
 
     def _publish(self, work: Work) -> None:
         from pipeline.publish import signers, signing, snapshot
 
         artifacts, wanted = self.settings.artifacts, self._contents(work)
-        with signing.open_signer(self.settings.gpg_key, artifacts / "keys") as signer:
+        with signing.open_signer(self.gpg_key, artifacts / "keys") as signer:
             made = snapshot.make_snapshot(wanted, signer, artifacts / "repo")
         signers.record(artifacts, wanted.directory, made.fingerprint)
-        work.facts.snapshot = Published(made.id, made.path, made.latest, made.fingerprint, made.development)
+        work.facts.snapshot = Published(
+            made.id, made.path, made.latest, made.fingerprint, made.development, self.baseurl
+        )
         work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory)])
 
     def _contents(self, work: Work) -> Contents:
@@ -109,7 +127,7 @@ class Publishing:
             notice=self.line.notice,
             old_readers=self.old_readers,
             small=self.small,
-            baseurl=self.settings.baseurl,
+            baseurl=self.baseurl,
         )
 
     def _built(self, work: Work, step: str, prefix: str = "") -> list[BuiltPackage]:
@@ -126,3 +144,10 @@ class Publishing:
             for name, entry in sorted(made.output.items())
             if PurePosixPath(name).match(f"rpms/{prefix}*.rpm")
         ]
+
+
+def last_publication(runner: Scheduler, *, small: bool) -> Mapping[str, str]:
+    """Return the inputs of the newest publication in this configuration; empty for none."""
+    records = (record for record in runner.records(PUBLISH) if record.inputs.get("small") == json.dumps(small))
+    newest = max(records, key=lambda record: record.begun, default=None)
+    return newest.inputs if newest else {}

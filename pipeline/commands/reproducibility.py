@@ -47,7 +47,9 @@ class Rebuild:
         console.note(f"rebuilding without the compiler cache: {', '.join(names)}")
         wanted = graph.only(names)
         root = self.first.root.with_name(f"{self.first.root.name}{REBUILD}")
-        second = replace(self.first, root=root, force=tuple(wanted.steps), compiler_cache=False)
+        second = replace(
+            self.first, root=root, force=tuple(wanted.steps), force_reason="to be compared", compiler_cache=False
+        )
         with locked(root.with_name(f"{root.name}.lock")):
             made = self._rebuilt(wanted, second)
             before = {name: self.first.output(outcomes[name]) for name in names}

@@ -145,12 +145,14 @@ class Settings:
         str,
         Row(
             "key to sign with, or that must have signed what is booted: a fingerprint, or the file of an exported key; "
-            "default: a development key, or the key that signed last",
+            "`development` for the development key; default: the key that signed last, first the development key",
             value="KEY",
             group="keys and repository",
         ),
     ] = ""
-    baseurl: Annotated[str, Row("address the .repo files name", value="URL")] = "http://repository.example/repo"
+    baseurl: Annotated[
+        str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
+    ] = ""
     only: Annotated[
         tuple[str, ...], Row("build only this step and what it needs; may be repeated", value="STEP", group="steps")
     ] = ()

@@ -17,7 +17,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -85,7 +85,8 @@ class Scheduler:
 
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
-    stamps say. Without `compiler_cache` every file is compiled. `outcomes` are those of the last or current run.
+    stamps say. Without `compiler_cache` every file is compiled. `force_reason` is why `force` names steps. `outcomes`
+    are those of the last or current run.
     """
 
     root: Path
@@ -97,6 +98,7 @@ class Scheduler:
     warn: Callable[[str], None] | None = None
     content: bool = False
     compiler_cache: bool = True
+    force_reason: str = "forced"
     outcomes: dict[str, Outcome] = field(init=False, default_factory=dict)
     _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free_jobs: int = field(init=False, default=0)
@@ -357,16 +359,18 @@ class Scheduler:
 
     def last_record(self, step: Step) -> Record | None:
         """Return the record of the newest successful run of this step, with any key; None without one."""
-        known = []
-        for path in self.directory(step).glob(f"[!.]*/{step_record.FILE}"):
+        return max(self.records(step.directory), key=lambda one: one.begun, default=None)
+
+    def records(self, directory: str) -> Iterator[Record]:
+        """Yield the records of a step's successful runs, with any key; `directory` is its name as a file name."""
+        for path in (self.root / directory).glob(f"[!.]*/{step_record.FILE}"):
             with contextlib.suppress(Damaged):
-                known.append(step_record.read(path.parent))
-        return max(known, key=lambda one: one.begun, default=None)
+                yield step_record.read(path.parent)
 
     def _why(self, graph: StepGraph, step: Step, found: StoredResult) -> str:
         """Return the inputs that changed since the last run of this step, or the problem with its output."""
         if self._is_forced(step.name):
-            return "forced"
+            return self.force_reason
         if found.problem:
             return f"{found.problem}; built anew"
         last = self.last_record(step)

@@ -39,13 +39,17 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Published:
-    """A published snapshot and the link that leads to it. `development`: its key is the one for development."""
+    """A published snapshot and the link that leads to it. `development`: its key is the one for development.
+
+    `baseurl` is the address that its .repo files name.
+    """
 
     id: str
     path: Path
     latest: Path
     fingerprint: str
     development: bool
+    baseurl: str
 
 
 @dataclass

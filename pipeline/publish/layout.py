@@ -1,6 +1,8 @@
-"""Name the directories of lines in the repository."""
+"""Name the directories and addresses of the published repository."""
 
 from __future__ import annotations
+
+PLACEHOLDER = "http://repository.example/repo"  # serves nothing, until an administrator gives an address
 
 
 def directory_of(line: str, *, small: bool) -> str:

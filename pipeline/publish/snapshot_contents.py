@@ -21,13 +21,12 @@ from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, repodata
 from pipeline.publish.keys import WARNING, SigningKey
-from pipeline.publish.layout import directory_of
+from pipeline.publish.layout import PLACEHOLDER, directory_of
 from pipeline.publish.signing import UnsignedPackage
 
 FORMAT: Final = 1
 FileName = Annotated[str, re.compile(r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*")]  # of a package, or a set
 ID_DIGITS = 32
-BASEURL = "http://repository.example/repo"  # what an administrator replaces
 RPM48_READERS = "rpm 4.8 and yum 3.2"
 # Not in the id: what follows from the content and the key, and how the same content came about.
 _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
@@ -63,7 +62,7 @@ class Contents:
     notice: str = ""
     old_readers: bool = False
     small: bool = False
-    baseurl: str = BASEURL
+    baseurl: str = PLACEHOLDER
 
     @property
     def directory(self) -> str:
@@ -193,7 +192,7 @@ def _check(contents: Contents) -> None:
         )
     if not re.fullmatch(r"[a-z]+://?[!-~]+", contents.baseurl):
         raise UsageError(
-            f"baseurl: not a URL; expected one such as {BASEURL}, got {contents.baseurl!r}",
+            f"baseurl: not a URL; expected one such as {PLACEHOLDER}, got {contents.baseurl!r}",
             why="the .repo files name it",
             hint="./inv --help build-all",
         )
@@ -286,6 +285,8 @@ def _heading(document: Document) -> list[str]:
         texts.append(f"NOTICE: {document.notice}.")
     if document.small:
         texts.append("SMALL CONFIGURATION: for the lab, not for real machines.")
+    if document.baseurl == PLACEHOLDER:
+        texts.append(f"PLACEHOLDER ADDRESS: {PLACEHOLDER} serves nothing; publish with --baseurl URL.")
     if document.key.development:
         texts.append(f"{WARNING}: anybody who can read its directory could have signed this.")
     return [neutral.line(" ".join(text.split())) for text in texts]

@@ -27,7 +27,7 @@ from pipeline.sandbox.runtime import Image
 from pipeline.sources.resolver import Sources
 from tests.fixtures.workshop import ToyShop
 
-SNAPSHOT = Published("a", Path("repo/a"), Path("repo/latest"), "F", development=True)
+SNAPSHOT = Published("a", Path("repo/a"), Path("repo/latest"), "F", development=True, baseurl="http://r.example")
 Counts = Callable[..., Counter[str]]
 
 

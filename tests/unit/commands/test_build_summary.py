@@ -37,7 +37,9 @@ def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
 def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
     for name in ("director", "realserver"):
         (tmp_path / f"el6-{name}.repo").write_text("")
-    known = Published("one", tmp_path, Path("/repo/el6/latest"), "0" * 40, development=False)
+    known = Published(
+        "one", tmp_path, Path("/repo/el6/latest"), "0" * 40, development=False, baseurl="http://r.example"
+    )
     made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts=Facts(snapshot=known))
     outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path, record=made)
     out = io.StringIO()
