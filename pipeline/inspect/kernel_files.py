@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from pipeline.core import neutral
 from pipeline.errors import Refused
@@ -20,6 +21,14 @@ _MAX_TEXT = 8 << 20  # bytes of one that is taken apart line by line; a whole ke
 _BINARY = re.compile(r"/vmlinuz[^/]*$|\.ko$")
 # x86 boot protocol, Documentation/x86/boot.rst: offsets into the image and what must stand there.
 _BOOT_FLAG, _MAGIC, _VERSION_POINTER = 0x1FE, 0x202, 0x20E
+
+
+@dataclass(frozen=True)
+class ConfigEvidence:
+    """A kernel's configuration: how many of its symbols were requested and compared, and its SHA-256."""
+
+    requested: int
+    sha256: str
 
 
 def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.config.line_model import RoleName
 from pipeline.errors import Refused
@@ -55,9 +54,9 @@ class RoleEvidence:
             return RoleName.STOCK
         return full[0] if len(full) == 1 and some == full else None
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the role and the signs as evidence keeps them."""
-        return {"role": self.role, "signs": {str(role): signs for role, signs in self.signs.items()}}
+        return {"role": self.role, "signs": self.signs}
 
 
 def read_evidence(kernel: Package, headers: Package, uname: str) -> RoleEvidence:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.core import fs, neutral
 from pipeline.errors import Refused, difference
@@ -87,13 +86,20 @@ def require_config_files(package: rpmbuild.Package, metadata: PackageMetadata, w
         )
 
 
-def evidence(package: rpmbuild.Package, metadata: PackageMetadata) -> dict[str, Any]:
-    """Return a package's evidence, ready for JSON."""
-    return {
-        "file": package.path.name,
-        "nevra": package.nevra,
-        "sha256": fs.sha256_of(package.path),
-        "size": package.path.stat().st_size,
-        "payload": package.payload,
-        "requires": list(metadata.requires),
-    }
+@dataclass(frozen=True)
+class PackageEvidence:
+    """The content of a package that was proven. `size` in bytes."""
+
+    file: str
+    nevra: str
+    sha256: str
+    size: int
+    payload: str
+    requires: tuple[str, ...]
+
+
+def evidence(package: rpmbuild.Package, metadata: PackageMetadata) -> PackageEvidence:
+    """Return a package's evidence."""
+    path = package.path
+    digest, size = fs.sha256_of(path), path.stat().st_size
+    return PackageEvidence(path.name, package.nevra, digest, size, package.payload, tuple(metadata.requires))

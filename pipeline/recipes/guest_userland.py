@@ -7,14 +7,13 @@ script, and what guests do with the programs, is not known here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import DebianSource, Line
-from pipeline.core import fs, resources, templates
+from pipeline.core import documents, fs, resources, templates
 from pipeline.errors import Refused
 from pipeline.formats import archive, elf, kconfig
 from pipeline.packaging import job, outputs, rpmbuild
@@ -58,10 +57,6 @@ class Parameters:
 
     def __post_init__(self) -> None:
         lvs_tools.plain([name for tarball in self.tarballs.values() for name in (tarball.file, tarball.tree)])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the parameters for keys of steps and for evidence."""
-        return asdict(self)
 
 
 def steps(inputs: BuildInputs) -> list[Step]:
@@ -108,8 +103,26 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, verified: Mappin
         fs.copy_verified(verified[name].path, sources / tarball.file, verified[name].sha256)
 
 
-def check(output: Path) -> dict[str, Any]:
-    """Prove the programs in the step's output by their content; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class ProgramEvidence:
+    """A proven program; `size` in bytes."""
+
+    sha256: str
+    size: int
+    static: bool = True
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The proven programs by name, and the number of busybox's applets."""
+
+    parameters: Parameters
+    programs: Mapping[str, ProgramEvidence]
+    applets: int
+
+
+def check(output: Path, parameters: Parameters) -> Evidence:
+    """Prove the programs in the step's output by their content; return the evidence.
 
     Raises `Refused` for one that is missing, was built without a part, or needs a library or a loader.
     """
@@ -123,11 +136,11 @@ def check(output: Path) -> dict[str, Any]:
             raise Refused(f"{name} is no static program for x86-64", where=str(path), why=why)
         if missing := [text.strip(b"\0").decode() for text in texts if text not in data]:
             raise Refused(f"{name} was built without a part", where=str(path), why=f"not in it: {', '.join(missing)}")
-        evidence[name] = {"sha256": fs.sha256_of(path), "size": len(data), "static": True}
+        evidence[name] = ProgramEvidence(fs.sha256_of(path), len(data))
     applets = (output / LINKS).read_text(errors="replace").split()
     if missing := [path for path in _APPLETS if path not in applets]:
         raise Refused(f"busybox lacks {', '.join(missing)}", where=str(output / LINKS))
-    return {"programs": evidence, "applets": len(applets)}
+    return Evidence(parameters, evidence, len(applets))
 
 
 def _step(inputs: BuildInputs) -> Step:
@@ -148,12 +161,11 @@ def _step(inputs: BuildInputs) -> Step:
         left = job.build_outputs(work, top)
         left.copy_files(tuple(f"BUILD/{BIN}/{name}" for name in _TEXTS), work.out / BIN, _PROGRAMS, mode=0o755)
         left.copy_files((f"BUILD/{LINKS}",), work.out, _LIST, mode=0o644)
-        evidence = {"parameters": parameters.as_dict(), **check(work.out)}
-        (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1) + "\n")
+        (work.out / "evidence.json").write_text(documents.to_json(check(work.out, parameters)))
 
     key_inputs = {
         "sources": {name: inputs.verified[name].sha256 for name in SOURCES},
-        "parameters": parameters.as_dict(),
+        "parameters": parameters,
         "texts": rendered(parameters),
         "image": inputs.environment.image.key,
     }

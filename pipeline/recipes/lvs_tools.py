@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pipeline.core import fs
 from pipeline.errors import BuildFailed, Refused, UsageError
@@ -102,10 +102,10 @@ class Parameters:
         """The spec file's name in SPECS."""
         return f"{self.tool}.spec"
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
-        return {**own, "tool": str(self.tool), "release": self.release, "glibc": self.target.build.glibc_max}
+        return {**own, "release": self.release, "glibc": self.target.build.glibc_max}
 
 
 def write(texts: Mapping[str, str], spec: str, sources: Path, specs: Path) -> list[Path]:

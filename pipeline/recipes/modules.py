@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import Line, ModuleSet, RoleName
 from pipeline.core import fs
@@ -80,7 +80,7 @@ class Parameters:
         """Where the modules are once installed."""
         return tuple(f"/lib/modules/{self.uname}/updates/{name}.ko" for name in self.model.modules)
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return what keys of steps and evidence hold."""
         own = {name: value for name, value in vars(self).items() if name not in ("target", "model")}
         return {**own, **self.model.model_dump(mode="json"), "release": self.release}
@@ -120,8 +120,16 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Seq
     fs.copy_verified(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
 
 
-def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Prove the package below `rpms` by its content; the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Evidence:
+    """A proven package of modules."""
+
+    parameters: Parameters
+    package: package_contents.PackageEvidence
+
+
+def check(rpms: Path, parameters: Parameters) -> Evidence:
+    """Prove the package below `rpms` by its content; return the evidence.
 
     Raises `Refused` for a module that is missing, is surplus, or is for another kernel.
     """
@@ -135,7 +143,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     metadata = package_contents.read_metadata(package.path)
     if f"kernel = {parameters.kernel}" not in metadata.requires:
         raise Refused(f"{package.path.name}: does not require its kernel; expected kernel = {parameters.kernel}")
-    return {"parameters": parameters.as_dict(), "package": package_contents.evidence(package, metadata)}
+    return Evidence(parameters, package_contents.evidence(package, metadata))
 
 
 def plan(inputs: BuildInputs, uname: str) -> list[Step]:
@@ -170,9 +178,9 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         macros=rpmbuild.Macros(dist=parameters.target.build.dist, ccache=False),
         disk_space=_DISK_SPACE,
     )
-    keyed: Mapping[str, Any] = {
+    keyed: Mapping[str, object] = {
         "source": source.sha256,
-        "parameters": parameters.as_dict(),
+        "parameters": parameters,
         "texts": rendered(parameters),
     }
     return steps.package_step(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -158,7 +158,7 @@ class _Example:
     servers: tuple[_Server, ...]
     scheduler: str = "wrr"
     port: int = 80
-    more: Mapping[str, Any] = field(default_factory=dict)
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 _EXAMPLES = {
@@ -261,9 +261,9 @@ class Parameters:
             subsys=f"/var/lock/subsys/{name}" if self.init is Init.SYSV else "",
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parameters for keys of steps and for evidence."""
-        return {**asdict(self), "init": str(self.init), "version": VERSION, "release": self.release}
+        return {**vars(self), "version": VERSION, "release": self.release}
 
 
 @dataclass(frozen=True)
@@ -408,13 +408,21 @@ def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
     return written
 
 
-def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Prove the packages below `rpms` by their content, file by file; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Evidence:
+    """The proven packages by name."""
+
+    parameters: Parameters
+    packages: Mapping[str, package_contents.PackageEvidence]
+
+
+def check(rpms: Path, parameters: Parameters) -> Evidence:
+    """Prove the packages below `rpms` by their content, file by file; return the evidence.
 
     Raises `Refused` when a file differs from what was rendered or something more is required.
     """
     packages = package_contents.require_packages(rpms, parameters.nevras.values())
-    evidence: dict[str, Any] = {}
+    evidence = {}
     for role in ROLES:
         package = packages[package_name(role)]
         found = package_contents.read_metadata(package.path)
@@ -425,7 +433,7 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
             _check_file(package, file, found)
         _check_requires(package, found, _requires(role, parameters), parameters)
         evidence[package.name] = package_contents.evidence(package, found)
-    return {"parameters": parameters.as_dict(), "packages": evidence}
+    return Evidence(parameters, evidence)
 
 
 def _check_file(package: rpmbuild.Package, file: File, found: package_contents.PackageMetadata) -> None:

@@ -31,7 +31,7 @@ def plan(inputs: BuildInputs, epoch: int, *, fullnat: bool, modern: bool) -> Ste
         explain_failure=lambda log, top: None,
         macros=rpmbuild.Macros(),
     )
-    key_inputs = {"parameters": parameters.as_dict(), "texts": role_packages.rendered(parameters)}
+    key_inputs = {"parameters": parameters, "texts": role_packages.rendered(parameters)}
     return steps.package_step(
         "role-packages", inputs, recipe, lambda rpms: role_packages.check(rpms, parameters), key_inputs
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pipeline.core import documents
 from pipeline.packaging import job
 from pipeline.packaging.graph import Step, Work
 
 if TYPE_CHECKING:
     from pipeline.recipes.base import BuildInputs
 
-Check = Callable[[Path], Mapping[str, Any]]
+Check = Callable[[Path], object]  # returns the evidence
 Build = Callable[[Work, job.BuildEnvironment, job.SpecBuild], Path]
 
 
@@ -22,7 +22,7 @@ def package_step(
     inputs: BuildInputs,
     recipe: job.SpecBuild,
     check: Check,
-    key_inputs: Mapping[str, Any],
+    key_inputs: Mapping[str, object],
     *,
     needs: tuple[str, ...] = (),
     weight: int = 1,
@@ -38,14 +38,14 @@ def package_step(
 
     def action(work: Work) -> None:
         evidence = check(build(work, inputs.environment, recipe))
-        (work.out / "evidence.json").write_text(json.dumps(evidence, indent=1, default=str) + "\n")
+        (work.out / "evidence.json").write_text(documents.to_json(evidence))
 
     keyed = {
         **key_inputs,
         "image": inputs.environment.image.key,
         "macros": recipe.macros.defines(),
-        "switches": list(recipe.macros.switches),
-        "environment": dict(recipe.environment),
+        "switches": recipe.macros.switches,
+        "environment": recipe.environment,
     }
     code = (__name__, *sorted({function.__module__ for function in (recipe.write_sources, check, build, *calls)}))
     return Step(name, action, keyed, needs, code, weight, differs)

@@ -103,7 +103,7 @@ def test_a_kernel_is_its_roles_by_content(built: Built, role: str, crcs: dict[st
     assert evidence["symbols"]["kabi"] == 2, "both symbols of the distribution's list were compared"
     assert evidence["banner"].startswith(f"{uname(role)} ")
     assert set(evidence["packages"]) == KERNEL
-    assert evidence["parameters"]["signed modules"] is False
+    assert evidence["parameters"]["signed_modules"] is False
     config = built.content(built.kernel(role), f"boot/config-{uname(role)}").decode()
     assert f"CONFIG_IP_VS_TAB_BITS={tab_bits}\n" in config
     assert ("CONFIG_TOA=m\n" in config) is (role == "realserver")
@@ -121,9 +121,9 @@ def test_the_tree_that_was_compiled_is_the_one_that_git_gives_after_the_patch(bu
         [table] = re.findall(rf"^\[patches\.{name}\.effect\]\n((?:.+\n)+)", text, re.MULTILINE)
         effect = dict(re.findall(r'^"?([^"\s]+)"? = "(\w+)"$', table, re.MULTILINE))
         changed = {path for path, blob in effect.items() if not entries.get(path, "").endswith(blob)}
-        assert evidence["paths changed"] == len(changed) == len(effect)
+        assert evidence["paths_changed"] == len(changed) == len(effect)
     stock = json.loads((built.out("kernel:stock") / "evidence.json").read_text())
-    assert (stock["paths changed"], stock["tree"]) == (0, re.findall(r'git-tree = "(\w+)"', text)[0])
+    assert (stock["paths_changed"], stock["tree"]) == (0, re.findall(r'git-tree = "(\w+)"', text)[0])
 
 
 def test_modules_are_linked_as_the_old_loader_wants_them(built: Built, tmp_path: Path) -> None:
@@ -203,6 +203,6 @@ def test_small_kernels_say_so_and_have_a_repository_of_their_own(built: Built) -
         assert kernels == {f"{name}-{uname(role, '.small')}.rpm" for name in KERNEL}
         evidence = json.loads((built.shop.inv.cwd / steps[f"kernel:{role}"]["out"] / "evidence.json").read_text())
         assert evidence["role"]["role"] == role
-        assert evidence["config"]["asked"] > 100, "every symbol of the small configuration was compared"
+        assert evidence["config"]["requested"] > 100, "every symbol of the small configuration was compared"
         assert "small" in evidence["symbols"]["kabi"]
     assert {step["state"] for step in built.shop.steps().values()} == {"reused"}, "the full ones are still there"

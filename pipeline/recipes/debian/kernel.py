@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.line_model import Line, RoleName
 from pipeline.core import fs, templates
@@ -90,11 +89,10 @@ class Parameters:
         """The packages by name."""
         return {name: f"{name}-{self.uname}" for name in PACKAGES}
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
-        given = {**own, "role": str(self.role), "patches": list(self.patches), "options": dict(self.options)}
-        return {**given, "release": self.release, "uname": self.uname}
+        return {**own, "release": self.release, "uname": self.uname}
 
 
 def of_line(
@@ -189,8 +187,38 @@ def explain(log: Path, parameters: Parameters, top: Path | None = None) -> None:
         raise kconfig.failure(found, str(log), list(tree))
 
 
-def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Prove the packages below `rpms` by their content; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Toa:
+    """The requested value of CONFIG_TOA, and the modules of that name in the package."""
+
+    option: str
+    modules: Sequence[str]
+
+
+@dataclass(frozen=True)
+class RoleContents:
+    """The content of a kernel's package by which its role is known; `modules` is their number."""
+
+    name: RoleName
+    patches: tuple[str, ...]
+    toa: Toa
+    modules: int
+    ipvs: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A kernel's proven packages, and the content of the kernel's own."""
+
+    parameters: Parameters
+    packages: Mapping[str, package_contents.PackageEvidence]
+    banner: str
+    config: kernel_files.ConfigEvidence
+    role: RoleContents
+
+
+def check(rpms: Path, parameters: Parameters) -> Evidence:
+    """Prove the packages below `rpms` by their content; return the evidence.
 
     Raises `Refused` for a package or file that is missing or is not what it must be, `BuildFailed`
     for a configuration that is not the one asked for.
@@ -212,16 +240,16 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     if b"net/netfilter/ipvs/ip_vs.ko:" not in content[index]:
         raise Refused(f"{kernel.path.name} has no usable index of modules", where=index)
     _check_others(packages, parameters)
-    return {
-        "parameters": parameters.as_dict(),
-        "packages": {
+    return Evidence(
+        parameters,
+        {
             name: package_contents.evidence(packages[name], package_contents.read_metadata(packages[name].path))
             for name in PACKAGES
         },
-        "banner": banner,
-        "config": {"asked": len(wanted), "sha256": kernel.files[config]},
-        "role": _role(kernel, wanted, parameters),
-    }
+        banner,
+        kernel_files.ConfigEvidence(len(wanted), kernel.files[config]),
+        _role(kernel, wanted, parameters),
+    )
 
 
 def _check_others(packages: Mapping[str, rpmbuild.Package], parameters: Parameters) -> None:
@@ -243,7 +271,7 @@ def _check_others(packages: Mapping[str, rpmbuild.Package], parameters: Paramete
             raise Refused(f"{name} does not provide {provided}", where=str(packages[name].path))
 
 
-def _role(kernel: rpmbuild.Package, wanted: kconfig.Configuration, parameters: Parameters) -> dict[str, Any]:
+def _role(kernel: rpmbuild.Package, wanted: kconfig.Configuration, parameters: Parameters) -> RoleContents:
     """Return the role by the package's content; refuse the real server's module in another role."""
     toa = [path for path in kernel.files if path.endswith("/toa.ko")]
     option = wanted["CONFIG_TOA"].value if "CONFIG_TOA" in wanted else "n"
@@ -251,10 +279,6 @@ def _role(kernel: rpmbuild.Package, wanted: kconfig.Configuration, parameters: P
         what = f"has {toa[0]}" if toa else "lacks toa.ko"
         why = f"the role {parameters.role} asks for CONFIG_TOA={option}"
         raise Refused(f"{kernel.path.name} {what}", where=str(kernel.path), why=why)
-    return {
-        "name": str(parameters.role),
-        "patches": list(parameters.patches),
-        "toa": {"option": option, "modules": toa},
-        "modules": sum(path.endswith(".ko") for path in kernel.files),
-        "ipvs": sorted(Path(path).stem for path in kernel.files if "/net/netfilter/ipvs/" in path),
-    }
+    modules = sum(path.endswith(".ko") for path in kernel.files)
+    ipvs = sorted(Path(path).stem for path in kernel.files if "/net/netfilter/ipvs/" in path)
+    return RoleContents(parameters.role, parameters.patches, Toa(option, toa), modules, ipvs)

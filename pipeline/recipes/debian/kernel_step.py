@@ -44,7 +44,7 @@ def plan(inputs: BuildInputs, role: RoleName) -> Step:
     )
     key_inputs = {
         "source": source.sha256,
-        "parameters": parameters.as_dict(),
+        "parameters": parameters,
         "texts": kernel.rendered(parameters),
         "patches": {name: hashlib.sha256(data).hexdigest() for name, data in patches.items()},
     }

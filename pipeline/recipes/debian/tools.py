@@ -6,9 +6,9 @@ packages by their content. Must not know the build environment.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import Refused
 from pipeline.inspect import package_contents
@@ -120,8 +120,18 @@ def explain(log: Path, parameters: Parameters) -> None:
         lvs_tools.explain_summary(log, SUMMARY, hint)
 
 
-def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Prove the package below `rpms` by its content; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Evidence:
+    """A proven package: its libraries, and the newest version of the C library that it needs."""
+
+    parameters: Parameters
+    package: package_contents.PackageEvidence
+    libraries: Sequence[str]
+    glibc: str
+
+
+def check(rpms: Path, parameters: Parameters) -> Evidence:
+    """Prove the package below `rpms` by its content; return the evidence.
 
     Raises `Refused` for missing content, an unexpected library, and a C library newer than that of the target systems.
     """
@@ -135,9 +145,4 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
     if "libc.so.6" not in libraries:
         raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))
     glibc = lvs_tools.glibc(package, found, parameters.target.build.glibc)
-    return {
-        "parameters": parameters.as_dict(),
-        "package": package_contents.evidence(package, found),
-        "libraries": libraries,
-        "glibc": glibc,
-    }
+    return Evidence(parameters, package_contents.evidence(package, found), libraries, glibc)

@@ -44,7 +44,7 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
     )
     key_inputs = {
         "source": source.sha256,
-        "parameters": parameters.as_dict(),
+        "parameters": parameters,
         "texts": tools.rendered(parameters),
     }
     return steps.package_step(tool.value, inputs, recipe, lambda rpms: tools.check(rpms, parameters), key_inputs)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import Anchors, Line, RoleName, SrpmSource, required
 from pipeline.core import templates, trees
@@ -23,6 +23,7 @@ from pipeline.packaging import log_errors, rpmbuild
 from pipeline.recipes import spec_files, spec_overlay
 
 if TYPE_CHECKING:
+    from pipeline.patching.apply import Proof
     from pipeline.patching.verified_patch import VerifiedPatch
     from pipeline.recipes.spec_files import BuildTarget
 
@@ -125,12 +126,10 @@ class Parameters:
         pairs = [("--with", "baseonly"), ("--with", "firmware"), *(("--without", name) for name in sorted(without))]
         return (*(word for pair in pairs for word in pair), f"--target={ARCH}")
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the parameters for keys of steps and for evidence."""
         own = {name: value for name, value in vars(self).items() if name != "target"}
-        tables = {name: dict(own[name]) for name in ("options", "symbols", "changed")}
-        given = {**own, **tables, "role": str(self.role), "patches": list(self.patches)}
-        return {**given, "uname": self.uname, "switches": list(self.switches), "signed modules": self.signs_modules}
+        return {**own, "uname": self.uname, "switches": self.switches, "signed_modules": self.signs_modules}
 
 
 def of_line(
@@ -260,10 +259,10 @@ def texts(parameters: Parameters) -> dict[str, str]:
     return found
 
 
-def key_inputs(parameters: Parameters) -> dict[str, Any]:
+def key_inputs(parameters: Parameters) -> dict[str, object]:
     """Return a key's inputs besides the sources: parameters, edits, and the digests of the project's files."""
     digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts(parameters).items()}
-    return {"parameters": parameters.as_dict(), "edits": [vars(edit) for edit in edits(parameters)], "texts": digests}
+    return {"parameters": parameters, "edits": edits(parameters), "texts": digests}
 
 
 def prepare(
@@ -363,11 +362,38 @@ def reference_kabi(srpm: Path) -> dict[str, str]:
     return kernel_files.parse_symvers(found, name)
 
 
-def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[str, Any]:
-    """Prove the packages below `rpms` by their content; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Symbols:
+    """The number of exported symbols, the CRCs that were compared, and how many the distribution's list has.
 
-    `kabi` is the distribution's list. Raises `Refused` for a package, file or symbol that is not what
-    it must be, and `BuildFailed` for a configuration that is not the one asked for.
+    A text in place of that number is why the list was not compared.
+    """
+
+    exported: int
+    crcs: Mapping[str, str]
+    kabi: int | str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A kernel's proven packages, the content of the kernel's own, and the tree that it was built from."""
+
+    parameters: Parameters
+    packages: Mapping[str, package_contents.PackageEvidence]
+    banner: str
+    config: kernel_files.ConfigEvidence
+    role: kernel_role.RoleEvidence
+    modules: int
+    symbols: Symbols
+    tree: str
+    paths_changed: int
+
+
+def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str], proof: Proof) -> Evidence:
+    """Prove the packages below `rpms` by their content; return the evidence.
+
+    `kabi` is the distribution's list, `proof` that of the tree. Raises `Refused` for a package, file or symbol that is
+    not what it must be, and `BuildFailed` for a configuration that is not the requested one.
     """
     packages = package_contents.require_packages(rpms, parameters.nevras.values())
     kernel, uname = packages["kernel"], parameters.uname
@@ -381,30 +407,27 @@ def check(rpms: Path, parameters: Parameters, kabi: Mapping[str, str]) -> dict[s
     kernel_files.check_module(content[ip_vs], kernel, ip_vs, uname)
     devel = f"/usr/src/kernels/{uname}"
     package_contents.require_files(packages["kernel-devel"], [f"{devel}/{name}" for name in _DEVEL])
-    seen = kernel_role.read_evidence(kernel, packages["kernel-headers"], uname)
-    kernel_role.check_role(seen, parameters.role, kernel.path.name)
-    return {
-        "parameters": parameters.as_dict(),
-        "packages": {
-            name: package_contents.evidence(p, package_contents.read_metadata(p.path)) for name, p in packages.items()
-        },
-        "banner": banner,
-        "config": {"asked": len(wanted), "sha256": kernel.files[config]},
-        "role": seen.as_dict(),
-        "modules": sum(path.endswith(".ko") for path in kernel.files),
-        "symbols": _check_symbols(seen, parameters, kabi, kernel.path.name),
-    }
+    found = kernel_role.read_evidence(kernel, packages["kernel-headers"], uname)
+    kernel_role.check_role(found, parameters.role, kernel.path.name)
+    return Evidence(
+        parameters,
+        {name: package_contents.evidence(p, package_contents.read_metadata(p.path)) for name, p in packages.items()},
+        banner,
+        kernel_files.ConfigEvidence(len(wanted), kernel.files[config]),
+        found,
+        sum(path.endswith(".ko") for path in kernel.files),
+        _check_symbols(found, parameters, kabi, kernel.path.name),
+        proof.tree,
+        proof.changed,
+    )
 
 
 def _check_symbols(
-    seen: kernel_role.RoleEvidence, parameters: Parameters, kabi: Mapping[str, str], name: str
-) -> dict[str, Any]:
+    found: kernel_role.RoleEvidence, parameters: Parameters, kabi: Mapping[str, str], name: str
+) -> Symbols:
     """Check symbol CRCs; they depend on the configuration, so a small kernel's are not compared."""
     if parameters.small:
-        return {"exported": len(seen.symbols), "kabi": "not comparable: small configuration"}
-    kernel_role.check_crcs(seen, parameters.symbols, name)
-    return {
-        "exported": len(seen.symbols),
-        "crcs": dict(parameters.symbols),
-        "kabi": kernel_role.check_kabi(seen, kabi, parameters.changed, name),
-    }
+        return Symbols(len(found.symbols), {}, "not comparable: small configuration")
+    kernel_role.check_crcs(found, parameters.symbols, name)
+    listed = kernel_role.check_kabi(found, kabi, parameters.changed, name)
+    return Symbols(len(found.symbols), parameters.symbols, listed)

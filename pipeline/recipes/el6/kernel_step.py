@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import RoleName
 from pipeline.errors import BuildFailed
@@ -31,10 +30,8 @@ def plan(inputs: BuildInputs, role: RoleName, epoch: int) -> Step:
     def fill(sources: Path, specs: Path) -> None:
         kernel.prepare(source.path, sources, specs, parameters, patches, inputs.tree(role).listing)
 
-    def check(rpms: Path) -> Mapping[str, Any]:
-        proof = inputs.tree(role)
-        found = kernel.check(rpms, parameters, kernel.reference_kabi(source.path))
-        return {**found, "tree": proof.tree, "paths changed": proof.changed}
+    def check(rpms: Path) -> kernel.Evidence:
+        return kernel.check(rpms, parameters, kernel.reference_kabi(source.path), inputs.tree(role))
 
     recipe = job.SpecBuild(
         spec=kernel.SPEC,

@@ -13,10 +13,10 @@ import re
 import tarfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.config.line_model import DebianSource, FileSource, Line
 from pipeline.core import fs
@@ -149,11 +149,6 @@ class Parameters(lvs_tools.Parameters):
     def static(self) -> bool:
         """Whether the programs need no library of the target system."""
         return self.image is Builder.DEBIAN12
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the parameters for keys of steps and for evidence."""
-        libraries = {name: asdict(library) for name, library in self.libraries.items()}
-        return {**super().as_dict(), "image": str(self.image), "libraries": libraries}
 
 
 def check_sources(line: Line, image: str) -> None:
@@ -299,8 +294,19 @@ def explain(log: Path, parameters: Parameters) -> None:
         lvs_tools.explain_summary(log, SUMMARY, hint)
 
 
-def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
-    """Prove the package below `rpms` by its content; return the evidence, ready for JSON.
+@dataclass(frozen=True)
+class Evidence:
+    """A proven package: its libraries, the newest version of the C library that it needs, and whether it is static."""
+
+    parameters: Parameters
+    package: package_contents.PackageEvidence
+    libraries: Sequence[str]
+    glibc: str
+    static: bool
+
+
+def check(rpms: Path, parameters: Parameters) -> Evidence:
+    """Prove the package below `rpms` by its content; return the evidence.
 
     Raises `Refused` for what is missing, for programs without FULLNAT, and for programs that need what
     the systems they are for have not.
@@ -314,13 +320,8 @@ def check(rpms: Path, parameters: Parameters) -> dict[str, Any]:
         _check_program(package, path, program, parameters)
     allowed = () if parameters.static else content.libraries
     libraries = lvs_tools.libraries(package, found, allowed, _OTHERS)
-    return {
-        "parameters": parameters.as_dict(),
-        "package": package_contents.evidence(package, found),
-        "libraries": libraries,
-        "glibc": lvs_tools.glibc(package, found, parameters.target.build.glibc),
-        "static": parameters.static,
-    }
+    glibc = lvs_tools.glibc(package, found, parameters.target.build.glibc)
+    return Evidence(parameters, package_contents.evidence(package, found), libraries, glibc, parameters.static)
 
 
 def _check_program(package: rpmbuild.Package, path: str, program: bytes, parameters: Parameters) -> None:

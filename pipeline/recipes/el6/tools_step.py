@@ -46,7 +46,7 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
     )
     key_inputs = {
         "sources": tools.sources(parameters, inputs.verified),
-        "parameters": parameters.as_dict(),
+        "parameters": parameters,
         "texts": tools.rendered(parameters),
     }
     return steps.package_step(

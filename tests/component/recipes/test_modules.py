@@ -58,7 +58,7 @@ def build(top: Path, parameters: Parameters = TOY, **files: bytes) -> Path:
 
 def test_the_modules_are_built_against_the_kernels_own_package_and_proven(tmp_path: Path) -> None:
     found = modules.check(build(tmp_path), TOY)
-    assert found["package"]["nevra"] == "toy-modules-1.0-1.6.1.187_1.lts61.x86_64" == TOY.nevra
+    assert found.package.nevra == "toy-modules-1.0-1.6.1.187_1.lts61.x86_64" == TOY.nevra
     [package] = [rpmbuild.read_package(path) for path in (tmp_path / "RPMS").rglob("*.rpm")]
     assert {path for path in package.files if path.endswith(".ko")} == {
         f"/lib/modules/{UNAME}/updates/{name}.ko" for name in ("ip_vs", "ip_vs_rr")

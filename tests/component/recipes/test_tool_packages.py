@@ -50,7 +50,7 @@ def test_the_packages_of_roles_are_built_and_proven(tmp_path: Path, line: str) -
     parameters = roles(line, epoch=EPOCH, guard=3)
     rpms = build_roles(tmp_path / "one", parameters)
     found = role_packages.check(rpms, parameters)
-    assert set(found["packages"]) == {"lvs-fnat-director", "lvs-fnat-realserver"}
+    assert set(found.packages) == {"lvs-fnat-director", "lvs-fnat-realserver"}
     again = build_roles(tmp_path / "two", parameters)
     first, second = ({path.name: path.read_bytes() for path in place.rglob("*.rpm")} for place in (rpms, again))
     assert first == second and len(first) == 2, "same inputs, same bytes"
@@ -110,8 +110,8 @@ def build_tool(
 
 def test_a_tool_is_proven_by_texts_in_it_and_by_what_it_requires(tmp_path: Path) -> None:
     found = tools.check(build_tool(tmp_path), IPVSADM)
-    assert found["glibc"] == "2.34"
-    assert found["libraries"] == ["libc.so.6", "libnl-3.so.200", "libpopt.so.0"]
+    assert found.glibc == "2.34"
+    assert found.libraries == ["libc.so.6", "libnl-3.so.200", "libpopt.so.0"]
 
 
 @pytest.mark.parametrize(

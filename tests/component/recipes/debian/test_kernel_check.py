@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.line_model import RoleName
+from pipeline.core.decoder import encode
 from pipeline.core.process import clean_environment, run
 from pipeline.errors import BuildFailed, PipelineError, Refused
 from pipeline.formats import archive, kconfig
@@ -137,7 +138,7 @@ def stock(tmp_path: Path) -> Kernel:
 
 
 def test_packages_that_are_what_they_must_be_give_the_evidence(stock: Kernel) -> None:
-    evidence = recipe.check(stock.build(), STOCK)
+    evidence = encode(recipe.check(stock.build(), STOCK))
     assert json.loads(json.dumps(evidence)) == evidence
     assert list(evidence["packages"]) == list(recipe.PACKAGES)
     assert evidence["packages"]["kernel"]["nevra"] == "kernel-6.1.187-1.lts61.x86_64"
@@ -145,11 +146,11 @@ def test_packages_that_are_what_they_must_be_give_the_evidence(stock: Kernel) ->
     assert evidence["banner"] == "6.1.187-1.lts61.x86_64 (lvs-fullnat@reproducible) #1 SMP"
     assert evidence["role"]["toa"] == {"option": "n", "modules": []}
     assert evidence["role"]["ipvs"] == ["ip_vs", "ip_vs_rr"]
-    assert evidence["config"]["asked"] == len(recipe.requested(STOCK))
+    assert evidence["config"]["requested"] == len(recipe.requested(STOCK))
 
 
 def test_a_real_servers_packages_have_the_module_of_its_role(tmp_path: Path) -> None:
-    evidence = recipe.check(Kernel(REALSERVER, tmp_path).build(), REALSERVER)
+    evidence = encode(recipe.check(Kernel(REALSERVER, tmp_path).build(), REALSERVER))
     assert evidence["role"]["toa"] == {
         "option": "m",
         "modules": ["/lib/modules/6.1.187-1.toa.lts61.x86_64/kernel/net/toa/toa.ko"],

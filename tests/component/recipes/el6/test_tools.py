@@ -114,8 +114,8 @@ def test_a_static_tool_is_built_proven_and_runs(tmp_path: Path, director: list[P
     build = Build.of(tmp_path / "one", tool, director)
     found = tools.check(rpms := build.run(), build.parameters)
     version = tools.VERSIONS[tool]
-    assert found["package"]["nevra"] == f"{tool}-1:{version}-fnat.0.el6.x86_64"
-    assert (found["libraries"], found["static"]) == ([], True)
+    assert found.package.nevra == f"{tool}-1:{version}-fnat.0.el6.x86_64"
+    assert (found.libraries, found.static) == ([], True)
     rpm = next(rpms.rglob("*.rpm"))
     path = "sbin/ipvsadm" if tool is Tool.IPVSADM else "usr/sbin/keepalived"
     program = tmp_path / "program"
@@ -281,8 +281,8 @@ def dynamic(program: bytes = DYNAMIC + TEXTS, *requires: str) -> Path:
 
 def test_what_centos6_makes_is_proven_by_its_loader_and_libraries() -> None:
     found = tools.check(dynamic(DYNAMIC + TEXTS, "libc.so.6(GLIBC_2.4)(64bit)"), CENTOS6)
-    assert (found["static"], found["glibc"]) == (False, "2.4")
-    assert found["libraries"] == ["libc.so.6", "libpopt.so.0"]
+    assert (found.static, found.glibc) == (False, "2.4")
+    assert found.libraries == ["libc.so.6", "libpopt.so.0"]
 
 
 @pytest.mark.parametrize(

@@ -171,5 +171,5 @@ def test_what_cannot_be_built_is_refused(wrong: dict[str, Any]) -> None:
 
 def test_the_key_of_a_step_sees_image_libraries_and_sources() -> None:
     one, other = tool(Tool.IPVSADM), tool(Tool.IPVSADM, Builder.CENTOS6)
-    assert one.as_dict() != other.as_dict() and one.as_dict()["image"] == "debian12"
+    assert one.to_json() != other.to_json() and one.to_json()["image"] == "debian12"
     assert tools.rendered(one) != tools.rendered(other)
