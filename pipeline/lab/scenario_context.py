@@ -78,7 +78,7 @@ class ScenarioContext:
     def check(self, name: str, expected: object, actual: object, *, passed: bool | None = None, hint: str = "") -> bool:
         """Record a check; without `passed` the actual value must equal the expected one."""
         good = expected == actual if passed is None else passed
-        self.checks.append(Check(name=name, expected=_text(expected), seen=_text(actual), passed=good, hint=hint))
+        self.checks.append(Check(name=name, expected=_text(expected), found=_text(actual), passed=good, hint=hint))
         return good
 
     def check_eventually(
@@ -138,7 +138,7 @@ class ScenarioContext:
         """Record the number of requests that each server answered, and check them against the expected numbers."""
         counts = Counter(answer.server or f"({answer.error})" for answer in responses)
         ordered = {name: counts[name] for name in sorted(counts)}
-        self.distributions.append(Distribution(title=title, expected=dict(expected), seen=ordered))
+        self.distributions.append(Distribution(title=title, expected=dict(expected), found=ordered))
         return self.check(title, _counts(expected), _counts(ordered), hint=hint)
 
 

@@ -197,9 +197,9 @@ def _describe_network(guests: Iterable[Guest]) -> str:
 
 def distribution(of: Distribution) -> Sheet:
     """Draw two bars a server: the expected and the actual number of requests."""
-    names = list(dict.fromkeys([*of.expected, *of.seen]))
-    counts = {name: (of.expected.get(name, 0), of.seen.get(name, 0)) for name in names}
-    words = "; ".join(f"{name}: expected {expected}, got {seen}" for name, (expected, seen) in counts.items())
+    names = list(dict.fromkeys([*of.expected, *of.found]))
+    counts = {name: (of.expected.get(name, 0), of.found.get(name, 0)) for name in names}
+    words = "; ".join(f"{name}: expected {expected}, got {found}" for name, (expected, found) in counts.items())
     sheet = Sheet(f"{of.title}. {words}")
     most = max((count for pair in counts.values() for count in pair), default=0)
     available = WIDTH - width_of(f"expected {most}") - 12

@@ -48,11 +48,11 @@ def _check(check: Check) -> TestCase:
     from junitparser import Failure, TestCase
 
     case = TestCase(check.name)
-    text = f"expected: {check.expected}\ngot: {check.seen}"
+    text = f"expected: {check.expected}\ngot: {check.found}"
     if check.passed:
         case.system_out = text
         return case
-    failure = Failure(f"expected {check.expected}, got {check.seen}", "check")
+    failure = Failure(f"expected {check.expected}, got {check.found}", "check")
     failure.text = f"{text}\n{check.hint}" if check.hint else text
     case.result = [failure]
     return case

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.core import neutral
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2  # 1 had `seen` for `found`
 PAGE = "report.html"  # in the directory of a run
 
 
@@ -41,7 +41,7 @@ class Check(Model):
 
     name: str
     expected: str
-    seen: str
+    found: str
     passed: bool
     hint: str = ""  # what to look at when it did not pass
 
@@ -84,7 +84,7 @@ class Distribution(Model):
 
     title: str
     expected: dict[str, int]
-    seen: dict[str, int]
+    found: dict[str, int]
 
 
 class Packet(Model):
@@ -116,7 +116,7 @@ class Scenario(Model):
 class Report(Model):
     """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from."""
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[2] = SCHEMA
     line: str
     snapshot: str
     fingerprint: str  # of the key that signed it

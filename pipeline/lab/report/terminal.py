@@ -42,7 +42,7 @@ def _failures(scenario: Scenario) -> Iterator[str]:
 
 def _check(scenario: Scenario, check: Check) -> Iterator[str]:
     yield f"{scenario.name}: {check.name}"
-    rows = (("expected", check.expected), ("got", check.seen), ("look at", check.hint))
+    rows = (("expected", check.expected), ("got", check.found), ("look at", check.hint))
     for label, text in rows:
         for number, line in enumerate(text.splitlines()):
             yield f"  {label + ':' if number == 0 else '':9} {line}"

@@ -125,15 +125,15 @@ def test_a_distribution_that_differs_is_a_failed_check_that_counts_errors_too() 
     assert not playing.check_distribution("rr", {"server1": 2, "server2": 1}, found)
     (check,) = playing.checks
     assert not check.passed
-    assert check.expected == "server1 2, server2 1" and check.seen == "(refused) 1, server1 2"
-    assert playing.distributions[0].seen == {"(refused)": 1, "server1": 2}
+    assert check.expected == "server1 2, server2 1" and check.found == "(refused) 1, server1 2"
+    assert playing.distributions[0].found == {"(refused)": 1, "server1": 2}
 
 
 def test_what_never_comes_is_noted_with_what_was_seen_last() -> None:
     playing = context()
     seen = iter("abcdefghijklmnopqrstuvwxyz")
     assert not playing.check_eventually("letters", "Z", lambda: next(seen), 0.3)
-    assert not playing.checks[0].passed and playing.checks[0].seen in "abcdefg"
+    assert not playing.checks[0].passed and playing.checks[0].found in "abcdefg"
 
 
 def test_the_servers_of_a_service_are_listed_without_those_of_another() -> None:

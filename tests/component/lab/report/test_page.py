@@ -69,7 +69,7 @@ def crowded() -> Report:
     rows = tuple(
         row.model_copy(update={"source": long + str(n % 5), "text": long * 3}) for n, row in enumerate(base.sequence)
     )
-    checks = tuple(check.model_copy(update={"seen": long * 4, "name": long}) for check in base.checks)
+    checks = tuple(check.model_copy(update={"found": long * 4, "name": long}) for check in base.checks)
     update = {
         "guests": (*base.guests, *servers),
         "sequence": rows,

@@ -98,7 +98,7 @@ def test_the_page_says_everything_a_run_is_known_by() -> None:
     known = [run.snapshot, run.fingerprint, run.accelerator, run.accelerator_why, *run.packages, *run.packages.values()]
     for scenario in run.scenarios:
         known += [scenario.name, scenario.title, scenario.why, scenario.state.value]
-        known += [part for check in scenario.checks for part in (check.name, check.expected, check.seen)]
+        known += [part for check in scenario.checks for part in (check.name, check.expected, check.found)]
         known += [check.hint for check in scenario.checks if not check.passed]
         known += [guest.name for guest in scenario.guests]
         known += [packet.text for packet in scenario.sequence]
@@ -276,8 +276,8 @@ def test_no_name_is_in_the_way_of_another_in_a_network(rows: list[tuple[str, lis
 
 
 @given(st.dictionaries(NAMES, st.integers(0, 10**6), max_size=6), st.dictionaries(NAMES, st.integers(0, 9), max_size=6))
-def test_no_name_is_in_the_way_of_another_in_a_distribution(expected: dict[str, int], seen: dict[str, int]) -> None:
-    sheet = drawing.distribution(Distribution(title="t", expected=expected, seen=seen))
+def test_no_name_is_in_the_way_of_another_in_a_distribution(expected: dict[str, int], found: dict[str, int]) -> None:
+    sheet = drawing.distribution(Distribution(title="t", expected=expected, found=found))
     texts_apart(sheet)
     for bar in [shape for shape in sheet.shapes if isinstance(shape, drawing.Box)]:
         for text in [shape for shape in sheet.shapes if isinstance(shape, drawing.Text)]:
@@ -316,7 +316,7 @@ def test_a_text_is_cut_at_spaces_and_only_where_it_must_within_words() -> None:
 
 
 def test_bars_are_as_long_as_their_counts() -> None:
-    sheet = drawing.distribution(Distribution(title="t", expected={"a": 20, "b": 10}, seen={"a": 20, "c": 5}))
+    sheet = drawing.distribution(Distribution(title="t", expected={"a": 20, "b": 10}, found={"a": 20, "c": 5}))
     bars = [(shape.kind, shape.width) for shape in sheet.shapes if isinstance(shape, drawing.Box)]
     full = bars[0][1]
     assert [(kind, round(width / full, 2)) for kind, width in bars if width > 1] == [
@@ -427,6 +427,6 @@ def test_the_terminal_gets_what_was_wrong_and_the_beginning_of_each_trace() -> N
 
 
 def test_nothing_a_guest_said_reaches_the_terminal_raw() -> None:
-    check = Check(name="says", expected="x", seen="\x1b[2J\x07boo", passed=False)
+    check = Check(name="says", expected="x", found="\x1b[2J\x07boo", passed=False)
     text = told(labruns.report(labruns.passed().model_copy(update={"checks": (check,), "state": State.FAILED})))
     assert "got:      \\x1b[2J\\x07boo" in text and "\x1b" not in text
