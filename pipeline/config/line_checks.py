@@ -8,10 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
+from pydantic_core import ErrorDetails
+
 from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, Role, RoleName, SrpmSource
 from pipeline.core import neutral, resources
 from pipeline.core.suggestion import did_you_mean
 
+Toml = Mapping[str, Any]  # a table, as tomllib returns it
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
 _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
 
@@ -28,7 +31,7 @@ def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(found)
 
 
-def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
+def explain(raw: Toml, item: ErrorDetails) -> Found:
     """Convert pydantic's error into place, problem and allowed values."""
     loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"])
     kind, context = str(item["type"]), item.get("ctx") or {}
@@ -39,7 +42,7 @@ def explain(raw: Mapping[str, Any], item: Mapping[str, Any]) -> Found:
         loc = (*loc[:2], *loc[3:])  # the kind, which pydantic puts into the place; `file` is a key too
     dotted = ".".join(str(part) for part in existing(raw, loc))
     if kind == "extra_forbidden":
-        meant = did_you_mean(loc[-1], allowed.split(", "))
+        meant = did_you_mean(str(loc[-1]), allowed.split(", "))
         return loc, f"unknown key {loc[-1]!r} in {dotted.rpartition('.')[0] or 'the file'}{meant}", allowed
     if kind == "missing":
         return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
@@ -76,7 +79,7 @@ def option(line: Line, before: str = "") -> str:
     return neutral.command(["--line-file", line.files[0]])
 
 
-def check_name(raw: Mapping[str, Any], stem: str | None, known: Sequence[str]) -> list[Found]:
+def check_name(raw: Toml, stem: str | None, known: Sequence[str]) -> list[Found]:
     """Check that the name is the file's `stem` in the project, and none of `known` elsewhere."""
     name = raw.get("name")
     if stem is None and name in known:

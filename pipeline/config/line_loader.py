@@ -9,7 +9,7 @@ import codecs
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.config import line_checks
-from pipeline.config.line_checks import Found, existing
+from pipeline.config.line_checks import Found, Toml, existing
 from pipeline.config.line_model import Line, LineData, Override
 from pipeline.core import fs, resources
 from pipeline.core.suggestion import did_you_mean, unknown
@@ -33,7 +33,7 @@ class _Document:
     path: Path
     text: str
     sha256: str
-    raw: dict[str, Any]
+    raw: Toml
 
     def line(self, path: Sequence[str | int]) -> int:
         from pipeline.formats import toml_lines
@@ -78,9 +78,9 @@ def _load_file(path: Path) -> Line:
     if series.is_file() and documents[-1].path.parent == resources.lines_dir():
         documents.append(_read(series))
     if base_name is not None:
-        base: dict[str, Any] = {}
+        base: Toml = {}
         for document in documents[1:]:
-            base |= document.raw
+            base = {**base, **document.raw}
         changes = tuple(sorted(set(_changes(own.raw, base))))
         override = Override(str(base_name), str(path), own.sha256, changes)
     data = _validated(documents, overriding=override is not None)
@@ -129,7 +129,7 @@ def _read(path: Path) -> _Document:
         raise FileProblems(f"{path} is not TOML", [Problem(str(path), 1, "it is nested too deeply")]) from None
 
 
-def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _changes(own: Toml, base: Toml, prefix: str = "") -> Iterator[str]:
     """Yield the dotted names of the keys that `own` sets, as deep as `base` has tables."""
     for key, value in own.items():
         if prefix or key not in ("schema", "extends", "name", "title"):
@@ -139,7 +139,7 @@ def _changes(own: Mapping[str, Any], base: Mapping[str, Any], prefix: str = "") 
                 yield f"{prefix}{key}"
 
 
-def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(own: Toml, base: Toml) -> dict[str, object]:
     """Merge `own` into `base`: tables key by key, everything else whole."""
     result = dict(base)
     for key, value in own.items():
@@ -147,7 +147,7 @@ def _merged(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _goes_deeper(key: str, value: Any, base: Mapping[str, Any]) -> bool:
+def _goes_deeper(key: str, value: Any, base: Toml) -> bool:
     """Return whether a table is merged key by key; what a patch leaves out is replaced whole."""
     return key != "effect" and isinstance(value, dict) and isinstance(base.get(key), dict)
 
@@ -172,14 +172,14 @@ def _validated(documents: Sequence[_Document], *, overriding: bool) -> LineData:
 
 def _merge(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]]:
     """Merge the documents, the first on top; return the data and every mistake."""
-    raw: dict[str, Any] = {}
+    raw: dict[str, object] = {}
     for document in reversed(documents):
         raw = _merged(document.raw, raw)
     raw.pop("extends", None)
     try:
         data = LineData.model_validate(raw)
     except ValidationError as error:
-        return None, [line_checks.explain(raw, dict(item)) for item in error.errors(include_url=False)]
+        return None, [line_checks.explain(raw, item) for item in error.errors(include_url=False)]
     return data, list(line_checks.cross_checks(data))
 
 

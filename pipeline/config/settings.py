@@ -212,7 +212,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _Read = Callable[[Setting, Any], Any]
 
 
-def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+def load(options: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
     """Load settings, with options as given (attribute names; None, False and () mean not given).
 
     Raises `UsageError` for a value that is not allowed and `FileProblems` for the settings file.
@@ -238,7 +238,7 @@ def load(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -
     return Settings(**values)
 
 
-def _read_file(path: Path, required: bool) -> dict[str, Any]:
+def _read_file(path: Path, required: bool) -> dict[str, object]:
     try:
         text = read_limited(path, _LARGEST).decode()
         raw = tomllib.loads(text)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from pipeline.core.fs import write_atomic
 
@@ -147,13 +146,13 @@ def from_rows(rows: object) -> dict[str, Entry]:
     return {path: Entry.from_json(row) for path, row in rows.items()}
 
 
-def seal(document: Mapping[str, Any]) -> str:
+def seal(document: Mapping[str, object]) -> str:
     """Return the document as JSON text with a digest of its content; values must be JSON types."""
     plain = json.loads(json.dumps({name: value for name, value in document.items() if name != SEAL}, default=str))
     return json.dumps({**plain, SEAL: _digest(plain)}, indent=1) + "\n"
 
 
-def unseal(text: str | bytes) -> dict[str, Any]:
+def unseal(text: str | bytes) -> dict[str, object]:
     """Read a document that `seal` returned, without its digest.
 
     Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
@@ -171,7 +170,7 @@ def unseal(text: str | bytes) -> dict[str, Any]:
     return document
 
 
-def record(root: Path, about: Mapping[str, Any]) -> None:
+def record(root: Path, about: Mapping[str, object]) -> None:
     """Record the entries below `root` and their identity `about`, in JSON types, in the directory itself.
 
     The manifest is a line of its own, so that the head can be read without it.
@@ -179,7 +178,7 @@ def record(root: Path, about: Mapping[str, Any]) -> None:
     _write_record(root, about, {path: entry for path, entry in scan(root).items() if not _is_record(path)})
 
 
-def about(root: Path) -> dict[str, Any]:
+def about(root: Path) -> dict[str, object]:
     """Return the recorded identity of the directory at `root`, without comparing its content.
 
     Raises `ValueError` for a record that is damaged or no regular file, and `OSError`.
@@ -187,7 +186,7 @@ def about(root: Path) -> dict[str, Any]:
     return _read_record(root)[0]
 
 
-def check(root: Path, expected: Mapping[str, Any], *, content: bool = False) -> tuple[Difference, ...]:
+def check(root: Path, expected: Mapping[str, object], *, content: bool = False) -> tuple[Difference, ...]:
     """Return the differences between `root` and its record, and between the record's identity and `expected`.
 
     Files are read where a stamp moved, or all of them for `content`; the stamps of those that are the same still
@@ -245,13 +244,13 @@ def stamp(status: os.stat_result) -> _Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def _write_record(root: Path, about: Mapping[str, Any], manifest: Manifest) -> None:
+def _write_record(root: Path, about: Mapping[str, object], manifest: Manifest) -> None:
     rows = json.dumps(to_rows(manifest), separators=(",", ":"))
     head = seal({**about, _ROWS: hashlib.sha256(rows.encode()).hexdigest()})
     write_atomic(root / RECORD, f"{rows}\n{head}")
 
 
-def _read_record(root: Path) -> tuple[dict[str, Any], bytes]:
+def _read_record(root: Path) -> tuple[dict[str, object], bytes]:
     """Return the directory's identity, and the text of its manifest, whose digest was verified."""
     rows, _, head = text_at(root / RECORD).partition(b"\n")
     known = unseal(head)

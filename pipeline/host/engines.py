@@ -68,7 +68,7 @@ def ask(address: str, host: Host) -> Engine:
         return refusal
     docker: Any = importlib.import_module("docker")  # 0.1 s, so only where something listens
 
-    client: dict[str, Any] = {"base_url": address}
+    client: dict[str, object] = {"base_url": address}
     try:
         if address == host.environ.get("DOCKER_HOST"):
             client = docker.utils.kwargs_from_env(environment=dict(host.environ))  # its TLS settings too

@@ -18,7 +18,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from pipeline.core import process
 from pipeline.core.console import Console
@@ -52,7 +52,7 @@ class CentosRecipe:
         return hashlib.sha256(json.dumps(sorted(self.files.items())).encode()).hexdigest()[:16]
 
 
-def variables(requires: Sequence[str], base: str, vault: str) -> dict[str, Any]:
+def variables(requires: Sequence[str], base: str, vault: str) -> dict[str, object]:
     """Return the variables of the templates."""
     points = " ".join(f"/{point}" for point in MOUNT_POINTS)
     return {"base": base, "vault": vault, "requires": list(requires), "uid": BUILD_UID, "points": points}

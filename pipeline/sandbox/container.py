@@ -150,7 +150,7 @@ class ContainerEngine:
 
     def _client(self, timeout: float) -> Any:
         docker: Any = importlib.import_module("docker")  # 0.1 s, so only where it is used
-        options: dict[str, Any] = {"base_url": self._engine.address}
+        options: dict[str, object] = {"base_url": self._engine.address}
         if self._engine.address == self._environ.get("DOCKER_HOST"):
             options = docker.utils.kwargs_from_env(environment=dict(self._environ))  # its TLS settings too
         with self.translated_errors("does not answer"):

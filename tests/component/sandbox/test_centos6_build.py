@@ -107,11 +107,12 @@ def test_the_image_is_built_listed_and_runs_jobs_under_every_runtime(dockerd: Do
 def test_a_package_that_yum_does_not_know_is_missed(dockerd: Dockerd, base: Path, place: Path) -> None:
     with Registry(base).serving() as registry:
         recipe = rendered(base=registry.reference)
-        given = centos6_image.variables([*recipe.requires, "missing-package"], registry.reference, image().vault)
+        requires = [*recipe.requires, "missing-package"]
+        given = centos6_image.variables(requires, registry.reference, image().vault)
         from pipeline.core import templates
 
         text = templates.render("containers/centos6/Dockerfile.j2", **given)
-        recipe = replace(recipe, files={**recipe.files, "Dockerfile": text}, requires=given["requires"])
+        recipe = replace(recipe, files={**recipe.files, "Dockerfile": text}, requires=requires)
         with pytest.raises(HostLacks) as caught:
             build(dockerd, recipe, place)
     log = Path(caught.value.where).read_text()

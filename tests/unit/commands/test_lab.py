@@ -142,7 +142,7 @@ def _link(work: Path) -> None:
 
 def _resealed(work: Path, **changed: object) -> None:
     """Writes a record that is whole and says something else."""
-    known = manifest.unseal((work / "passed.json").read_text())
+    known: Any = manifest.unseal((work / "passed.json").read_text())
     written = changed.pop("written", known["written"])
     what = {**known["what"], **changed}
     (work / "passed.json").write_text(manifest.seal({**known, "what": what, "written": written}))
