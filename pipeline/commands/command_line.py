@@ -75,7 +75,7 @@ class Verb:
     many: str
     group: str
     example: str
-    run: Callable[[Mapping[str, Any]], int] = field(repr=False)
+    run: Callable[[Mapping[str, object]], int] = field(repr=False)
 
     @property
     def usage(self) -> str:
@@ -99,7 +99,7 @@ class Call:
     """A verb as typed, with the values of the words and options that were given."""
 
     verb: Verb
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
 
     def run(self) -> int:
         """Run the verb and return its exit code."""
@@ -195,7 +195,7 @@ class _Reader:
     def _set(self, call: Call, parameter: Parameter, values: Sequence[str]) -> None:
         known = call.values.get(parameter.name)
         if parameter.kind is not Kind.TEXT:
-            call.values[parameter.name] = [*(known or ()), *values]
+            call.values[parameter.name] = [*(known if isinstance(known, list) else ()), *values]
         elif known not in (None, values[0]):
             what = (
                 f"option {parameter.option} of {call.verb.name}: two values; expected one, got {known} and {values[0]}"

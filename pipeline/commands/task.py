@@ -81,7 +81,7 @@ def verb(
             _check_choices(made, given)
             return function(context, **given)
 
-        def run(given: Mapping[str, Any]) -> int:
+        def run(given: Mapping[str, object]) -> int:
             values = {p.name: given.get(p.name, parameters[p.name].empty()) for p in own}
             options = {name.replace("-", "_"): value for name, value in given.items() if name not in values}
             return _run(checked, values, options, plain=plain)
@@ -135,11 +135,11 @@ class _Described:
         return Parameter(name, self.help.get(name, ""), kind, value, choices=choices, required=required)
 
 
-def _check_choices(made: Verb, given: Mapping[str, Any]) -> None:
+def _check_choices(made: Verb, given: Mapping[str, object]) -> None:
     """Raise `UsageError` for words that the verb does not know."""
     for name, value in given.items():
         parameter = made.parameters[name]
-        words = [value] if isinstance(value, str) else value
+        words = [str(word) for word in (value if isinstance(value, list | tuple) else (value,))]
         if parameter.choices and value and (wrong := [word for word in words if word not in parameter.choices]):
             raise unknown(f"{parameter.value} of {made.name}", wrong, parameter.choices, hint=made.help_command)
 
@@ -155,7 +155,7 @@ def _signature(row: Setting) -> inspect.Parameter:
     return inspect.Parameter(row.attribute, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default)
 
 
-def _refusal(context: Context, given: Mapping[str, Any]) -> int:
+def _refusal(context: Context, given: Mapping[str, object]) -> int:
     """Refuse options of invoke itself, which have no effect here: verbs run no program through it."""
     for option in _OF_INVOKE:
         if context.config.run[option]:
