@@ -24,6 +24,7 @@ from pipeline.errors import UsageError
 SCHEMES = ("http", "https", "ftp", "file")
 _RESERVED = ("all", "lab", "latest", "probe-kernel", "reproducible")  # beside lines' directories, or words of commands
 _SHOWN = 60  # characters of a value in a message
+_WRAPPED_MOST = 64 << 20  # bytes of a text that is decoded in memory
 
 
 class RoleName(StrEnum):
@@ -97,6 +98,7 @@ Crc = Annotated[str, pattern("CRC", r"0x[0-9a-f]{8}", "0x and 8 lower-case hexad
 PackageVersion = Annotated[str, pattern("package's version", r"[0-9]+(\.[0-9]+)*", "numbers with '.' between")]
 ModuleName = Annotated[str, pattern("module", r"[a-z0-9][a-z0-9_]{0,55}", "56 lower-case letters, digits, '_' at most")]
 SpecLine = Annotated[str, pattern("line of a spec file", r"\S(.*\S)?", "one line, no blank around it")]
+TextLine = Annotated[str, pattern("line of a text", r"[^\r\n]*[^\s][^\r\n]*", "one line that is not blank")]
 Url = Annotated[str, AfterValidator(_url)]
 Inside = Annotated[str, AfterValidator(_inside)]
 Size = Annotated[int, Field(gt=0, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
@@ -164,12 +166,27 @@ class Spec(Model):
     known: Table[Name, Sha256] = Field(default_factory=_empty)
 
 
+class Wrapped(Model):
+    """A public text that holds the file, encoded, between the line `after` and the next line `before`.
+
+    `size` and `sha256` are the text's own.
+    """
+
+    url: Url
+    unwrap: Literal["base64"]
+    after: TextLine
+    before: TextLine
+    size: Annotated[int, Field(gt=0, le=_WRAPPED_MOST, strict=True)]
+    sha256: Sha256
+
+
 class FileSource(Model):
-    """A file with its digest in the line file."""
+    """A file with its digest in the line file. Wrapped copies are for when none of its addresses has it."""
 
     kind: Literal["file"]
     file: FileName
     urls: tuple[Url, ...] = ()
+    wrapped: tuple[Wrapped, ...] = ()
     size: Size
     sha256: Sha256
     members: tuple[Member, ...] = ()

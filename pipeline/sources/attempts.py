@@ -19,10 +19,11 @@ from urllib.parse import quote
 from pipeline.core import faults
 from pipeline.errors import PipelineError, Refused, Unreachable
 from pipeline.formats import file_kind
-from pipeline.sources import transport
+from pipeline.sources import transport, wrapping
 from pipeline.sources.part_file import PartWriter
 from pipeline.sources.transport import Address, Body, Failed, local_path
 from pipeline.sources.wanted import Attempt, Fetched, Options, Wanted, Wrong
+from pipeline.sources.wrapping import WrappedAddress
 
 if TYPE_CHECKING:
     from pipeline.core.console import Meter
@@ -37,7 +38,7 @@ class Stopped(Exception):
 
 
 def addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
-    """Yield every address of `wanted`, mirrors first."""
+    """Yield every address of `wanted`, mirrors first, wrapped copies last."""
     for mirror in options.mirrors:
         local = Path(mirror) if "://" not in mirror else local_path(mirror)
         if local is None:
@@ -48,6 +49,7 @@ def addresses(wanted: Wanted, options: Options) -> Iterator[Address]:
             yield Address("", local / "files" / wanted.sha256)
     for url in wanted.urls:
         yield Address(url, local_path(url))
+    yield from map(wrapping.address, wanted.wrapped)
 
 
 @dataclass
@@ -92,6 +94,8 @@ class Download:
 
     def _address(self, address: Address) -> Fetched | None:
         """Make all attempts at one address; return None when none succeeded."""
+        if isinstance(address, WrappedAddress):
+            return self._unwrapped(address)
         if self.options.offline and address.path is None:
             self.attempts.append(Attempt(address.shown, "not requested: offline"))
             return None
@@ -107,6 +111,28 @@ class Download:
                 if number < self.options.retries:
                     self._pause(f"{address.shown}: {failure.what}", number, failure.after)
         return None
+
+    def _unwrapped(self, address: WrappedAddress) -> Fetched | None:
+        """Fetch the text at `address` and return the verified file in it; None when that failed."""
+        sha256, size = self.wanted.sha256, self.wanted.size
+        if sha256 is None or size is None:
+            raise ValueError(f"{self.wanted.name} is wrapped and has no pin")
+        found: list[bytes] = []
+
+        def unwrap(text: Path) -> None:
+            found.append(wrapping.unwrapped(text, address.wrapped, sha256, size))
+
+        # By name a part of this file's: it stays to be resumed as long as the file is wanted.
+        part = self.store.partial(f"{sha256}.wrapped")
+        text = Wanted(f"{self.wanted.name}.wrapped", (), None, address.wrapped.size)
+        job = Download(text, self.store, self.options, self.meter, part, self.stop, unwrap, attempts=self.attempts)
+        if job._address(Address(address.url, address.path)) is None:
+            return None
+        part.forget()
+        self.part.restart(address.origin, "")
+        with self.store.writing(size):
+            self.part.path.write_bytes(found[-1])
+        return self._fetched(sha256, size, address.origin)
 
     def _pause(self, text: str, number: int, after: float) -> None:
         """Wait with full jitter, so that clients of a restarted server do not return at once."""

@@ -192,7 +192,7 @@ class Sources:
         if isinstance(source, DebianSource):
             return self._resolved(name, source)
         if isinstance(source, FileSource):
-            wanted = Wanted(source.file, source.urls, source.sha256, source.size)
+            wanted = Wanted(source.file, source.urls, source.sha256, source.size, wrapped=source.wrapped)
             return _Pinned(name, wanted, "", "digest pinned in the line file")
         pin = self.lock.get(name)
         if source.sha256 is None and pin is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from pipeline.config.line_model import Wrapped
     from pipeline.config.settings import Settings
 
 
@@ -31,6 +32,7 @@ class Wanted:
 
     `urls` are its own addresses, in order; `size` in bytes; `sha256` None only for a source that
     is pinned on first use. `most` bounds a file whose size is not known: a server may send without end.
+    `wrapped` are texts that hold the file, which must have digest and size then.
     Raises `UsageError` for a name that is not a plain file name.
     """
 
@@ -39,6 +41,7 @@ class Wanted:
     sha256: str | None
     size: int | None
     most: int = 4 << 30  # bytes; the largest source known here, a kernel's, has 140 MB
+    wrapped: tuple[Wrapped, ...] = ()
 
     def __post_init__(self) -> None:
         if self.name in ("", ".", "..") or re.search(r"[/\0]", self.name):
