@@ -31,7 +31,7 @@ PLAIN_INTERVAL = 5.0  # seconds between plain progress lines of one item
 def write(stream: TextIO, text: str) -> None:
     """Print `text` to `stream`, made neutral; ignore further output once the reader of a pipe has gone.
 
-    Raises `HostLacks` for a file or a disk that takes nothing.
+    Raises `HostLacks` for a file or a disk that cannot be written.
     """
     _put(stream, neutral.text(text))
 
@@ -71,7 +71,7 @@ def silence(stream: TextIO) -> None:
 def make_usable() -> None:
     """Open closed standard streams on /dev/null, make the others neutral, and accept text of any locale.
 
-    A closed one would be taken by the next file that is opened, and a child's output written into that.
+    The next opened file would get the number of a closed one, and a child's output be written into it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

@@ -1,8 +1,8 @@
 """Decode values of JSON into frozen dataclasses, field by field, and encode them back.
 
-A dataclass is the one declaration of a document: its fields are the keys, their types are the rules. Every key must
-be there, no other may be, and nothing is converted: `true` is no number and `"1"` is none either. A format number is
-a field of type `Literal[1]`. Text that must have a form is `Annotated[str, re.compile(...)]`, matched as a whole. A
+A dataclass is the one declaration of a document: its fields are the keys, their types are the rules. Every key is
+required, no other is allowed, and nothing is converted: `true` is no number and `"1"` is none either. A format number
+is a field of type `Literal[1]`. Text that must have a form is `Annotated[str, re.compile(...)]`, matched as a whole. A
 class that has another shape in JSON than its fields brings `to_json`, and `from_json` where it is read back.
 
 Written here, and not pydantic, because verbs that read no line file need not import that for a record or two:

@@ -19,7 +19,7 @@ from pipeline.core.process import ProgramFailed
 from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks
 
-LEAST = 1 << 20  # bytes; with less than that left a program that fails did so for want of room
+LEAST = 1 << 20  # bytes; a program that fails with less free lacked disk space
 FULL = (errno.ENOSPC, errno.EDQUOT)
 HINT = "free some space there, then run the same command again"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,7 +40,7 @@ _CHANGED = (
 def writing(place: Path) -> Iterator[None]:
     """Convert "no space", "not permitted" and "missing" below `place` into `HostLacks`, also when a program reports it.
 
-    To be entered after whatever cleans up `place`, since what is left there is looked at.
+    Enter it after the context that cleans up `place`, since the free space there is measured.
     """
     try:
         yield

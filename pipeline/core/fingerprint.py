@@ -1,9 +1,9 @@
 """Digest the code that makes an output: modules and all that they import, without comments and docstrings.
 
-An import inside a function counts, one for types alone does not: it is never executed. Where a module comes from is
-the interpreter's business (`importlib`); modules of other distributions are not followed, since what they can change
-is rendered before a step begins and is an input of its own. A parsed module is kept by the digest of its source beside
-Python's own compiled files, and believed as those are.
+An import inside a function counts, one for types alone does not: it is never executed. `importlib` finds a module's
+file; modules of other distributions are not followed, since what they can change is rendered before a step begins and
+is an input of its own. A parsed module is kept by the digest of its source beside Python's own compiled files, and
+believed as those are.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def sha256_of(path: Path) -> str:
 def read_limited(path: Path, most: int) -> bytes:
     """Read a regular file of at most `most` bytes, for files that a person or a stranger named.
 
-    Raises `OSError`, whose `strerror` says what was expected, for anything else: a device or a FIFO would be waited
-    for, and what has no end would fill the memory.
+    Raises `OSError`, whose `strerror` says what was expected, for anything else: a device or a FIFO would block, and
+    an endless file would fill the memory.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -40,7 +40,7 @@ def read_limited(path: Path, most: int) -> bytes:
         raise
     try:
         _check_regular(path, os.fstat(handle).st_mode)
-        data, left = bytearray(), most + 1  # a size that is told need not be true, as below /proc
+        data, left = bytearray(), most + 1  # the reported size may be wrong, as below /proc
         while left and (piece := os.read(handle, min(left, CHUNK))):
             data += piece
             left -= len(piece)
@@ -92,7 +92,7 @@ def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
             temporary.chmod(mode)
-            temporary.replace(path)  # still held: nobody takes it for a leftover
+            temporary.replace(path)  # still locked: no other run takes it for a leftover
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -119,7 +119,7 @@ def scratch(parent: Path, prefix: str = "scratch-") -> Iterator[Path]:
 def fresh(parent: Path, prefix: str) -> Iterator[Path]:
     """Yield a fresh directory below an existing `parent`, removed afterwards.
 
-    Its owner holds flock(2) on it, which the kernel lets go of whatever kills the owner. No other user can open it, and
+    Its owner holds flock(2) on it, which the kernel releases when the owner dies. No other user can open it, and
     so none can hold that lock; `parent` is not locked, since others may be able to open that.
     """
     remove_leftovers(parent, prefix)
@@ -168,7 +168,7 @@ def _locked(path: Path, handle: int, how: int) -> Iterator[None]:
 def remove(path: Path) -> None:
     """Remove a file, link or tree atomically: rename it first, to the prefix `.old-`.
 
-    Directories that may not be written are opened: an image's and a snapshot's are like that.
+    Makes read-only directories writable first, such as those of images and snapshots.
     """
     gone = path if path.name.startswith(".old-") else path.with_name(f".old-{path.name.lstrip('.')}")
     if gone != path:
@@ -184,7 +184,7 @@ def remove(path: Path) -> None:
 def copy_verified(source: Path, target: Path, sha256: str) -> Path:
     """Copy a file whose bytes must have this digest; return `target`, which exists only with these bytes.
 
-    Raises `Refused`: the file is not the one that was verified, whatever was looked at before.
+    Raises `Refused` for other bytes: the file changed after its verification.
     """
     digest = hashlib.sha256()
     handle = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

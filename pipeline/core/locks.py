@@ -24,7 +24,7 @@ def locked(
 ) -> Iterator[None]:
     """Hold the lock at `path`; with `wait=False` raise `Locked` with the holder's name instead of waiting.
 
-    `waiting` is told the holder before a wait begins.
+    `waiting` gets the holder's name before a wait begins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(_opened(path), "a+b", buffering=0) as stream:
@@ -41,7 +41,7 @@ def locked(
                 waiting(holder)
             safe_open.flock(path, stream.fileno(), kind)
         if not shared:
-            # The name is for a message only: a full disk must not keep anybody from cleaning it up.
+            # The name is for a message only: a cleanup must be able to lock on a full disk.
             with contextlib.suppress(OSError):
                 stream.truncate(0)
                 stream.write(f"pid {os.getpid()}: {' '.join(sys.argv)[:300]}\n".encode(errors="surrogateescape"))

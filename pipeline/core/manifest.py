@@ -4,10 +4,9 @@ A manifest names every file, link and directory below a root. A file's content i
 inode) is what makes the second look cheap: the kernel moves a file's change time whenever its bytes or its attributes
 change, and no program can set that time. Where a stamp has moved, the content decides.
 
-Documents that must not be emptied or edited unseen are sealed: they bear the digest of what they say. A seal shows
-damage and mix-ups. It does not hold against somebody who may write to the artifacts and knows how a seal is made;
-docs/trust.md says so. A directory's record is such a document in the directory itself: its manifest, and what the
-directory is. Must not know what is in a directory.
+Documents whose damage must be noticed are sealed: they contain the digest of their content. A seal shows damage and
+mix-ups. It is no protection against an attacker who can write to the artifacts (docs/trust.md). A directory's record
+is such a document in the directory itself: its manifest, and what the directory is. Must not know the content.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ def scan(root: Path) -> dict[str, Entry]:
     """Read everything below `root` into a manifest, without following links.
 
     A `root` that is a file or a link is the one entry, under the empty path.
-    Raises `ValueError` for what is neither file, link nor directory, and `OSError`.
+    Raises `ValueError` for special files, and `OSError`.
     """
     return {path: _entry(root / path, status, path) for path, status in _walk(root)}
 
@@ -155,7 +154,7 @@ def seal(document: Mapping[str, object]) -> str:
 def unseal(text: str | bytes) -> dict[str, object]:
     """Read a document that `seal` returned, without its digest.
 
-    Raises `ValueError` for a text that is empty, no such document, or says something else than when it was sealed.
+    Raises `ValueError` for a text that is empty, no such document, or was changed after sealing.
     """
     if not text.strip():
         raise ValueError("empty")
@@ -190,7 +189,7 @@ def check(root: Path, expected: Mapping[str, object], *, content: bool = False) 
     """Return the differences between `root` and its record, and between the record's identity and `expected`.
 
     Files are read where a stamp moved, or all of them for `content`; the stamps of those that are the same still
-    are recorded anew. Never raises: what cannot be read is a difference.
+    are recorded anew. Never raises: an unreadable file is a difference.
     """
     try:
         known, rows = _read_record(root)

@@ -45,7 +45,7 @@ def read_metadata(rpm: Path) -> PackageMetadata:
 def require_packages(rpms: Path, nevras: Collection[str]) -> dict[str, rpmbuild.Package]:
     """Return the packages below `rpms` by name, without source packages.
 
-    Raises `Refused` when one of `nevras` is missing, there twice, or another is there.
+    Raises `Refused` for a missing, duplicate or unexpected package.
     """
     paths = [path for path in sorted(rpms.rglob("*.rpm")) if not path.name.endswith(".src.rpm")]
     packages = [rpmbuild.read_package(path) for path in paths]

@@ -20,8 +20,8 @@ _MAX_LINKS = 40  # symbolic links followed to one file, as the kernel's MAXSYMLI
 def required_libraries(given: Mapping[str, bytes], rootfs: Path | None) -> dict[str, bytes]:
     """Return the loaders and libraries that the programs among the `given` files (path: content) need, by path.
 
-    Paths are relative to the root; what comes lies where a loader without a cache finds it. What is given need
-    not come. Raises `Refused` for a library that is nowhere, and for dynamic programs without a `rootfs`.
+    Paths are relative to the root; a loader without a cache finds the returned files there. The result leaves out
+    `given` files. Raises `Refused` for a missing library, and for dynamic programs without a `rootfs`.
     """
     found: dict[str, bytes] = {}
     own = {PurePosixPath(path).name for path in given}  # a loader that is there already serves as library too
@@ -42,7 +42,7 @@ def required_libraries(given: Mapping[str, bytes], rootfs: Path | None) -> dict[
 def resolve_in_root(rootfs: Path, path: str) -> Path:
     """Resolve `path` inside a root file system, with its own links: `/lib` is not the host's.
 
-    Raises `Refused` for a ring of links.
+    Raises `Refused` for a cycle of links.
     """
     here, parts, links = rootfs, [part for part in path.split("/") if part], 0
     while parts:

@@ -15,12 +15,12 @@ class LossReason(StrEnum):
     """The reasons for which a guest is lost."""
 
     FOUND = "found"  # the watcher found something on its console
-    ENDED = "ended"  # QEMU ended by itself: the guest went off, started anew, or QEMU gave up
-    KILLED = "killed"  # QEMU was killed by a signal of somebody else
-    PANICKED = "panicked"  # its pvpanic device says so, its console does not
-    SILENT = "silent"  # it says nothing any more, or never did
-    LOOPING = "looping"  # it says the same again and again
-    SLOW = "slow"  # it still says something new, but was not ready in time
+    ENDED = "ended"  # QEMU ended: the guest powered off or rebooted, or QEMU failed
+    KILLED = "killed"  # QEMU was killed by a foreign signal
+    PANICKED = "panicked"  # reported by its pvpanic device, not on its console
+    SILENT = "silent"  # no console output any more, or never any
+    LOOPING = "looping"  # its console repeats the same lines
+    SLOW = "slow"  # its console has new output, but it was not ready in time
     FLOODED = "flooded"  # its console has no end
     STOPPED = "removed"  # we ended it, as the scenario wanted
 

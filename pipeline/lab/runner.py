@@ -1,6 +1,6 @@
 """Run scenarios: make the guests' images, start them, run the scenario, and collect the results.
 
-What the pages and tables show of it is not known here, nor where the repository came from.
+Must not know the report, nor the origin of the repository.
 """
 
 from __future__ import annotations

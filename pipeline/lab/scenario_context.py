@@ -98,7 +98,7 @@ class ScenarioContext:
             for number, wire in enumerate(guest.interfaces):
                 lines += [f"ip address add {address} dev eth{number}" for address in wire.addresses]
                 lines.append(f"ip link set eth{number} up")
-                # A card notices its carrier a moment later; what a scenario then looks at must not change by itself.
+                # A card notices its carrier a moment later; the state that a scenario checks must not change meanwhile.
                 lines.append(f"until grep -q 1 /sys/class/net/eth{number}/carrier; do usleep 20000; done")
             lines += [f"ip route add {route}" for route in guest.routes]
             self.run_script(machine, "\n".join(lines))

@@ -28,8 +28,8 @@ class Interface:
 class GuestPlan:
     """A guest: `packages` by name, from the set of its kernel's role; `routes` as `ip route add` takes them.
 
-    `modules` are loaded when it boots, and its kernel must have them. Of `spare` it gets those that its kernel
-    has: they are loaded by whoever asks for them, and that one is missing may be what a scenario looks for.
+    `modules` are loaded at boot, and its kernel must have them. `spare` ones are copied where its kernel has them, and
+    loaded on demand; a scenario may test that one is missing.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Collect a build's untrusted output: regular files below its top directory, within limits.
 
-The one way to what lies there. A name is followed from handle to handle and through no link, a file is opened without
+The only access to those files. A name is followed from handle to handle and through no link, a file is opened without
 waiting for it and must be a regular one of the build's own, and what it holds is copied while its size is watched.
 The copies have our modes. Nothing of a file that is refused is shown. Must not know what was built.
 """

@@ -1,8 +1,8 @@
 """Define rpmbuild's command line and environment in a builder, and read the headers of built packages.
 
-Everything that could differ between two builds of the same thing is fixed here: directories inside,
-the build host's name, times, compression, and what kernels write into themselves. Everything rpm
-would take from the person's home or the builder's defaults is given. Must not know any recipe.
+Everything that could differ between two builds of the same thing is fixed here: directories inside, the build host's
+name, times, compression, and what kernels write into themselves. Sets everything that rpm would take from the user's
+home or the builder's defaults. Must not know any recipe.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Macros:
     """The macros of a build. `jobs` parallel processes; `ccache`: compile C through the cache.
 
     `switches` are rpmbuild's own options, such as `--with X`, in order.
-    `payload` is rpm's word for the compression: every rpm reads gzip, and xz takes ten times as long for a fifth less.
+    `payload` is rpm's name of the compression: every rpm reads gzip, and xz takes ten times as long for a fifth less.
     """
 
     jobs: int = 1

@@ -52,7 +52,7 @@ class State(StrEnum):
 class Outcome:
     """A step after the run: `why` names the deciding reason, `seconds` the duration, `out` the directory.
 
-    `record` says what is in there; None where the step did not end well.
+    `record` describes the content; None for a failed step.
     """
 
     step: str

@@ -65,9 +65,9 @@ class Facts:
 class Record:
     """One run of a step. `begun` in seconds since 1970, `seconds` None while it runs.
 
-    `inputs` are the parts of its key by name, `options` what a verb needs to mean the same line, `facts` what the
-    step said of its run, `error` that of a run that failed. `made`: the manifest of each root. `used`: by need, the
-    digest of the output that it was made from. `root`: the full path of the line's directory at that time.
+    `inputs` are the parts of its key by name, `options` what a verb needs to mean the same line, `facts` those of the
+    run, `error` that of a run that failed. `made`: the manifest of each root. `used`: by need, the digest of the
+    output that it was made from. `root`: the full path of the line's directory at that time.
     """
 
     line: str
@@ -119,7 +119,7 @@ def read(place: Path) -> Record:
 def scan(place: Path, elsewhere: Iterable[Path]) -> dict[str, Manifest]:
     """Read the manifests of a step's output: in the directory `place` of its run, and at the paths `elsewhere`.
 
-    Raises `ValueError` for what no manifest can hold, and `OSError`.
+    Raises `ValueError` for special files, and `OSError`.
     """
     own = [name for name in (OUT, LOG) if name == OUT or os.path.lexists(place / name)]
     roots = [*own, *(str(path.absolute()) for path in elsewhere)]

@@ -172,7 +172,7 @@ def _private_keyring(directory: Path) -> Iterator[GnuPG]:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             remove_leftovers(directory)
             home = held.enter_context(scratch(directory, _HOME_PREFIX))
-            # However deep the artifacts lie, the path of an agent's socket must be short.
+            # The path of an agent's socket must be short, also with a long path of the artifacts.
             link = held.enter_context(temporary.socket_directory("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
             link.symlink_to(home.resolve())
             held.enter_context(_agent(link))

@@ -42,7 +42,7 @@ from pipeline.sandbox.runtime import (
 )
 
 REPOSITORY = "localhost/lvs-fullnat"  # Podman puts `localhost/` before what has no host, or takes it for docker.io's
-IMPORTS_SUFFIX = ".engines"  # of the file beside an image that says as what engines have it
+IMPORTS_SUFFIX = ".engines"  # of the file beside an image that records the engines' ids of it
 _REQUEST_TIMEOUT = 30.0  # seconds for one answer of a busy engine
 _IMPORT_TIMEOUT = 600.0  # seconds for it to read a whole image
 _REMOVAL_TIMEOUT = 10.0  # seconds for it to remove a container that has ended

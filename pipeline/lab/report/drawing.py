@@ -21,7 +21,7 @@ SIZE = 12.0  # of a font, in units
 ADVANCE = 0.6  # of a monospaced character, in sizes: DejaVu Sans Mono, Menlo and Roboto Mono have 0.60
 LINE = 16.0  # from one line of text to the next
 NO_BREAK = "\u00a0"  # SVG draws several spaces as one
-PARTS = ("client", "router", "director", "server")  # from who asks to who answers
+PARTS = ("client", "router", "director", "server")  # from client to server
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ _COLUMN, _LEFT = 26.0, 10.0  # between segments' bars, and before the first
 def topology(guests: Sequence[Guest]) -> Sheet:
     """Draw segments as vertical bars, guests as boxes beside them, and each card's line to its segment.
 
-    Names stand like stairs above the bars, so that none is in the way of another however long it is.
+    Names stand like stairs above the bars, so that long ones do not overlap.
     """
     ordered = sorted(guests, key=lambda guest: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS))
     segments = list(dict.fromkeys(card.segment for guest in ordered for card in guest.cards))

@@ -1,6 +1,6 @@
 """Write the results: `report.json`, `junit.xml`, and one self-contained page.
 
-Decides what stands where on the page; `drawing` makes its pictures, the template its words. Runs nothing.
+Arranges the page; `drawing` makes its pictures, the template its text. Runs nothing.
 """
 
 from __future__ import annotations

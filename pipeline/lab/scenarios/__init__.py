@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pipeline.lab.scenario import ScenarioPlan
 
-# In the order in which they are played: what fails first says most.
+# In the order of execution: the first failure is the most informative.
 NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")
 
 

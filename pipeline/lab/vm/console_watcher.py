@@ -48,7 +48,7 @@ class ConsoleWatcher:
     guest: str
     marks: dict[str, float] = field(default_factory=dict)
     lines: int = 0
-    last_output: float | None = None  # when it last said anything, in seconds since its start
+    last_output: float | None = None  # time of its last output, in seconds since its start
     _closed: list[Finding] = field(default_factory=list)
     _open: _OpenTrace | None = None
     _rest: bytes = b""

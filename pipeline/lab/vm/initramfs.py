@@ -2,7 +2,7 @@
 
 Static programs of the userland step; of the kernel package the modules asked for and what they need, with what
 modprobe reads; the files of further built packages, with the libraries of the builder image that they need. The
-same inputs give the same bytes. What is done in a guest is not known here.
+same inputs give the same bytes. Must not know what a guest is for.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Image:
 def make_image(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Image:
     """Return the guest's image, made below `place` where it is missing or damaged, which `note` reports.
 
-    Raises `Refused` for packages that are not what they must be, and for what they need and nothing has.
+    Raises `Refused` for wrong packages, and for missing dependencies.
     """
     kernel = kernel_package.unpack_once(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
     name = cache.key(kernel.place.name, _cache_inputs(contents), fingerprint.digest(__name__))
