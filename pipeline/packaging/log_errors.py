@@ -113,6 +113,7 @@ class _Search:
     found: int | None = None  # line of the cause
     unexplained: int = 0  # first of the lines before the first summary that has no cause
     block: int = 1  # first of the lines since the last progress
+    unknown: int = 1  # first of those since the last progress or warning
     traced: int = 0  # last line at which a shell printed a command
     echoed: int = 0  # line at which it printed that it echoes something
     failed: bool = False  # an outermost make failed
@@ -144,11 +145,13 @@ class _Search:
         if log_patterns.is_trace(line):
             self._read_trace(line)
         if log_patterns.is_progress(line):
-            self.block = self.number + 1
+            self.block = self.unknown = self.number + 1
             if not line.startswith("checking "):
                 return
         elif not line and self.block == self.number:
-            self.block += 1
+            self.block = self.unknown = self.number + 1
+        elif log_patterns.is_warning(line):
+            self.unknown = self.number + 1
         if included := _INCLUDED.match(line):
             self.includer, self.header, self.included = included[2], "", self.number
         cause = self._raised(line) or log_patterns.cause(line)
@@ -185,7 +188,7 @@ class _Search:
     def _add(self, cause: Cause) -> None:
         key = cause.group or f"\0{self.number}"
         group = self.groups.pop(key, None)
-        widest = _NEAR if cause.sure else 1
+        widest = _NEAR if cause.sure else CONTEXT_LINES
         if group is None or self.number - group.last > widest:
             group = _Group(cause, self.number, self.number)
         group.last = self.number
@@ -195,11 +198,18 @@ class _Search:
 
     def _conclude(self, summary: _Summary) -> None:
         if not self.settled:
+            first = max(min(self.block, self.number), self.number - CONTEXT_LINES + 1)
             if group := self._best(summary):
-                self.found, self.settled = group.first, True
+                self.found = first if self._is_doubtful(group, summary) else group.first
+                self.settled = True
             elif not self.found and not self.unexplained:
-                self.unexplained = max(min(self.block, self.number), self.number - CONTEXT_LINES + 1)
+                self.unexplained = first
         self.failed = self.failed or summary.outermost
+
+    def _is_doubtful(self, group: _Group, summary: _Summary) -> bool:
+        """Return whether unknown words are nearer to a summary than a line that a probe could have printed."""
+        certain = group.cause.sure or _is_lack(group.cause, summary)
+        return not certain and group.last < self.unknown < self.number
 
     def _best(self, summary: _Summary) -> _Group | None:
         """Return the group that explains a summary best."""
@@ -212,7 +222,7 @@ class _Search:
         return (
             summary.final and group.last > self.traced,  # rpmbuild's shell ends at the first command that fails
             near and cause.sure and cause.kind in log_patterns.RESOURCES,
-            named or (summary.status in _CANNOT_RUN and cause.kind is Kind.COMMAND and near),
+            named or (near and _is_lack(cause, summary)),
             near,
             cause.sure,
             group.last,
@@ -222,7 +232,7 @@ class _Search:
         return self.number - group.last <= _NEAR
 
     def _forget_ignored(self) -> None:
-        self.block = self.number + 1
+        self.block = self.unknown = self.number + 1
         if group := self._best(_Summary()):
             self.groups = {key: each for key, each in self.groups.items() if each is not group}
 
@@ -243,6 +253,11 @@ def _summary(line: str) -> tuple[str, _Summary | None]:
     before = line if status[2] else line[: place - len(speaker[0])]
     target = target.rpartition(": ")[2]
     return before, _Summary(target, int(status[1] or 0), outermost=not speaker[1])
+
+
+def _is_lack(cause: Cause, summary: _Summary) -> bool:
+    """Return whether a program that could not be run explains the status of a summary."""
+    return cause.kind is Kind.COMMAND and summary.status in _CANNOT_RUN
 
 
 def _is_source(file: str, target: str) -> bool:

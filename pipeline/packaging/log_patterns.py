@@ -69,7 +69,6 @@ _LOOKED_AT = 1000  # characters of a line: what failed is said at its start
 _ROWS = (
     # What the machine or a limit withholds, said by whichever program meets it.
     _row(None, r"No space left on device|Disk quota exceeded", Kind.DISK, group="disk"),
-    _row(_MAKE, r"\] Killed$", Kind.KILLED, group="killed", sure=False),
     _row(
         None,
         r"Killed signal terminated program|: Killed \(program |\bKilled$|with signal 9 ",
@@ -86,17 +85,15 @@ _ROWS = (
     # make itself, and what it was told to say: `$(error ...)`.
     _row(_MAKE, r"^\*\*\* (?!\[)"),
     _row(_ANY_WORD, r"^\*\*\* \S.*\bStop\.$"),
-    _row(_MAKE, r"\] (Segmentation fault|Bus error|Aborted|Illegal instruction|Terminated)", sure=False),
     # Linkers.
-    _row(_LINKER, r"^final link failed", group="ld", sure=False),
     _row(_LINKER, r"^(?!skipping |mode |total |.*: in function )\S.*[^:]$", group="ld"),
     _row(None, r": undefined reference to |: multiple definition of |relocation truncated to fit", group="ld"),
     _row(None, r"\bcannot find -l|defined in discarded section|duplicate symbol", group="ld"),
     # modpost, kallsyms, BTF, kconfig, kABI checks, module signatures.
     _row("ERROR|FATAL", r"^(modpost: |\".*undefined!|.* undefined!$)", group="modpost"),
     _row(None, r"^Inconsistent kallsyms data|^kallsyms failure"),
-    _row(None, r"^FAILED: load BTF |\bpahole\b.* is not available|^Failed to (generate|encode) BTF", group="btf"),
-    _row(None, r"^FAILED unresolved symbol|^Encountered error while encoding BTF", group="btf"),
+    _row(None, r"^FAILED: load BTF |^BTF: |^Failed to (generate|encode) BTF", group="btf"),
+    _row(None, r"^Encountered error while encoding BTF", group="btf"),
     _row(None, r"\bError in reading or end of file|\baborted!$|unset config items"),
     _row(None, r"^\s*\*{3,} ?(?i:error|fatal)\b"),
     _row(None, r"^\s*\*{3} .*(not found|missing|[Uu]nable|annot|failed|invalid|too old)", sure=False),
@@ -117,25 +114,25 @@ _ROWS = (
     ),
     # Compilers, assemblers, and every program that says "error" itself. rpm and git do so without their names.
     _row(_ANY_WORD, r"^\s*((fatal|Fatal|internal compiler) )?[Ee]rror: ", group="compiler"),
-    _row(None, r"\bconfigure: error: "),
     _row(None, r"^([Ff]atal|[Ii]nternal) error\b|\berror while loading shared libraries: "),
     _row("error", r"", group="rpm"),
-    _row("ERROR|FATAL|Error|E", r""),
+    _row("Error|E", r""),
     _row(_ANY_WORD, r"^\s*(ERROR|FATAL|Fatal|fatal|error [A-Z]\d+)\b", sure=False),
     _row("fatal", r"", sure=False),
     _row(None, r"^(ERROR|FATAL|FAILED|FAIL)\b(?!:? \[?\S*\.o\b)|^Found .* in installed files; aborting"),
     # Interpreters. What Python raised is told by `log_errors`, as it ends a traceback.
     _row(None, r"^(Can't |Undefined subroutine |Global symbol |syntax error at |Bareword )", group="perl"),
-    _row(None, r"^BEGIN failed--|^Compilation failed in require", group="perl"),
     _row(None, r" at \S+ line \d+\.$", group="perl", sure=False),
-    _row(_SHELL, r"(?i)\bsyntax error\b|unexpected EOF while", group="sh"),
-    _row(_ANY_WORD, r"^(line )?\d+: .*(?i:syntax error|unexpected EOF while|bad substitution)", group="sh"),
     _row(
         _SHELL, r"(?i)(\d: |^)(cannot|can't) \w|: (unbound variable|parameter not set|ambiguous redirect)", sure=False
     ),
-    _row(None, r"Argument list too long|Exec format error|bad interpreter"),
     _row(_ANY_WORD, r"(^|: )([Cc]ommand )?not found$", Kind.COMMAND, sure=False),
-    _row(_SHELL, r": (No such file or directory|Permission denied)$", Kind.COMMAND, sure=False),
+    _row(
+        _SHELL,
+        r": (No such file or directory|Permission denied|Argument list too long|Exec format error)$",
+        Kind.COMMAND,
+        sure=False,
+    ),
     # Any other program.
     _row(None, r"\b(Segmentation fault|Bus error|Illegal instruction|core dumped)\b", sure=False),
     _row(None, r"^(?=.*[Aa]ssertion).*failed", sure=False),
@@ -143,7 +140,7 @@ _ROWS = (
         "(.*-)?(objcopy|strip|ar|as|nm|ranlib)|sed|[gmn]?awk|(cp|mv|ln|install|mkdir)", r"^(?!creating )\S", sure=False
     ),
     _row(_ANY_WORD, _ERRNO, sure=False),
-    _row(_ANY_WORD, r"(?i)^(.*: )?syntax error", sure=False),
+    _row(_ANY_WORD, r"(?i)^(.*: )?(syntax error|unexpected EOF while|bad substitution)", sure=False),
     _row(
         _ANY_WORD,
         r"(?i)^(cannot|can't|could not|couldn't|unable to|failed|invalid|unrecognized|unknown|illegal|missing|bad) ",
@@ -161,26 +158,23 @@ _PROGRESS = re.compile(
 )
 # Each row of the table needs one of these, in small letters: most lines of a log have none.
 _NEEDED = (
-    *("error", "fail", "fatal", "fault", "undefined", "unknown", "unrecognized", "unexpected", "invalid"),
-    *("illegal", "missing", "cannot", "n't ", "not ", "no ", "unable", "could", "killed", "memory", "alloc"),
-    *("fork", "too l", "too many", "space", "quota", "exceeded", "denied", "unreachable", "*** ", "multiple"),
-    *("duplicate", "truncated", "abort", "bareword", "unset", "ignor", "reversed", "patch", "refusing"),
-    *("corrupt", "premature", "crc", "integrity", "bad ", "interpreter", "symbol", "line ", "instruction"),
-    *("dumped", "exists", "busy", "is a d", "read-only", "cross-device", "stale", "ld: ", "sign-file", "extract-cert"),
-    *("discarded", "e: ", "ld.", "list too", "objcopy: ", "strip: ", "sed: ", "awk: ", "inconsistent", "too old"),
-    *("nonexistent"),
+    "error|fail|fatal|fault|undefined|unknown|unrecognized|unexpected|invalid|illegal|missing|cannot|n't |not |no "
+    "|unable|could|kill|memory|alloc|fork|too l|too many|too old|space|quota|exceeded|denied|permitted|unreachable"
+    "|*** |multiple|duplicate|truncated|inconsistent|abort|assertion|bareword|unset|ignored|reversed|patch|refusing"
+    "|corrupt|premature|crc|integrity|bad |symbol| line |instruction|dumped|exists|busy|is a d|read-only|cross-device"
+    "|stale|nonexistent|discarded|ld: |sign-file: |extract-cert: |objcopy: |strip: |sed: |awk: |btf: |e: "
 )
+_NEEDED_WORDS = _NEEDED.split("|")
 # Lines with an error's words that are none: warnings, what a check may ignore, and what only passes an error on.
 _MILD = re.compile(r"(\*+ |\S+: ){0,4}\s*([Ww]arning|WARNING|WARN|W:|[Nn]ote:|NOTE:|info:|INFO:)")
+_WHERE = re.compile(r"In file included from |\s+from \S+:\d|\S+: (In function|At top level|Assembler messages)\b")
 _HARMLESS = tuple(
     re.compile(pattern)
     for pattern in (
         r"\bconftest\b|\(ignored\)$|cannot be preloaded|Broken pipe$|errors?: (none|no|0)\b",
-        r"warnings being treated as errors|recipe for target |not remade because of errors|: \*\*\* Waiting for "
-        r"|\*\*\* Deleting |compilation terminated",
-        r"\bld returned \d|linker command failed|error: command .* failed|[Cc]hild returned status"
-        r"|not recoverable: exiting|Exiting with failure status|Sub-process .* returned an error",
-        r"(returned|exited with|failed with|exit) (a )?(non-zero )?(error |exit )?(code|status)\b|returned exit status",
+        r"^configure: error: in .*:$|warnings being treated as errors|recipe for target |not remade because of errors"
+        r"|: \*\*\* Waiting for |\*\*\* Deleting |compilation terminated",
+        r"(returned|exited with|failed with|exit) (an? )?(non-zero )?(error |exit )?(code|status)\b",
         r"^(Use of uninitialized|Possible |Useless use of |Unescaped left brace)|is deprecated at |redefined at ",
     )
 )
@@ -195,6 +189,11 @@ def is_trace(line: str) -> bool:
 def is_progress(line: str) -> bool:
     """Return whether a line only says what begins: the output of the program before has ended."""
     return _PROGRESS.match(line) is not None
+
+
+def is_warning(line: str) -> bool:
+    """Return whether a line warns, or says where the next one does."""
+    return _MILD.match(line) is not None or _WHERE.match(line) is not None
 
 
 def cause(line: str) -> Cause | None:
@@ -222,7 +221,7 @@ def kind(line: str) -> Kind:
 
 def _has_needed(line: str) -> bool:
     small = line.lower()
-    return any(word in small for word in _NEEDED)
+    return any(word in small for word in _NEEDED_WORDS)
 
 
 def _first_row(name: str, rest: str, line: str) -> _Row | None:

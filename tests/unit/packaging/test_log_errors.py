@@ -16,6 +16,7 @@ from pipeline.packaging.log_patterns import Kind, kind
 
 LOGS = Path(__file__).parents[2] / "fixtures/build_logs"
 MARK = "> "
+SUMMARY = re.compile(r": \*\*\* \[|^error: Bad exit status|^RPM build errors")
 
 
 def cases(but: str = "") -> list[object]:
@@ -54,8 +55,9 @@ def test_the_cause_comes_first_with_the_line_number_of_a_pager(tmp_path: Path, t
 @pytest.mark.parametrize(("title", "rows"), cases(but="unknown"))
 def test_the_cause_is_found_before_what_other_jobs_print(tmp_path: Path, title: str, rows: list[str]) -> None:
     at, rows = unmarked(rows)
+    end = next((number for number in range(at, len(rows)) if SUMMARY.search(rows[number])), len(rows))
     others = [f"  CC      fs/other{number}.o" for number in range(40)]
-    (tmp_path / "log").write_bytes(typed("\n".join([*rows[:at], *others, *rows[at:]])).encode())
+    (tmp_path / "log").write_bytes(typed("\n".join([*rows[:end], *others, *rows[end:]])).encode())
     assert first_error(tmp_path / "log")[0] == at, title
 
 
