@@ -1,4 +1,4 @@
-"""Walk, measure, disarm and remove directory trees with untrusted content.
+"""Walk, measure, clear special mode bits of, and remove directory trees with untrusted content.
 
 Every step goes through the handle of a directory, and no link is followed, so that a name that changes meanwhile leads
 nowhere else. Neither the longest path that the kernel takes nor the number of open files bounds a tree's depth. Must
