@@ -51,7 +51,7 @@ def main() -> None:
     """Measure and print one row per figure."""
     python = ROOT / ".venv/bin/python"
     if not python.exists():
-        sys.exit("./inv lines makes the environment that is measured")
+        sys.exit("`./inv lines` makes the environment that is measured")
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         bare = Path(directory)
         (bare / "tasks.py").write_text(TASKS)

@@ -63,7 +63,7 @@ def verify(context: RunContext, line: str = "") -> tuple[Differing, ...]:
             parts = path.relative_to(artifacts).parts
             name = parts[1] if len(parts) > 1 else ""
             following = kind.remedy.format(name=neutral.word(name), line=_options(artifacts, name))
-            found.append(Differing(kind.name, path, problem, following))
+            found.append(Differing(kind.name, path, problem, console.commands(following)))
     for row in found:
         console.say(f"{row.path}: {row.problem}\n  next: {row.next}")
     console.say(f"{len(found)} of what was made differ" if found else "everything that was made is as it was made")

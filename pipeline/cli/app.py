@@ -11,9 +11,9 @@ from pathlib import Path
 from invoke.collection import Collection
 
 from pipeline.cli import completion, help
-from pipeline.commands import command_line
-from pipeline.commands.command_line import Verb
 from pipeline.commands.task import Stopped
+from pipeline.config import command_line
+from pipeline.config.command_line import Verb
 from pipeline.core import artifacts, disk_space, process, rlimits
 from pipeline.core.console import Console, make_usable, write
 from pipeline.core.suggestion import unknown

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from pipeline.commands.command_line import HELP, LINE, Kind, Parameter, Verb
+from pipeline.config.command_line import HELP, LINE, Kind, Parameter, Verb
 from pipeline.core import resources
 
 OF_PROGRAM = ("--help", "--list", "--version", "--print-completion-script")
@@ -83,7 +83,7 @@ def _scenarios() -> Iterable[str]:
 
 def _steps() -> Iterable[str]:
     """Return the steps of every line: of packages, and of a kernel for each role."""
-    from pipeline.commands.command_line import VERBS
+    from pipeline.config.command_line import VERBS
 
     build = VERBS["build"].parameters
     return (*build["name"].choices, *(f"kernel:{role}" for role in build["role"].choices))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from invoke.collection import Collection
 
-from pipeline.commands.command_line import Parameter, Verb
+from pipeline.config.command_line import Parameter, Verb
 from pipeline.config.settings import ROWS, TABLE, Setting
 from pipeline.errors import ExitCode
 

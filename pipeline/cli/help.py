@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pipeline.commands.command_line import Kind, Parameter, Verb
+from pipeline.config.command_line import Kind, Parameter, Verb
 from pipeline.config.settings import TABLE
 
 WIDEST = 120  # columns; longer lines are hard to read

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
 from pipeline.commands.publishing import PUBLISH, Publishing, last_publication
-from pipeline.config import line_loader
+from pipeline.config import line_loader, next_command
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
-from pipeline.config.settings import TABLE
-from pipeline.core import neutral, resources
+from pipeline.core import resources
 from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
@@ -75,21 +74,13 @@ class BuildCommand:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The command line's options for this line, these artifacts and these builds."""
-        settings = self.context.settings
-        words = ["--line-file", str(settings.line_file)] if settings.line_file else ["--line", self.line.name]
-        for row in (TABLE[name] for name in ("artifacts", "runtime", "image", "kernel-config")):
-            value = getattr(settings, row.attribute)
-            words += [] if value == row.default else [row.option, str(value)]
-        return (*words, *(["--no-ccache"] if settings.no_ccache else []))
+        """The options that commands about this line repeat."""
+        return next_command.options(self.context.settings, self.line.name)
 
     @property
     def command(self) -> str:
         """The command line that builds and publishes the same by the same key."""
-        rows, settings = (TABLE[name] for name in ("gpg-key", "baseurl")), self.context.settings
-        given = {row.option: getattr(settings, row.attribute) for row in rows}
-        words = [w for option, value in given.items() if value != TABLE[option[2:]].default for w in (option, value)]
-        return neutral.command(["./inv", "build-all", *self.options, *words])
+        return next_command.command("build-all", [], self.options)
 
     @cached_property
     def recipe(self) -> Recipe:

@@ -150,7 +150,7 @@ def _describe(items: Sequence[Item], console: Console) -> Listing:
         of_word = [item for item in items if word == ALL or word in item.words]
         totals[word] = Total(len(of_word), sum(item.size for item in of_word))
     rows = [(word, total.items, human_bytes(total.bytes), WORDS[word]) for word, total in totals.items()]
-    console.table(("word", "items", "frees", "what it is"), rows, "nothing was removed; ./inv clean WORD... removes:")
+    console.table(("word", "items", "frees", "what it is"), rows, "nothing was removed; `./inv clean WORD...` removes:")
     return Listing(totals, tuple(Removable(item.path, item.size, item.words) for item in items))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.build import BuildCommand
 from pipeline.commands.build_summary import BuildResult, Forecast
+from pipeline.config import line_checks, next_command
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
 from pipeline.core import fingerprint, fs, neutral, process
@@ -127,9 +128,9 @@ class LabCommand:
             raise TestsFailed(
                 f"the lab's scenarios failed: {', '.join(failed)}" if failed else "no scenario applies to this line",
                 where=str(path),
-                hint=f"the page shows each check and console; ./inv lab --scenario {failed[0]} plays it and stays"
+                hint=f"the page shows each check and console; `./inv lab --scenario {failed[0]}` plays it and stays"
                 if failed
-                else "./inv lines LINE says why",
+                else f"`./inv lines {line_checks.option(self.line)}` says why",
             )
         return found, environment.work
 
@@ -224,7 +225,7 @@ class LabCommand:
         known = signers.recorded_fingerprint(settings.artifacts, directory)
         wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
         found = verify.signer(path)
-        trusting = neutral.command(["./inv", "smoke", *self.job.options, "--gpg-key", found])
+        trusting = next_command.command("smoke", ["--gpg-key", found], self.job.options)
         if not wanted:
             raise Refused(
                 f"the signing key of the line {self.line.name}: expected its fingerprint in a record, got none",

@@ -92,7 +92,7 @@ def _source_row(name: str, line: Line, pins: Mapping[str, Pin]) -> tuple[str, ..
     if source.sha256:
         return name, source.kind, source.file, f"sha256 {source.sha256}"
     pin = pins.get(name)
-    text = f"sha256 {pin.sha256} ({pin.signer}, {pin.by})" if pin else "not yet: ./inv pin"
+    text = f"sha256 {pin.sha256} ({pin.signer}, {pin.by})" if pin else "not yet: ./inv pin LINE SOURCE"
     return name, source.kind, source.file, text
 
 

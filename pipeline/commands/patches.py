@@ -193,7 +193,7 @@ def classify_file(path: str, line: Line, context: RunContext) -> ClassifiedFile:
     if not line.data.rules:
         raise UsageError(
             f"the line {line.name} has no rules to hold a patch against",
-            hint="./inv lines shows the lines with patches; ./inv patches LINE --classify FILE",
+            hint="`./inv lines` shows the lines with patches; ./inv patches LINE --classify FILE",
         )
     role = str(found.role or "no single role")
     size = (len(parsed.files), parsed.hunks, f"+{parsed.added} -{parsed.removed}")
@@ -241,7 +241,7 @@ def _unfit(path: str, found: role_rules.Classification, line: Line, pinned: Mapp
             return Refused(what, where=path, why=why, hint=f"./inv patches {line_checks.option(line)}")
     if found.depth is not None:
         return role_rules.wrong_depth(what, path, *found.depth)
-    return Refused(what, where=path, hint=f"./inv lines {line.name} prints its rules")
+    return Refused(what, where=path, hint=f"`./inv lines {line.name}` prints its rules")
 
 
 def compare_files(pair: Sequence[str], line: Line, context: RunContext) -> compare.Comparison:

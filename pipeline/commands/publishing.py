@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from pipeline.config import next_command
 from pipeline.config.line_model import Line, RoleName
-from pipeline.core import neutral
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import Published
 from pipeline.publish.layout import PLACEHOLDER, directory_of
@@ -138,7 +138,7 @@ class Publishing:
             return []
         made = work.records[step]
         small = self.small and step.startswith("kernel:")
-        rebuild = neutral.command(["./inv", "build-all", "--force", step, *self.options])
+        rebuild = next_command.command("build-all", ["--force", step], self.options)
         return [
             BuiltPackage(work.needs[step] / name, step, small, entry.content, made.key, rebuild)
             for name, entry in sorted(made.output.items())

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pipeline.commands.build_summary import failure
+from pipeline.config import next_command
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line, LineIdentity
-from pipeline.core import documents, neutral, trees
+from pipeline.core import documents, trees
 from pipeline.core.fs import write_atomic
 from pipeline.core.locks import locked
 from pipeline.packaging import reproducible
@@ -66,7 +67,7 @@ class Rebuild:
         if error := failure(outcomes):
             error.what = f"in the second build, that of the comparison: {error.what}"
             # No shell leads there.
-            error.hint = neutral.command(["./inv", "build-all", "--check-reproducible", *second.options])
+            error.hint = next_command.command("build-all", ["--check-reproducible"], second.options)
             raise error
         return outcomes
 

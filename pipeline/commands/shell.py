@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.commands.preparation import LazyRuntime, limits
+from pipeline.config import next_command
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
-from pipeline.core import neutral
 from pipeline.core.locks import locked
 from pipeline.errors import Refused
 from pipeline.packaging import job, step_record
@@ -54,5 +54,5 @@ def _check_failed(directory: Path, line: Line, step: str, options: Sequence[str]
                 f"{step_record.FILE}: not the record of the step that failed; expected {line.name} {step}, got {found}",
                 where=str(directory),
                 why="the shell's mounts and commands are those that were kept there",
-                hint=neutral.command(["./inv", "build-all", "--only", step, *options]),
+                hint=next_command.command("build-all", ["--only", step], options),
             )

@@ -12,7 +12,7 @@ import inspect
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task as make_task
 
-from pipeline.commands.command_line import VERBS, Kind, Parameter, Verb
+from pipeline.config import next_command
+from pipeline.config.command_line import VERBS, Kind, Parameter, Verb
 from pipeline.config.context import RunContext
 from pipeline.config.settings import TABLE, Setting, load
 from pipeline.core import artifacts, disk_space, rlimits, temporary
@@ -171,7 +172,10 @@ def _run(function: Callable[..., Any], own: Mapping[str, object], options: Mappi
     try:
         with disk_space.host_errors(Path(str(options.get("artifacts") or "artifacts"))):
             settings = load(options)
-        console = Console(json=settings.json, quiet=settings.quiet)
+        line = own.get("line")
+        named = replace(settings, line=line) if isinstance(line, str) and line else settings
+        complete = functools.partial(next_command.complete, settings=named)
+        console = Console(json=settings.json, quiet=settings.quiet, commands=complete)
         with (
             disk_space.host_errors(settings.artifacts),
             contextlib.nullcontext() if plain else _place(settings.artifacts),

@@ -53,7 +53,7 @@ def _run(console: Console, only: str, match: str, more: Mapping[str, str], *opti
         raise UsageError("the tests come with a checkout of the project, not with an installed package")
     if importlib.util.find_spec("pytest") is None:
         raise HostLacks(
-            "the test dependencies are not installed", hint="./inv test installs them, `invoke test` does not"
+            "the test dependencies are not installed", hint="`./inv test` installs them, `invoke test` does not"
         )
     from pipeline.host import programs
 
@@ -61,4 +61,4 @@ def _run(console: Console, only: str, match: str, more: Mapping[str, str], *opti
     argv = [sys.executable, "-m", "pytest", str(root / "tests" / only), *options, *(["-k", match] if match else [])]
     environment = {**process.clean_environment(), **os.environ, **more}
     if status := process.run_attached(argv, env=environment, cwd=root):
-        raise TestsFailed(f"the tests failed (pytest exit status {status})", hint="./inv test --match NAME runs one")
+        raise TestsFailed(f"the tests failed (pytest exit status {status})", hint="`./inv test --match NAME` runs one")

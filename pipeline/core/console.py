@@ -15,7 +15,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TextIO
@@ -107,6 +107,7 @@ class Console:
     quiet: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
+    commands: Callable[[str], str] = str  # completes the commands in what is said
     _status: str = field(init=False, default="")
 
     @property
@@ -141,7 +142,7 @@ class Console:
     def say(self, text: str = "") -> None:
         """Print a line of the result for people; indent further lines of `text`, so that none passes for a label."""
         if not self.json:
-            self._print(self.out, _lines(text))
+            self._print(self.out, _lines(self.commands(text)))
 
     def excerpt(self, text: str) -> None:
         """Print lines of a file as they are but for what is not neutral: nothing is indented."""
@@ -151,14 +152,15 @@ class Console:
     def note(self, text: str) -> None:
         """Print a line about the work in progress."""
         if not self.quiet:
-            self._print(self.err, _lines(text))
+            self._print(self.err, _lines(self.commands(text)))
 
     def warn(self, text: str) -> None:
         """Print a warning; the work goes on."""
-        self._print(self.err, _lines(f"warning: {text}"))
+        self._print(self.err, _lines(f"warning: {self.commands(text)}"))
 
     def fail(self, error: PipelineError) -> None:
         """Print the error that ends the run; as JSON too when requested."""
+        error.why, error.hint = self.commands(error.why), self.commands(error.hint)
         with contextlib.suppress(HostLacks):  # the error that there was counts
             if self.json:
                 self.result(error)
@@ -175,6 +177,7 @@ class Console:
         """Print a table for people: boxed on a terminal, aligned columns elsewhere."""
         if self.json:
             return
+        title = self.commands(title)
         headings = [neutral.line(heading) for heading in headings]
         texts = [[neutral.line(str(cell)) for cell in row] for row in rows]
         if self.out.isatty():

@@ -192,7 +192,7 @@ def full_error(place: Path, found: BaseException | str) -> HostLacks:
     number = found.errno if isinstance(found, OSError) else None
     why = os.strerror(number) if number else found if isinstance(found, str) else getattr(found, "what", str(found))
     if number == errno.EDQUOT:
-        hint = "remove what is not needed, ./inv clean says what could go; or have this user's quota raised"
+        hint = "remove what is not needed, `./inv clean` says what could go; or have this user's quota raised"
         return HostLacks(
             "no disk space is left", where=str(place.resolve()), why=f"{why}: this user's quota", hint=hint
         )

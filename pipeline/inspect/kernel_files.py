@@ -113,5 +113,5 @@ def _no_symvers(name: str, got: str) -> Refused:
         f"{name}: not a list of exported symbols; expected rows of CRC, symbol and module, got {got}",
         where=name,
         why="the kernel ABI cannot be checked",
-        hint="./inv fetch verifies the sources",
+        hint="`./inv fetch` verifies the sources",
     )

@@ -90,7 +90,7 @@ def check_role(evidence: RoleEvidence, wanted: RoleName, name: str) -> None:
         "\n".join([f"{name}: wrong role by content; expected a {wanted}'s kernel, got {got}", *rows]),
         where=name,
         why=why,
-        hint="./inv patches shows the patch of each role and its proof",
+        hint="`./inv patches` shows the patch of each role and its proof",
     )
 
 
@@ -109,7 +109,7 @@ def check_crcs(evidence: RoleEvidence, wanted: Mapping[str, str], name: str) -> 
             "\n".join([f"{name}: wrong CRC of {len(differing)} exported symbol(s)", *rows, *more]),
             where=name,
             why="a module built for this kernel line would not load, or would load and corrupt memory",
-            hint="./inv patches shows the patch of each role and its proof",
+            hint="`./inv patches` shows the patch of each role and its proof",
         )
 
 

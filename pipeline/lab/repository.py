@@ -51,6 +51,6 @@ class Repository:
                 f"the snapshot has no {name} for the role {role}",
                 where=str(self.path),
                 why=f"it has: {', '.join(self.sets.get(role, {})) or 'nothing for that role'}",
-                hint="./inv build-all publishes whole snapshots",
+                hint="`./inv build-all` publishes whole snapshots",
             )
         return found

@@ -6,10 +6,10 @@ Must not know which package was built.
 from __future__ import annotations
 
 import contextlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import next_command
 from pipeline.core import disk_space, neutral, trees
 from pipeline.core.process import signal_name
 from pipeline.core.units import human_bytes
@@ -108,19 +108,18 @@ def _disk_full(work: Work, context: BuildContext) -> HostLacks:
 
 
 def _engine_lost(work: Work, context: BuildContext) -> HostLacks:
-    words = re.sub(r" --runtime \S+", "", f" {neutral.command(work.options)}")
     return HostLacks(
         f"{context.runtime}: connection to the container lost while building {work.step.name}",
         where=str(_kept_log(work)),
         why="the step must be rebuilt; earlier steps are kept",
         hint="start the engine and repeat the command; "
-        f"or without any engine: ./inv build-all --runtime bubblewrap{words}",
+        f"or without any engine: {next_command.command('build-all', ['--runtime', 'bubblewrap'], work.options)}",
     )
 
 
 def _shell_command(work: Work) -> str:
     """Return the command that opens a shell in the sandbox."""
-    return neutral.command(["./inv", "shell", work.step.name, *work.options])
+    return next_command.command("shell", [work.step.name], work.options)
 
 
 def _kept_log(work: Work) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.config import next_command
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache, diagnostics, outputs, rpmbuild
@@ -102,13 +103,11 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
         limits=environment.limits,
     )
     _save_job(work, job)
-    reproduce = neutral.command(
-        ["./inv", "build-all", "--only", work.step.name, "--force", work.step.name, *work.options]
-    )
-    image = environment.image
+    step, image = work.step.name, environment.image
+    reproduce = next_command.command("build-all", ["--only", step, "--force", step], work.options)
     head = f"# reproduce: {reproduce}\n# in {image.name} ({image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
-    follow = neutral.command(["./inv", "logs", work.step.name, "--follow"])
+    follow = next_command.command("logs", [step, "--follow"], work.options)
     work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
     ended = environment.runtime.run(job)
     work.facts.compilations = CompilationCounter(work.log.parent).finish()
@@ -129,7 +128,8 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
 
 def build_outputs(work: Work, top: Path) -> outputs.BuildOutputs:
     """Return the accessor of the files in the build's top directory."""
-    return outputs.BuildOutputs(work.step.name, top, neutral.command(["./inv", "shell", work.step.name, *work.options]))
+    shell = next_command.command("shell", [work.step.name], work.options)
+    return outputs.BuildOutputs(work.step.name, top, shell)
 
 
 def _save_job(work: Work, job: Job) -> None:

@@ -24,7 +24,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import faults, fs, neutral, process, trees
+from pipeline.config import next_command
+from pipeline.core import faults, fs, process, trees
 from pipeline.core.disk_space import writing
 from pipeline.core.locks import locked
 from pipeline.errors import BuildFailed, PipelineError, Refused
@@ -342,7 +343,7 @@ class Scheduler:
                 f"{name}: its output was changed while this run used it: {differences[0]}",
                 where=str(place),
                 why=f"what uses it would be made from something else than {name} made",
-                hint=neutral.command(["./inv", "build-all", *self.options]),
+                hint=next_command.command("build-all", [], self.options),
             )
 
     def _replace(self, work: Path, place: Path) -> None:

@@ -97,7 +97,7 @@ def _metadata_file(directory: Path, data: ET.Element) -> Path:
 
 def _refused(what: str, where: Path) -> Refused:
     why = "yum and dnf would refuse it too, or install other packages"
-    return Refused(what, where=str(where), why=why, hint="./inv build-all publishes a whole snapshot")
+    return Refused(what, where=str(where), why=why, hint="`./inv build-all` publishes a whole snapshot")
 
 
 def _packages(primary: bytes) -> dict[str, str]:

@@ -173,5 +173,5 @@ def check_detached(file: Path, signature: Path, key: openpgp.PublicKey) -> None:
             f"the signature of {file.name}: cannot be checked; expected {signature.name} beside the file",
             where=str(file),
             why=f"{error.filename}: {error.strerror}",
-            hint="./inv build-all publishes a whole snapshot",
+            hint="`./inv build-all` publishes a whole snapshot",
         ) from None

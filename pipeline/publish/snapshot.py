@@ -91,7 +91,7 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
                 f"the snapshot {path.name}: is the latest; expected an older one",
                 where=str(path),
                 why="installed systems read the repository through `latest`",
-                hint="./inv build-all publishes a newer snapshot",
+                hint="`./inv build-all` publishes a newer snapshot",
             )
         with scratch(place, _WORK_PREFIX) as work:
             _make_writable(path)

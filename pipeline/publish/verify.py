@@ -16,7 +16,7 @@ from pipeline.sources import openpgp
 
 SUMS = "SHA256SUMS"
 MAX_DOCUMENT = 16 << 20  # bytes of snapshot.json; a line's has some KiB
-_HINT = "./inv build-all publishes a whole snapshot"
+_HINT = "`./inv build-all` publishes a whole snapshot"
 _CHANGED = "a signed snapshot never changes: this one is damaged, or somebody changed it"
 
 

@@ -39,7 +39,7 @@ _STAGING = "/mnt"  # a directory that every host has; what is in it stays reacha
 # How this host was started, where its swap lies, and what keys its users have.
 _HIDDEN_FILES = ("/proc/cmdline", "/proc/swaps", "/proc/keys", "/proc/key-users")
 _MFD_EXEC = 0x10  # linux/memfd.h
-_HINT = "./inv doctor says what is missing; or use a container engine: --runtime docker"
+_HINT = "`./inv doctor` says what is missing; or use a container engine: --runtime docker"
 
 
 class Bubblewrap:

@@ -29,7 +29,7 @@ def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
     context.check(f"{name}: uname -r", context.releases[name], machine.run("uname", "-r").out.strip())
     machine.run("modprobe", "ip_vs")
     fullnat = machine.run("test", "-e", FULLNAT, accept=(0, 1)).status == 0
-    hint = "the lvs patch is what gives it: ./inv patches shows which role has which"
+    hint = "the lvs patch is what gives it: `./inv patches` shows which role has which"
     context.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
     if role is RoleName.DIRECTOR:
         first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]

@@ -337,7 +337,7 @@ def explain(log: Path, parameters: Parameters) -> None:
             "\n".join(["the tree in the builder is not the pinned one with the series applied", *rows]),
             where=str(log),
             why="what is compiled must be what was proven",
-            hint="./inv patches shows what the series does; a spec that applies more is another source",
+            hint="`./inv patches` shows what the series does; a spec that applies more is another source",
         )
     if found := kconfig.from_log(log_errors.lines(log), requested(parameters)):
         raise kconfig.failure(found, str(log))

@@ -10,7 +10,7 @@ from invoke.collection import Collection
 import tasks
 from pipeline.cli import help
 from pipeline.cli.app import Program
-from pipeline.commands.command_line import Verb
+from pipeline.config.command_line import Verb
 from pipeline.config.settings import ROWS
 from pipeline.errors import ExitCode
 

@@ -8,7 +8,7 @@ import pytest
 from invoke.collection import Collection
 
 import tasks
-from pipeline.commands.command_line import parse
+from pipeline.config.command_line import parse
 from pipeline.core import resources
 from pipeline.errors import UsageError
 

@@ -5,6 +5,7 @@ Knows neither what a verb does nor invoke.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipeline.core.suggestion import did_you_mean, nearest, unknown
 from pipeline.errors import UsageError
 
 LINE = "line"
+PASSWORD = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")  # with the user's name before it, in a URL
 HELP = ("--help", "-h")
 
 
@@ -106,7 +108,7 @@ class Call:
         return self.verb.run(self.values)
 
 
-# Of the program as shipped, filled by `task.verb`: what a text that names a command is held against.
+# Filled by `pipeline.commands.task.verb`: what commands in a text are held against.
 VERBS: dict[str, Verb] = {}
 
 
@@ -127,7 +129,12 @@ def unknown_verb(name: str, verbs: Iterable[str], tokens: Sequence[str], at: int
 
 def _retyped(tokens: Sequence[str], at: int, *instead: str) -> str:
     """Return the command line with other words in the place of one."""
-    return neutral.command(["./inv", *tokens[:at], *instead, *tokens[at + 1 :]])
+    return _typed([*tokens[:at], *instead, *tokens[at + 1 :]])
+
+
+def _typed(tokens: Sequence[str]) -> str:
+    """Return the command line of these words, without passwords."""
+    return neutral.command(["./inv", *(PASSWORD.sub("", token) for token in tokens)])
 
 
 class _Reader:
@@ -233,7 +240,7 @@ class _Reader:
         what = f"{verb.name}: too many words; expected ./inv {verb.usage}, got {got} besides{meant}"
         places = {at for at, _ in words}
         kept = [token for at, token in enumerate(self.tokens) if at not in places]
-        return UsageError(what, hint=neutral.command(["./inv", *kept]))
+        return UsageError(what, hint=_typed(kept))
 
     def _unknown_option(self, verb: Verb, at: int, name: str) -> UsageError:
         meant = nearest(name.lstrip("-"), verb.parameters)
@@ -261,4 +268,4 @@ class _Reader:
             )
         rest = list(self.tokens)
         rest.remove(typed.name)
-        return UsageError(what, hint=neutral.command(["./inv", typed.name, *rest]))
+        return UsageError(what, hint=_typed([typed.name, *rest]))
