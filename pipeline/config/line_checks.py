@@ -5,6 +5,7 @@ Gives places in the document, not lines of the file: `pipeline.config.line_loade
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -16,6 +17,30 @@ from pipeline.core.suggestion import did_you_mean
 
 Toml = Mapping[str, Any]  # a table, as tomllib returns it
 Found = tuple[tuple[str | int, ...], str, str]  # where in the document, what is wrong, what is allowed
+_LONGEST = 60  # characters of a value in a message
+_EXPECTED: Mapping[str, str] = {  # by pydantic's type of error
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "string_type": "a text in quotes",
+    "date_type": "a date such as 2024-01-31",
+    "tuple_type": "an array",
+    "dict_type": "a table",
+    "mapping_type": "a table",
+    "model_type": "a table",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number from {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number up to {le}",
+}
+# Keys whose values are held against no other key, each with one that is valid.
+_UNREAD: Mapping[str, object] = {
+    **dict.fromkeys(("title", "file", "path", "nevra", "archive"), "x"),
+    **dict.fromkeys(("schema", "size", "entries", "option-number"), 1),
+    **dict.fromkeys(("git-tree", "fingerprint"), "0" * 40),
+    "sha256": "0" * 64,
+    "urls": [],
+    "contains": ["x"],
+}
 _KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
 
 
@@ -35,8 +60,8 @@ def explain(raw: Toml, item: ErrorDetails) -> Found:
     """Convert pydantic's error into place, problem and allowed values."""
     loc = tuple(str(part) if isinstance(part, RoleName) else part for part in item["loc"])
     kind, context = str(item["type"]), item.get("ctx") or {}
-    if loc[-1:] == ("[key]",) and kind != "extra_forbidden":
-        loc = loc[:-1]  # pydantic's mark of a mistake in a key itself
+    in_key = loc[-1:] == ("[key]",) and kind != "extra_forbidden"  # pydantic's mark of a mistake in a key itself
+    loc = loc[:-1] if in_key else loc
     allowed = ", ".join(_keys_at(loc[:-1])) if kind == "extra_forbidden" else ""
     if loc[:1] == ("sources",) and loc[2:3] and loc[2] in _KINDS:
         loc = (*loc[:2], *loc[3:])  # the kind, which pydantic puts into the place; `file` is a key too
@@ -49,7 +74,56 @@ def explain(raw: Toml, item: ErrorDetails) -> Found:
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         return (*loc, "kind"), f"{dotted}: the kind of a source is missing or unknown", ", ".join(_KINDS)
     allowed = str(context.get("allowed") or context.get("expected") or "")
-    return loc, f"{dotted}: {item['msg']}", allowed
+    value = loc[-1] if in_key else _value(raw, loc, item["input"])
+    return loc, f"{dotted}: {_message(kind, str(item['msg']), context, value)}", allowed
+
+
+def _message(kind: str, message: str, context: Mapping[str, object], value: object) -> str:
+    """Return pydantic's message in the words of TOML, with the value where the message has none."""
+    expected = _EXPECTED.get(kind, message.removeprefix("Input should be "))
+    if expected == message:  # of our own, or about a length
+        return message
+    return f"expected {expected.format(**context)}, got {_shown(value)}"
+
+
+def _value(raw: Any, path: Sequence[str | int], otherwise: object) -> object:
+    """Return what the document has at `path`, before any validator changed it."""
+    if existing(raw, path) != tuple(path):
+        return otherwise
+    for part in path:
+        raw = raw[part]
+    return raw
+
+
+def _shown(value: object) -> str:
+    """Return a value as TOML writes it; an array, a table or a long text in short."""
+    if isinstance(value, list | dict):
+        return "an array" if isinstance(value, list) else "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def with_placeholders(raw: Toml, items: Sequence[ErrorDetails]) -> Toml | None:
+    """Return the document with valid values in wrong places that no cross check reads; None where one does."""
+    whole: Any = raw
+    for item in items:
+        path = explain(raw, item)[0]
+        known = path[-1:] and path[-1] in _UNREAD and existing(raw, path) == path
+        if item["type"] in ("extra_forbidden", "missing") or not known:
+            return None
+        whole = _with(whole, path, _UNREAD[str(path[-1])])
+    return dict(whole)
+
+
+def _with(raw: Any, path: Sequence[str | int], value: object) -> Any:
+    """Return the document with `value` at `path`; what is beside it is not copied."""
+    if not path:
+        return value
+    changed = copy.copy(raw)
+    changed[path[0]] = _with(raw[path[0]], path[1:], value)
+    return changed
 
 
 def _keys_at(loc: Sequence[str | int]) -> list[str]:

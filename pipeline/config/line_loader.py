@@ -6,6 +6,7 @@ Every mistake is reported at once, with file:line and what is allowed.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import hashlib
 import re
 import tomllib
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from pipeline.config import line_checks
 from pipeline.config.line_checks import Found, Toml, existing
 from pipeline.config.line_model import Line, LineData, Override
-from pipeline.core import fs, resources
+from pipeline.core import fs, neutral, resources
 from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import FileProblems, Problem, UsageError
 
@@ -110,23 +111,40 @@ def _base_document(own: _Document, base_name: object) -> _Document:
 def _read(path: Path) -> _Document:
     try:
         data = fs.read_limited(path, LARGEST)
-        if data.startswith(codecs.BOM_UTF8):
-            raise FileProblems(
-                f"{path} is not TOML", [Problem(str(path), 1, "it begins with a byte order mark", "none")]
-            )
-        text = data.decode()
+        text = _decoded(data, path)
         return _Document(path, text, hashlib.sha256(data).hexdigest(), tomllib.loads(text))
     except FileNotFoundError:
         raise UsageError("the line file: not found", where=str(path), hint="./inv lines") from None
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"the line file cannot be read: {what}", where=str(path), hint="./inv lines") from None
+    except OSError as error:
+        raise UsageError(
+            f"the line file cannot be read: {error.strerror}", where=str(path), hint="./inv lines"
+        ) from None
     except ValueError as error:  # also a number of more digits than Python takes
         found = re.search(r"at line (\d+)", str(error))
         number = int(found[1]) if found else 1 if "at end of document" not in str(error) else text.count("\n") + 1
         raise FileProblems(f"{path} is not TOML", [Problem(str(path), number, str(error))]) from None
     except RecursionError:
         raise FileProblems(f"{path} is not TOML", [Problem(str(path), 1, "it is nested too deeply")]) from None
+
+
+def _decoded(data: bytes, path: Path) -> str:
+    """Return a line file's text. Raises `FileProblems` for another character set than TOML's, and for a mark of one."""
+    line, remedy = 1, ""
+    if data.startswith(codecs.BOM_UTF8):
+        what, remedy = "it begins with a byte order mark", "tail -c +4"
+    elif data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        what, remedy = "it is UTF-16", "iconv -f UTF-16 -t UTF-8"
+    elif b"\0" in data[:2]:
+        what = "it is UTF-16 or UTF-32 without a byte order mark, or no text"
+    else:
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            line = data.count(b"\n", 0, error.start) + 1
+            what = f"it is no text, or not UTF-8: byte 0x{data[error.start]:02x}"
+    hint = f"{remedy} {neutral.word(path)} > {neutral.word(f'{path}.plain')}" if remedy else ""
+    problem = Problem(str(path), line, what, "UTF-8 without a byte order mark")
+    raise FileProblems(f"{path} is not TOML", [problem], hint=hint)
 
 
 def _changes(own: Toml, base: Toml, prefix: str = "") -> Iterator[str]:
@@ -179,7 +197,12 @@ def _merge(documents: Sequence[_Document]) -> tuple[LineData | None, list[Found]
     try:
         data = LineData.model_validate(raw)
     except ValidationError as error:
-        return None, [line_checks.explain(raw, item) for item in error.errors(include_url=False)]
+        items = error.errors(include_url=False)
+        found = [line_checks.explain(raw, item) for item in items]
+        whole = line_checks.with_placeholders(raw, items)
+        with contextlib.suppress(ValidationError):
+            found += [] if whole is None else line_checks.cross_checks(LineData.model_validate(whole))
+        return None, found
     return data, list(line_checks.cross_checks(data))
 
 

@@ -62,11 +62,11 @@ def pattern(name: str, expression: str, allowed: str) -> Any:
 
 def _url(value: str) -> str:
     with contextlib.suppress(ValueError):  # urllib's own refusal: brackets, ports
-        parts = urlsplit(value)
+        parts = urlsplit(value if value.isprintable() and " " not in value else "")
         addressed = parts.scheme == "file" or (parts.hostname and parts.port != 0)
         if parts.scheme in SCHEMES and addressed and PurePosixPath(parts.path).name:
             return value
-    allowed = f"{', '.join(SCHEMES)} URLs that end in a file name"
+    allowed = f"{', '.join(SCHEMES)} URLs that end in a file name; a blank is written %20"
     raise _mistake("url", f"{value!r} is not a URL of a file", allowed)
 
 
@@ -87,7 +87,8 @@ _LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:
 _LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
 LineName = Annotated[str, pattern("name", _LINE, _LINES)]
 Name = Annotated[str, pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
-FileName = Annotated[str, pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", "one file name without '/', 200 at most")]
+_FILE = "one file name without '/' and blanks: letters, digits, '_', '.', '+', '~', '-', 200 at most"
+FileName = Annotated[str, pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", _FILE)]
 BuildId = Annotated[str, pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
 Config = Annotated[str, pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
 Dist = Annotated[str, pattern("dist", r"\.[a-z0-9_]+", "'.' and lower-case letters, digits, '_'")]
@@ -101,7 +102,7 @@ SpecLine = Annotated[str, pattern("line of a spec file", r"\S(.*\S)?", "one line
 TextLine = Annotated[str, pattern("line of a text", r"[^\r\n]*[^\s][^\r\n]*", "one line that is not blank")]
 Url = Annotated[str, AfterValidator(_url)]
 Inside = Annotated[str, AfterValidator(_inside)]
-Size = Annotated[int, Field(gt=0, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
+Size = Annotated[int, Field(gt=0, lt=1 << 63, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
 Flag = Annotated[bool, Field(strict=True)]
 Day = Annotated[date, Field(strict=True)]
 
@@ -137,7 +138,7 @@ class Key(Model):
     urls: tuple[Url, ...] = ()
     files: tuple[str, ...] = ()  # on the host, or beside the line file
     expired: Day | None = None
-    sha1: bool = False
+    sha1: Flag = False
 
 
 class Member(Model):
@@ -356,9 +357,7 @@ class LabScenario(Model):
 class LineData(Model):
     """The content of a line file together with its series file."""
 
-    schema_: Annotated[Literal[1], BeforeValidator(lambda v: None if isinstance(v, bool) else v)] = Field(
-        alias="schema"
-    )
+    schema_: Annotated[Literal[1], BeforeValidator(lambda v: v if type(v) is int else None)] = Field(alias="schema")
     name: LineName
     title: str
     kernel: str

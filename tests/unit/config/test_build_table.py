@@ -105,7 +105,7 @@ WRONG = [
     ('dist = ".own"', 'dist = "own"', "'own' is not a dist", "'.' and lower-case letters"),
     ('kernel-series = "6.1"', 'kernel-series = "6"', "'6' is not a series of kernels", "such as 6.1"),
     ('glibc-max = "2.34"', 'glibc-max = "2"', "'2' is not a version of glibc", "such as 2.34"),
-    ('init = "systemd"', 'init = "openrc"', "build.init: Input should be 'sysv' or 'systemd'", "'sysv' or 'systemd'"),
+    ('init = "systemd"', 'init = "openrc"', "build.init: expected 'sysv' or 'systemd'", "'sysv' or 'systemd'"),
     ('init = "systemd"', 'init = "systemd"\ncolour = 1', "unknown key 'colour' in build", "anchors, dist, glibc-max"),
     ('kernel = "6.1"', 'kernel = "6.12"', "the kernel 6.12 is not of the series 6.1", "6.1, or 6.1.N"),
     ('version = "6.1."', 'version = "6.1."\nimage = "centos6"', "not built in the image 'centos6'", "debian12"),
@@ -217,13 +217,13 @@ ROLE_WRONG = [
     ('kernel = "stock"\n', "", "the role director has packages and a kernel of its own"),
     ('packages = ["fullnat"]\n', "", "the role director is nothing but stock"),
     ('packages = ["fullnat"]', 'packages = ["fulnat"]', "no package 'fulnat'"),
-    ('kernel = "stock"', 'kernel = "realserver"', "roles.director.kernel: Input should be"),
+    ('kernel = "stock"', 'kernel = "realserver"', "roles.director.kernel: expected"),
     ('kernel = "stock"', 'kernel = "stock"\nbuildid = ".x"', "buildid is a kernel's, and director has none of its own"),
     ('source = "ipvsadm"', 'source = "nothing"', "no source 'nothing'"),
     ('modules = ["ip_vs"]', "modules = []", "packages.fullnat.modules: "),
     ('modules = ["ip_vs"]', 'modules = ["../x"]', "'../x' is not a module"),
     ('version = "1.0"', 'version = "1-0"', "'1-0' is not a package's version"),
-    ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat.kind: Input should be 'module-set'"),
+    ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat.kind: expected 'module-set'"),
 ]
 
 

@@ -6,6 +6,7 @@ The project's own lines are only asked to load; everything else is tested on a s
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +117,68 @@ def test_a_line_of_the_project_is_called_as_its_file_is(project: Path) -> None:
 @pytest.mark.parametrize("value", ["true", "5.0", '"5"'])
 def test_a_size_of_another_type_is_not_bent_into_shape(project: Path, value: str) -> None:
     line = edit(project / "lines/base.toml", "size = 10", f"size = {value}")
-    assert (only_mistake().line, only_mistake().what) == (line, "sources.tar.size: Input should be a valid integer")
+    assert (only_mistake().line, only_mistake().what) == (
+        line,
+        f"sources.tar.size: expected a whole number, got {value}",
+    )
 
 
-@pytest.mark.parametrize("value", ["true", '"1"', "2.0"])
+@pytest.mark.parametrize("value", ["true", '"1"', "1.0", "2.0", "[1]"])
 def test_a_schema_of_another_type_is_another_schema(project: Path, value: str) -> None:
     edit(project / "lines/base.toml", "schema = 1", f"schema = {value}")
-    assert only_mistake().what == "schema: Input should be 1"
+    assert only_mistake().what == f"schema: expected 1, got {'an array' if value == '[1]' else value}"
 
 
 def test_a_byte_order_mark_is_named(project: Path) -> None:
     file = project / "lines/base.toml"
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
-    assert (only_mistake().line, "byte order mark" in only_mistake().what) == (1, True)
+    assert (only_mistake().line, only_mistake().what) == (1, "it begins with a byte order mark")
+    with pytest.raises(FileProblems) as caught:
+        line_loader.load("base")
+    subprocess.run(["sh", "-ec", caught.value.hint], check=True)
+    file.with_name(f"{file.name}.plain").rename(file)
+    assert line_loader.load("base").name == "base"
+
+
+@pytest.mark.parametrize(
+    ("data", "line", "what"),
+    [
+        (BASE.encode("utf-16"), 1, "it is UTF-16"),
+        (BASE.encode("utf-16-be"), 1, "it is UTF-16 or UTF-32 without a byte order mark, or no text"),
+        (b'schema = 1\ntitle = "caf\xe9"\n', 2, "it is no text, or not UTF-8: byte 0xe9"),
+        (b"\x1f\x8b\x08\0\0\0", 1, "it is no text, or not UTF-8: byte 0x8b"),
+    ],
+)
+def test_another_character_set_is_told_with_its_line(project: Path, data: bytes, line: int, what: str) -> None:
+    (project / "lines/base.toml").write_bytes(data)
+    assert (only_mistake().line, only_mistake().what) == (line, what)
+
+
+TYPES = [  # (file, old, new, what is said)
+    ("base", "size = 10", f"size = {1 << 63}", f"expected a number below {1 << 63}, got {1 << 63}"),
+    ("base", 'kernel = "1.0"', "kernel = 6.1", "kernel: expected a text in quotes, got 6.1"),
+    ("base", 'series = ["fix"]', 'series = "fix"', 'roles.director.series: expected an array, got "fix"'),
+    ("base", 'urls = ["https://example.org/key.asc"]', "sha1 = 1", "keys.ours.sha1: expected true or false, got 1"),
+    (
+        "base",
+        'urls = ["https://example.org/key.asc"]',
+        "expired = 2024",
+        "expected a date such as 2024-01-31, got 2024",
+    ),
+    ("base", "[roles.stock]", "[[roles.stock]]", "roles.stock: expected a table, got an array"),
+    ("base", 'file = "a.tar.gz"', 'file = "a b.tar.gz"', "sources.tar.file: 'a b.tar.gz' is not a file name"),
+    ("base", "https://example.net/a.tar.gz", "https://example.net/a b.tar.gz", "is not a URL of a file"),
+    ("series", "option-number = 200", "option-number = 200.0", "option-number: expected a whole number, got 200.0"),
+]
+
+
+@pytest.mark.parametrize(("which", "old", "new", "what"), TYPES, ids=[row[3] for row in TYPES])
+def test_a_value_of_another_type_is_told_with_what_was_expected_and_what_is_there(
+    project: Path, which: str, old: str, new: str, what: str
+) -> None:
+    file = project / {"base": "lines/base.toml", "series": "patches/base/series.toml"}[which]
+    line = edit(file, old, new)
+    assert what in only_mistake().what and only_mistake().line in (line, line + 1)
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "/proc", "/nowhere"])
@@ -229,7 +279,7 @@ def test_the_second_element_of_an_array_of_tables_is_told_by_its_own_line(projec
 
 
 BAD_VALUES = [  # (file, old, new, what is said of it, what is allowed)
-    ("base", "schema = 1", "schema = 2", "schema: Input should be 1", "1"),
+    ("base", "schema = 1", "schema = 2", "schema: expected 1, got 2", "1"),
     ("base", 'name = "base"', 'name = "Base Line"', "name: 'Base Line' is not a name", "lower-case letters"),
     ("base", FINGERPRINT, "ef" * 20, "is not a key fingerprint", "40 upper-case hexadecimal digits, no spaces"),
     ("base", 'size = 10\nsha256 = "ab', 'size = 10\nsha256 = "AB', "is not a SHA-256", "64 lower-case hexadecimal"),
@@ -240,15 +290,27 @@ BAD_VALUES = [  # (file, old, new, what is said of it, what is allowed)
     ("base", "https://example.net/a.tar.gz", "https://[example/a", "is not a URL of a file", "end in a file name"),
     ("base", "https://example.net/a.tar.gz", "https://h:port/a", "is not a URL of a file", "end in a file name"),
     ("base", 'file = "a.tar.gz"', 'file = "a/b.tar.gz"', "'a/b.tar.gz' is not a file name", "one file name without"),
-    ("base", "size = 10", "size = 0", "sources.tar.size: Input should be greater than 0", ""),
+    ("base", "size = 10", "size = 0", "sources.tar.size: expected a number above 0, got 0", ""),
     ("base", 'kind = "file"', 'kind = "zip"', "the kind of a source is missing or unknown", "file, srpm, debian"),
     ("base", 'contains = ["Name: kernel"]', "contains = []", "sources.srpm.spec.contains", ""),
-    ("base", "[roles.director]", "[roles.directer]", "roles.directer: Input should be 'director'", "'realserver'"),
+    (
+        "base",
+        "[roles.director]",
+        "[roles.directer]",
+        "roles.directer: expected 'director', 'realserver' or 'stock', got \"directer\"",
+        "'realserver'",
+    ),
     ("base", 'buildid = ".one"', 'buildid = "one"', "'one' is not a buildid", "empty, or '.'"),
     ("base", 'CONFIG_ONE = "y"', 'ONE = "y"', "'ONE' is not a kernel option", "CONFIG_ and upper-case letters"),
     ("base", 'path = "top/fix.patch"', 'path = "/top"', "'/top' leaves its directory", "a relative path without '..'"),
-    ("series", 'role = "director"', 'role = "cook"', "patches.fix.role: Input should be 'director'", "'stock'"),
-    ("series", "option-number = 200", "option-number = 256", "Input should be less than or equal to 255", ""),
+    (
+        "series",
+        'role = "director"',
+        'role = "cook"',
+        "patches.fix.role: expected 'director', 'realserver' or 'stock', got \"cook\"",
+        "'stock'",
+    ),
+    ("series", "option-number = 200", "option-number = 256", "expected a number up to 255, got 256", ""),
     ("series", '"net/two.c" =', '"../two.c" =', "'../two.c' leaves its directory", "a relative path without '..'"),
     ("series", '"net/two.c" = "cd', '"net/two.c" = "XX', "is not a git object id", "40 lower-case hexadecimal"),
     ("series", 'why = "the file is not there yet"', 'why = "because"', "at least 10 characters", ""),
@@ -366,6 +428,16 @@ def test_every_mistake_of_both_files_is_told_at_once_in_order(project: Path) -> 
     assert [p.line for p in found[:3]] == sorted(p.line for p in found[:3])
 
 
+def test_a_wrong_value_hides_no_name_that_refers_to_nothing(project: Path) -> None:
+    wrong = (("schema = 1", "schema = true"), ("size = 10", 'size = "10"'), ('file = "a.tar.gz"', 'file = "a b"'))
+    lines = [edit(project / "lines/base.toml", *each) for each in wrong]
+    names = (('series = ["fix"]', 'series = ["fix", "nope"]'), ('signers = ["ours"]', 'signers = ["theirs"]'))
+    lines += [edit(project / "lines/base.toml", *each) for each in names]
+    found = mistakes()
+    assert [problem.line for problem in found] == sorted(lines)
+    assert ["no patch 'nope'" in p.what or "no key 'theirs'" in p.what for p in found] == [False] * 3 + [True] * 2
+
+
 def test_the_message_names_each_mistake_as_file_and_line_and_where_to_read_on(project: Path) -> None:
     line = edit(project / "lines/base.toml", "size = 10", "size = 10\ncolour = 1") + 1
     with pytest.raises(FileProblems) as caught:
@@ -400,7 +472,7 @@ def test_a_file_that_is_not_there_or_no_text_is_the_persons_mistake(project: Pat
         line_loader.load(None, tmp_path / "none.toml")
     assert missing.value.where == str(tmp_path / "none.toml")
     (tmp_path / "latin.toml").write_bytes(b'title = "caf\xe9"\n')
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is not TOML"):
         line_loader.load(None, tmp_path / "latin.toml")
     with pytest.raises(UsageError, match="cannot be read"):
         line_loader.load(None, tmp_path)

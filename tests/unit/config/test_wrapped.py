@@ -54,13 +54,13 @@ def test_an_override_can_drop_it(base: Path, project: Path) -> None:
 
 
 BAD = [  # (old, new, what is said of it, what is allowed)
-    ('"base64"', '"uuencode"', "wrapped.0.unwrap: Input should be 'base64'", "'base64'"),
+    ('"base64"', '"uuencode"', "wrapped.0.unwrap: expected 'base64'", "'base64'"),
     ("https://example.org/at", "example.org/at", "wrapped.0.url: 'example.org", "http, https"),
     ('before = "EOF"', 'before = " "', "wrapped.0.before: ' ' is not a line of a text", "not blank"),
     ('before = "EOF"', r'before = "E\nOF"', r"wrapped.0.before: 'E\nOF' is not a line of a text", "one line"),
-    ("size = 20", "size = 0", "wrapped.0.size: Input should be greater than 0", ""),
-    ("size = 20", "size = 67108865", "wrapped.0.size: Input should be less than or equal to 67108864", ""),
-    ("size = 20", 'size = "20"', "wrapped.0.size: Input should be a valid integer", ""),
+    ("size = 20", "size = 0", "wrapped.0.size: expected a number above 0, got 0", ""),
+    ("size = 20", "size = 67108865", "wrapped.0.size: expected a number up to 67108864, got 67108865", ""),
+    ("size = 20", 'size = "20"', 'wrapped.0.size: expected a whole number, got "20"', ""),
     (f'size = 20\nsha256 = "{DIGEST}', f'size = 20\nsha256 = "{DIGEST[:-1]}', "is not a SHA-256", "64 lower-case"),
 ]
 
