@@ -41,6 +41,17 @@ in the environment.
 `line` and `line-file` choose one line: of the two counts what is set in the first of these places. A line file names
 its own line; where both are set in the same place, they must agree.
 """
+_LAUNCHER = """\
+## The launcher
+
+`./inv` makes `.venv` in the checkout on first use, and makes it anew, with a note, when the checkout was moved, its
+Python is gone or replaced, or a run was killed while it was made. The environment variables that it reads:
+
+| variable | meaning |
+| --- | --- |
+| `INV_PYTHON` | the Python to make `.venv` with; when it is not one of 3.11 or newer with venv, that is an error |
+| `INV_NO_INSTALL` | `1`: install no package on this host; what is missing is an error with the command to type |
+"""
 _COMPLETION = """\
 ## Completion
 
@@ -102,7 +113,7 @@ def commands() -> str:
     import tasks
 
     verbs = [task.verb for _, task in sorted(Collection.from_module(tasks).tasks.items())]
-    return "\n".join([_COMMANDS, *map(_verb, verbs), _COMPLETION, _SETTINGS + "\n" + _settings_table()])
+    return "\n".join([_COMMANDS, *map(_verb, verbs), _LAUNCHER, _COMPLETION, _SETTINGS + "\n" + _settings_table()])
 
 
 def exit_codes() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.config.context import RunContext
+from pipeline.config.settings import HOME
 from pipeline.core import process, resources
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks, TestsFailed, UsageError
@@ -60,5 +61,6 @@ def _run(console: Console, only: str, match: str, more: Mapping[str, str], *opti
     programs.ensure({"fetch", "test"}, console)
     argv = [sys.executable, "-m", "pytest", str(root / "tests" / only), *options, *(["-k", match] if match else [])]
     environment = {**process.clean_environment(), **os.environ, **more}
+    environment.pop(HOME, None)  # tests have artifacts of their own, below their working directory
     if status := process.run_attached(argv, env=environment, cwd=root):
         raise TestsFailed(f"the tests failed (pytest exit status {status})", hint="`./inv test --match NAME` runs one")

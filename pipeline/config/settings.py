@@ -22,6 +22,7 @@ from pipeline.errors import FileProblems, Problem, UsageError
 
 Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
 SETTINGS_FILE = "inv.toml"
+HOME = "INV_HOME"  # the variable in which the launcher says where its checkout is
 
 
 class Place(IntEnum):
@@ -90,7 +91,13 @@ class Settings:
     """
 
     artifacts: Annotated[
-        Path, Row("directory of everything this tool makes; the store is in it", value="DIR", group="line and place")
+        Path,
+        Row(
+            "directory of everything this tool makes; the store is in it",
+            shown="`artifacts` in the checkout",
+            value="DIR",
+            group="line and place",
+        ),
     ] = Path("artifacts")
     line: Annotated[str, Row("the line's name; `./inv lines` lists them", value="LINE")] = resources.default_line()
     line_file: Annotated[
@@ -230,12 +237,20 @@ def load(options: Mapping[str, object], environ: Mapping[str, str] | None = None
         else:
             values[row.attribute] = from_file.get(row.name, row.default)
             places[row.name] = Place.FILE if row.name in from_file else Place.DEFAULT
+    if places["artifacts"] is Place.DEFAULT:
+        values["artifacts"] = _default_artifacts(environ)
     # A line and a line file are one choice: the place that counts first makes it, and there both must agree.
     if places["line-file"] < places["line"]:
         values["line"] = ""
     elif places["line"] < places["line-file"]:
         values["line_file"] = None
     return Settings(**values)
+
+
+def _default_artifacts(environ: Mapping[str, str]) -> Path:
+    """Return the default in the launcher's checkout, wherever it was called; the name alone where that is here."""
+    home, default = environ.get(HOME), TABLE["artifacts"].default
+    return default if home is None or Path(home) == Path.cwd() else Path(home, default)
 
 
 def _read_file(path: Path, required: bool) -> dict[str, object]:

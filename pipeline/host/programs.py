@@ -30,6 +30,7 @@ GROUPS: dict[Group, str] = {
 }
 UPDATE_TIMEOUT, INSTALL_TIMEOUT = 300.0, 1800.0  # seconds; a slow mirror, not a hung one
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
+NO_INSTALL = "INV_NO_INSTALL"  # the variable against installing anything on the host; the launcher reads it too
 LOCK_WAIT = 120  # seconds to wait for another package manager, such as an unattended upgrade
 
 
@@ -191,6 +192,8 @@ class Installer:
         if not lacking:
             return
         manager = package_manager(self.path)
+        if os.environ.get(NO_INSTALL, "0") not in ("", "0"):
+            raise _lack(lacking, f"{NO_INSTALL} forbids to install it", self.path)
         if manager is None or self.prefix is None:
             raise _lack(lacking, "this user may not install packages" if manager else "no apt or dnf here", self.path)
         for program in lacking:
@@ -215,6 +218,7 @@ class Installer:
         # env(1), because sudo hands no variable down
         quiet = ["env", "DEBIAN_FRONTEND=noninteractive"]
         environment = process.clean_environment(**({"PATH": self.path} if self.path is not None else {}))
+        self.console.note(f"running: {neutral.command([*(self.prefix or ()), *command])}")
         process.run([*(self.prefix or ()), *quiet, *command], env=environment, timeout=timeout)
 
 

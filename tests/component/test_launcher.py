@@ -159,7 +159,7 @@ def test_the_first_use_puts_nothing_outside_the_checkouts_ignored_places(house: 
     made = {path.name for path in house.root.iterdir()} - {path.name for path in ROOT.iterdir()}
     assert made <= {".venv", ".venv.lock", "artifacts", "__pycache__"}
     ignored = (house.root / ".gitignore").read_text().split()
-    assert {"/.venv/", "/.venv.lock"} <= set(ignored)
+    assert {"/.venv", "/.venv.lock"} <= set(ignored)
 
 
 # --- Every later use -----------------------------------------------------------------------------------

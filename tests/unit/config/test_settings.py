@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.settings import ROWS, TABLE, Setting, Settings, load
+from pipeline.config.settings import HOME, ROWS, TABLE, Setting, Settings, load
 from pipeline.errors import FileProblems, UsageError
 
 # Of each kind: a value as the command line gives it, as the environment does, as TOML does, and what they mean.
@@ -224,3 +224,14 @@ def test_settings_cannot_be_changed_once_read() -> None:
 def test_no_default_is_shared_and_changeable() -> None:
     assert json.dumps([row.default for row in ROWS if not isinstance(row.default, Path)])
     assert not any(isinstance(row.default, list | dict | set) for row in ROWS)
+
+
+def test_artifacts_lie_in_the_checkout_unless_they_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = {HOME: str(tmp_path / "checkout")}
+    assert load({}, home).artifacts == tmp_path / "checkout/artifacts"
+    assert load({"artifacts": "own"}, home).artifacts == Path("own")
+    assert load({}, {**home, "FNAT_ARTIFACTS": "own"}).artifacts == Path("own")
+    assert load({}, {}).artifacts == Path("artifacts")
+    (tmp_path / "checkout").mkdir()
+    monkeypatch.chdir(tmp_path / "checkout")
+    assert load({}, home).artifacts == Path("artifacts"), "as short as it can be typed"

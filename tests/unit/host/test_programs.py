@@ -209,3 +209,20 @@ def test_the_launcher_is_told_that_all_is_well(tmp_path: Path, script: Script) -
         argv, cwd=ROOT, env={"PATH": str(tmp_path / "bin")}, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_variable_against_installing_is_obeyed(
+    tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script("dpkg", "")
+    script("apt-get", apt_get(tmp_path))
+    monkeypatch.setenv(programs.NO_INSTALL, "1")
+    with pytest.raises(HostLacks, match="INV_NO_INSTALL forbids") as caught:
+        installer(tmp_path, [])[0].ensure(["build"])
+    assert f"apt-get install -y --no-install-recommends {PACKAGES}" in caught.value.hint
+    assert not (tmp_path / "calls").exists()
+    monkeypatch.setenv(programs.NO_INSTALL, "0")
+    able, output = installer(tmp_path, [])
+    able.ensure(["build"])
+    assert "running: apt-get update" in output.getvalue()
+    assert f"install -y --no-install-recommends {PACKAGES}\n" in output.getvalue()
