@@ -193,6 +193,7 @@ class _ScenarioRun:
             guests=tuple(guests),
             checks=tuple(checks),
             distributions=tuple(self.context.distributions if self.context else ()),
+            measurements=tuple(self.context.measurements if self.context else ()),
             sequence=packets,
             captures={segment: str(path) for segment, path in captures.items() if self.environment.capture},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections import Counter
@@ -11,11 +12,12 @@ from pathlib import Path
 
 from pipeline.formats import pcap
 from pipeline.formats.pcap import Packet
-from pipeline.lab.report.results import Check, Distribution
+from pipeline.lab.report.results import Check, Distribution, Measurement
 from pipeline.lab.topology import GuestPlan
 from pipeline.lab.vm.machine import Machine
 
 GUEST = "/bin/fnat-guest"
+NOTHING = "nothing"  # what is said of a value that has no text
 _POLL = 0.2  # seconds
 _RESPONSE = re.compile(r"ok (\S+) (\S+) (\d+) (\S+) (\d+) \| (\S+) (\d+) ([\d.]+)")
 
@@ -63,6 +65,8 @@ class ScenarioContext:
     known_defects: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    checked: float = field(default_factory=time.monotonic)  # when the last check was recorded
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -76,10 +80,23 @@ class ScenarioContext:
         return self.macs[name][0]
 
     def check(self, name: str, expected: object, actual: object, *, passed: bool | None = None, hint: str = "") -> bool:
-        """Record a check; without `passed` the actual value must equal the expected one."""
+        """Record a check; without `passed` the actual value must equal the expected one.
+
+        A name that was given before gets a number. The check's time is that since the last one.
+        """
         good = expected == actual if passed is None else passed
-        self.checks.append(Check(name=name, expected=_text(expected), found=_text(actual), passed=good, hint=hint))
+        now, taken = time.monotonic(), {check.name for check in self.checks}
+        numbered = (f"{name} ({number})" for number in itertools.count(2))
+        name = next(each for each in itertools.chain((name,), numbered) if each not in taken)
+        found, seconds = _text(actual), round(now - self.checked, 3)
+        check = Check(name=name, expected=_text(expected), found=found, passed=good, seconds=seconds, hint=hint)
+        self.checks.append(check)
+        self.checked = now
         return good
+
+    def measure(self, name: str, seconds: float, limit: float) -> None:
+        """Record a measured time, and the seconds after which it counts as failed."""
+        self.measurements.append(Measurement(name=name, seconds=round(seconds, 2), limit=limit))
 
     def check_eventually(
         self, name: str, expected: object, read: Callable[[], object], within: float, hint: str = ""
@@ -149,4 +166,6 @@ def _counts(numbers: Mapping[str, int]) -> str:
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple | set) else str(value)
+    if isinstance(value, list | tuple | set | dict):
+        return ", ".join(map(_text, value)) or NOTHING
+    return str(value) if str(value).strip() else NOTHING

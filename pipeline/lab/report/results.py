@@ -43,6 +43,7 @@ class Check(Model):
     expected: str
     found: str
     passed: bool
+    seconds: float = 0.0  # since the check before
     hint: str = ""  # what to look at when it did not pass
 
 
@@ -87,6 +88,14 @@ class Distribution(Model):
     found: dict[str, int]
 
 
+class Measurement(Model):
+    """A measured time, and the `limit` in seconds after which it counts as failed."""
+
+    name: str
+    seconds: float
+    limit: float
+
+
 class Packet(Model):
     """One packet of a capture. `at` in seconds since the first; `source` and `target` are guests where known."""
 
@@ -109,6 +118,7 @@ class Scenario(Model):
     guests: tuple[Guest, ...] = ()
     checks: tuple[Check, ...] = ()
     distributions: tuple[Distribution, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     sequence: tuple[Packet, ...] = ()
     captures: dict[str, str] = {}  # segment to file, where one was kept
 

@@ -26,14 +26,16 @@ def act(context: ScenarioContext) -> None:
 def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
     """Check that a guest's kernel is the built one, with the features of `role` and of no other role."""
     machine = context[name]
-    context.check(f"{name}: uname -r", context.releases[name], machine.run("uname", "-r").out.strip())
+    context.check(
+        f"{name}: uname -r is the package's release", context.releases[name], machine.run("uname", "-r").out.strip()
+    )
     machine.run("modprobe", "ip_vs")
     fullnat = machine.run("test", "-e", FULLNAT, accept=(0, 1)).status == 0
     hint = "the lvs patch is what gives it: `./inv patches` shows which role has which"
-    context.check(f"{name}: FULLNAT in IPVS", role is RoleName.DIRECTOR, fullnat, hint=hint)
+    context.check(f"{name}: IPVS has FULLNAT", role is RoleName.DIRECTOR, fullnat, hint=hint)
     if role is RoleName.DIRECTOR:
         first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
-        context.check(f"{name}: IPVS' table", TABLE_SIZE, first, passed=TABLE_SIZE in first)
+        context.check(f"{name}: size of IPVS' connection table", TABLE_SIZE, first, passed=TABLE_SIZE in first)
     loaded = machine.run("modprobe", "toa", accept=tuple(range(256))).status == 0
     counted = machine.run("test", "-e", TOA, accept=(0, 1)).status == 0
     hint = "the toa patch is what gives it: was this kernel built with the director's?"

@@ -17,10 +17,10 @@ def act(context: ScenarioContext) -> None:
     """Run the scenario with the VIP on lo of the servers, then with a redirect instead."""
     configure(context, "dr", "-g")
     context.check_distribution(
-        "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
+        "DR, wlc: requests per server", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
     )
     _check_arp(context)
-    check_bypass(context)
+    check_bypass(context, "DR")
     _check_no_port_mapping(context)
     _check_redirect(context)
 
@@ -39,21 +39,21 @@ def configure(context: ScenarioContext, mode: str, forward: str, **server_settin
 def _check_arp(context: ScenarioContext) -> None:
     context["client"].run("sh", "-c", f"ip neigh flush dev eth0; arping -c 3 -I eth0 {VIP}", timeout=15, accept=(0, 1))
     answering = sorted(pcap.claimants(context.packets("front"), VIP))
-    context.check("only the director answers ARP for the VIP", [context.mac("director")], answering)
+    context.check("DR: only the director answers ARP for the VIP", [context.mac("director")], answering)
 
 
-def check_bypass(context: ScenarioContext) -> None:
+def check_bypass(context: ScenarioContext, mode: str) -> None:
     """Check that answers from the VIP come from the servers' own cards, and none from the director's."""
     plain = (packet for packet in context.packets("front") if packet.tcp and not packet.ipip)
     senders = {packet.source_mac for packet in plain if packet.ip and packet.ip.source == VIP}
-    context.check("answers bypass the director", sorted(map(context.mac, SERVERS)), sorted(senders))
+    context.check(f"{mode}: answers bypass the director", sorted(map(context.mac, SERVERS)), sorted(senders))
 
 
 def _check_no_port_mapping(context: ScenarioContext) -> None:
     director, address = context["director"], SERVERS["server1"]
     ipvs.add_rules(director, f"-A -t {VIP}:81 -s rr\n-a -t {VIP}:81 -r {address}:8080 -g")
     listed = [row.split()[0].rpartition(":")[2] for row in ipvs.list_servers(director, f"{VIP}:81")]
-    context.check("a port cannot be mapped: 81 stays 81", ["81"], listed)
+    context.check("DR: a port cannot be mapped, 81 stays 81", ["81"], listed)
 
 
 def _check_redirect(context: ScenarioContext) -> None:
@@ -63,9 +63,9 @@ def _check_redirect(context: ScenarioContext) -> None:
         settings = {"MODES": "dr", "VIP": VIP, "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"}
         ipvs.configure_role(machine, "realserver", settings)
         held = machine.run("ip", "-4", "address", "show").out
-        context.check(f"{name} has no VIP of its own with a redirect", False, VIP in held)
+        context.check(f"DR by a redirect: {name} has a VIP of its own", False, VIP in held)
     context.check_distribution(
-        "redirected by iptables", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
+        "DR by a redirect: requests per server", {"server1": 5, "server2": 5}, context.request("client", VIP, count=10)
     )
 
 

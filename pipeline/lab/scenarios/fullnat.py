@@ -17,6 +17,7 @@ SERVICE, SERVICE6 = f"{VIP}:80", f"{VIP}:81"  # the second leads to listeners of
 PORT, PORT6, UDP_PORT = 8080, 8081, 5300
 BYTES = 4 << 20  # of the large download
 OPTION = 200  # the TCP option of these two patches
+LOADING, PRESERVED = "{}: toa loads", "FULLNAT with toa: servers see the client's address and port, {}"  # checks' names
 _LPORT = "/proc/sys/net/ipv4/vs/fullnat_lport_"
 _MASKED = "a kernel without FULLNAT takes -b and masquerades: is this the director's?"
 
@@ -26,7 +27,7 @@ def act(context: ScenarioContext) -> None:
     prepare(context)
     listed = ipvs.list_servers(context["director"], SERVICE)
     wanted = [f"{SERVERS['server1']}:{PORT} FullNat 2", f"{SERVERS['server2']}:{PORT} FullNat 1"]
-    context.check("ipvsadm -Ln shows FullNat", wanted, listed, hint=_MASKED)
+    context.check("FULLNAT: ipvsadm -Ln shows FullNat", wanted, listed, hint=_MASKED)
     check_no_routes(context)
     _check_without_toa(context)
     check_with_toa(context)
@@ -58,32 +59,32 @@ def check_no_routes(context: ScenarioContext) -> None:
     for name in SERVERS:
         answer = context[name].run("ip", "route", "get", CLIENT, accept=(0, 1, 2))
         hint = "with a route, masquerading would seem to work too"
-        context.check(f"{name} has no route to the client", False, answer.status == 0, hint=hint)
+        context.check(f"{name}: a route to the client exists", False, answer.status == 0, hint=hint)
 
 
 def _check_without_toa(context: ScenarioContext) -> None:
     for port, family in ((80, "AF_INET"), (81, "AF_INET6")):
         found = context.request("client", VIP, port, 3)
         seen = sorted({answer.observed_client[0] or answer.error for answer in found})
-        context.check(f"without toa servers see the local address, {family}", [LOCAL], seen)
+        context.check(f"FULLNAT without toa: servers see the local address, {family}", [LOCAL], seen)
 
 
 def check_with_toa(context: ScenarioContext) -> None:
     """Load toa; check the distribution, and that servers observe the clients' own addresses and ports."""
     for name in SERVERS:
         loaded = context[name].run("modprobe", "toa", accept=tuple(range(256)))
-        context.check(f"{name}: toa loads", "yes", loaded.err.strip() or "yes", hint="was it built with the toa patch?")
+        context.check(LOADING.format(name), "yes", loaded.err.strip() or "yes", hint="was it built with the toa patch?")
     found = context.request("client", VIP, 80, 30)
-    context.check_distribution("wrr, weights 2 and 1", {"server1": 20, "server2": 10}, found)
+    context.check_distribution("FULLNAT, wrr 2 and 1: requests per server", {"server1": 20, "server2": 10}, found)
     hint = "option 254 against 200, or the lvs patch on a real server, lose it silently"
     own = sum(answer.is_client_preserved for answer in found)
-    context.check("servers see the client's address and port, AF_INET", 30, own, hint=hint)
+    context.check(PRESERVED.format("AF_INET"), 30, own, hint=hint)
     own = sum(answer.is_client_preserved for answer in context.request("client", VIP, 81, 6))
-    context.check("servers see the client's address and port, AF_INET6", 6, own, hint=hint)
+    context.check(PRESERVED.format("AF_INET6"), 6, own, hint=hint)
     for name, wanted in (("server1", 24), ("server2", 12)):
         counted = toa_stats(context, name)
         seen = f"with toa {counted.get('syn_recv_sock_toa', 0)}, without {counted.get('syn_recv_sock_no_toa', 0)}"
-        context.check(f"{name}: toa_stats", f"with toa {wanted}, without 0", seen, hint=hint)
+        context.check(f"{name}: connections that toa_stats counts", f"with toa {wanted}, without 0", seen, hint=hint)
 
 
 def toa_stats(context: ScenarioContext, name: str) -> dict[str, int]:
@@ -95,19 +96,18 @@ def toa_stats(context: ScenarioContext, name: str) -> dict[str, int]:
 
 def _check_toa_option(context: ScenarioContext) -> None:
     inner = [found for packet in context.packets("back") if (found := pcap.toa(packet))]
-    context.check("the inner wire carries TOA's option", [OPTION], sorted({found.kind for found in inner}))
-    context.check("with the client's address", [CLIENT], sorted({found.address for found in inner}))
+    context.check("FULLNAT: TCP options of TOA on the inner wire", [OPTION], sorted({found.kind for found in inner}))
+    context.check("FULLNAT: addresses in TOA's options", [CLIENT], sorted({found.address for found in inner}))
     outer = sum(pcap.toa(packet) is not None for packet in context.packets("front"))
-    context.check("the outer wire carries none", 0, outer)
+    context.check("FULLNAT: packets with TOA's option on the outer wire", 0, outer)
 
 
 def _check_local_addresses(context: ScenarioContext) -> None:
     text = context["director"].run("ipvsadm", "-G", "-t", SERVICE).out
     rows = [line.split() for line in text.splitlines() if LOCAL in line]
-    context.check("ipvsadm -G lists the local address", True, bool(rows))
-    context.check(
-        "with the columns TOTAL, SNAT_IP, CONFLICTS, CONNS", True, bool(re.search(r"SNAT_IP\s+CONFLICTS", text))
-    )
+    context.check("FULLNAT: ipvsadm -G lists the local address", True, bool(rows))
+    columns = bool(re.search(r"SNAT_IP\s+CONFLICTS", text))
+    context.check("FULLNAT: ipvsadm -G has the columns TOTAL, SNAT_IP, CONFLICTS, CONNS", True, columns)
 
 
 def _check_download(context: ScenarioContext) -> None:
@@ -115,7 +115,7 @@ def _check_download(context: ScenarioContext) -> None:
     seen = context["client"].run(
         "sh", "-c", f"fnat-guest ask {VIP} 80 /bytes/{BYTES} 1 --body --timeout 60 | sha256sum", timeout=90
     )
-    context.check(f"{BYTES >> 20} MiB arrive whole: sha256", wanted.out.split()[0], seen.out.split()[0])
+    context.check(f"FULLNAT: SHA-256 of {BYTES >> 20} MiB that arrive", wanted.out.split()[0], seen.out.split()[0])
 
 
 def _check_udp(context: ScenarioContext) -> None:
@@ -128,21 +128,24 @@ def _check_udp(context: ScenarioContext) -> None:
     if defect := context.known_defects.get("udp"):
         answered = sum(not answer.error for answer in found)
         hint = "it works: take the known defect out of the line file"
-        context.check(f"UDP is known not to work: {defect}", "0 of 4 answered", f"{answered} of 4 answered", hint=hint)
+        context.check(
+            f"FULLNAT: UDP is known not to work: {defect}", "0 of 4 answered", f"{answered} of 4 answered", hint=hint
+        )
     else:
-        context.check_distribution("UDP, rr", {"server1": 2, "server2": 2}, found)
+        context.check_distribution("FULLNAT, UDP, rr: requests per server", {"server1": 2, "server2": 2}, found)
 
 
 def _check_synproxy(context: ScenarioContext) -> None:
     director = context["director"]
     director.run("ipvsadm", "-E", "-t", SERVICE, "-s", "wrr", "-j", "enable")
     listed = [line for line in director.run("ipvsadm", "-Ln").out.splitlines() if SERVICE in line]
-    context.check("ipvsadm -Ln shows synproxy", True, any("synproxy" in line for line in listed))
+    context.check("FULLNAT: ipvsadm -Ln shows synproxy", True, any("synproxy" in line for line in listed))
     found = context.request("client", VIP, 80, 6)
-    context.check_distribution("through the SYN proxy", {"server1": 4, "server2": 2}, found)
-    context.check(
-        "servers see the client's address and port through it", 6, sum(answer.is_client_preserved for answer in found)
+    context.check_distribution(
+        "FULLNAT through the SYN proxy: requests per server", {"server1": 4, "server2": 2}, found
     )
+    own = sum(answer.is_client_preserved for answer in found)
+    context.check("FULLNAT through the SYN proxy: servers see the client's address and port", 6, own)
     director.run("ipvsadm", "-E", "-t", SERVICE, "-s", "wrr", "-j", "disable")
 
 
@@ -156,10 +159,15 @@ def _check_port_exhaustion(context: ScenarioContext) -> None:
         *("fnat-guest", "ask", VIP, "80", "/hold/2", "24", "--together", "--timeout", "4"), timeout=30, accept=(0, 1)
     )
     refused = sum(line.startswith("error") for line in held.out.splitlines())
-    context.check("local ports exhausted: some get an error", True, 0 < refused < 24, hint=f"{refused} of 24 refused")
+    context.check(
+        "FULLNAT with all local ports used: some requests get an error",
+        True,
+        0 < refused < 24,
+        hint=f"{refused} of 24 refused",
+    )
     context.run_script(director, set_ports.format(**before))
-    retried = [answer.error for answer in context.request("client", VIP, 80, 3)]
-    context.check("and with ports again all are served", ["", "", ""], retried)
+    retried = [answer.error or "answered" for answer in context.request("client", VIP, 80, 3)]
+    context.check("FULLNAT with local ports free again: requests", ["answered"] * 3, retried)
 
 
 PLAN = ScenarioPlan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from pipeline.errors import TestsFailed
 from pipeline.lab.scenario import ScenarioPlan
@@ -36,16 +37,16 @@ def act(context: ScenarioContext) -> None:
     running = {name: context.start_tcp_server(name) for name in nat.SERVERS}
     context.start_tcp_server("server2", SORRY_PORT)
     context.check_eventually(
-        "the director of priority 101 has the VIP", ["director1"], lambda: _vip_holders(context), START_TIMEOUT
+        "keepalived: directors with the VIP at first", ["director1"], lambda: _vip_holders(context), START_TIMEOUT
     )
-    _check_table(context, "director1", "both servers are in the table", [nat.FIRST, nat.SECOND])
+    _check_table(context, "director1", "keepalived: servers in the table at first", [nat.FIRST, nat.SECOND])
     context.check_distribution(
-        "rr, two servers", {"server1": 4, "server2": 4}, context.request("client", nat.VIP, count=8)
+        "keepalived, rr: requests per server", {"server1": 4, "server2": 4}, context.request("client", nat.VIP, count=8)
     )
     _check_server_failure(context, running)
     _check_sorry_server(context, running)
     _check_down_file(context)
-    _check_failover(context)
+    _check_cut_off(context)
 
 
 def _start(context: ScenarioContext, name: str) -> None:
@@ -81,50 +82,65 @@ def _check_table(context: ScenarioContext, director: str, name: str, wanted: lis
 
 def _check_server_failure(context: ScenarioContext, running: dict[str, int]) -> None:
     context["server1"].stop(running.pop("server1"))
-    _check_table(context, "director1", "a dead server leaves the table", [nat.SECOND])
+    _check_table(context, "director1", "keepalived: servers in the table after server1 died", [nat.SECOND])
     context.check_distribution(
-        "then the other answers all", {"server2": 4}, context.request("client", nat.VIP, count=4)
+        "keepalived, one server dead: requests per server", {"server2": 4}, context.request("client", nat.VIP, count=4)
     )
     running["server1"] = context.start_tcp_server("server1")
-    _check_table(context, "director1", "and returns", [nat.FIRST, nat.SECOND])
+    _check_table(
+        context, "director1", "keepalived: servers in the table after server1 returned", [nat.FIRST, nat.SECOND]
+    )
 
 
 def _check_sorry_server(context: ScenarioContext, running: dict[str, int]) -> None:
     for name, number in running.items():
         context[name].stop(number)
-    _check_table(context, "director1", "without servers the sorry server stands in", [f"192.168.100.9:{SORRY_PORT}"])
+    _check_table(
+        context, "director1", "keepalived: servers in the table when all are dead", [f"192.168.100.9:{SORRY_PORT}"]
+    )
     found = context.request("client", nat.VIP, count=2)
-    context.check("and answers", [SORRY_PORT] * 2, [answer.server_address[1] for answer in found])
+    context.check(
+        "keepalived: ports that answer when all servers are dead",
+        [SORRY_PORT] * 2,
+        [answer.server_address[1] for answer in found],
+    )
     for name in nat.SERVERS:
         running[name] = context.start_tcp_server(name)
-    _check_table(context, "director1", "and leaves when they return", [nat.FIRST, nat.SECOND])
+    _check_table(context, "director1", "keepalived: servers in the table after all returned", [nat.FIRST, nat.SECOND])
 
 
 def _check_down_file(context: ScenarioContext) -> None:
-    context["director1"].write_file(DOWN, b"")
-    _check_failover_to(context, "the file `down` makes it yield", "director2")
-    context["director1"].run("rm", DOWN)
-    _check_failover_to(context, "without the file it takes the VIP back", "director1")
-
-
-def _check_failover(context: ScenarioContext) -> None:
     first = context["director1"]
-
-    def cards(state: str) -> None:
-        context.run_script(first, f"ip link set eth0 {state}; ip link set eth1 {state}")
-
-    cards("down")
-    _check_failover_to(context, "a director cut off is replaced", "director2")
-    cards("up")
-    _check_failover_to(context, "and takes over again when it is back", "director1")
+    _check_failover(context, "keepalived: the file down is made", "director2", lambda: first.write_file(DOWN, b""))
+    _check_failover(context, "keepalived: the file down is removed", "director1", lambda: first.run("rm", DOWN))
 
 
-def _check_failover_to(context: ScenarioContext, name: str, to: str) -> None:
+def _check_cut_off(context: ScenarioContext) -> None:
+    def set_cards(state: str) -> None:
+        context.run_script(context["director1"], f"ip link set eth0 {state}; ip link set eth1 {state}")
+
+    _check_failover(context, "keepalived: director1 is cut off", "director2", lambda: set_cards("down"))
+    _check_failover(context, "keepalived: director1 is back", "director1", lambda: set_cards("up"))
+
+
+def _check_failover(context: ScenarioContext, name: str, to: str, cause: Callable[[], object]) -> None:
+    """Cause a failover, check its end at the director `to`, and measure the times until there."""
     begun = time.monotonic()
-    context.check_eventually(name, True, lambda: _has_address(context[to], nat.VIP), FAILOVER_TIMEOUT)
-    _check_table(context, to, f"{to} knows both servers", [nat.FIRST, nat.SECOND])
+    cause()
+    if context.check_eventually(
+        f"{name}: {to} has the VIP", True, lambda: _has_address(context[to], nat.VIP), FAILOVER_TIMEOUT
+    ):
+        context.measure(f"{name}, until {to} has the VIP", time.monotonic() - begun, FAILOVER_TIMEOUT)
+
+    def request() -> str:
+        return context.request("client", nat.VIP)[0].error or "answered"
+
     left = max(FAILOVER_TIMEOUT + CHECK_TIMEOUT - (time.monotonic() - begun), 1.0)
-    context.check_eventually("traffic goes on", "", lambda: context.request("client", nat.VIP)[0].error, left)
+    if context.check_eventually(f"{name}: the client's request", "answered", request, left):
+        context.measure(
+            f"{name}, until requests are answered", time.monotonic() - begun, FAILOVER_TIMEOUT + CHECK_TIMEOUT
+        )
+    _check_table(context, to, f"{name}: servers in the table of {to}", [nat.FIRST, nat.SECOND])
 
 
 def _director(name: str, number: int) -> GuestPlan:

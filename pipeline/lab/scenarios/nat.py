@@ -26,10 +26,10 @@ def act(context: ScenarioContext) -> None:
     _check_round_robin(context)
     ipvs.add_rules(director, f"-E -t {SERVICE} -s wrr\n-e -t {SERVICE} -r {FIRST} -m -w 3")
     context.check_distribution(
-        "wrr, weights 3 and 1", {"server1": 12, "server2": 4}, context.request("client", VIP, count=16)
+        "NAT, wrr 3 and 1: requests per server", {"server1": 12, "server2": 4}, context.request("client", VIP, count=16)
     )
     context.check(
-        "ipvsadm -L lists the edited weights",
+        "NAT: ipvsadm -L lists the edited weights",
         [f"{FIRST} Masq 3", f"{SECOND} Masq 1"],
         ipvs.list_servers(director, SERVICE),
     )
@@ -39,13 +39,14 @@ def act(context: ScenarioContext) -> None:
 
 def _check_round_robin(context: ScenarioContext) -> None:
     found = context.request("client", VIP, count=10)
-    context.check_distribution("rr, two servers", {"server1": 5, "server2": 5}, found)
+    context.check_distribution("NAT, rr: requests per server", {"server1": 5, "server2": 5}, found)
     names = [answer.server for answer in found]
-    context.check("rr alternates", True, all(one != other for one, other in pairwise(names)))
-    context.check("servers see the client", CLIENT, ", ".join(sorted({answer.observed_client[0] for answer in found})))
+    context.check("NAT, rr: servers answer in turn", True, all(one != other for one, other in pairwise(names)))
+    observed = sorted({answer.observed_client[0] or answer.error for answer in found})
+    context.check("NAT: servers see the client's address", [CLIENT], observed)
     open_ones = context["client"].start(GUEST, "ask", VIP, "80", "/hold/5", "2", "--together")
     context.check_eventually(
-        "the connection table names both servers of two open connections",
+        "NAT: the connection table names both servers of two open connections",
         sorted(SERVERS.values()),
         lambda: ipvs.connected_servers(context["director"], SERVERS.values()),
         3,
@@ -57,17 +58,18 @@ def _check_save_and_restore(context: ScenarioContext) -> None:
     director = context["director"]
     saved = director.run("ipvsadm", "-Sn").out
     director.run("ipvsadm", "-C")
-    context.check("nothing is left after -C", "", director.run("ipvsadm", "-Sn").out.strip())
-    context.check("and nobody answers", True, bool(context.request("client", VIP)[0].error))
+    context.check("NAT: rules after ipvsadm -C", "", director.run("ipvsadm", "-Sn").out.strip())
+    context.check("NAT: requests fail after ipvsadm -C", True, bool(context.request("client", VIP)[0].error))
     director.run("ipvsadm", "-R", stdin=saved.encode())
-    context.check("-S, -C, -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
-    context.check_distribution("after -R", {"server1": 3, "server2": 1}, context.request("client", VIP, count=4))
+    context.check("NAT: ipvsadm -S, -C and -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
+    found = context.request("client", VIP, count=4)
+    context.check_distribution("NAT after ipvsadm -R: requests per server", {"server1": 3, "server2": 1}, found)
 
 
 def _check_drain(context: ScenarioContext) -> None:
     ipvs.add_rules(context["director"], f"-e -t {SERVICE} -r {FIRST} -m -w 0")
     context.check_distribution(
-        "a server with weight 0 gets nothing", {"server2": 6}, context.request("client", VIP, count=6)
+        "NAT: a server with weight 0 gets no request", {"server2": 6}, context.request("client", VIP, count=6)
     )
 
 

@@ -41,7 +41,7 @@ def _role(context: ScenarioContext, role: str, settings: Mapping[str, str]) -> N
     machine = context[role]
     commands = _commands(machine, role)
     seen = machine.run(*commands["start"], accept=ANY_STATUS).status
-    context.check(f"{role}: start without configuration", UNCONFIGURED, seen)
+    context.check(f"{role}: exit status of start without configuration", UNCONFIGURED, seen)
     context.run_script(machine, _FOREIGN_CONFIGURATION)
     if role == "director":
         context.run_script(machine, "ipvsadm -A -t 10.9.9.9:99 -s rr")
@@ -51,13 +51,17 @@ def _role(context: ScenarioContext, role: str, settings: Mapping[str, str]) -> N
     )
     steps = (("status", STOPPED), ("start", 0), ("start", 0), ("status", RUNNING), ("status", RUNNING))
     for verb, status in steps:
-        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ANY_STATUS).status)
+        context.check(f"{role}: exit status of {verb}", status, machine.run(*commands[verb], accept=ANY_STATUS).status)
     missing = [line for line in before if line not in _state(machine)]
-    context.check(f"{role}: what others set stays while it runs", [], missing)
-    context.check(f"{role}: something was set", True, _state(machine) != before)
+    context.check(f"{role}: settings of others that are gone while it runs", [], missing)
+    context.check(f"{role}: start changes the network's settings", True, _state(machine) != before)
     for verb, status in (("stop", 0), ("stop", 0), ("status", STOPPED), ("status", STOPPED)):
-        context.check(f"{role}: {verb}", status, machine.run(*commands[verb], accept=ANY_STATUS).status)
-    context.check(f"{role}: after stop all is as before", before, _state(machine))
+        context.check(
+            f"{role}: exit status of {verb} when stopping",
+            status,
+            machine.run(*commands[verb], accept=ANY_STATUS).status,
+        )
+    context.check(f"{role}: settings after stop are those before start", before, _state(machine))
 
 
 def _state(machine: Machine) -> list[str]:

@@ -11,14 +11,14 @@ def act(context: ScenarioContext) -> None:
     """Run the scenario."""
     dr.configure(context, "tun", "-i")
     context.check_distribution(
-        "wlc, two servers", {"server1": 5, "server2": 5}, context.request("client", dr.VIP, count=10)
+        "TUN, wlc: requests per server", {"server1": 5, "server2": 5}, context.request("client", dr.VIP, count=10)
     )
     tunnelled = [packet.ip for packet in context.packets("front") if packet.ipip and packet.ip]
     outer = sorted({outer.target for outer in tunnelled})
     inner = sorted({outer.innermost.target for outer in tunnelled})
-    context.check("ipip leads to the servers", sorted(dr.SERVERS.values()), outer)
-    context.check("and carries packets to the VIP", [dr.VIP], inner)
-    dr.check_bypass(context)
+    context.check("TUN: targets of the ipip packets", sorted(dr.SERVERS.values()), outer)
+    context.check("TUN: targets of the packets inside", [dr.VIP], inner)
+    dr.check_bypass(context, "TUN")
 
 
 PLAN = ScenarioPlan(

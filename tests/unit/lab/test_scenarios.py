@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
+import time
 from collections.abc import Callable
 from importlib import import_module
 from ipaddress import ip_interface
@@ -20,6 +23,7 @@ from pipeline.lab.scenarios import boot, ipvs
 from pipeline.lab.topology import Part
 from pipeline.lab.vm.machine import CompletedCommand
 
+ROOT = Path(__file__).parents[3]
 ROLES = ("director", "realserver", "stock")
 LISTED = """\
 IP Virtual Server version 1.2.1 (size=4194304)
@@ -150,3 +154,68 @@ def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
 def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() -> None:
     log = "<6>[    0.1] fine\n<3>[    0.2] toa: cannot hook\n<4>[    0.3] WARNING: CPU: 0 PID: 1 at net/core\n"
     assert boot.kernel_errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]
+
+
+# --- Checks ----------------------------------------------------------------------------------------------
+
+LEANING = {"and", "but", "then", "also", "with", "without", "after", "before", "they", "it", "again", "the", "traffic"}
+
+
+def names_of_checks(scenario: str) -> list[str]:
+    """The names that a scenario's module gives its checks; `{}` stands for what is filled in."""
+    tree = ast.parse((ROOT / f"pipeline/lab/scenarios/{scenario}.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "check" in ast.unparse(node.func)]
+    found = []
+    for call in calls:
+        texts = [ast.unparse(a) for a in call.args if isinstance(a, ast.Constant | ast.JoinedStr)]
+        named = [text.lstrip("f").strip("'\"") for text in texts if " " in text]
+        found += [re.sub(r"\{[^}]*\}", "{}", text) for text in named[:1]]
+    return found
+
+
+@pytest.mark.parametrize("scenario", scenarios.NAMES)
+def test_the_name_of_a_check_stands_alone_and_is_given_once(scenario: str) -> None:
+    names = names_of_checks(scenario)
+    assert names and [name for name in names if names.count(name) > 1] == []
+    assert [name for name in names if name.split()[0].strip(",:") in LEANING or len(name.split()) < 3] == []
+    modes = {"nat": "NAT", "dr": "DR", "tun": "TUN", "fullnat": "FULLNAT", "keepalived": "keepalived"}
+    subject = modes.get(scenario, "")
+    assert [name for name in names if not name.startswith((subject, "{}"))] == []
+
+
+def test_a_name_that_a_scenario_gives_twice_is_numbered() -> None:
+    playing = context()
+    for _ in range(3):
+        playing.check("director: start", 0, 0)
+    assert [check.name for check in playing.checks] == ["director: start", "director: start (2)", "director: start (3)"]
+
+
+@pytest.mark.parametrize("value", ["", "  \n", [], [""], set(), {}])
+def test_no_value_of_a_check_is_blank(value: object) -> None:
+    playing = context()
+    playing.check("rules after ipvsadm -C", value, value)
+    (check,) = playing.checks
+    assert (check.expected, check.found) == ("nothing", "nothing")
+
+
+def test_the_error_of_a_request_without_answer_is_among_the_values() -> None:
+    playing = context()
+    playing.check("requests answered", ["", ""], ["", "error timed out"])
+    assert playing.checks[0].found == "nothing, error timed out"
+
+
+def test_each_check_has_the_time_since_the_one_before() -> None:
+    begun = time.monotonic()
+    playing = context()
+    time.sleep(0.2)
+    playing.check("one of them", 1, 1)
+    playing.check("another of them", 1, 1)
+    first, second = (check.seconds for check in playing.checks)
+    assert first >= 0.2 and second >= 0 and first + second <= time.monotonic() - begun + 0.002, "each from the last one"
+
+
+def test_a_measured_time_is_kept_with_its_limit() -> None:
+    playing = context()
+    playing.measure("VIP moves to director2", 3.2049, 10)
+    (measured,) = playing.measurements
+    assert (measured.name, measured.seconds, measured.limit) == ("VIP moves to director2", 3.2, 10.0)
