@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import TYPE_CHECKING
 
 from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State
@@ -16,8 +17,12 @@ def document(report: Report) -> bytes:
     from junitparser import JUnitXml
 
     xml = JUnitXml(f"lab {report.line}")
-    for scenario in report.scenarios:
-        xml.add_testsuite(_suite(report.line, scenario))
+    suites = [_suite(report.line, scenario) for scenario in report.scenarios]
+    for suite in suites:
+        xml.add_testsuite(suite)
+    xml.update_statistics()
+    for suite, scenario in zip(suites, report.scenarios, strict=True):
+        suite.time = scenario.seconds  # guests boot before the first check
     stream = io.BytesIO()
     xml.write(stream)
     return stream.getvalue()
@@ -31,12 +36,13 @@ def _suite(line: str, scenario: Scenario) -> TestSuite:
     suite = TestSuite(scenario.name)
     if scenario.started:
         suite.timestamp = datetime.fromtimestamp(scenario.started, UTC).isoformat(timespec="seconds")
-    cases = [*_checks(scenario), *_findings(scenario), *_outcome(scenario)]
-    for case in cases:
+    taken: set[str] = set()
+    for case in (*_checks(scenario), *_findings(scenario), *_outcome(scenario)):
         case.classname = f"lab.{line}.{scenario.name}"
-    if cases:
-        cases[0].time = scenario.seconds  # checks share one network, so that one of them has the time of all
-    suite.add_testcases(cases)
+        numbered = (f"{case.name} ({number})" for number in itertools.count(2))
+        case.name = next(name for name in itertools.chain((case.name,), numbered) if name not in taken)
+        taken.add(case.name)
+        suite.add_testcase(case)
     return suite
 
 
@@ -47,7 +53,7 @@ def _checks(scenario: Scenario) -> list[TestCase]:
 def _check(check: Check) -> TestCase:
     from junitparser import Failure, TestCase
 
-    case = TestCase(check.name)
+    case = TestCase(check.name, time=check.seconds)
     text = f"expected: {check.expected}\ngot: {check.found}"
     if check.passed:
         case.system_out = text
@@ -76,7 +82,7 @@ def _outcome(scenario: Scenario) -> list[TestCase]:
     """Return a case for the scenario's end, where no check and no finding reports one."""
     from junitparser import Error, Failure, Skipped, TestCase
 
-    case = TestCase(scenario.title or scenario.name)
+    case = TestCase(scenario.title or scenario.name, time=None if scenario.checks else scenario.seconds)
     reported = any(not check.passed for check in scenario.checks) or any(guest.findings for guest in scenario.guests)
     if scenario.state is State.LEFT_OUT:
         case.result = [Skipped(scenario.why)]

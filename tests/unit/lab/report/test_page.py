@@ -390,6 +390,25 @@ def test_no_scenario_that_ran_is_without_a_case() -> None:
     assert counts(found["other"]) == {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
 
 
+def test_each_junit_case_has_its_own_time_and_the_suite_that_of_the_scenario() -> None:
+    checks = tuple(
+        Check(name=f"check {number}", expected="x", found="x", passed=True, seconds=0.5 * number) for number in (1, 2)
+    )
+    suite = suites(labruns.report(labruns.fullnat(checks=checks, state=State.PASSED)))["fullnat"]
+    assert [float(case.attrib["time"]) for case in suite.findall("testcase")] == [0.5, 1.0]
+    assert float(suite.attrib["time"]) == 21.4
+    broken = suites(labruns.report(labruns.broken().model_copy(update={"guests": ()})))["keepalived"]
+    assert [float(case.attrib["time"]) for case in broken.findall("testcase")] == [6.0], "no check has it"
+
+
+@given(st.lists(st.sampled_from(["start", "start (2)", "start (3)", "stop"]), max_size=8))
+def test_no_two_junit_cases_have_one_name(names: list[str]) -> None:
+    checks = tuple(Check(name=name, expected="x", found="x", passed=True) for name in names)
+    cases = suites(labruns.report(labruns.fullnat(checks=checks)))["fullnat"].findall("testcase")
+    found = [(case.attrib["classname"], case.attrib["name"]) for case in cases]
+    assert len(set(found)) == len(found) >= len(names)
+
+
 # --- The terminal ----------------------------------------------------------------------------------------
 
 
