@@ -159,7 +159,10 @@ class _ScenarioRun:
             kernel=running.release if running else "",
             cards=cards,
             marks=running.marks if running else {},
+            vip=guest.vip,
+            routes=guest.routes,
             console=console_lines.whole(running.files.console.read_bytes()) if running else "",
+            console_file=self._beside_report(running.files.console) if running else "",
             findings=running.qemu.watcher.findings() if running else (),
         )
 
@@ -195,8 +198,12 @@ class _ScenarioRun:
             distributions=tuple(self.context.distributions if self.context else ()),
             measurements=tuple(self.context.measurements if self.context else ()),
             sequence=packets,
-            captures={segment: str(path) for segment, path in captures.items() if self.environment.capture},
+            captures={name: self._beside_report(file) for name, file in captures.items() if self.environment.capture},
         )
+
+    def _beside_report(self, file: Path) -> str:
+        """Return a file's path from the directory of the report."""
+        return str(file.relative_to(self.environment.work))
 
 
 def _mac_addresses(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class GuestPlan:
     modules: tuple[str, ...] = ()
     optional_modules: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
+    vip: str = ""  # that it holds, or may hold, and where: for the report's drawing
     role: str = ""  # of its kernel, where it is not the one that the line gives to its part
 
     @property

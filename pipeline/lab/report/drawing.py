@@ -75,7 +75,17 @@ class Text:
         return width_of(self.text)
 
 
-Shape = Line | Box | Dot | Text
+@dataclass(frozen=True)
+class Head:
+    """The head of an arrow whose point is at a point, coming from the left."""
+
+    x: float
+    y: float
+    kind: str
+    shape: Literal["head"] = "head"
+
+
+Shape = Line | Box | Dot | Text | Head
 
 
 @dataclass
@@ -117,19 +127,48 @@ def wrapped(text: str, width: float) -> list[str]:
 
 # --- Networks --------------------------------------------------------------------------------------------
 
-_COLUMN, _LEFT = 26.0, 10.0  # between segments' bars, and before the first
+_COLUMN, _LEFT = 34.0, 14.0  # between segments' bars, and before the first
+_BESIDE = {"request": 8.0, "answer": -8.0}  # of a bar: where a packet's way runs
+_ABOVE = {"request": -7.0, "answer": 0.0}  # of a card's line, for the same reason
+Way = tuple[Packet, ...]  # the first packet of each hop
 
 
-def topology(guests: Sequence[Guest]) -> Sheet:
+def ways(packets: Iterable[Packet], guests: Iterable[Guest]) -> tuple[Way, Way]:
+    """Return the hops of the first connection's requests, and those of the answers back to the client."""
+    names = {guest.name for guest in guests}
+    hops = {(p.source, p.target, p.segment): p for p in reversed(list(packets)) if {p.source, p.target} <= names}
+    ordered = sorted(hops.values(), key=lambda packet: packet.at)
+    request = _way(ordered, ordered[0].source, "") if ordered else ()
+    return request, _way(ordered, request[-1].target, request[0].source) if request else ()
+
+
+def _way(hops: Sequence[Packet], start: str, end: str) -> Way:
+    """Follow the hops from guest to guest; no guest is met twice, and `end` is the last."""
+    found: list[Packet] = []
+    met = [start]
+    while met[-1] != end and (hop := next((h for h in hops if h.source == met[-1] and h.target not in met), None)):
+        found.append(hop)
+        met.append(hop.target)
+    return tuple(found)
+
+
+def in_words(way: Way) -> str:
+    """Return the guests of a way: `client → director → server1`."""
+    return " → ".join([*(hop.source for hop in way[:1]), *(hop.target for hop in way)])
+
+
+def topology(guests: Sequence[Guest], packets: Sequence[Packet] = ()) -> Sheet:
     """Draw segments as vertical bars, guests as boxes beside them, and each card's line to its segment.
 
-    Names stand like stairs above the bars, so that long ones do not overlap.
+    Names stand like stairs above the bars, so that long ones do not overlap. Beside the bars go the ways of the first
+    connection's packets, which are written below the guests.
     """
     ordered = sorted(guests, key=lambda guest: PARTS.index(guest.part) if guest.part in PARTS else len(PARTS))
     segments = list(dict.fromkeys(card.segment for guest in ordered for card in guest.cards))
     places = {name: _LEFT + _COLUMN * number for number, name in enumerate(segments)}
     left = _LEFT + _COLUMN * len(segments)
-    sheet = Sheet(_describe_network(ordered), width=max(WIDTH, left + 250.0))
+    found = dict(zip(_BESIDE, ways(packets, guests), strict=True))
+    sheet = Sheet(_describe_network(ordered, found), width=max(WIDTH, left + 250.0))
     names = {name: wrapped(name, sheet.width - places[name] - 8) for name in segments}
     starts: dict[str, float] = {}
     top = 0.0
@@ -140,16 +179,50 @@ def topology(guests: Sequence[Guest]) -> Sheet:
         top = starts[name]
     boxes = Sheet("")
     bottom = top + 6
+    cards: dict[tuple[str, str], float] = {}  # guest and segment to the y of the card's line
     for guest in ordered:
-        bottom = _guest(boxes, guest, places, left, sheet.width, bottom) + 8
+        bottom = _guest(boxes, guest, places, left, sheet.width, bottom, cards) + 8
     sheet.put(*(Line(places[name], starts[name], places[name], bottom - 4, "segment") for name in segments))
     sheet.put(*boxes.shapes)
     sheet.height = bottom
+    for kind, way in found.items():
+        _draw_way(sheet, kind, way, places, cards, left)
     return sheet
 
 
-def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float, right: float, top: float) -> float:
-    """Draw a guest's box and the lines of its cards; return the box's lower edge."""
+def _draw_way(
+    sheet: Sheet,
+    kind: str,
+    way: Way,
+    places: Mapping[str, float],
+    cards: Mapping[tuple[str, str], float],
+    left: float,
+) -> None:
+    """Draw each hop from card to card beside its segment's bar, and the way in words below all that is there."""
+    for hop in way:
+        ends = [cards.get((name, hop.segment)) for name in (hop.source, hop.target)]
+        if ends[0] is None or ends[1] is None:
+            continue
+        x, start, end = places[hop.segment] + _BESIDE[kind], ends[0] + _ABOVE[kind], ends[1] + _ABOVE[kind]
+        sheet.put(Line(left, start, x, start, kind), Line(x, start, x, end, kind), Line(x, end, left - 6, end, kind))
+        sheet.put(Head(left, end, kind))
+    for number, line in enumerate(wrapped(f"{kind} {in_words(way)}", sheet.width - 40) if way else ()):
+        if number == 0:
+            sheet.put(Line(2, sheet.height + 9, 26, sheet.height + 9, kind), Head(32, sheet.height + 9, kind))
+        sheet.put(Text(38, sheet.height + 13, line))
+        sheet.height += LINE
+
+
+def _guest(
+    sheet: Sheet,
+    guest: Guest,
+    places: Mapping[str, float],
+    left: float,
+    right: float,
+    top: float,
+    cards: dict[tuple[str, str], float],
+) -> float:
+    """Draw a guest's box and the lines of its cards, whose places go to `cards`; return the box's lower edge."""
     available = right - left - 18
     title = wrapped(guest.name, available)
     under = wrapped(f"{guest.part}, {guest.role} kernel", available)
@@ -165,12 +238,24 @@ def _guest(sheet: Sheet, guest: Guest, places: Mapping[str, float], left: float,
     for card in guest.cards:
         x = places[card.segment]
         joints += [Line(x, y - 4, left, y - 4, "card"), Dot(x, y - 4, "card")]
+        cards.setdefault((guest.name, card.segment), y - 4)
         for line in _card_lines(card.device, card.addresses, available):
             texts.append(Text(left + 10, y, line))
+            y += LINE
+    for words in _virtual_and_routes(guest):
+        for line in wrapped(words, available):
+            texts.append(Text(left + 10, y, line, "virtual"))
             y += LINE
     kind = guest.part if guest.part in PARTS else "other"
     sheet.put(*joints, Box(left, top, right - left - 1, y - 8 - top, f"guest {kind}"), *texts)
     return y - 8
+
+
+def _virtual_and_routes(guest: Guest) -> list[str]:
+    """Return what a guest has beside its cards: `VIP 192.168.0.10`, `gateway 192.168.100.10`."""
+    gateway = "default via "
+    routes = [f"gateway {r.removeprefix(gateway)}" if r.startswith(gateway) else f"route {r}" for r in guest.routes]
+    return [*([f"VIP {guest.vip}"] if guest.vip else []), *routes]
 
 
 def _card_lines(device: str, addresses: Sequence[str], available: float) -> list[str]:
@@ -183,13 +268,14 @@ def _card_lines(device: str, addresses: Sequence[str], available: float) -> list
     return [f"{left.ljust(length, NO_BREAK)}{NO_BREAK}{right}" for left, right in pairs]
 
 
-def _describe_network(guests: Iterable[Guest]) -> str:
+def _describe_network(guests: Iterable[Guest], found: Mapping[str, Way]) -> str:
     cards = [
         f"{guest.name} ({guest.part}) "
         + " and ".join(f"on {card.segment} with {', '.join(card.addresses) or 'no address'}" for card in guest.cards)
+        + "".join(f", {words}" for words in _virtual_and_routes(guest))
         for guest in guests
     ]
-    return "Network: " + "; ".join(cards)
+    return "Network: " + "; ".join([*cards, *(f"{kind} {in_words(way)}" for kind, way in found.items() if way)])
 
 
 # --- Requests --------------------------------------------------------------------------------------------

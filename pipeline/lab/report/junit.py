@@ -6,7 +6,7 @@ import io
 import itertools
 from typing import TYPE_CHECKING
 
-from pipeline.lab.report.results import Check, Finding, Guest, Report, Scenario, State
+from pipeline.lab.report.results import Check, Finding, Guest, Report, RunState, Scenario, State
 
 if TYPE_CHECKING:
     from junitparser import TestCase, TestSuite
@@ -17,12 +17,10 @@ def document(report: Report) -> bytes:
     from junitparser import JUnitXml
 
     xml = JUnitXml(f"lab {report.line}")
-    suites = [_suite(report.line, scenario) for scenario in report.scenarios]
-    for suite in suites:
-        xml.add_testsuite(suite)
-    xml.update_statistics()
-    for suite, scenario in zip(suites, report.scenarios, strict=True):
-        suite.time = scenario.seconds  # guests boot before the first check
+    for scenario in report.scenarios:
+        xml.add_testsuite(_suite(report.line, scenario))
+    if report.state in (RunState.RUNNING, RunState.INTERRUPTED):
+        xml.add_testsuite(_unfinished(report))
     stream = io.BytesIO()
     xml.write(stream)
     return stream.getvalue()
@@ -43,6 +41,17 @@ def _suite(line: str, scenario: Scenario) -> TestSuite:
         case.name = next(name for name in itertools.chain((case.name,), numbered) if name not in taken)
         taken.add(case.name)
         suite.add_testcase(case)
+    suite.time = scenario.seconds  # guests boot before the first check
+    return suite
+
+
+def _unfinished(report: Report) -> TestSuite:
+    """Return the suite of a run without an end: an error, so that no reader takes what there is for the whole."""
+    from junitparser import Error, TestCase, TestSuite
+
+    suite, case = TestSuite("run"), TestCase("the run comes to its end", classname=f"lab.{report.line}")
+    case.result = [Error(f"{report.state}: {report.why}" if report.why else report.state.value, "run")]
+    suite.add_testcase(case)
     return suite
 
 

@@ -12,22 +12,42 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.core import templates
 from pipeline.core.fs import write_atomic
+from pipeline.core.units import human_seconds
 from pipeline.lab.report import drawing, junit
-from pipeline.lab.report.results import PAGE, Check, Finding, Guest, Report, Scenario, State, neutralized
+from pipeline.lab.report.results import (
+    JSON,
+    JUNIT,
+    PAGE,
+    Check,
+    Finding,
+    Guest,
+    Report,
+    RunState,
+    Scenario,
+    State,
+    neutralized,
+)
 
 TEMPLATE = "specs/report/page.html.j2"
 CHUNK_LINES = 400  # console lines laid out together: a browser lays out only the visible parts
 SIGNS = {State.PASSED: "✓", State.FAILED: "✗", State.BROKEN: "!", State.LEFT_OUT: "–"}  # state is never colour alone
+_HEADLINES = {
+    RunState.RUNNING: ("…", "Running"),
+    RunState.PASSED: ("✓", "Passed"),
+    RunState.FAILED: ("✗", "Not passed"),
+    RunState.INTERRUPTED: ("✗", "Interrupted"),
+}
 
 
 def write(report: Report, directory: Path) -> Path:
     """Write the three views of a run into `directory`, each atomically; return the page's path."""
     neutral = neutralized(report)
-    write_atomic(directory / "report.json", json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
-    write_atomic(directory / "junit.xml", junit.document(neutral))
+    write_atomic(directory / JSON, json.dumps(report.model_dump(mode="json"), indent=2) + "\n")
+    write_atomic(directory / JUNIT, junit.document(neutral))
     write_atomic(directory / PAGE, page(neutral))
     return directory / PAGE
 
@@ -35,13 +55,58 @@ def write(report: Report, directory: Path) -> Path:
 def page(report: Report) -> str:
     """Render the page. The texts of `report` must be neutral; characters special in HTML are escaped here."""
     sections = [_section(number, scenario) for number, scenario in enumerate(report.scenarios, 1)]
-    return templates.render(TEMPLATE, report=report, verdict=verdict(report), sections=sections, signs=SIGNS)
+    state = RunState.FAILED if report.state is RunState.PASSED and not report.passed else report.state
+    sign, headline = _HEADLINES[state]
+    return templates.render(
+        TEMPLATE,
+        report=report,
+        state=state,
+        sign=sign,
+        headline=headline,
+        verdict=verdict(report),
+        facts=_facts(report),
+        files=(
+            (JSON, link(JSON)),
+            (JUNIT, link(JUNIT)),
+            *([("run before", link(p))] if (p := report.previous) else []),
+        ),
+        sections=sections,
+        signs=SIGNS,
+        link=link,
+    )
+
+
+def link(path: str) -> str:
+    """Return the address of a file beside the page; whatever its name is, it leads nowhere else."""
+    return "./" + quote(path)
+
+
+def _facts(report: Report) -> tuple[tuple[str, str, str], ...]:
+    """Return what is known of the run as a whole: name, value, and the value's class in the style sheet."""
+    changed = "with uncommitted changes" if report.dirty else "without changes"
+    known = (
+        ("Date", _utc(report.started), ""),
+        ("Duration", human_seconds(report.seconds) if report.seconds else "", ""),
+        ("Host", report.host, ""),
+        ("Command", report.command, "mono"),
+        ("Commit", f"{report.commit} {changed}" if report.commit else "not known: this is no checkout", ""),
+        ("Guests run", report.acceleration, ""),
+        ("Snapshot", report.snapshot, "mono"),
+        ("Signed by", report.fingerprint, "mono"),
+    )
+    return tuple(row for row in known if row[1])
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""
 
 
 def verdict(report: Report) -> str:
     """Summarize the run: `7 of 8 scenarios passed, 1 failed, 2 left out`."""
     states = [scenario.state for scenario in report.scenarios]
     ran = len(states) - states.count(State.LEFT_OUT)
+    if not ran and report.state is RunState.RUNNING:
+        return "no scenario has ended yet"
     if not ran:
         return "no scenario was run, so nothing is proven"
     others = (State.FAILED, State.BROKEN, State.LEFT_OUT)
@@ -90,14 +155,13 @@ class Section:
 def _section(number: int, scenario: Scenario) -> Section:
     anchor = f"{number}-{re.sub(r'[^a-z0-9]+', '-', scenario.name.lower()).strip('-')}"
     guests = scenario.guests
-    started = datetime.fromtimestamp(scenario.started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     return Section(
         scenario=scenario,
         anchor=anchor,
-        started=started if scenario.started else "",
+        started=_utc(scenario.started),
         checks=tuple(sorted(scenario.checks, key=lambda check: check.passed)),
         passed=sum(check.passed for check in scenario.checks),
-        topology=drawing.topology(guests),
+        topology=drawing.topology(guests, scenario.sequence),
         distributions=tuple((each.title, drawing.distribution(each)) for each in scenario.distributions),
         boots=drawing.boots(guests),
         sequence=drawing.sequence_diagram(scenario.sequence, guests),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, Literal, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.core import neutral
 
 SCHEMA: Final = 2  # 1 had `seen` for `found`
-PAGE = "report.html"  # in the directory of a run
+PAGE, JSON, JUNIT = "report.html", "report.json", "junit.xml"  # in the directory of a run
 
 
 class Model(BaseModel):
@@ -34,6 +35,15 @@ class State(StrEnum):
     FAILED = "failed"  # a check saw something else, or the watcher found something
     BROKEN = "broken"  # it could not be run to its end: a guest died, a command did not answer
     LEFT_OUT = "left out"  # the line says why
+
+
+class RunState(StrEnum):
+    """The states of a run."""
+
+    RUNNING = "running"
+    PASSED = "passed"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # it was stopped, killed, or ended by an error before all scenarios were played
 
 
 class Check(Model):
@@ -76,7 +86,10 @@ class Guest(Model):
     kernel: str  # what `uname -r` said; empty when it never got there
     cards: tuple[Card, ...] = ()
     marks: dict[str, float] = {}
+    vip: str = ""  # the virtual address that it holds, or may hold, and where
+    routes: tuple[str, ...] = ()  # as `ip route add` takes them
     console: str = ""
+    console_file: str = ""  # beside the report
     findings: tuple[Finding, ...] = ()
 
 
@@ -120,11 +133,15 @@ class Scenario(Model):
     distributions: tuple[Distribution, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     sequence: tuple[Packet, ...] = ()
-    captures: dict[str, str] = {}  # segment to file, where one was kept
+    captures: dict[str, str] = {}  # segment to file beside the report, where one was kept
 
 
 class Report(Model):
-    """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from."""
+    """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from.
+
+    `started` in seconds since 1970, `seconds` of wall time, `pid` the run's process on `host`, `commit` the checkout's
+    whose code ran, `dirty` whether its files were changed since, `previous` the page of the run before.
+    """
 
     schema_version: Literal[2] = SCHEMA
     line: str
@@ -132,6 +149,16 @@ class Report(Model):
     fingerprint: str  # of the key that signed it
     accelerator: str
     accelerator_why: str
+    state: RunState = RunState.RUNNING
+    why: str = ""  # of an interrupted run
+    started: float = 0.0
+    seconds: float = 0.0
+    host: str = ""
+    pid: int = 0
+    command: str = ""
+    commit: str = ""
+    dirty: bool = False
+    previous: str = ""
     packages: dict[str, str] = {}
     scenarios: tuple[Scenario, ...] = ()
 
@@ -141,6 +168,23 @@ class Report(Model):
 
     @property
     def passed(self) -> bool:
-        """Whether all applicable scenarios passed, and at least one ran."""
-        ran = [scenario for scenario in self.scenarios if scenario.state is not State.LEFT_OUT]
-        return bool(ran) and all(scenario.state is State.PASSED for scenario in ran)
+        """Whether the run came to its end, all applicable scenarios passed, and at least one ran."""
+        return self.state is RunState.PASSED and all_passed(self.scenarios)
+
+    @property
+    def acceleration(self) -> str:
+        """How the guests ran, in words: `emulated (KVM unusable: /dev/kvm is not there)`."""
+        if self.accelerator == "kvm":
+            return f"with KVM ({self.accelerator_why})"
+        return f"emulated (KVM unusable: {self.accelerator_why})"
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the scenarios that ran and did not pass."""
+        return tuple(s.name for s in self.scenarios if s.state not in (State.PASSED, State.LEFT_OUT))
+
+
+def all_passed(scenarios: Sequence[Scenario]) -> bool:
+    """Return whether all applicable scenarios passed, and at least one ran."""
+    ran = [scenario for scenario in scenarios if scenario.state is not State.LEFT_OUT]
+    return bool(ran) and all(scenario.state is State.PASSED for scenario in ran)

@@ -15,7 +15,7 @@ TRACE_LINES = 6  # of a finding: the page has them all
 def print_report(report: Report, console: Console, page: Path) -> None:
     """Print the report. `page` is the path of report.html. With `--json` nothing is printed."""
     report = neutralized(report)
-    title = f"lab of {report.line} under {report.accelerator} ({report.accelerator_why})"
+    title = f"lab of {report.line}, {report.acceleration}"
     headings = ("", "scenario", "state", "took", "checks", "why")
     console.table(headings, [_row(scenario) for scenario in report.scenarios], title)
     for scenario in report.scenarios:

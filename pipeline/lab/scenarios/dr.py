@@ -80,9 +80,17 @@ def guests(spare: tuple[str, ...] = ()) -> tuple[GuestPlan, ...]:
             (Interface("front", ("172.16.16.2/24",)),),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_wlc", "ip_vs_rr"),
+            vip=VIP,
         ),
         *(
-            GuestPlan(name, Part.SERVER, wire, packages=("lvs-fnat-realserver",), optional_modules=spare)
+            GuestPlan(
+                name,
+                Part.SERVER,
+                wire,
+                packages=("lvs-fnat-realserver",),
+                optional_modules=spare,
+                vip=f"{VIP} without ARP",
+            )
             for name, wire in wires.items()
         ),
     )

@@ -181,6 +181,7 @@ PLAN = ScenarioPlan(
             (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_wrr", "ip_vs_rr"),
+            vip=VIP,
         ),
         *(
             GuestPlan(

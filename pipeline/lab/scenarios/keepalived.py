@@ -146,7 +146,8 @@ def _check_failover(context: ScenarioContext, name: str, to: str, cause: Callabl
 def _director(name: str, number: int) -> GuestPlan:
     wires = Interface("front", (f"192.168.0.{number}/24",)), Interface("back", (f"192.168.100.{number}/24",))
     packages = ("ipvsadm", "keepalived", "lvs-fnat-director")
-    return GuestPlan(name, Part.DIRECTOR, wires, packages, ("ip_vs", "ip_vs_rr", "ip_vs_wrr"))
+    modules = ("ip_vs", "ip_vs_rr", "ip_vs_wrr")
+    return GuestPlan(name, Part.DIRECTOR, wires, packages, modules, vip=f"{nat.VIP} of the master")
 
 
 PLAN = ScenarioPlan(

@@ -84,6 +84,7 @@ PLAN = ScenarioPlan(
             (Interface("front", ("192.168.0.2/24",)), Interface("back", (f"{DIP}/24",))),
             packages=("ipvsadm", "lvs-fnat-director"),
             modules=("ip_vs", "ip_vs_rr", "ip_vs_wrr"),
+            vip=VIP,
         ),
         *(
             GuestPlan(name, Part.SERVER, (Interface("back", (f"{address}/24",)),), routes=(f"default via {DIP}",))

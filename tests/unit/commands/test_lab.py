@@ -109,9 +109,9 @@ def played_after(tmp_path: Path) -> LabResult:
 
 def outcome(snapshot: str = "a", state: results.State = results.State.PASSED) -> results.Report:
     scenario = results.Scenario(name="boot", title="Boot", state=state)
-    return results.Report(
-        line="l", snapshot=snapshot, fingerprint="F", accelerator="tcg", accelerator_why="", scenarios=(scenario,)
-    )
+    ended = results.RunState.PASSED if state is results.State.PASSED else results.RunState.FAILED
+    known = {"line": "l", "fingerprint": "F", "accelerator": "tcg", "accelerator_why": ""}
+    return results.Report(snapshot=snapshot, state=ended, scenarios=(scenario,), **known)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline.core import neutral
 from pipeline.core.console import Console
-from pipeline.lab.report import drawing, junit, results, terminal
+from pipeline.lab.report import drawing, results, terminal
 from pipeline.lab.report import page as report
-from pipeline.lab.report.results import Check, Distribution, Finding, Report, Scenario, State
+from pipeline.lab.report.results import Check, Distribution, Finding, Packet, Report, Scenario, State
 from tests.fixtures import labruns
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -95,7 +95,7 @@ def test_what_a_guest_said_is_made_neutral_for_eyes_and_xml_and_kept_whole_in_th
 
 def test_the_page_says_everything_a_run_is_known_by() -> None:
     run, text = labruns.report(), read(labruns.report()).text
-    known = [run.snapshot, run.fingerprint, run.accelerator, run.accelerator_why, *run.packages, *run.packages.values()]
+    known = [run.snapshot, run.fingerprint, run.acceleration, *run.packages, *run.packages.values()]
     for scenario in run.scenarios:
         known += [scenario.name, scenario.title, scenario.why, scenario.state.value]
         known += [part for check in scenario.checks for part in (check.name, check.expected, check.found)]
@@ -141,7 +141,7 @@ def test_the_page_has_neither_scripts_nor_anything_from_elsewhere() -> None:
     assert not [name for name in names if name.startswith("on") or name in ("src", "srcset", "xlink:href")]
     anchors = {attributes["id"] for _, attributes in elements if "id" in attributes}
     links = [attributes["href"] or "" for tag, attributes in elements if tag == "a"]
-    assert links and {link.removeprefix("#") for link in links} <= anchors
+    assert links and {link.removeprefix("#") for link in links if not link.startswith("./")} <= anchors
     assert "url(" not in report.page(labruns.report()) and "@import" not in report.page(labruns.report())
 
 
@@ -173,6 +173,7 @@ def attacked(scenario: Scenario) -> Scenario:
         "guests": tuple(guests),
         "checks": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.checks),
         "distributions": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.distributions),
+        "measurements": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.measurements),
         "sequence": tuple(each.model_copy(update=_texts(each.model_dump())) for each in scenario.sequence),
     }
     own = scenario.model_dump(exclude={*parts, "state"})
@@ -185,7 +186,7 @@ def _texts(document: dict[str, object]) -> dict[str, object]:
 
 def test_no_text_anywhere_becomes_markup() -> None:
     run = labruns.report(attacked(labruns.fullnat()), attacked(labruns.broken()))
-    own = _texts(run.model_dump(exclude={"scenarios", "schema_version"}))
+    own = _texts(run.model_dump(exclude={"scenarios", "schema_version", "state", "started", "seconds", "pid", "dirty"}))
     page = read(run.model_copy(update=own))
     plain = read(labruns.report(labruns.fullnat(), labruns.broken()))
     assert {tag for tag, _ in page.elements} <= {tag for tag, _ in plain.elements}
@@ -199,7 +200,7 @@ def test_a_finding_is_marked_in_the_console_and_linked() -> None:
     page = read(labruns.report(labruns.broken()))
     (mark,) = [attributes["id"] for tag, attributes in page.elements if tag == "mark"]
     assert f"#{mark}" in [attributes.get("href") for tag, attributes in page.elements if tag == "a"]
-    consoles = [attributes for tag, attributes in page.elements if tag == "details"][1:]
+    consoles = [attributes for tag, attributes in page.elements if tag == "details"][2:]
     assert ["open" in attributes for attributes in consoles] == [True, False], "only the one with a finding"
     (screen, _) = report._section(1, results.neutralized(labruns.broken())).consoles
     (piece,) = screen.findings
@@ -272,7 +273,9 @@ def test_no_name_is_in_the_way_of_another_in_a_network(rows: list[tuple[str, lis
         labruns.guest(name, "server", "stock", *(labruns.card(segment, "eth0", 1, *held) for segment, held in cards))
         for name, cards in rows
     ]
-    texts_apart(drawing.topology(guests))
+    texts_apart(
+        drawing.topology(guests, [labruns.sequence(1)[0].model_copy(update={"source": rows[0][0]})] if rows else [])
+    )
 
 
 @given(st.dictionaries(NAMES, st.integers(0, 10**6), max_size=6), st.dictionaries(NAMES, st.integers(0, 9), max_size=6))
@@ -340,73 +343,36 @@ def test_a_drawing_says_in_words_what_it_shows() -> None:
     assert any("server-one: kernel 0.9 s, init 1.8 s" in (label or "") for label in labels)
 
 
+def test_the_network_shows_vip_gateway_and_the_way_of_a_packet() -> None:
+    sheet = drawing.topology(labruns.fullnat().guests, labruns.sequence())
+    texts = [shape.text for shape in sheet.shapes if isinstance(shape, drawing.Text)]
+    assert {"VIP 192.168.192.10", "gateway 192.168.1.2"} <= set(texts)
+    assert "request client → director → server-one" in " ".join(texts)
+    assert "answer server-one → director → client" in " ".join(texts)
+    assert "VIP 192.168.192.10" in sheet.label and "request client → director → server-one" in sheet.label
+    heads = [shape.kind for shape in sheet.shapes if isinstance(shape, drawing.Head)]
+    assert heads.count("request") == heads.count("answer") == 3, "two hops and the legend"
+    texts_apart(sheet)
+
+
+def test_an_answer_that_bypasses_the_director_goes_its_own_way() -> None:
+    hops = [("client", "director"), ("director", "server-one"), ("server-one", "client"), ("client", "director")]
+    packets = [
+        Packet(at=at, segment="front", source=source, target=target, text="")
+        for at, (source, target) in enumerate(hops)
+    ]
+    request, answer = drawing.ways(packets, labruns.fullnat().guests)
+    assert drawing.in_words(request) == "client → director → server-one"
+    assert drawing.in_words(answer) == "server-one → client"
+    assert drawing.ways([], labruns.fullnat().guests) == ((), ())
+
+
 def test_arrows_go_from_who_sent_to_who_got_it() -> None:
     drawn = drawing.sequence_diagram(labruns.sequence(4), labruns.fullnat().guests)
     client, director, server = drawn.places
     ways = [(rung.start, rung.end) for rung in drawn.arrows]
     assert ways == [(client, director), (director, server), (server, director), (director, client)]
     assert drawn.arrows[1].milliseconds == "1.2"
-
-
-# --- JUnit -----------------------------------------------------------------------------------------------
-
-
-def suites(run: Report) -> dict[str, ElementTree.Element]:
-    root = ElementTree.fromstring(junit.document(results.neutralized(run)))
-    return {suite.attrib["name"]: suite for suite in root.findall("testsuite")}
-
-
-def counts(suite: ElementTree.Element) -> dict[str, int]:
-    return {name: int(suite.attrib[name]) for name in ("tests", "failures", "errors", "skipped")}
-
-
-def test_junit_has_a_case_for_each_check_and_counts_them() -> None:
-    found = suites(labruns.report())
-    assert counts(found["boot"]) == {"tests": 1, "failures": 0, "errors": 0, "skipped": 0}
-    assert counts(found["fullnat"]) == {"tests": 3, "failures": 1, "errors": 0, "skipped": 0}
-    assert counts(found["keepalived"]) == {"tests": 2, "failures": 1, "errors": 1, "skipped": 0}
-    assert counts(found["tun"]) == {"tests": 1, "failures": 0, "errors": 0, "skipped": 1}
-    assert found["fullnat"].attrib["timestamp"].startswith("2026-") and float(found["fullnat"].attrib["time"]) == 21.4
-
-
-def test_junit_says_why_something_failed_or_was_left_out() -> None:
-    found = suites(labruns.report())
-    failure = found["fullnat"].find(".//failure")
-    assert failure is not None and failure.text
-    assert "expected: 192.168.192.1:40112\ngot: 192.168.1.1:5001\ngrep toa" in failure.text
-    skipped = found["tun"].find(".//skipped")
-    assert skipped is not None and skipped.attrib["message"] == labruns.left_out().why
-    traced = found["keepalived"].find(".//failure")
-    assert traced is not None and labruns.TRACE in (traced.text or "")
-    error = found["keepalived"].find(".//error")
-    assert error is not None and error.attrib["message"] == labruns.broken().why
-
-
-def test_no_scenario_that_ran_is_without_a_case() -> None:
-    bare = labruns.passed().model_copy(update={"checks": ()})
-    failed = bare.model_copy(update={"name": "other", "state": State.FAILED, "why": "it did not end"})
-    found = suites(labruns.report(bare, failed))
-    assert counts(found["boot"]) == {"tests": 1, "failures": 0, "errors": 0, "skipped": 0}
-    assert counts(found["other"]) == {"tests": 1, "failures": 1, "errors": 0, "skipped": 0}
-
-
-def test_each_junit_case_has_its_own_time_and_the_suite_that_of_the_scenario() -> None:
-    checks = tuple(
-        Check(name=f"check {number}", expected="x", found="x", passed=True, seconds=0.5 * number) for number in (1, 2)
-    )
-    suite = suites(labruns.report(labruns.fullnat(checks=checks, state=State.PASSED)))["fullnat"]
-    assert [float(case.attrib["time"]) for case in suite.findall("testcase")] == [0.5, 1.0]
-    assert float(suite.attrib["time"]) == 21.4
-    broken = suites(labruns.report(labruns.broken().model_copy(update={"guests": ()})))["keepalived"]
-    assert [float(case.attrib["time"]) for case in broken.findall("testcase")] == [6.0], "no check has it"
-
-
-@given(st.lists(st.sampled_from(["start", "start (2)", "start (3)", "stop"]), max_size=8))
-def test_no_two_junit_cases_have_one_name(names: list[str]) -> None:
-    checks = tuple(Check(name=name, expected="x", found="x", passed=True) for name in names)
-    cases = suites(labruns.report(labruns.fullnat(checks=checks)))["fullnat"].findall("testcase")
-    found = [(case.attrib["classname"], case.attrib["name"]) for case in cases]
-    assert len(set(found)) == len(found) >= len(names)
 
 
 # --- The terminal ----------------------------------------------------------------------------------------
@@ -421,7 +387,7 @@ def told(run: Report) -> str:
 
 def test_the_terminal_gets_a_line_for_each_scenario_and_where_the_page_lies() -> None:
     lines = told(labruns.report()).splitlines()
-    assert lines[0] == "lab of el6 under tcg (/dev/kvm is not there)"
+    assert lines[0] == "lab of el6, emulated (KVM unusable: /dev/kvm is not there)"
     rows = [re.split(" {2,}", line) for line in lines[3:7]]
     assert rows == [
         ["✓", "boot", "passed", "3.2 s", "1/1"],
