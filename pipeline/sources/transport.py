@@ -221,8 +221,28 @@ def _ask(session: requests.Session, url: str, offset: int, validator: str, optio
     except (OSError, ValueError) as error:  # RequestException is an OSError
         what = _innermost(error)
         # requests raises ValueErrors for what is no address, also when a redirect led there.
-        final = isinstance(error, ValueError) or "CERTIFICATE_VERIFY_FAILED" in what
+        final = isinstance(error, ValueError) or "CERTIFICATE_VERIFY_FAILED" in what or _is_unknown_name(error)
+        if (proxy := _proxy_of(url)) and (isinstance(error, requests.exceptions.ProxyError) or "SOCKS" in what):
+            what = f"the proxy {Address(proxy).shown} (from the environment): {what}"
+            if "SOCKS" in what:
+                what = f"the proxy {Address(proxy).shown} (from the environment): SOCKS; expected an HTTP proxy"
         raise Failed(what, final=final) from None
+
+
+def _proxy_of(url: str) -> str:
+    """Return the proxy that the environment names for this address; empty without one."""
+    import requests.utils
+
+    return requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url)) or ""
+
+
+def _is_unknown_name(error: BaseException | None) -> bool:
+    """Return whether a name server said that a name does not exist; no answer from one is another error."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _is_continued(response: requests.Response, offset: int, validator: str) -> bool:
