@@ -237,7 +237,7 @@ def _proxy_of(url: str) -> str:
 
 
 def _is_unknown_name(error: BaseException | None) -> bool:
-    """Return whether a name server said that a name does not exist; no answer from one is another error."""
+    """Return whether a name server answered that a name does not exist."""
     while error is not None:
         if isinstance(error, socket.gaierror):
             return error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
