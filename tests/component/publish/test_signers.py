@@ -107,7 +107,7 @@ def test_a_snapshot_from_elsewhere_is_believed_when_its_key_is_named(
 def test_a_named_key_that_is_not_the_signers_is_refused_although_the_record_is(ours: Snapshot, artifacts: Path) -> None:
     refused = refusal(artifacts, gpg_key=person("stranger").fingerprint)
     assert f"expected {person('stranger').fingerprint}, got {ours.fingerprint}" in refused.what
-    assert refused.hint == f"./inv smoke --line lts61 --artifacts {artifacts} --gpg-key {ours.fingerprint}"
+    assert refused.hint == f"./inv smoke --gpg-key {ours.fingerprint} --line lts61 --artifacts {artifacts}"
 
 
 def test_a_snapshot_that_names_our_key_and_is_signed_by_another_is_refused(
