@@ -132,7 +132,8 @@ class BuildCommand:
         with self.runner.shared_lock():
             graph = self.plan()
             if self.context.settings.dry_run:
-                forecast = Forecast(self.line, self.runner.explain(graph))
+                image = self.image()
+                forecast = Forecast(self.line, self.runner.explain(graph), "" if image.key else image.name)
                 forecast.tell(self.context.console)
                 return forecast
             if not tried and PUBLISH in graph.steps and self.runner.explain(graph)[PUBLISH][0] is State.RAN:

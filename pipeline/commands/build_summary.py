@@ -137,13 +137,23 @@ def _step(outcome: Outcome) -> StepResult:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of a run: for each step whether it would run or be reused, and what decides it."""
+    """The forecast of a run: for each step whether it would run or be reused, and what decides it.
+
+    `missing_image` is the builder image that would be made first, empty for none. Until it is made its key is not
+    known, so that every step counts as one that would run.
+    """
 
     line: Line
     steps: Mapping[str, tuple[State, str]]
+    missing_image: str = ""
 
     def tell(self, console: Console) -> None:
         """Print a table of the steps."""
+        if self.missing_image:
+            console.say(
+                f"the builder image {self.missing_image} would be made first; "
+                "when it turns out to be one that steps ran in before, those are reused"
+            )
         rows = [
             (name, "would run" if state is State.RAN else state.value, why) for name, (state, why) in self.steps.items()
         ]
@@ -152,7 +162,7 @@ class Forecast:
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
         steps = {name: {"would": state, "why": why} for name, (state, why) in self.steps.items()}
-        return {**vars(LineIdentity(*self.line.identity)), "steps": steps}
+        return {**vars(LineIdentity(*self.line.identity)), "missing_image": self.missing_image, "steps": steps}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Image
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.sandbox.centos6_image import CentosRecipe
 
 AUTO = "auto"
@@ -24,6 +26,7 @@ AUTO = "auto"
 def builder(context: RunContext, usable: Sequence[str], *, fresh: bool = False) -> Image:
     """Return the image requested by the settings, which must be in `usable`; for `auto` the first that can run here.
 
+    A dry run makes none: a missing image is returned without a key.
     Raises `UsageError` for an image that the line is not built in, and what making it raises.
     """
     requested = context.settings.image
@@ -76,6 +79,8 @@ def _debian(context: RunContext, name: str, image: DebianImage, fresh: bool) -> 
     known = None if fresh else images.cached_image(requested, settings.artifacts / "images")
     if known is not None:
         return known
+    if settings.dry_run:
+        return _planned(name, settings.artifacts / "images")
     from pipeline.host import programs
     from pipeline.sources import apt, openpgp, public_keys
     from pipeline.sources.store import Store
@@ -98,9 +103,15 @@ def _centos(context: RunContext, name: str, image: CentosImage, fresh: bool) -> 
     known = None if fresh else images.cached_image_for(name, recipe.request, root)
     if known is not None:
         return known
-    return centos6_image.centos6_image(
-        recipe, first_engine(), root, context.console, offline=settings.offline, fresh=fresh
-    )
+    engine = first_engine()
+    if settings.dry_run:
+        return _planned(name, root)
+    return centos6_image.centos6_image(recipe, engine, root, context.console, offline=settings.offline, fresh=fresh)
+
+
+def _planned(name: str, root: Path) -> Image:
+    """Return the image that a dry run would make; its key is known only when it is made."""
+    return Image(name, "", root / name, root / name)
 
 
 def centos_recipe(name: str, image: CentosImage, base: str) -> CentosRecipe:

@@ -457,3 +457,10 @@ def test_what_is_told_to_type_names_the_line(bench: Bench, tmp_path: Path) -> No
     settings = load({"artifacts": str(bench.artifacts), "line_file": str(tmp_path / "own.toml")}, {})
     job = ToyJob(line_loader.load(None, settings.line_file), RunContext(settings, console))
     assert job.runner.options == ("--line-file", str(tmp_path / "own.toml"), *elsewhere)
+
+
+def test_a_dry_run_says_which_image_would_be_made(bench: Bench) -> None:
+    told = bench.build_all(dry_run=True)
+    assert told["missing_image"] == "debian12"
+    assert "the builder image debian12 would be made first" in bench.said
+    assert not (bench.artifacts / "images").exists()

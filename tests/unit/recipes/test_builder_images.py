@@ -147,3 +147,16 @@ def test_a_line_that_has_debian12_alone_never_asks_for_an_engine(
     run = context(artifacts)
     assert builder_images.builder(run, LTS61.build.images).name == "debian12"
     assert said(run) == ""
+
+
+def test_a_dry_run_makes_no_image_and_asks_nobody(tmp_path: Path) -> None:
+    given = {"artifacts": str(tmp_path), "dry_run": True, "image": "debian12", "debian_mirror": "http://127.0.0.1:9"}
+    dry = RunContext(load(given, {}), Console(out=io.StringIO(), err=io.StringIO()))
+    planned = builder_images.builder(dry, ("debian12",))
+    assert (planned.name, planned.key) == ("debian12", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_takes_the_image_that_is_there(artifacts: Path) -> None:
+    dry = RunContext(load({"artifacts": str(artifacts), "dry_run": True}, {}), Console(out=io.StringIO()))
+    assert builder_images.builder(dry, ("debian12",)).key
