@@ -10,14 +10,15 @@ import contextlib
 import importlib
 import shutil
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import process
 from pipeline.errors import PipelineError
-from pipeline.host import programs
-from pipeline.host.facts import Finding, Host, is_there
+from pipeline.host import engine_addresses, programs
+from pipeline.host.facts import Finding, Host
 
 ANSWER = 1.0  # seconds an engine has for one answer; a local one needs 10 ms
 SANDBOX = 5.0  # seconds for a sandbox that runs `true`; 60 ms where it works
@@ -37,7 +38,10 @@ _NAMESPACE_SWITCHES = (
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine's address. `version` and `api` are empty without an answer; then `problem` has the reason."""
+    """An engine's address. `version` and `api` are empty without an answer; then `problem` has the reason.
+
+    `named_by` is the variable or context that names it, `tls` the directory of that context's certificates.
+    """
 
     address: str
     product: str = ""
@@ -45,42 +49,58 @@ class Engine:
     api: str = ""
     problem: str = ""
     remedy: str = ""
+    named_by: str = ""
+    tls: Path | None = None
 
     def __str__(self) -> str:
+        place = self.address + (f" ({self.named_by})" if self.named_by else "")
         if self.problem:
-            return f"{self.address}: {self.problem}"
-        return f"{self.product} {self.version} (API {self.api}) at {self.address}"
+            return f"{place}: {self.problem}"
+        return f"{self.product} {self.version} (API {self.api}) at {place}"
 
 
-def addresses(host: Host) -> list[str]:
-    """Return the possible addresses of an engine: DOCKER_HOST, then existing standard sockets, each once."""
-    user = host.environ.get("XDG_RUNTIME_DIR")
-    places = [host.run / "docker.sock", host.run / "podman/podman.sock"]
-    if user:
-        places += [Path(user) / "docker.sock", Path(user) / "podman/podman.sock"]
-    named = [host.environ["DOCKER_HOST"]] if host.environ.get("DOCKER_HOST") else []
-    return list(dict.fromkeys([*named, *(f"unix://{path}" for path in places if is_there(path))]))
+def available(host: Host) -> list[Engine]:
+    """Return the engines that answer, in the order of their addresses."""
+    return [engine for engine in _all(host) if not engine.problem]
 
 
-def ask(address: str, host: Host) -> Engine:
-    """Query the version of the engine at `address`, a DOCKER_HOST value."""
-    if address.startswith("unix://") and (refusal := _refusal(address)):
+def _all(host: Host) -> Iterator[Engine]:
+    for address in engine_addresses.addresses(host):
+        engine = ask(address.url, host, address.tls)
+        yield replace(engine, named_by=address.named_by)
+
+
+def ask(url: str, host: Host, tls: Path | None = None) -> Engine:
+    """Query the version of the engine at `url`, a DOCKER_HOST value. `tls` is as `client` takes it."""
+    if url.startswith("ssh:"):
+        problem = "an engine over SSH is not used: builds mount directories of this host"
+        return Engine(url, problem=problem, remedy="start the build on that host")
+    if url.startswith("unix://") and (refusal := _refusal(url)):
         return refusal
     docker: Any = importlib.import_module("docker")  # 0.1 s, so only where something listens
-
-    client: dict[str, object] = {"base_url": address}
     try:
-        if address == host.environ.get("DOCKER_HOST"):
-            client = docker.utils.kwargs_from_env(environment=dict(host.environ))  # its TLS settings too
-        with contextlib.closing(docker.APIClient(**client, version="auto", timeout=ANSWER)) as api:
+        with contextlib.closing(client(Engine(url, tls=tls), host.environ, ANSWER)) as api:
             answer = api.version(api_version=False)
     except (docker.errors.DockerException, OSError, ValueError) as error:
-        return Engine(
-            address, problem=f"no answer: {str(error)[:200]}", remedy="see that the engine at this address runs"
-        )
+        return Engine(url, problem=f"no answer: {str(error)[:200]}", remedy="see that the engine at this address runs")
     parts = [part.get("Name", "") for part in answer.get("Components") or ()]
     product = "Podman" if any("Podman" in part for part in parts) else "Docker"
-    return Engine(address, product, answer.get("Version", "?"), answer.get("ApiVersion", "?"))
+    return Engine(url, product, answer.get("Version", "?"), answer.get("ApiVersion", "?"), tls=tls)
+
+
+def client(engine: Engine, environ: Mapping[str, str], timeout: float) -> Any:
+    """Return the SDK's client of an engine, with the certificates of DOCKER_HOST's variables or of its context.
+
+    Raises what the SDK raises.
+    """
+    docker: Any = importlib.import_module("docker")
+    options: dict[str, object] = {"base_url": engine.address}
+    if engine.address == environ.get("DOCKER_HOST"):
+        options = docker.utils.kwargs_from_env(environment=dict(environ))
+    elif engine.tls:
+        own = (str(engine.tls / "cert.pem"), str(engine.tls / "key.pem"))
+        options["tls"] = docker.tls.TLSConfig(client_cert=own, ca_cert=str(engine.tls / "ca.pem"), verify=True)
+    return docker.APIClient(**options, version="auto", timeout=timeout)
 
 
 def _refusal(address: str) -> Engine | None:
@@ -104,11 +124,14 @@ def _refusal(address: str) -> Engine | None:
 
 def check_engines(host: Host) -> Finding:
     """Check which container engines answer."""
-    engines = [ask(address, host) for address in addresses(host)]
+    engines = list(_all(host))
     if answering := [engine for engine in engines if not engine.problem]:
         return Finding("container engine", "ok", "; ".join(str(engine) for engine in answering))
     clients = [name for name in ("docker", "podman") if shutil.which(name, path=host.path)]
-    found = "; ".join(str(engine) for engine in engines) or "no engine's socket is there and DOCKER_HOST is not set"
+    found = (
+        "; ".join(str(engine) for engine in engines)
+        or "no engine's socket is there, and neither DOCKER_HOST, CONTAINER_HOST nor a docker context names one"
+    )
     if clients:
         found = f"the client {' and '.join(clients)} is installed, but no engine answers ({found})"
     remedies = [engine.remedy for engine in engines] or ["start or install Docker or Podman"]

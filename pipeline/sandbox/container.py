@@ -149,12 +149,8 @@ class ContainerEngine:
             raise HostLacks(f"the container engine {what}", where=self._engine.address, why=why, hint=_HINT) from None
 
     def _client(self, timeout: float) -> Any:
-        docker: Any = importlib.import_module("docker")  # 0.1 s, so only where it is used
-        options: dict[str, object] = {"base_url": self._engine.address}
-        if self._engine.address == self._environ.get("DOCKER_HOST"):
-            options = docker.utils.kwargs_from_env(environment=dict(self._environ))  # its TLS settings too
         with self.translated_errors("does not answer"):
-            return docker.APIClient(**options, version="auto", timeout=timeout)
+            return engines.client(self._engine, self._environ, timeout)
 
     def _prove(self, job: Job) -> None:
         if job.image.key in self._proven:
@@ -326,8 +322,7 @@ class ContainerEngine:
 def available_engines(host: Host | None = None) -> list[ContainerEngine]:
     """Return all engines of this host that answer, one per address."""
     host = host or Host()
-    queried = [engines.ask(address, host) for address in engines.addresses(host)]
-    return [ContainerEngine(engine, host.environ) for engine in queried if not engine.problem]
+    return [ContainerEngine(engine, host.environ) for engine in engines.available(host)]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pipeline.config import settings
 from pipeline.core.console import Console
 from pipeline.core.decoder import encode
 from pipeline.errors import ExitCode
-from pipeline.host import doctor, engines, facts, kvm, programs, system
+from pipeline.host import doctor, engine_addresses, engines, facts, kvm, programs, system
 from pipeline.host.facts import Finding, FreeSpace, Host
 from tests.fixtures.commandline import ROOT
 
@@ -117,7 +117,7 @@ def test_room_is_asked_where_the_artifacts_will_be(host: Host, tmp_path: Path) -
 def test_room_below_a_directory_that_cannot_be_looked_into_is_that_of_its_parent(host: Host, tmp_path: Path) -> None:
     unseen = tmp_path / ("x" * 300)  # asking for it is an OSError, for root too
     assert system.check_disk(host, unseen / "artifacts").state == "ok"
-    assert engines.addresses(dataclasses.replace(host, environ={"XDG_RUNTIME_DIR": str(unseen)})) == []
+    assert engine_addresses.addresses(dataclasses.replace(host, environ={"XDG_RUNTIME_DIR": str(unseen)})) == []
 
 
 def test_artifacts_that_can_be_written_are_fine(tmp_path: Path) -> None:
