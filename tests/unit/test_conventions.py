@@ -222,8 +222,13 @@ def test_nothing_is_validated_by_a_statement_that_python_o_leaves_out() -> None:
 
 
 def test_documents_are_read_in_one_place_only() -> None:
-    """Where their types are held against what they say; a manifest is what documents are sealed with."""
-    readers = [ROOT / "pipeline/core" / name for name in ("documents.py", "manifest.py")]
+    """Where their types are held against what they say; a manifest is what documents are sealed with.
+
+    Docker's own files are not ours: one value is looked for in them, whatever else they hold.
+    """
+    readers = [
+        ROOT / "pipeline" / name for name in ("core/documents.py", "core/manifest.py", "host/engine_addresses.py")
+    ]
     wrong = []
     for file in [*MODULES, ROOT / "tasks.py"]:
         names = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)]
