@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import email.utils
 import ftplib
+import functools
 import http.client
 import io
 import os
@@ -184,10 +185,12 @@ def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> It
 
     with requests.Session() as session, contextlib.ExitStack() as open_responses:
         session.max_redirects = _REDIRECTS
-        session.hooks["response"].append(_without_a_redirects_body)
+        redirects = list[str]()
+        session.hooks["response"].append(functools.partial(_follow_redirect, redirects))
 
         def ask(start: int) -> requests.Response:
-            response = _within(_answer_timeout(options), lambda: _ask(session, url, start, validator, options))
+            send = functools.partial(_ask, session, url, start, validator, options, redirects)
+            response = _within(_answer_timeout(options), send)
             return open_responses.enter_context(contextlib.closing(response))
 
         response = ask(offset)
@@ -199,15 +202,18 @@ def _opened_http(url: str, offset: int, validator: str, options: Timeouts) -> It
         yield _http_body(response, offset, options)
 
 
-def _without_a_redirects_body(response: requests.Response, **_: Any) -> None:
-    """Drop the body of a redirect: requests would read all of it into memory, and it may have no end."""
+def _follow_redirect(targets: list[str], response: requests.Response, **_: Any) -> None:
+    """Note where a redirect leads, and drop its body: requests would read all of it, and it may have no end."""
     if response.is_redirect:
+        targets.append(response.headers["Location"])
         response.raw.close()
         response.raw = io.BytesIO()
 
 
-def _ask(session: requests.Session, url: str, offset: int, validator: str, options: Timeouts) -> requests.Response:
-    """Send one GET without reading the body. Raises `Failed`."""
+def _ask(
+    session: requests.Session, url: str, offset: int, validator: str, options: Timeouts, redirects: list[str]
+) -> requests.Response:
+    """Send one GET without reading the body. Raises `Failed`. `redirects` are the targets of redirects so far."""
     import requests
 
     # identity: the pinned bytes are those of the file, not those of a transfer's compression
@@ -226,7 +232,19 @@ def _ask(session: requests.Session, url: str, offset: int, validator: str, optio
             what = f"the proxy {Address(proxy).shown} (from the environment): {what}"
             if "SOCKS" in what:
                 what = f"the proxy {Address(proxy).shown} (from the environment): SOCKS; expected an HTTP proxy"
+        elif redirects:
+            if isinstance(error, requests.exceptions.InvalidSchema):
+                what = "not followed; expected http or https"
+            what = f"redirected to {_shown(redirects[-1])}: {what}"
         raise Failed(what, final=final) from None
+
+
+def _shown(url: str) -> str:
+    """Return an address as messages show it, also one that is none."""
+    try:
+        return Address(url).shown
+    except UsageError:
+        return f"{url[:200]!r}, which is no address"
 
 
 def _proxy_of(url: str) -> str:

@@ -146,9 +146,9 @@ def test_a_server_that_stays_busy_is_left_for_the_next(bench: Bench) -> None:
         (bad.status(404), "HTTP 404"),
         (bad.status(410), "HTTP 410"),
         (bad.status(403), "HTTP 403"),
-        (bad.redirect("ftp://127.0.0.1/f"), "ftp://127.0.0.1/f"),
-        (bad.redirect("file:///etc/passwd"), "file:///etc/passwd"),
-        (bad.redirect("http://[/"), ""),
+        (bad.redirect("ftp://127.0.0.1/f"), "redirected to ftp://127.0.0.1/f: not followed; expected http or https"),
+        (bad.redirect("file:///etc/passwd"), "redirected to file:///etc/passwd: not followed; expected http or https"),
+        (bad.redirect("http://[/"), "redirected to 'http://[/', which is no address: "),
     ],
     ids=["404", "410", "403", "to-ftp", "to-file", "to-nonsense"],
 )
@@ -164,6 +164,12 @@ def test_a_redirect_loop_ends_and_is_not_tried_again(bench: Bench) -> None:
     given_up = bench.gives_up(bench.server.at("/f", bad.redirect("/f")))
     assert bench.server.count() == 11
     assert "redirects" in str(given_up)
+
+
+def test_a_server_that_a_redirect_names_is_told_when_it_does_not_answer(bench: Bench) -> None:
+    given_up = bench.gives_up(bench.server.at("/f", bad.redirect("http://user:secret@127.0.0.1:1/f")))
+    assert "redirected to http://127.0.0.1:1/f: Connection refused" in str(given_up)
+    assert "secret" not in str(given_up)
 
 
 def test_no_server_at_all_is_said_in_plain_words(bench: Bench) -> None:
