@@ -146,7 +146,7 @@ def test_a_console_opens_and_a_finding_is_reached_by_its_link(browser: Browser, 
     shown.page.get_by_role("link", name="line 64").click()
     assert mark.is_visible() and labruns.TRACE.splitlines()[0] in mark.inner_text()
     assert 0 <= shown.ask("document.querySelector('mark').getBoundingClientRect().top") < 740
-    console = shown.page.locator("details").nth(2)
+    console = shown.page.locator(".consoles details").nth(1)
     assert console.get_attribute("open") is None
     console.locator("summary").click()
     assert console.get_by_text("No output.").is_visible()
@@ -157,7 +157,8 @@ def test_a_mebibyte_of_console_is_laid_out_only_where_it_is_looked_at(browser: B
     assert len(text) > 1 << 20
     guest = labruns.guest("talker", "client", "stock", console=text)
     shown = opened(browser, labruns.report(labruns.passed().model_copy(update={"guests": (guest,)})), tmp_path)
-    shown.page.get_by_text("talker").last.click()
+    shown.page.get_by_role("link", name="boot", exact=True).click()
+    shown.page.locator(".consoles summary").click()
     shown.ask("document.querySelector('pre').scrollIntoView()")
     shown.page.screenshot()  # the browser decides what is in sight when it draws
     heights = shown.ask("[...document.querySelectorAll('pre > span')].map(s => s.getBoundingClientRect().height)")
@@ -217,3 +218,17 @@ def test_in_print_the_packages_are_there_and_no_line_is_lost(browser: Browser, t
     assert shown.page.locator("mark").is_visible()
     assert shown.ask("getComputedStyle(document.querySelector('details[open] pre')).maxHeight") == "none"
     assert shown.page.pdf().startswith(b"%PDF")
+
+
+def test_a_folded_scenario_opens_by_its_link_and_by_its_headline(browser: Browser, tmp_path: Path) -> None:
+    shown = opened(browser, labruns.report(), tmp_path)
+    check = shown.page.get_by_text("right release")
+    assert not check.is_visible() and shown.page.get_by_text("-Ln shows FullNat").is_visible()
+    shown.page.get_by_role("link", name="boot", exact=True).click()
+    assert (
+        check.is_visible() and 0 <= shown.ask("document.querySelector('.scenario').getBoundingClientRect().top") < 740
+    )
+    shown.page.locator(".scenario > summary").first.click()
+    assert not check.is_visible()
+    shown.page.emulate_media(media="print")
+    assert check.is_visible()
