@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 import sys
 import time
@@ -14,18 +15,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands import closing_summary
 from pipeline.commands.build import BuildCommand
 from pipeline.commands.build_summary import BuildResult, Forecast
-from pipeline.config import line_checks, next_command
+from pipeline.commands.closing_summary import LabResult
+from pipeline.config import command_line, git_checkout, line_checks, next_command
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
 from pipeline.core import fingerprint, fs, neutral, process
 from pipeline.core.console import write
 from pipeline.core.locks import locked
 from pipeline.core.suggestion import did_you_mean, unknown
-from pipeline.errors import Refused, TestsFailed, UsageError
+from pipeline.errors import HostLacks, Refused, TestsFailed, UsageError
 from pipeline.lab import run_record
-from pipeline.lab.report.results import PAGE
+from pipeline.lab.report.results import PAGE, RunState
 from pipeline.lab.scenarios import NAMES
 from pipeline.packaging.scheduler import LOCK
 from pipeline.publish.layout import directory_of
@@ -44,14 +47,6 @@ _LATEST = "latest"  # the link to the results of the last run
 _TOGETHER = 2  # scenarios
 _PATIENT = ("keepalived",)  # begun first: most of their time they wait for clocks
 _KEPT = 10  # runs whose results are kept
-
-
-@dataclass(frozen=True)
-class LabResult:
-    """The page of the lab's run after a build; `reused` where it passed with the same snapshot before."""
-
-    report: Path
-    reused: bool
 
 
 @dataclass(frozen=True)
@@ -100,46 +95,80 @@ class LabCommand:
         `keep`: a person gets into the guests before a scenario's network goes.
         Raises `TestsFailed` when one did not do what it must; the report is written all the same.
         """
-        return self._smoke(names, keep=keep)[0]
+        found, work = self._play(names, keep=keep)
+        if not found.passed:
+            raise self._failure(found.failed, work / PAGE)
+        return found
 
-    def _smoke(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
-        """Return the report and its directory."""
-        from pipeline.lab.report import page, results, terminal
+    def _play(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
+        """Play scenarios; return the report, whatever came of it, and its directory."""
+        from pipeline.lab.report import terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
             environment = self._environment(keep=keep)
-            played = self._all(environment, chosen)
-        packages = {p.nevra: p.sha256 for packages in environment.repository.sets.values() for p in packages.values()}
-        found = results.Report(
+            with run_record.recording(environment.work, self._beginning(environment)) as recorder:
+                self._remember(environment.work)
+
+                def save(played: Sequence[results.Scenario]) -> None:
+                    used = environment.accelerator  # may have changed
+                    recorder.save(scenarios=tuple(played), accelerator=used.name, accelerator_why=used.why)
+
+                self._all(environment, chosen, save)
+                recorder.end()
+        terminal.print_report(recorder.report, self.context.console, environment.work / PAGE)
+        return recorder.report, environment.work
+
+    def _beginning(self, environment: runner.LabEnvironment) -> results.Report:
+        """Return the report of a run that begins."""
+        from pipeline.lab.report import results
+
+        repository, accelerator = environment.repository, environment.accelerator
+        checkout = None
+        with contextlib.suppress(HostLacks):  # without git
+            checkout = git_checkout.of_project()
+        before = run_record.runs(self.reports)
+        return results.Report(
             line=self.line.label,
-            snapshot=environment.repository.id,
-            fingerprint=environment.repository.fingerprint,
-            accelerator=environment.accelerator.name,
-            accelerator_why=environment.accelerator.why,
-            packages=packages,
-            scenarios=played,
+            snapshot=repository.id,
+            fingerprint=repository.fingerprint,
+            accelerator=accelerator.name,
+            accelerator_why=accelerator.why,
+            packages={p.nevra: p.sha256 for packages in repository.sets.values() for p in packages.values()},
+            started=time.time(),
+            host=f"{platform.node()}, {platform.system()} {platform.release()}, {os.cpu_count()} processors",
+            pid=os.getpid(),
+            command=command_line.as_typed(sys.argv[1:]),
+            commit=checkout.commit if checkout else "",
+            dirty=checkout.dirty if checkout else False,
+            previous=f"../{before[-1].path.name}/{PAGE}" if before else "",
         )
-        path = page.write(found, environment.work)
-        self._remember(environment.work)
-        terminal.print_report(found, self.context.console, path)
-        if not found.passed:
-            failed = [s.name for s in played if s.state not in (results.State.PASSED, results.State.LEFT_OUT)]
-            raise TestsFailed(
-                f"the lab's scenarios failed: {', '.join(failed)}" if failed else "no scenario applies to this line",
-                where=str(path),
-                hint=f"the page shows each check and console; `./inv lab --scenario {failed[0]}` plays it and stays"
-                if failed
-                else f"`./inv lines {line_checks.option(self.line)}` says why",
-            )
-        return found, environment.work
+
+    def _failure(self, failed: Sequence[str], path: Path) -> TestsFailed:
+        """Return the error of a run in which these scenarios failed; without any, none applies."""
+        if not failed:
+            why = f"`./inv lines {line_checks.option(self.line)}` says why"
+            return TestsFailed("no scenario applies to this line", where=str(path), hint=why)
+        return TestsFailed(
+            f"the lab's scenarios failed: {', '.join(failed)}",
+            where=str(path),
+            hint=f"the page shows each check and console; `./inv lab --scenario {failed[0]}` plays it and stays",
+        )
 
     def build_all(self) -> BuildAllResult:
-        """Build and publish everything, then play the lab, all from what the run prepares once."""
+        """Build and publish everything, then play the lab, all from what the run prepares once.
+
+        Raises `TestsFailed` where the lab failed, after the summary of everything.
+        """
+        begun = time.monotonic()
         built = self.job.build_all()
         if isinstance(built, Forecast):
             return BuildAllResult(built, None)
-        return BuildAllResult(built, self.after(built.snapshot, built.key(guest_userland.STEP)))
+        played = self.after(built.snapshot, built.key(guest_userland.STEP))
+        closing_summary.tell(self.context.console, built, played, time.monotonic() - begun, self.job.options)
+        if played and not played.passed:
+            raise self._failure(played.failed, played.report)
+        return BuildAllResult(built, played)
 
     def after(self, snapshot: str, guests: str) -> LabResult | None:
         """Play everything after a build, unless that passed before with the same snapshot and the same lab.
@@ -159,11 +188,17 @@ class LabCommand:
         )
         if path := self._passed_before(what):
             self.context.console.say(f"the lab passed with this snapshot before: {path}")
-            return LabResult(path, reused=True)
-        found, work = self._smoke(())
+            return LabResult.of(run_record.states(path.parent), path, reused=True)
+        before = [run for run in run_record.runs(self.reports) if run.run.snapshot == snapshot]
+        if before and before[-1].run.state is RunState.FAILED:
+            self.context.console.say(f"the lab failed with this snapshot before: {before[-1].page}")
+        found, work = self._play(())
+        states = {scenario.name: scenario.state for scenario in found.scenarios}
+        if not found.passed:
+            return LabResult.of(states, work / PAGE, reused=False)
         run_record.record(work, what, found)
         fs.replace_symlink(self.reports / run_record.LINK, work.name)
-        return LabResult(self.reports / run_record.LINK / PAGE, reused=False)
+        return LabResult.of(states, self.reports / run_record.LINK / PAGE, reused=False)
 
     def _passed_before(self, what: run_record.Subject) -> Path | None:
         """Return the page of a passed run of `what`, if record and report are of that run."""
@@ -261,21 +296,34 @@ class LabCommand:
         """Return the guests' own programs, built where they are not there, and the image they need libraries of."""
         return self.job.userland(), self.job.preparation.image(guest_userland.IMAGE)
 
-    def _all(self, environment: runner.LabEnvironment, chosen: Sequence[str]) -> tuple[results.Scenario, ...]:
-        """Play scenarios, two at a time; by hand one after the other."""
+    def _all(
+        self,
+        environment: runner.LabEnvironment,
+        chosen: Sequence[str],
+        save: Callable[[Sequence[results.Scenario]], None],
+    ) -> None:
+        """Play scenarios, two at a time, by hand one after the other; `save` takes those that have ended, in order."""
         if environment.keep:
-            return tuple(self._played(environment, name) for name in chosen)
+            played: list[results.Scenario] = []
+            for name in chosen:
+                played.append(self._played(environment, name))
+                save(played)
+            return
         order = sorted(chosen, key=_PATIENT.__contains__, reverse=True)
         with ThreadPoolExecutor(_TOGETHER) as pool:
             playing = {name: pool.submit(self._played, environment, name) for name in order}
             try:
+                saved = 0
                 while wait(playing.values(), timeout=0.2).not_done:  # in short waits, so that Ctrl-C is heard
-                    pass
+                    ended = [playing[name] for name in chosen if playing[name].done()]
+                    if len(ended) > saved:
+                        saved = len(ended)
+                        save([future.result() for future in ended if not future.exception()])
             except KeyboardInterrupt:
                 pool.shutdown(wait=False, cancel_futures=True)
                 process.stop_all()
                 raise
-        return tuple(playing[name].result() for name in chosen)
+        save([playing[name].result() for name in chosen])
 
     def _played(self, environment: runner.LabEnvironment, name: str) -> results.Scenario:
         from pipeline.lab import runner
@@ -289,7 +337,8 @@ class LabCommand:
         return played
 
     def _remember(self, work: Path) -> None:
-        """Point `latest` to this run's results, and remove old ones."""
+        """Point `latest` to this run's results, remove old ones, and let those that were killed say so."""
+        run_record.settle(self.reports)
         fs.replace_symlink(self.reports / _LATEST, work.name)
         runs = sorted(path for path in self.reports.iterdir() if path.is_dir() and not path.is_symlink())
         kept = (self.reports / run_record.LINK).resolve()

@@ -11,8 +11,11 @@ from pipeline.config.context import RunContext
 from pipeline.core.console import Console, local_time
 from pipeline.core.trees import usage
 from pipeline.core.units import human_bytes
+from pipeline.lab import run_record
+from pipeline.lab.report.results import RunState
+from pipeline.lab.run_record import FoundRun
 from pipeline.packaging import inventory
-from pipeline.packaging.inventory import BuilderImage, Run, RunState, Snapshot
+from pipeline.packaging.inventory import BuilderImage, Run, Snapshot
 
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are shown
 
@@ -27,12 +30,25 @@ class Latest:
 
 
 @dataclass(frozen=True)
+class LabRun:
+    """The last run of the lab over a repository directory; `begun` in seconds since 1970, `states` by scenario."""
+
+    state: RunState
+    snapshot: str
+    begun: float
+    seconds: float
+    states: Mapping[str, str]
+    page: Path
+
+
+@dataclass(frozen=True)
 class Status:
-    """The last run of each step, the newest snapshots by directory, all images, and sizes in bytes by directory."""
+    """The last run of each step, the newest snapshots and runs of the lab by directory, images, sizes in bytes."""
 
     artifacts: Path
     steps: tuple[Run, ...]
     latest: Mapping[str, Latest]
+    lab: Mapping[str, LabRun]
     images: tuple[BuilderImage, ...]
     bytes: Mapping[str, int]
 
@@ -51,9 +67,16 @@ def tell(context: RunContext) -> Status:
     latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.is_latest]
     images = inventory.images(artifacts)
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
-    _say(console, artifacts, last, latest, images, sizes)
+    played = run_record.newest(artifacts)
+    _say(console, artifacts, last, latest, played, images, sizes)
     newest = {found.directory: Latest(found.id, found.path, found.published) for found in latest}
-    return Status(artifacts, tuple(last), newest, tuple(images), sizes)
+    lab = {name: _lab_run(found) for name, found in played.items()}
+    return Status(artifacts, tuple(last), newest, lab, tuple(images), sizes)
+
+
+def _lab_run(found: FoundRun) -> LabRun:
+    run = found.run
+    return LabRun(run.state, run.snapshot, run.begun, run.seconds, run.states, found.page)
 
 
 def _of_line(line: Path) -> list[list[Run]]:
@@ -65,10 +88,11 @@ def _say(
     artifacts: Path,
     last: Sequence[Run],
     latest: Sequence[Snapshot],
+    played: Mapping[str, FoundRun],
     images: Sequence[BuilderImage],
     sizes: dict[str, int],
 ) -> None:
-    if not sizes:
+    if not sizes and not played:
         console.say(f"nothing has been made in {artifacts} yet; next: ./inv build-all, or ./inv fetch LINE")
         return
     rows = [(run.line, run.step, _state(run), local_time(run.begun), _took(run.seconds)) for run in last]
@@ -79,6 +103,13 @@ def _say(
             console.say(f"{run.line} {run.step} {run.state}: {run.next}")
     for snapshot in latest:
         console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {local_time(snapshot.published)}")
+    for name, found in played.items():
+        number = f", pid {found.run.pid}" if found.run.state is RunState.RUNNING else ""
+        text = (
+            f"{name}: lab {found.run.state}{number}, {found.counts}, begun {local_time(found.run.begun)}: {found.page}"
+        )
+        earlier = f"; of an earlier snapshot, {found.run.snapshot}" if _is_earlier(found.run, latest, name) else ""
+        console.say(text + earlier)
     for image in images:
         state = "current" if image.current else "superseded"
         console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")
@@ -86,8 +117,12 @@ def _say(
     console.say("what could be removed: ./inv clean")
 
 
+def _is_earlier(run: run_record.Run, latest: Sequence[Snapshot], name: str) -> bool:
+    return any(snapshot.directory == name and snapshot.id != run.snapshot for snapshot in latest)
+
+
 def _state(run: Run) -> str:
-    return f"{run.state}, pid {run.pid}" if run.state is RunState.RUNNING else run.state.value
+    return f"{run.state}, pid {run.pid}" if run.state is inventory.RunState.RUNNING else run.state.value
 
 
 def _took(seconds: float | None) -> str:

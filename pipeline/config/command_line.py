@@ -129,10 +129,10 @@ def unknown_verb(name: str, verbs: Iterable[str], tokens: Sequence[str], at: int
 
 def _retyped(tokens: Sequence[str], at: int, *instead: str) -> str:
     """Return the command line with other words in the place of one."""
-    return _typed([*tokens[:at], *instead, *tokens[at + 1 :]])
+    return as_typed([*tokens[:at], *instead, *tokens[at + 1 :]])
 
 
-def _typed(tokens: Sequence[str]) -> str:
+def as_typed(tokens: Sequence[str]) -> str:
     """Return the command line of these words, without passwords."""
     return neutral.command(["./inv", *(PASSWORD.sub("", token) for token in tokens)])
 
@@ -240,7 +240,7 @@ class _Reader:
         what = f"{verb.name}: too many words; expected ./inv {verb.usage}, got {got} besides{meant}"
         places = {at for at, _ in words}
         kept = [token for at, token in enumerate(self.tokens) if at not in places]
-        return UsageError(what, hint=_typed(kept))
+        return UsageError(what, hint=as_typed(kept))
 
     def _unknown_option(self, verb: Verb, at: int, name: str) -> UsageError:
         meant = nearest(name.lstrip("-"), verb.parameters)
@@ -268,4 +268,4 @@ class _Reader:
             )
         rest = list(self.tokens)
         rest.remove(typed.name)
-        return UsageError(what, hint=_typed([typed.name, *rest]))
+        return UsageError(what, hint=as_typed([typed.name, *rest]))

@@ -111,7 +111,8 @@ def verdict(report: Report) -> str:
         return "no scenario was run, so nothing is proven"
     others = (State.FAILED, State.BROKEN, State.LEFT_OUT)
     counted = [f"{states.count(state)} {state}" for state in others if state in states]
-    return ", ".join([f"{states.count(State.PASSED)} of {ran} scenario{'s' * (ran != 1)} passed", *counted])
+    text = ", ".join([f"{states.count(State.PASSED)} of {ran} scenario{'s' * (ran != 1)} passed", *counted])
+    return f"so far {text}" if report.state in (RunState.RUNNING, RunState.INTERRUPTED) else text
 
 
 # --- What the template gets ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures.built import Built
 from tests.fixtures.commandline import Inv
+from tests.fixtures.labruns import recorded
 from tests.fixtures.toy import make_toy
 
 LINE = "line kernel override"
@@ -50,9 +51,10 @@ DOCUMENTS: dict[str, dict[str, str]] = {
     "store verify": {"": "damaged"},
     "store gc": {"": "removed bytes kept"},
     "status": {
-        "": "artifacts steps latest images bytes",
+        "": "artifacts steps latest lab images bytes",
         "steps.0": "line step state begun seconds pid path next",
         "latest.el6": "id path published",
+        "lab.el6": "state snapshot begun seconds states page",
         "images.0": "name key path current packages",
     },
     "clean": {"": "would items", "would.old": "items bytes", "items.0": "path bytes words"},
@@ -70,6 +72,7 @@ class Host:
         built = Built(self.inv.artifacts)
         built.step("kernel:stock", "1")
         built.snapshot("el6", "one", published=1.0)
+        recorded(self.inv.artifacts / "reports/lab/el6/run")
         built.image("debian12", "a" * 16, link="requested")
         (self.inv.artifacts / "ccache/el6/debian12").mkdir(parents=True)
         for command in ("pin toy kernel-srpm", "mirror export {mirror}"):

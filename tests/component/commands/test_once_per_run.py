@@ -66,12 +66,14 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
             for name, key in plan.keys.items()
         }  # fmt: skip
 
-    def smoke(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+    def play(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
         found["lab"] += 1
         self._userland()
         work = self.reports / "run"
         work.mkdir(parents=True)
-        report = results.Report(line="l", snapshot="a", fingerprint="F", accelerator="tcg", accelerator_why="")
+        scenario = results.Scenario(name="boot", title="Boot", state=results.State.PASSED)
+        known = {"line": "l", "snapshot": "a", "fingerprint": "F", "accelerator": "tcg", "accelerator_why": ""}
+        report = results.Report(state=results.RunState.PASSED, scenarios=(scenario,), **known)  # type: ignore[arg-type]
         page.write(report, work)
         return report, work
 
@@ -84,7 +86,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
         return found
 
     monkeypatch.setattr(Scheduler, "run", run)
-    monkeypatch.setattr(LabCommand, "_smoke", smoke)
+    monkeypatch.setattr(LabCommand, "_play", play)
     monkeypatch.setattr("pipeline.lab.run_record.record", lambda *_: None)
     monkeypatch.setattr(builder_images, "_image", lambda _, name, __: Image(name, "0", Path(), Path()))
     counting(monkeypatch, Sources, "_verify", lambda _, item, __: found.update([f"source {item.name}"]))

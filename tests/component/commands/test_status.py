@@ -16,7 +16,10 @@ import pytest
 
 from pipeline.core import manifest, process
 from pipeline.core.locks import locked
+from pipeline.lab import run_record
+from pipeline.lab.report.results import RunState
 from pipeline.packaging.scheduler import LOCK
+from tests.fixtures import labruns
 from tests.fixtures.built import NEXT, Built
 from tests.fixtures.commandline import ROOT, Inv
 
@@ -135,6 +138,37 @@ def test_images_snapshots_and_sizes_are_told(inv: Inv, built: Built) -> None:
     text = inv("status").out
     assert "el6: latest is second, published " in text
     assert f"image debian12 {'a' * 16}: superseded" in text and f"image debian12 {'b' * 16}: current" in text
+
+
+def test_the_last_run_of_each_lines_lab_is_told_with_its_page(inv: Inv, built: Built) -> None:
+    reports = inv.artifacts / "reports/lab"
+    built.snapshot("el6", "second", published=1_700_000_000)
+    labruns.recorded(reports / "el6/one", labruns.passed(), started=10.0, snapshot="first")
+    labruns.recorded(reports / "el6/two", labruns.passed(), labruns.fullnat(), started=20.0, snapshot="first")
+    labruns.recorded(reports / "lts61-small/three", labruns.passed())
+    said = inv("status", "--json").json["lab"]
+    assert said["el6"] == {
+        "state": "failed",
+        "snapshot": "first",
+        "begun": 20.0,
+        "seconds": said["el6"]["seconds"],
+        "states": {"boot": "passed", "fullnat": "failed"},
+        "page": str(reports.relative_to(inv.cwd) / "el6/two/report.html"),
+    }
+    assert said["lts61-small"]["state"] == "passed"
+    text = inv("status").out
+    assert "el6: lab failed, 1 of 2 scenarios passed, begun 1970-" in text
+    assert "el6/two/report.html; of an earlier snapshot, first" in text
+    assert "lts61-small: lab passed, 1 of 1 scenarios passed" in text
+
+
+def test_a_run_of_the_lab_whose_process_is_gone_is_interrupted(inv: Inv) -> None:
+    work = inv.artifacts / "reports/lab/el6/one"
+    with pytest.raises(KeyError), run_record.recording(work, labruns.report(labruns.passed())) as recorder:
+        raise KeyError
+    recorder.save(state=RunState.RUNNING)
+    assert inv("status", "--json").json["lab"]["el6"]["state"] == "interrupted"
+    assert "el6: lab interrupted, 1 of 1 scenarios passed" in inv("status").out
 
 
 def test_a_disk_in_any_shape_is_told_and_never_an_error(inv: Inv, built: Built) -> None:

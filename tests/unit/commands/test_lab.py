@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.lab import LabCommand, LabResult, by_hand
+from pipeline.commands.closing_summary import LabResult
+from pipeline.commands.lab import LabCommand, by_hand
 from pipeline.config import line_loader, settings
 from pipeline.config.context import RunContext
 from pipeline.core import fs, manifest
@@ -119,14 +120,14 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pat
     """The directories of runs that were played, each of which passed; one has been recorded."""
     runs: list[Path] = []
 
-    def smoke(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+    def play(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
         work = self.reports / f"run{len(runs)}"
         work.mkdir(parents=True)
         page.write(outcome(), work)
         runs.append(work)
         return outcome(), work
 
-    monkeypatch.setattr(LabCommand, "_smoke", smoke)
+    monkeypatch.setattr(LabCommand, "_play", play)
     assert played_after(tmp_path).reused is False
     yield runs
 
@@ -187,6 +188,8 @@ def test_a_run_that_passed_saves_the_lab(tmp_path: Path, played: list[Path]) -> 
     assert encode(played_after(tmp_path)) == {
         "report": str(job(tmp_path).reports / "passed/report.html"),
         "reused": True,
+        "scenarios": 1,
+        "failed": [],
     }
     assert len(played) == 1 and list(run_record.problems(tmp_path)) == []
     (played[0] / "report.html").write_text("")

@@ -86,6 +86,7 @@ def test_a_run_without_an_end_says_so(
     )
     text = read(run).text
     assert headline in text and told in text and "✓ Passed" not in text
+    assert ("so far 1 of 1 scenario passed" in text) is bool(scenarios)
     assert not run.passed
 
 
