@@ -19,7 +19,7 @@ from pipeline.errors import FileProblems
 from pipeline.lab import scenarios
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import Response, ScenarioContext, parse_responses
-from pipeline.lab.scenarios import boot, ipvs
+from pipeline.lab.scenarios import boot, ipvs, keepalived, nat
 from pipeline.lab.topology import Part
 from pipeline.lab.vm.machine import CompletedCommand
 
@@ -219,3 +219,37 @@ def test_a_measured_time_is_kept_with_its_limit() -> None:
     playing.measure("VIP moves to director2", 3.2049, 10)
     (measured,) = playing.measurements
     assert (measured.name, measured.seconds, measured.limit) == ("VIP moves to director2", 3.2, 10.0)
+
+
+class Director(Guest):
+    """A director, client or server of keepalived's scenario after a failover; `vip` is whether it has the address."""
+
+    def __init__(self, *, vip: bool) -> None:
+        super().__init__("")
+        self.vip = vip
+
+    def run(
+        self, *argv: str, timeout: float = 10.0, stdin: bytes = b"", accept: tuple[int, ...] = (0,)
+    ) -> CompletedCommand:
+        rows = [f"  -> {address}:80 Masq 1 0 0" for address in nat.SERVERS.values()]
+        said = {
+            "ip": f"inet {nat.VIP}/32 scope global eth0" if self.vip else "",
+            "ipvsadm": "\n".join([f"TCP  {nat.SERVICE} rr", *rows]),
+            "/bin/fnat-guest": "ok server1 192.168.0.1 40112 192.168.100.7 80 | 192.168.0.1 40112 3",
+        }
+        return CompletedCommand(argv, 0, said[argv[0]], "")
+
+
+@pytest.mark.parametrize("vip", [True, False])
+def test_the_times_of_a_failover_are_measured_from_its_cause_and_only_where_it_came(
+    monkeypatch: pytest.MonkeyPatch, vip: bool
+) -> None:
+    monkeypatch.setattr(keepalived, "FAILOVER_TIMEOUT", 0.5)
+    guests = {name: Director(vip=vip) for name in ("client", "director2")}
+    playing = ScenarioContext(keepalived.PLAN.guests, guests, {}, {}, {}, {})
+    keepalived._check_failover(playing, "keepalived: director1 is cut off", "director2", lambda: time.sleep(0.1))
+    assert [check.passed for check in playing.checks] == [vip, True, True]
+    measured = {measurement.name: measurement.seconds for measurement in playing.measurements}
+    moved = "keepalived: director1 is cut off, until director2 has the VIP"
+    answered = "keepalived: director1 is cut off, until requests are answered"
+    assert list(measured) == ([moved, answered] if vip else [answered]) and min(measured.values()) >= 0.1
