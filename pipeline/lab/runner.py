@@ -202,8 +202,8 @@ class _ScenarioRun:
         )
 
     def _beside_report(self, file: Path) -> str:
-        """Return a file's path from the directory of the report."""
-        return str(file.relative_to(self.environment.work))
+        """Return the path of a file of this scenario from the directory of the report."""
+        return f"{self.plan.name}/{file.name}"
 
 
 def _mac_addresses(plan: ScenarioPlan, guest: GuestPlan) -> tuple[str, ...]:
