@@ -28,7 +28,7 @@ from pipeline.core.locks import locked
 from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import HostLacks, Refused, TestsFailed, UsageError
 from pipeline.lab import run_record
-from pipeline.lab.report.results import PAGE, RunState
+from pipeline.lab.report.results import PAGE
 from pipeline.lab.scenarios import NAMES
 from pipeline.packaging.scheduler import LOCK
 from pipeline.publish.layout import directory_of
@@ -189,9 +189,8 @@ class LabCommand:
         if path := self._passed_before(what):
             self.context.console.say(f"the lab passed with this snapshot before: {path}")
             return LabResult.of(run_record.states(path.parent), path, reused=True)
-        before = [run for run in run_record.runs(self.reports) if run.run.snapshot == snapshot]
-        if before and before[-1].run.state is RunState.FAILED:
-            self.context.console.say(f"the lab failed with this snapshot before: {before[-1].page}")
+        if before := run_record.unresolved(self.reports, snapshot):
+            self.context.console.say(f"the lab failed with this snapshot before: {before.page}")
         found, work = self._play(())
         states = {scenario.name: scenario.state for scenario in found.scenarios}
         if not found.passed:
@@ -319,7 +318,7 @@ class LabCommand:
                     if len(ended) > saved:
                         saved = len(ended)
                         save([future.result() for future in ended if not future.exception()])
-            except KeyboardInterrupt:
+            except BaseException:  # Ctrl-C, or results that cannot be written
                 pool.shutdown(wait=False, cancel_futures=True)
                 process.stop_all()
                 raise

@@ -132,6 +132,18 @@ def newest(artifacts: Path) -> dict[str, FoundRun]:
     return {place.name: found[-1] for place in places if (found := runs(place))}
 
 
+def unresolved(reports: Path, snapshot: str) -> FoundRun | None:
+    """Return the newest run of this snapshot with a scenario that failed and has not passed since; None without one."""
+    failed: dict[str, FoundRun] = {}
+    for found in runs(reports):
+        for name, state in found.run.states.items() if found.run.snapshot == snapshot else ():
+            if state is results.State.PASSED:
+                failed.pop(name, None)
+            elif state is not results.State.LEFT_OUT:
+                failed[name] = found
+    return max(failed.values(), key=lambda found: found.run.begun, default=None)
+
+
 def settle(reports: Path) -> None:
     """Write the pages of runs that were killed anew, so that each says so."""
     for each in runs(reports):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from pipeline.commands.closing_summary import LabResult
 from pipeline.commands.lab import LabCommand
 from pipeline.config import line_loader, settings
 from pipeline.config.context import RunContext
-from pipeline.core import manifest
+from pipeline.core import manifest, process
 from pipeline.core.console import Console
 from pipeline.errors import TestsFailed
 from pipeline.lab import run_record, runner
@@ -115,6 +116,28 @@ def test_a_scenario_that_fails_fails_the_run_and_one_that_raises_interrupts_it(l
         lab.command.smoke(("boot", "nat"))
     assert lab.states == [RunState.FAILED, RunState.INTERRUPTED]
     assert lab.report.why == "no space" and "Interrupted</span>" in (lab.latest / "report.html").read_text()
+
+
+def test_results_that_cannot_be_written_end_the_run_before_the_next_scenario(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[str] = []
+    stopped = threading.Event()
+    monkeypatch.setattr(process, "stop_all", stopped.set)  # guests end, and with them the scenarios that are played
+
+    def play(name: str) -> Scenario:
+        played.append(name)
+        if name == "boot":
+            (lab.latest / "report.json").unlink()
+            (lab.latest / "report.json").mkdir()
+        else:
+            stopped.wait(10)
+        return labruns.passed(name)
+
+    lab.play = play
+    with pytest.raises(OSError, match=r"report\.json"):
+        lab.command.smoke(("boot", "nat", "dr", "tun"))
+    assert "tun" not in played
 
 
 # --- After a build ----------------------------------------------------------------------------------------

@@ -123,3 +123,19 @@ def test_the_newest_run_of_each_line_is_found_whatever_else_lies_there(tmp_path:
     found = run_record.newest(tmp_path)
     assert {name: each.path.name for name, each in found.items()} == {"el6": "later", "lts61-small": "one"}
     assert run_record.newest(tmp_path / "nothing") == {}
+
+
+def test_a_failure_counts_until_its_scenario_has_passed_with_the_same_snapshot(tmp_path: Path) -> None:
+    def found() -> str:
+        run = run_record.unresolved(tmp_path, "a")
+        return run.path.name if run else ""
+
+    failed, passed = labruns.fullnat(), labruns.passed("fullnat")
+    labruns.recorded(tmp_path / "1", passed, labruns.left_out(), started=1.0, snapshot="a")
+    assert found() == ""
+    labruns.recorded(tmp_path / "2", failed, started=2.0, snapshot="a")
+    labruns.recorded(tmp_path / "3", labruns.passed("boot"), started=3.0, snapshot="a")
+    labruns.recorded(tmp_path / "4", passed, started=4.0, snapshot="b")
+    assert found() == "2", "neither another scenario nor another snapshot makes up for it"
+    labruns.recorded(tmp_path / "5", passed, started=5.0, snapshot="a")
+    assert found() == ""
