@@ -107,9 +107,7 @@ class Summary:
             if snapshot.baseurl == PLACEHOLDER:
                 console.say(f"the address in these files is a placeholder, {PLACEHOLDER}; publish with --baseurl URL")
             else:
-                console.say(
-                    f"next: put one of these into /etc/yum.repos.d of a machine, which looks at {snapshot.baseurl}"
-                )
+                console.say(f"files for /etc/yum.repos.d of machines that take packages from {snapshot.baseurl}:")
             for file in sorted(snapshot.path.glob("*.repo")):
                 console.say(f"  {snapshot.latest}/{file.name}")
 

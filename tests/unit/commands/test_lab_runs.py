@@ -214,6 +214,14 @@ def test_the_end_of_everything_is_one_summary_with_the_next_command(which: str) 
     closing_summary.tell(Console(out=out), built(published), played, 754.2, ("--line", "lts61"))
     text = out.getvalue()
     assert [part for part in ("packages  2", "time      12 min 34 s", *wanted) if part not in text] == []
+    assert text.count("next") == 1 and "next" in text.splitlines()[-1]
+
+
+def test_before_the_lab_was_played_no_next_command_is_told() -> None:
+    out = io.StringIO()
+    built(snapshot()).summary.tell(Console(out=out), "line l", "./inv build-all", steps=False)
+    assert "machines that take packages from http://r.example" in out.getvalue()
+    assert "next" not in out.getvalue()
 
 
 @pytest.mark.parametrize("fails", [False, True])
