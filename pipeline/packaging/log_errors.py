@@ -24,7 +24,8 @@ _NEAR = 100  # lines before a summary within which a line counts that a probe co
 _PREFACE = 3  # lines from "In file included from" to the error
 _MOST_GROUPS = 256  # groups remembered at once
 
-_COLOURS = re.compile(r"\x1b(\[[0-9;:?]*[A-Za-z]|\][^\x07\x1b]*(\x07|\x1b\\)|\([AB0])")
+# What compilers print for a terminal: colours (ECMA-48) and links (OSC 8). Whatever else acts on one stays to be seen.
+_COLOURS = re.compile(r"\x1b(\[[0-9;:]*[mK]|\]8;[^\x07\x1b]*(\x07|\x1b\\))")
 _MAKE = re.compile(r"g?make(\[\d+\])?$")
 _STATUS = re.compile(r"Error (\d+)$|(Killed|Segmentation fault|Bus error|Aborted|Illegal instruction|Terminated)\b")
 _RPM_SUMMARY = re.compile(r"error: Bad exit status from |RPM build errors:")
