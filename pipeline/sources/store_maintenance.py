@@ -46,7 +46,7 @@ def verify(settings: Settings, console: Console) -> Checked:
     rows = [(item.sha256, item.actual, str(item.kept)) for item in damaged]
     if rows:
         console.table(("should be", "is", "moved to"), rows, "damaged files")
-        console.say("next: `./inv fetch LINE` has them again")
+        console.say("next: `./inv fetch LINE` fetches them anew")
     else:
         console.say("every file of the store is what its name says")
     return Checked(damaged)

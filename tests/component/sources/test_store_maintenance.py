@@ -157,7 +157,7 @@ def test_verify_finds_a_damaged_object_and_fetch_heals_it(kept: Kept, name: str)
     actual = damage(right)
     ended = kept.inv("store", "verify", expect=ExitCode.REFUSED)
     assert "damaged files" in ended.out and right.name in ended.out and actual in ended.out
-    assert "next: ./inv fetch LINE has them again" in ended.out
+    assert "next: `./inv fetch LINE` fetches them anew" in ended.out
     assert not right.exists()
     assert "2 sources verified, 1 fetched" in kept.fetch().out
     assert sha256_of(right) == right.name
