@@ -1,7 +1,8 @@
 """Count the objects that a kernel tree compiles under a configuration, by its own Makefiles.
 
 Follows the lists of Documentation/kbuild/makefiles.rst: `obj-y`, `obj-m`, `lib-y`, composite objects, and directories.
-For forecasts: assignments by make functions and conditions other than on a configuration symbol are not evaluated.
+For forecasts: every variable but configuration symbols and the architecture counts as empty, and so does what functions
+of make return.
 """
 
 from __future__ import annotations
@@ -82,9 +83,7 @@ class _Tree:
         if kind == "def":
             return (self.configuration.get(operands.removeprefix("CONFIG_"), "") != "") != bool(negated)
         pair = _PAIR.fullmatch(self._expand(operands))
-        if pair is None or "CONFIG_" not in operands:
-            return True
-        return (pair[1] == pair[2]) != bool(negated)
+        return pair is None or (pair[1] == pair[2]) != bool(negated)
 
 
 def _compiled(objects: set[str], lists: Mapping[str, list[str]]) -> set[str]:

@@ -33,6 +33,7 @@ _OWN_LEVELS = 3  # directories above a cache that are ours: of the image, of the
 # One counter a line and call, `#` before the name of the compiled file. `ccache --show-log-stats` counts the same.
 _HITS = frozenset({b"direct_cache_hit", b"preprocessed_cache_hit"})
 _MISS = b"cache_miss"
+RESULTS = _HITS | {_MISS}
 _MAX_LOG = 64 << 20  # bytes; a whole kernel's has 3 MiB
 
 

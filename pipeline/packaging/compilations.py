@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.formats import kbuild
-from pipeline.packaging import outputs
+from pipeline.packaging import ccache, outputs
 from pipeline.packaging.rpmbuild import CCACHE_LOG
 
 _MOST = 1 << 20  # bytes of a log that one look reads
 _MAX_MAKEFILE = 1 << 20  # bytes
-_CACHED = re.compile(rb"# (\S+\.(?:c|S|cc|cpp))")  # a line of ccache's log of this build
+_COPIES = 8  # of a tree that share files: Red Hat's spec builds in a linked copy of the pristine tree
+# ccache's log of this build: the name of a file, and what came of it. It runs the preprocessor alone too.
+_NAMED = re.compile(rb"# (\S+\.(?:c|S|cc|cpp))?")
 _PRINTED = re.compile(rb"  (?:CC|AS)(?: \[M\])? +(\S+\.o)|.*\b(?:gcc|cc|clang) .* -c .*?([\w./-]+\.(?:c|S|cc|cpp))\b")
 _CONFIGURED = re.compile(r"CONFIG_(\w+)=(.*)")
 
@@ -34,6 +36,7 @@ class CompilationCounter:
     last: str = ""
     _position: int = 0
     _cached: bool = False
+    _named: str = ""
 
     @property
     def _top(self) -> Path:
@@ -48,8 +51,18 @@ class CompilationCounter:
             data = outputs.piece(self.work, "log", self._position, _MOST)
         whole = data[: data.rfind(b"\n") + 1] or data[:_MOST] * (len(data) == _MOST)
         self._position += len(whole)
-        for name in _compiled(whole.split(b"\n"), _CACHED if self._cached else _PRINTED):
-            self.done, self.last = self.done + 1, name
+        for line in whole.split(b"\n"):
+            if name := self._compiled(line[: outputs.LINE]):
+                self.done, self.last = self.done + 1, name
+
+    def _compiled(self, line: bytes) -> str:
+        """Return the name of a file that a line says was compiled; empty for every other line."""
+        if not self._cached:
+            found = _PRINTED.match(line)
+            return _first(found) if found else ""
+        if found := _NAMED.match(line):
+            self._named = _first(found)
+        return self._named if line in ccache.RESULTS else ""
 
     def finish(self) -> int:
         """Read the rest, and return the number of compilations."""
@@ -66,16 +79,15 @@ class CompilationCounter:
             return 0
 
         def read(path: str) -> str:
-            return outputs.piece(self._top, f"{tree}/{path}", 0, _MAX_MAKEFILE).decode(errors="replace")
+            data = outputs.piece(self._top, f"{tree}/{path}", 0, _MAX_MAKEFILE, links=_COPIES)
+            return data.decode(errors="replace")
 
         found = (_CONFIGURED.fullmatch(line) for line in read(".config").splitlines())
         return kbuild.count_objects(read, {row[1]: row[2] for row in found if row})
 
 
-def _compiled(lines: Iterable[bytes], pattern: re.Pattern[bytes]) -> Iterator[str]:
-    for line in lines:
-        if found := pattern.match(line[: outputs.LINE]):
-            yield next(name for name in found.groups() if name).decode(errors="replace")
+def _first(found: re.Match[bytes]) -> str:
+    return next((name for name in found.groups() if name), b"").decode(errors="replace")
 
 
 def _kernel_trees(top: Path) -> Iterator[str]:

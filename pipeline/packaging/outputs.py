@@ -162,12 +162,12 @@ def lines(top: Path, name: str, limit: int) -> Iterator[bytes]:
             yield line
 
 
-def piece(top: Path, name: str, position: int, limit: int) -> bytes:
+def piece(top: Path, name: str, position: int, limit: int, *, links: int = 1) -> bytes:
     """Return up to `limit` bytes of a build's file from `position`; none where it is no regular file.
 
-    For hints that decide nothing, as `names`.
+    For hints that decide nothing, as `names`. The file may have as many names as `links`.
     """
-    with contextlib.suppress(_BadEntry, OSError), _open_path(top, name) as stream:
+    with contextlib.suppress(_BadEntry, OSError), _open_path(top, name, links) as stream:
         stream.seek(position)
         return stream.read(limit)
     return b""
@@ -236,29 +236,29 @@ def _open_directory(top: Path, path: str) -> int:
     return here
 
 
-def _open_path(top: Path, path: str) -> BinaryIO:
+def _open_path(top: Path, path: str, links: int = 1) -> BinaryIO:
     """Open the file `path` below `top`. Raises `_BadEntry`."""
     above, _, name = path.rpartition("/")
     here = _open_directory(top, above)
     try:
-        return _open_entry(here, name)
+        return _open_entry(here, name, links)
     finally:
         os.close(here)
 
 
-def _open_entry(directory: int, name: str) -> BinaryIO:
-    """Open a regular file of the build user or our own, with a single name. Raises `_BadEntry`."""
+def _open_entry(directory: int, name: str, links: int = 1) -> BinaryIO:
+    """Open a regular file of the build user or our own, with at most `links` names. Raises `_BadEntry`."""
     try:
         handle = os.open(name, _FILE, dir_fd=directory)
     except OSError as error:
         raise _BadEntry(_describe(directory, name, error)) from None
     status = os.fstat(handle)
-    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid in (build_user(), os.geteuid()):
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= links and status.st_uid in (build_user(), os.geteuid()):
         return os.fdopen(handle, "rb")
     os.close(handle)
     if not stat.S_ISREG(status.st_mode):
         raise _BadEntry(_KINDS.get(stat.S_IFMT(status.st_mode), "no regular file"))
-    if status.st_nlink != 1:
+    if status.st_nlink > links:
         raise _BadEntry(f"a file with {status.st_nlink} names", "a file with one name")
     raise _BadEntry(f"a file of the user {status.st_uid}", f"one of the user {build_user()}, who builds")
 
