@@ -6,12 +6,13 @@ configuration, limits. What a run was to do once is not, such as --force, and no
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 
 from pipeline.config import command_line
 from pipeline.config.command_line import LINE, VERBS, Call, Verb
-from pipeline.config.settings import TABLE, Setting, Settings
+from pipeline.config.settings import TABLE, Setting, Settings, default_artifacts
 from pipeline.core import neutral
 from pipeline.errors import UsageError
 
@@ -89,6 +90,8 @@ def _given(row: Setting, settings: Settings) -> list[str]:
     """Return the option of a setting as typed; nothing for a default, what is done once, or a password."""
     value = getattr(settings, row.attribute)
     if row.name in ONCE or value == row.default:
+        return []
+    if row.name == "artifacts" and value == default_artifacts(os.environ):  # as `./inv` has them from anywhere
         return []
     if row.kind == "flag":
         return [row.option]

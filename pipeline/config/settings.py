@@ -238,7 +238,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str] | None = None
             values[row.attribute] = from_file.get(row.name, row.default)
             places[row.name] = Place.FILE if row.name in from_file else Place.DEFAULT
     if places["artifacts"] is Place.DEFAULT:
-        values["artifacts"] = _default_artifacts(environ)
+        values["artifacts"] = default_artifacts(environ)
     # A line and a line file are one choice: the place that counts first makes it, and there both must agree.
     if places["line-file"] < places["line"]:
         values["line"] = ""
@@ -247,7 +247,7 @@ def load(options: Mapping[str, object], environ: Mapping[str, str] | None = None
     return Settings(**values)
 
 
-def _default_artifacts(environ: Mapping[str, str]) -> Path:
+def default_artifacts(environ: Mapping[str, str]) -> Path:
     """Return the default in the launcher's checkout, wherever it was called; the name alone where that is here."""
     home, default = environ.get(HOME), TABLE["artifacts"].default
     return default if home is None or Path(home) == Path.cwd() else Path(home, default)

@@ -9,7 +9,6 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config import next_command
 from pipeline.core import disk_space, neutral, trees
 from pipeline.core.process import signal_name
 from pipeline.core.units import human_bytes
@@ -113,13 +112,13 @@ def _engine_lost(work: Work, context: BuildContext) -> HostLacks:
         where=str(_kept_log(work)),
         why="the step must be rebuilt; earlier steps are kept",
         hint="start the engine and repeat the command; "
-        f"or without any engine: {next_command.command('build-all', ['--runtime', 'bubblewrap'], work.options)}",
+        f"or without any engine: {work.command('build-all', '--runtime', 'bubblewrap')}",
     )
 
 
 def _shell_command(work: Work) -> str:
     """Return the command that opens a shell in the sandbox."""
-    return next_command.command("shell", [work.step.name], work.options)
+    return work.command("shell", work.step.name)
 
 
 def _kept_log(work: Work) -> Path:

@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from pipeline.core import decoder, fingerprint
+from pipeline.core import decoder, fingerprint, neutral
 from pipeline.core.cache import KEY_DIGITS
 from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging.step_record import Facts, Record
+
+
+def _with_all_options(verb: str, words: Sequence[str], options: Sequence[str]) -> str:
+    return neutral.command(["./inv", verb, *words, *options])
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Work:
     action published outside of `out`: they count as made by the step. `facts` is for what is true of this run and
     not of its output. `options` are what a person must add to a verb to mean the same line. Without `compiler_cache`
     every file is compiled. `note` prints a line for the person who waits.
+    `format_command` makes a command of a verb, its words and those of `options` that the verb takes.
     """
 
     step: Step
@@ -42,6 +47,11 @@ class Work:
     elsewhere: list[Path] = field(default_factory=list)
     compiler_cache: bool = True
     note: Callable[[str], None] = lambda _: None
+    format_command: Callable[[str, Sequence[str], Sequence[str]], str] = _with_all_options
+
+    def command(self, verb: str, *words: str) -> str:
+        """Return the command `./inv VERB WORDS` about the same line."""
+        return self.format_command(verb, words, self.options)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.config import next_command
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache, diagnostics, outputs, rpmbuild
@@ -104,10 +103,10 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
     )
     _save_job(work, job)
     step, image = work.step.name, environment.image
-    reproduce = next_command.command("build-all", ["--only", step, "--force", step], work.options)
+    reproduce = work.command("build-all", "--only", step, "--force", step)
     head = f"# reproduce: {reproduce}\n# in {image.name} ({image.key}): {neutral.command(job.argv)}\n"
     work.log.write_text(head, errors="surrogateescape")
-    follow = next_command.command("logs", [step, "--follow"], work.options)
+    follow = work.command("logs", step, "--follow")
     work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
     ended = environment.runtime.run(job)
     work.facts.compilations = CompilationCounter(work.log.parent).finish()
@@ -128,8 +127,7 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
 
 def build_outputs(work: Work, top: Path) -> outputs.BuildOutputs:
     """Return the accessor of the files in the build's top directory."""
-    shell = next_command.command("shell", [work.step.name], work.options)
-    return outputs.BuildOutputs(work.step.name, top, shell)
+    return outputs.BuildOutputs(work.step.name, top, work.command("shell", work.step.name))
 
 
 def _save_job(work: Work, job: Job) -> None:

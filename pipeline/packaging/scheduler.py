@@ -276,6 +276,7 @@ class Scheduler:
             records=records,
             compiler_cache=self.compiler_cache,
             note=self.say,
+            format_command=next_command.command,
         )
         begun = Record(
             line=self.root.name,

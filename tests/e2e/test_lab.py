@@ -111,7 +111,8 @@ def test_a_lab_that_is_stopped_leaves_nothing_that_runs(published: Built, number
         os.kill(smoke.pid, number)
         assert smoke.wait(30) == status
         assert published.inv.living() == []
-    assert published.inv("status", "--json").json["lab"]["lts61"]["state"] == "interrupted"
+    told = published.inv("status", "--json", "--artifacts", published.artifacts).json
+    assert told["lab"]["lts61"]["state"] == "interrupted"
 
 
 def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built) -> None:

@@ -86,14 +86,15 @@ def test_an_image_whose_making_was_stopped_is_made_anew(number: int, shop: Works
     root.unlink()
     called = shop.place / "called"
     stand_ins = shop.inv.with_stand_ins({"mmdebstrap": SLOW_MAKER.replace("$CALLED", str(called))})
-    with shop.building("ipvsadm", "--dry-run", **stand_ins) as child:
+    making = ("image", *shop.line_words)
+    with shop.running(*making, **stand_ins) as child:
         shop.wait_for(called.exists)
         shop.wait_for(lambda: list(root.glob("debian12/.new-*/mounted")))
         child.send_signal(number)
         child.communicate(timeout=60)
     assert shop.left().keys() <= ({"temporary files"} if number == signal.SIGKILL else set())
     assert not list(root.glob("debian12/[!.]*/packages.json")), "under no name that is looked for"
-    shop.build("ipvsadm", "--dry-run", **stand_ins)
+    shop.inv(*making, **stand_ins)
     [image] = [path for path in root.glob("debian12/*") if path.is_dir() and not path.is_symlink()]
     assert (image / "rootfs/debian_version").is_file()
     assert not list(root.glob("debian12/.new-*"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import next_command
 from pipeline.errors import BuildFailed, ExitCode, HostLacks, PipelineError
 from pipeline.packaging.diagnostics import BuildContext, build_error
 from pipeline.packaging.graph import Step, Work
@@ -18,7 +19,8 @@ OPTIONS = ("--line-file", "my.toml", "--runtime", "docker")
 
 def told(tmp_path: Path, ended: JobResult, log: str = "made it\n", limits: Limits = LIMITS) -> PipelineError:
     w = tmp_path / "w"
-    work = Work(Step("tool", lambda _: None), w / "out", w / "scratch", w / "log", {}, 1, options=OPTIONS)
+    step, commands = Step("tool", lambda _: None), next_command.command
+    work = Work(step, w / "out", w / "scratch", w / "log", {}, 1, options=OPTIONS, format_command=commands)
     (work.scratch / "build").mkdir(parents=True)
     work.log.write_text(log)
     return build_error(work, ended, BuildContext(work.scratch / "build", limits, "Docker 27.1"))
