@@ -107,7 +107,7 @@ class Console:
     quiet: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
     err: TextIO = field(default_factory=lambda: sys.stderr)
-    commands: Callable[[str], str] = str  # completes the commands in what is said
+    commands: Callable[[str], str] = str  # completes the commands in a printed text
     _status: str = field(init=False, default="")
 
     @property

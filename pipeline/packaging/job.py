@@ -13,7 +13,6 @@ from pathlib import Path
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache, diagnostics, outputs, rpmbuild
-from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.runtime import EndReason, Image, Job, Limits, Mount, Runtime, chown_to_build_user
 
@@ -109,7 +108,6 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
     follow = work.command("logs", step, "--follow")
     work.note(f"{work.step.name}: log {neutral.word(work.log)}; on another terminal: {follow}")
     ended = environment.runtime.run(job)
-    work.facts.compilations = CompilationCounter(work.log.parent).finish()
     if counted := ccache.read_statistics(top, rpmbuild.CCACHE_LOG):
         work.facts.ccache = counted
     if not ended.succeeded:

@@ -30,6 +30,7 @@ from pipeline.core.disk_space import writing
 from pipeline.core.locks import locked
 from pipeline.errors import BuildFailed, PipelineError, Refused
 from pipeline.packaging import step_record
+from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
 
@@ -316,6 +317,8 @@ class Scheduler:
         for name, out in work.needs.items():
             self._check(name, out.parent, work.records[name])
         work.step.action(work)
+        # Counted here, so that what counts is in no step's key: see `fingerprint`.
+        work.facts.compilations = CompilationCounter(place).finish()
         trees.remove(work.scratch)
         faults.point("step.done")
         try:

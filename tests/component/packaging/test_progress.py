@@ -78,7 +78,6 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
                 log.writelines(f"# kernel/file{number}.c\ncache_miss\n# -\ncache_miss\n" for number in range(upto))
                 log.flush()
                 said.append(shown.line(at))
-        work.facts.compilations = CompilationCounter(work.out.parent).finish()
 
     runner = Scheduler(tmp_path, 1, lambda _: None)
     plan = StepGraph([Step("kernel", compile_some)])

@@ -96,6 +96,7 @@ ELSEWHERE = {
         "sources.resolver",
     ),
     *("sources.store", "sources.apt", "sources.openpgp", "sources.srpm", "core.console", "sandbox.images"),
+    *("packaging.compilations", "formats.kbuild"),
     *("config.settings", "config.line_loader", "config.line_checks", "patching.series", "patching.role_rules"),
 }
 OWN = {  # of other steps
