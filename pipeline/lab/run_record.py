@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.core import documents, fs, locks, manifest
-from pipeline.lab.report import page, results
+from pipeline.lab.report import results
 from pipeline.lab.report.results import RunState
 
 LINK = "passed"  # among the runs of a line: leads to the last whole one that passed
@@ -110,6 +110,8 @@ def recording(work: Path, report: results.Report) -> Iterator[Recorder]:
 
 
 def _write(work: Path, report: results.Report) -> None:
+    from pipeline.lab.report import page  # with the drawing, which reading records does not need
+
     states = {scenario.name: scenario.state for scenario in report.scenarios}
     known = Run(report.line, report.snapshot, report.state, report.started, report.seconds, report.pid, states)
     page.write(report, work)

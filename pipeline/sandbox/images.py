@@ -22,7 +22,6 @@ from pipeline.core.console import Console
 from pipeline.core.locks import locked
 from pipeline.errors import HostLacks, PipelineError, Refused, Unreachable
 from pipeline.formats import apt_sources
-from pipeline.host import namespaces
 from pipeline.sandbox.runtime import Image
 
 HOSTNAME = "builder"  # inside, so that no output depends on the host
@@ -278,6 +277,8 @@ def _make(recipe: DebianRecipe, made: Path, scratch: Path) -> None:
 
 def _mmdebstrap(recipe: DebianRecipe, scratch: Path, tarball: Path, listed: Path) -> list[str]:
     """Return the command, run in namespaces of its own, so that killing it ends all processes and mounts."""
+    from pipeline.host import namespaces  # with engines and checks, which a run with an image does not need
+
     if shutil.which("mmdebstrap") is None:
         raise HostLacks("mmdebstrap: not installed; expected the program in PATH", hint="./inv doctor")
     sources = scratch / "apt.sources"
