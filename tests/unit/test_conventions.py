@@ -438,8 +438,10 @@ def test_the_licences_are_as_declared() -> None:
 
 
 def test_nothing_of_upstreams_patches_is_kept_here() -> None:
-    own = [path.name for path in (ROOT / "patches").rglob("*") if path.is_file()]
-    assert {name for name in own if not name.endswith((".toml", ".md"))} <= {"LICENSE"}
+    kept = [path for path in (ROOT / "patches").rglob("*") if path.is_file() and path.suffix not in (".toml", ".md")]
+    ours = {path for path in kept if re.fullmatch(r"[0-9]{4}-[\w.-]+\.patch", path.name) and "el6" not in path.parts}
+    assert {path.name for path in kept if path not in ours} <= {"LICENSE"}
+    assert all(path.read_text().startswith(f"From {'0' * 40} ") for path in ours), "as git format-patch writes them"
 
 
 def test_the_locks_pin_every_dependency_by_digest() -> None:
