@@ -97,6 +97,8 @@ TABLE = (
     _row("nsenter", "util-linux", "util-linux", "test", "enter namespaces"),
     _row("flock", "util-linux", "util-linux", "test", "lock in shell scripts"),
     _row("dnf", "dnf", "dnf", "test", "install from the repositories we make"),
+    _row("fish", "fish", "fish", "test", "complete our command lines in it"),
+    _row("zsh", "zsh", "zsh", "test", "complete our command lines in it"),
     _row("dockerd", "docker.io", "moby-engine", "test", "run builds in a real container engine"),
     _row("gcc", "gcc", "gcc", "test", "build the toy kernel"),
     _row("make", "make", "make", "test", "build the toy kernel"),
