@@ -242,6 +242,14 @@ def test_only_test_wants_the_test_dependencies_and_its_programs(furnished: Path,
         assert program == f"python -m pipeline {' '.join(words)}"
 
 
+def test_a_first_use_that_goes_on_keeps_no_other_waiting(furnished: Path, desk: Desk) -> None:
+    """The tests call the launcher themselves; a build takes an hour, and its progress is asked for meanwhile."""
+    inv = shlex.quote(str(furnished / "inv"))
+    script(furnished / ".venv/bin/python", f'[ "$3" != test ] || exec timeout 30 {inv} lines')
+    desk.stand_in("timeout", f'exec {shlex.quote(str(shutil.which("timeout")))} "$@"')
+    assert use(furnished / "inv", "test", cwd=furnished, env=desk.environment()).returncode == 0
+
+
 def test_an_install_that_fails_ends_with_7_and_the_command_and_is_tried_again(furnished: Path, desk: Desk) -> None:
     log = shlex.quote(str(desk.log))
     script(furnished / ".venv/bin/python", f'echo "python $*" >> {log}', '[ "$2" != pip ]')
