@@ -18,6 +18,7 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 LONGEST_FIRST = (
     "e2e/test_build_all.py",  # 14 minutes where nothing is cached
     "e2e/test_lab.py",
+    "e2e/test_installing.py",
     "e2e/test_el6_killed.py",  # 13
     "e2e/test_hostile_builds.py",  # 10
     "e2e/test_hostile_outputs.py",  # 5
@@ -28,8 +29,8 @@ LONGEST_FIRST = (
     "component/sources/test_store_maintenance.py",
     "unit/test_conventions.py",  # mypy
 )
-# A file that waits for another's build: run by the same worker, behind it, or a second worker would stand still.
-FOLLOWS = {"e2e/test_lab.py": "e2e/test_build_all.py"}
+# Files that wait for another's build: run by the same worker, behind it, or a second worker would stand still.
+FOLLOWS = dict.fromkeys(("e2e/test_lab.py", "e2e/test_installing.py"), "e2e/test_build_all.py")
 KINDS = ("e2e", "component", "unit")
 
 

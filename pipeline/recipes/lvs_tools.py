@@ -77,7 +77,7 @@ class Parameters:
     version: str
     epoch: int
     number: int = 1
-    guard: int = 0
+    guard: int = 1
     tag: str = ""
 
     def __post_init__(self) -> None:

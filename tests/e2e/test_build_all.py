@@ -21,7 +21,7 @@ LOCK = CACHE / "build-all.lock"  # exclusive for those who change what others us
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 PATIENCE = 3000.0  # seconds for a compile on a busy machine
 
-pytestmark = pytest.mark.timeout(PATIENCE + 60)
+pytestmark = pytest.mark.timeout(600, func_only=True)  # a fixture compiles for longer, with a limit of its own
 
 
 class Built:

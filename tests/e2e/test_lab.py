@@ -18,12 +18,12 @@ import pytest
 from pipeline.core import process
 from pipeline.core.locks import locked
 from pipeline.errors import ExitCode
-from tests.e2e.test_build_all import LOCK, PATIENCE, Built, built
+from tests.e2e.test_build_all import LOCK, Built, built
 from tests.fixtures.commandline import HEARING, Inv
 
 __all__ = ["built"]  # a fixture
 
-pytestmark = pytest.mark.timeout(PATIENCE + 60)
+pytestmark = pytest.mark.timeout(600, func_only=True)  # a fixture compiles for longer, with a limit of its own
 APPLY = ("boot", "nat", "dr", "tun", "keepalived", "roles")
 
 

@@ -135,7 +135,6 @@ class Parameters(lvs_tools.Parameters):
     image: Builder
     libraries: Mapping[str, Library]
     number: int = 0
-    guard: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "version", VERSIONS[self.tool])

@@ -97,8 +97,8 @@ def build_tool(
     names = ("/usr/sbin/ipvsadm-save", "/usr/sbin/ipvsadm-restore", "/usr/share/man/man8/ipvsadm.8.gz")
     units = tuple(f"{tools.UNITS}/{name}.service" for name in ("ipvsadm", "ipvsadm-save"))
     lines = [
-        *("%global __os_install_post %{nil}", "Name: ipvsadm", "Version: 1.31", f"Release: {IPVSADM.release}"),
-        *("Summary: x", "License: x", "AutoReqProv: no", "BuildArch: x86_64"),
+        *("%global __os_install_post %{nil}", "Name: ipvsadm", "Epoch: 1", "Version: 1.31"),
+        *(f"Release: {IPVSADM.release}", "Summary: x", "License: x", "AutoReqProv: no", "BuildArch: x86_64"),
         *(f"Requires: {name}" for name in requires),
         *("%description", "x", "%install", "install -D %{_sourcedir}/program %{buildroot}/usr/sbin/ipvsadm"),
         *(f"install -D /dev/null %{{buildroot}}{name}" for name in (*names, *units, "/etc/sysconfig/ipvsadm")),
