@@ -67,6 +67,9 @@ def show_line(line: Line, console: Console) -> ShownLine:
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
+    rows = [(tool, patch.file, patch.sha256) for tool, found in line.data.tools.items() for patch in found.patches]
+    if rows:
+        console.table(("tool", "patch", "sha256"), rows)
     console.say(f"every value: ./inv lines --json {line_checks.option(line)}")
     return ShownLine(line, pins, committed)
 

@@ -18,7 +18,7 @@ from pipeline.config.line_model import Line, LineIdentity, RoleName
 from pipeline.core import documents
 from pipeline.core.fs import write_atomic
 from pipeline.errors import Refused, UsageError
-from pipeline.patching import apply, compare, patch_file, role_rules, series
+from pipeline.patching import apply, compare, patch_file, role_rules, series, tool_series
 from pipeline.patching.patched_trees import Trees
 from pipeline.patching.series_rules import RoleProof
 from pipeline.patching.verified_patch import VerifiedPatch
@@ -58,12 +58,27 @@ class StockRole:
 
 
 @dataclass(frozen=True)
+class AppliedTool:
+    """A tool's patches, and how they applied to its source."""
+
+    found: tool_series.VerifiedSeries
+    proof: tool_series.ToolProof
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as evidence and `--json` have it."""
+        patches = [{"patch": name, "sha256": digest} for name, digest in self.found.digests.items()]
+        proof = self.proof
+        return {"source": proof.source, "found_by": proof.by, "patches": patches, "files": list(_files(proof.report))}
+
+
+@dataclass(frozen=True)
 class VerifiedLine(LineIdentity):
-    """The verified patches of a line, and each role as they leave it."""
+    """The verified patches of a line, and each role and each patched tool as they leave it."""
 
     pipeline: MadeBy
     patches: tuple[VerifiedPatch, ...]
     roles: Mapping[RoleName, AppliedRole | StockRole]
+    tools: Mapping[str, AppliedTool]
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,7 @@ def verify_line(line: Line, context: RunContext) -> VerifiedLine:
     sources = Sources(line, context.settings, context.console)
     verified = {item.name: item for item in sources.fetch()}
     by_role = series.verify_patches(line, verified)
+    patched = tool_series.PatchedTools(tool_series.verify(line), verified, context.settings.artifacts)
     trees = Trees(sources, by_role, verified)
     patches = [item for series_of_role in by_role.values() for item in series_of_role]
     headings = ("patch", "sha256", "origin", "name claims", "content proves", "files", "hunks", "lines")
@@ -92,7 +108,8 @@ def verify_line(line: Line, context: RunContext) -> VerifiedLine:
         _show_patch(item, line, context)
     proofs = series.verify_roles(line, trees)
     roles = {role: _applied(role, proofs.get(role), trees, context) for role in line.data.roles}
-    found = VerifiedLine(*line.identity, _made_by(context), tuple(patches), roles)
+    tools = {item.tool: _applied_tool(item, patched, context) for item in patched.series.values() if item.patches}
+    found = VerifiedLine(*line.identity, _made_by(context), tuple(patches), roles, tools)
     write_atomic(_evidence(context, line), documents.to_json(found))
     context.console.say(f"evidence: {_evidence(context, line)}")
     return found
@@ -110,7 +127,7 @@ def _made_by(context: RunContext) -> MadeBy:
 def _row(item: VerifiedPatch) -> tuple[str, ...]:
     parsed = item.parsed
     proves = item.found.role or f"part of {item.role}"
-    size = (str(len(parsed.files)), str(parsed.hunks), f"+{parsed.added} -{parsed.removed}")
+    size = (str(len(parsed.files)), str(parsed.hunks), _size(parsed))
     return (item.name, parsed.sha256[:16] + "…", item.where, item.claim, str(proves), *size)
 
 
@@ -148,12 +165,50 @@ def _applied(role: RoleName, proof: RoleProof | None, trees: Trees, context: Run
         f"{role}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "
         f"{left.changed} paths differ from the pristine tree {tree[:12]}, each as recorded: {left.tree[:12]}"
     )
+    _say_offsets(report, context)
+    return AppliedRole(proof, tree, left.tree, report)
+
+
+def _applied_tool(
+    found: tool_series.VerifiedSeries, patched: tool_series.PatchedTools, context: RunContext
+) -> AppliedTool:
+    """Print one tool's patches and what they leave in its source, and return both."""
+    proof = patched.of(found.tool)
+    rows = [
+        (
+            item.name,
+            item.parsed.sha256[:16] + "…",
+            str(len(item.parsed.files)),
+            str(item.parsed.hunks),
+            _size(item.parsed),
+        )
+        for item in found.patches
+    ]
+    context.console.table(("patch", "sha256", "files", "hunks", "lines"), rows, found.tool)
+    _say_proof(found.tool, proof, context)
+    return AppliedTool(found, proof)
+
+
+def _say_proof(tool: str, proof: tool_series.ToolProof, context: RunContext) -> None:
+    say, report = context.console.say, proof.report
+    say(f"{tool}: {proof.by}")
+    say(
+        f"{tool}: {report.hunks} hunks applied, {report.offsets} at an offset, none with fuzz; "
+        f"{proof.changed} paths differ from {proof.source}, each as recorded"
+    )
+    _say_offsets(report, context)
+
+
+def _say_offsets(report: apply.SeriesReport, context: RunContext) -> None:
     offsets = list(_offsets(report))
     for text in offsets[:SHOWN_OFFSETS]:
-        say(f"  {text}")
+        context.console.say(f"  {text}")
     if len(offsets) > SHOWN_OFFSETS:
-        say(f"  and {len(offsets) - SHOWN_OFFSETS} more")
-    return AppliedRole(proof, tree, left.tree, report)
+        context.console.say(f"  and {len(offsets) - SHOWN_OFFSETS} more")
+
+
+def _size(parsed: patch_file.PatchFile) -> str:
+    return f"+{parsed.added} -{parsed.removed}"
 
 
 def _offsets(report: apply.SeriesReport) -> Iterator[str]:
@@ -196,7 +251,7 @@ def classify_file(path: str, line: Line, context: RunContext) -> ClassifiedFile:
             hint="`./inv lines` shows the lines with patches; ./inv patches LINE --classify FILE",
         )
     role = str(found.role or "no single role")
-    size = (len(parsed.files), parsed.hunks, f"+{parsed.added} -{parsed.removed}")
+    size = (len(parsed.files), parsed.hunks, _size(parsed))
     headings = ("patch", "sha256", "name claims", "content proves", "files", "hunks", "lines")
     context.console.table(headings, [(Path(path).name, parsed.sha256, claim, role, *size)])
     for each in line.data.rules:

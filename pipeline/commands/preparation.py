@@ -17,7 +17,7 @@ from pipeline.config.line_model import Line, RoleName
 from pipeline.config.settings import Settings
 from pipeline.packaging import ccache, job
 from pipeline.packaging.graph import Step
-from pipeline.patching import series
+from pipeline.patching import series, tool_series
 from pipeline.patching.patched_trees import Trees
 from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.recipes.base import BuildInputs
@@ -93,6 +93,12 @@ class Preparation:
         return trees
 
     @cached_property
+    def tools(self) -> tool_series.PatchedTools:
+        """The patches of each tool, verified. Raises `Refused` for one that is not as pinned."""
+        verified = self._verified(self.context.settings.image)
+        return tool_series.PatchedTools(tool_series.verify(self.line), verified, self.context.settings.artifacts)
+
+    @cached_property
     def runtime(self) -> LazyRuntime:
         """The runtime of this run's builds."""
         return LazyRuntime(self.context)
@@ -116,14 +122,18 @@ class Preparation:
 
         Sources are fetched and roles verified before an image is made, which takes a minute: they may be refused.
         """
-        trees = self.trees
+        trees, tools = self.trees, self.tools
         made = self.image(image)
         if made.name not in self._steps:
             verified, settings = self._verified(made.name), self.context.settings
             environment = job.BuildEnvironment(self.runtime, made, self.ccache(made.name), limits(settings))
             small = settings.kernel_config == "small"
             self._steps[made.name] = self.plan(
-                BuildInputs(self.line, verified, self.patches, environment, trees.of, small)
+                BuildInputs(
+                    *(self.line, verified, self.patches, environment, trees.of, small),
+                    tools={name: found for name, found in tools.series.items() if found.patches},
+                    prove_tool=tools.of,
+                )
             )
         return self._steps[made.name]
 

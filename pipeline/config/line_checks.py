@@ -167,7 +167,7 @@ def check_name(raw: Toml, stem: str | None, known: Sequence[str]) -> list[Found]
 def cross_checks(data: LineData) -> Iterator[Found]:
     """Yield contradictions between keys: unknown names, and roles without a rule."""
     checks: tuple[Callable[[LineData], Iterator[Found]], ...] = (
-        *(_check_build, _check_keys, _check_roles, _check_packages, _check_patches, _check_lab),
+        *(_check_build, _check_keys, _check_roles, _check_packages, _check_patches, _check_tools, _check_lab),
     )
     for check in checks:
         yield from check(data)
@@ -268,6 +268,21 @@ def _check_patches(data: LineData) -> Iterator[Found]:
         elif patch.source is not None and patch.source not in data.sources:
             what = f"no source {patch.source!r}{did_you_mean(patch.source, data.sources)}"
             yield (*where, "source"), what, ", ".join(data.sources)
+
+
+def _check_tools(data: LineData) -> Iterator[Found]:
+    for name, series in data.tools.items():
+        where = ("tools", name)
+        if name not in data.sources:
+            yield where, f"no source {name!r}{did_you_mean(name, data.sources)}", ", ".join(data.sources)
+        files = [patch.file for patch in series.patches]
+        for index, file in enumerate(files):
+            if file in files[:index]:
+                yield (*where, "patches", index), f"the patch {file} is in the series twice", "each patch once"
+        if files and not series.must_contain:
+            yield where, f"nothing proves the series of {name}", "must-contain, with a text that it adds"
+        if files and not series.effect:
+            yield where, f"nothing says what the series of {name} leaves", f"a [tools.{name}.effect] table"
 
 
 def _check_lab(data: LineData) -> Iterator[Found]:

@@ -308,13 +308,18 @@ class Role(Model):
     symbols: Table[Symbol, Crc] = Field(default_factory=_empty)
 
 
-class Rule(Model):
-    """Requirements on a patch's content that prove its role. A path ending in '/' is a directory."""
+class ContentRule(Model):
+    """Requirements on what patches change. A path ending in '/' is a directory."""
 
     must_add: tuple[Inside, ...] = ()
     must_touch: tuple[Inside, ...] = ()
     must_not_touch: tuple[Inside, ...] = ()
     must_contain: tuple[str, ...] = ()
+
+
+class Rule(ContentRule):
+    """Requirements on a patch's content that prove its role."""
+
     option_define: str
     option_number: int = Field(ge=1, le=255, strict=True)
 
@@ -338,6 +343,26 @@ class Patch(Model):
     file: Inside | None = None
     sha256: Sha256
     leave_out: tuple[LeaveOut, ...] = ()
+    effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
+
+
+class ToolPatch(Model):
+    """One patch of a tool's series: a file of the project."""
+
+    file: Inside
+    sha256: Sha256
+
+
+class ToolSeries(ContentRule):
+    """The patches of one tool, in order, and the content that proves them as a whole; none: the tool is upstream's.
+
+    `program_contains` are texts that the built programs must hold, by the programs' paths; `effect` are the blobs that
+    the whole series leaves. `release` counts the changes of the series, so that the package's release does.
+    """
+
+    patches: tuple[ToolPatch, ...] = ()
+    release: int = Field(default=1, ge=1, le=9999, strict=True)
+    program_contains: Table[str, tuple[str, ...]] = Field(default_factory=_empty)
     effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
 
 
@@ -371,6 +396,7 @@ class LineData(Model):
     packages: Table[Name, ModuleSet] = Field(default_factory=_empty)
     rules: Table[RoleName, Rule] = Field(default_factory=_empty)
     patches: Table[Name, Patch] = Field(default_factory=_empty)
+    tools: Table[Name, ToolSeries] = Field(default_factory=_empty)
     lab: Table[Name, LabScenario] = Field(default_factory=_empty)
 
     @property

@@ -202,7 +202,7 @@ def _refuse_paths(what: str, differences: Sequence[Difference]) -> Refused:
     return Refused(
         "\n".join([f"{what}: {len(differences)} path(s) differ", *rows, *more]),
         where=differences[0].path,
-        why="the kernel would not be built from the sources that were examined",
+        why="what is built would not be of the sources that were examined",
         hint="compare the patch with the pinned one; a new patch needs its own effect table in series.toml",
     )
 

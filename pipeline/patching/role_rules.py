@@ -8,11 +8,11 @@ flows and the real servers see the wrong address (domain facts, section 3).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from pipeline.config.line_model import Patch, RoleName, Rule
+from pipeline.config.line_model import ContentRule, Patch, RoleName, Rule
 from pipeline.errors import Refused
 from pipeline.patching.c_macros import Definition, definitions
 from pipeline.patching.patch_file import Kind, PatchFile
@@ -102,17 +102,26 @@ class Classification:
 
 def classify(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> Classification:
     """Check the patch against every role's rule. Refuses nothing: `check` does."""
-    text = b"\n".join(line for _, line in patch.added_lines())
-    clauses = {role: tuple(_clauses(patch, rule, text)) for role, rule in rules.items()}
-    fits = tuple(role for role, found in clauses.items() if all(clause.held for clause in found))
+    found = {role: clauses(patch, rule) for role, rule in rules.items()}
+    fits = tuple(role for role, each in found.items() if all(clause.held for clause in each))
     within = "the patched file" if patch.whole_files else "the patch"
     options = {
         r: Option(rule.option_define, rule.option_number, definitions(patch, rule.option_define), within)
         for r, rule in rules.items()
     }
     role = fits[0] if len(fits) == 1 else None
-    by = f"by content: it {'; '.join(clause.text for clause in clauses[role])}" if role else ""
-    return Classification(role, fits, clauses, options, by, None if fits else _other_depth(patch, rules))
+    by = by_content(found[role]) if role else ""
+    return Classification(role, fits, found, options, by, None if fits else _other_depth(patch, rules))
+
+
+def clauses(patch: PatchFile, rule: ContentRule) -> tuple[Clause, ...]:
+    """Check what the patch changes against each requirement of `rule`."""
+    return tuple(_clauses(patch, rule, b"\n".join(line for _, line in patch.added_lines())))
+
+
+def by_content(held: Iterable[Clause]) -> str:
+    """Describe the content that established what a rule proves."""
+    return f"by content: it {'; '.join(clause.text for clause in held)}"
 
 
 def _other_depth(patch: PatchFile, rules: Mapping[RoleName, Rule]) -> tuple[str, int] | None:
@@ -195,7 +204,7 @@ def check_options(classifications: Mapping[str, Classification]) -> None:
         )
 
 
-def _clauses(patch: PatchFile, rule: Rule, text: bytes) -> Iterator[Clause]:
+def _clauses(patch: PatchFile, rule: ContentRule, text: bytes) -> Iterator[Clause]:
     kinds = {change.path: change.kind for change in patch.files}
     touched = [path for change in patch.files for path in change.paths]
     for path in rule.must_add:

@@ -36,11 +36,12 @@ def verify_patches(line: Line, verified: Mapping[str, Verified]) -> dict[RoleNam
                 found[role].append(_verify(line, role, name, verified))
             except Refused as error:
                 refused.append(error)
-    _raise_together(refused)
+    raise_together(refused)
     return found
 
 
-def _raise_together(refused: Sequence[Refused]) -> None:
+def raise_together(refused: Sequence[Refused]) -> None:
+    """Raise the errors as one, if there are any."""
     if refused:
         raise refused[0] if len(refused) == 1 else Refused("\n".join(map(str, refused)))
 
@@ -67,7 +68,11 @@ def _patch_bytes(line: Line, name: str, model: Patch, verified: Mapping[str, Ver
         if found is None:
             raise Refused(f"patch {name}: {source.file} has no {model.member}", where=str(source.path))
         return found, f"{source.file} (sha256 {source.sha256}) from {source.origin}"
-    file = str(model.file)
+    return project_file(line, name, str(model.file))
+
+
+def project_file(line: Line, name: str, file: str) -> tuple[bytes, str]:
+    """Return the patch `name` of ours, and its origin: a file beside one of the line's. Raises `UsageError`."""
     places = [path.parent / file for path in line.files]
     place = next((path for path in places if path.is_file()), None)
     if place is None:
@@ -98,7 +103,7 @@ def verify_roles(line: Line, trees: Trees) -> dict[RoleName, RoleProof]:
                 proofs[role] = _verify_role(role, series, line, trees)
         except Refused as error:
             refused.append(error)
-    _raise_together(refused)
+    raise_together(refused)
     role_rules.check_options({proof.title: proof.found for proof in proofs.values()})
     return proofs
 

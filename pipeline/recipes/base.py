@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pipeline.packaging.graph import Step
     from pipeline.packaging.job import BuildEnvironment
     from pipeline.patching.apply import Proof
+    from pipeline.patching.tool_series import VerifiedSeries
     from pipeline.patching.verified_patch import VerifiedPatch
     from pipeline.sources.records import Verified
 
@@ -23,6 +24,8 @@ class BuildInputs:
 
     `series` are the patches of each role's series, in order. `tree` applies a role's series to the real tree and
     proves what it leaves: called when a step runs, not to plan it. `small`: kernels get the small configuration.
+    `tools` are the patches of each tool that has some; `prove_tool` applies them to its source and proves what they
+    leave, also when a step runs.
     """
 
     line: Line
@@ -31,6 +34,8 @@ class BuildInputs:
     environment: BuildEnvironment
     tree: Callable[[RoleName], Proof]
     small: bool = False
+    tools: Mapping[str, VerifiedSeries] = field(default_factory=dict)
+    prove_tool: Callable[[str], object] | None = None
 
 
 class Recipe(Protocol):

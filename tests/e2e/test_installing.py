@@ -116,7 +116,7 @@ def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Ma
     assert f"/{MACHINE_ID}/{uname}/initrd" in text
     listed = machine.typed(f"lsinitrd /boot/{MACHINE_ID}/{uname}/initrd").text
     assert f"lib/modules/{uname}/modules.dep" in listed
-    assert machine.version("ipvsadm") == "1:1.31-fnat.1.lts61"
+    assert machine.version("ipvsadm") == "1:1.31-fnat.2.lts61"
     # The distribution's have a higher release and a higher version, and stay out.
     upgraded = machine("upgrade")
     assert upgraded.status == 0 and machine.version("keepalived").startswith("1:")

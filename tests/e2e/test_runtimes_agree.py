@@ -14,7 +14,7 @@ from tests.fixtures.commandline import ROOT, Inv
 from tests.fixtures.dockerd import Dockerd
 
 FETCHED = ROOT / "artifacts" / "test-cache" / "lts61"  # shared with the tests of the real fetch
-RPM = "ipvsadm-1.31-fnat.1.lts61.x86_64.rpm"
+RPM = "ipvsadm-1.31-fnat.2.lts61.x86_64.rpm"
 PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
 
 pytestmark = pytest.mark.timeout(1800)

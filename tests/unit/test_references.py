@@ -42,6 +42,9 @@ GLOBAL = frozenset({"help", "list", "version", "complete", "print-completion-scr
 OWN = GLOBAL.union(TABLE, *VERBS.values())
 # Options of other programs, and whose they are: a text that names one names the program too.
 FOREIGN: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("fullnat", "add-laddr", "edit-laddr", "del-laddr", "get-laddr", "laddr", "sched-flags"), "ipvsadm"
+    ),
     "all": "git",
     "backup": "mv",
     "check-sigs": "gpg",

@@ -46,3 +46,5 @@ def _lacking_sources(line: Line) -> Iterator[Found]:
     for name in (line.data.kernel_source, *(tool.value for tool in Tool)):
         if name is not None and not isinstance(line.data.sources.get(name), DebianSource):
             yield ("sources", name), f"the line lacks a Debian source {name} to build from", 'kind = "debian"'
+    for name in line.data.tools.keys() - set(Tool):
+        yield ("tools", name), f"this recipe builds no tool {name}", ", ".join(Tool)

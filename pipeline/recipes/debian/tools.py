@@ -6,8 +6,8 @@ packages by their content. Must not know the build environment.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.errors import Refused
@@ -71,16 +71,20 @@ class Parameters(lvs_tools.Parameters):
     """Everything that determines a tool's package.
 
     `tarball` is a file name in SOURCES, `tree` the directory in it. `options` go to keepalived's configure after all
-    others.
+    others. `patches` are the digests of the series' files by their names in SOURCES, in order; `program_contains` are
+    texts that the programs hold because of them, by the programs' paths.
     """
 
     tarball: str
     tree: str
     options: tuple[str, ...] = ()
+    patches: Mapping[str, str] = field(default_factory=dict)
+    program_contains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        lvs_tools.plain((self.tarball, self.tree, *(option.lstrip("-") for option in self.options)))
+        options = (option.lstrip("-") for option in self.options)
+        lvs_tools.plain((self.tarball, self.tree, *options, *self.patches))
 
 
 def rendered(parameters: Parameters) -> dict[str, str]:
@@ -96,6 +100,8 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         tarball=parameters.tarball,
         tree=parameters.tree,
         sources=content.sources,
+        patches=list(parameters.patches),
+        epoch=parameters.epoch,
         cflags=_CFLAGS,
         ldflags=_LDFLAGS,
         options=(*OPTIONS, *parameters.options),
@@ -108,7 +114,7 @@ def rendered(parameters: Parameters) -> dict[str, str]:
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:
     """Write the spec file into `specs` and additional files into `sources`; return the paths.
 
-    The tarball is the caller's to put into `sources`.
+    The tarball and the patches are the caller's to put into `sources`.
     """
     return lvs_tools.write(rendered(parameters), parameters.spec, sources, specs)
 
@@ -141,6 +147,8 @@ def check(rpms: Path, parameters: Parameters) -> Evidence:
     package_contents.require_files(package, (*content.files, *content.config, *content.texts))
     package_contents.require_config_files(package, found, content.config)
     lvs_tools.programs(package, content.texts, parameters.version.encode())
+    patched = {path: tuple(text.encode() for text in texts) for path, texts in parameters.program_contains.items()}
+    lvs_tools.programs(package, patched)
     libraries = lvs_tools.libraries(package, found, content.libraries)
     if "libc.so.6" not in libraries:
         raise Refused(f"{package.path.name} does not say which C library it needs", where=str(package.path))

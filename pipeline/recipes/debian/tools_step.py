@@ -1,10 +1,11 @@
-"""Plan the step of ipvsadm or keepalived from Debian's upstream tarball."""
+"""Plan the step of ipvsadm or keepalived from Debian's upstream tarball, patched where the line has a series for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pipeline.config.line_model import required
 from pipeline.core import fs
 from pipeline.formats import archive
 from pipeline.packaging import job, rpmbuild
@@ -14,6 +15,7 @@ from pipeline.recipes.debian import tools
 from pipeline.recipes.lvs_tools import Tool
 
 if TYPE_CHECKING:
+    from pipeline.patching.tool_series import VerifiedSeries
     from pipeline.recipes.base import BuildInputs
 
 
@@ -21,6 +23,7 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
     """Return the step that builds and proves one tool."""
     source = inputs.verified[tool.value]
     tree, epoch = archive.beginning(source.path)
+    series = inputs.tools.get(tool.value)
     parameters = tools.Parameters(
         target=spec_files.target(inputs.line),
         tool=tool,
@@ -29,10 +32,15 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
         tree=tree,
         epoch=epoch,
         tag=inputs.line.release_tag,
+        **(_of_series(series) if series else {}),
     )
 
     def fill(sources: Path, specs: Path) -> None:
         fs.copy_verified(source.path, sources / source.file, source.sha256)
+        if series:
+            required(inputs.prove_tool, "proof of the tools' series")(tool.value)
+            for item in series.patches:
+                (sources / item.name).write_bytes(item.data)
         tools.prepare(sources, specs, parameters)
 
     recipe = job.SpecBuild(
@@ -46,5 +54,12 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
         "source": source.sha256,
         "parameters": parameters,
         "texts": tools.rendered(parameters),
+        "series": series.model if series else None,
     }
     return steps.package_step(tool.value, inputs, recipe, lambda rpms: tools.check(rpms, parameters), key_inputs)
+
+
+def _of_series(series: VerifiedSeries) -> dict[str, Any]:
+    """Return the parameters that a tool's patches determine."""
+    model = series.model
+    return {"number": model.release, "patches": series.digests, "program_contains": dict(model.program_contains)}

@@ -50,6 +50,8 @@ def _lacking(line: Line) -> Iterator[Found]:
         yield ("build",), "the line does not say where changes of kernel.spec go", "a [build.anchors] table"
     if not data.kernel.endswith(build.dist):  # which the spec file puts there
         yield ("build", "dist"), f"the release of the kernel {data.kernel} does not end in {build.dist}", "its end"
+    if data.tools:
+        yield ("tools",), "this recipe builds the tools as their tarball has them", "no [tools.NAME] table"
     for index, image in enumerate(build.images):
         if image not in list(Builder):
             yield ("build", "images", index), f"this recipe does not build in {image}", ", ".join(Builder)

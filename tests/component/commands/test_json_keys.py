@@ -29,7 +29,7 @@ DOCUMENTS: dict[str, dict[str, str]] = {
     "mirror export {mirror}": {"": f"{LINE} sources directory", "sources.0": SOURCE},
     "mirror import {mirror}": {"": f"{LINE} sources", "sources.0": SOURCE},
     "patches": {
-        "": f"{LINE} pipeline patches roles",
+        "": f"{LINE} pipeline patches roles tools",
         "pipeline": "version checkout",
         "pipeline.checkout": "commit dirty",
         "patches.0": PATCH,

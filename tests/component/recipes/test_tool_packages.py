@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core import process
-from pipeline.errors import Refused
+from pipeline.errors import PipelineError, Refused
 from pipeline.packaging import rpmbuild as rpmtool
 from pipeline.recipes import role_packages
 from pipeline.recipes.debian import tools
 from pipeline.recipes.lvs_tools import Tool
+from tests.fixtures.quickline import tarball
 from tests.fixtures.targets import LTS61, roles
 
 EPOCH = 1_700_000_000
@@ -131,3 +135,61 @@ def test_a_tool_that_is_not_what_it_must_be_is_refused(tmp_path: Path, wrong: di
     rpms = build_tool(tmp_path, **wrong)  # type: ignore[arg-type]
     with pytest.raises(Refused, match=said):
         tools.check(rpms, IPVSADM)
+
+
+# --- Patched tools -----------------------------------------------------------------------------------------
+
+PAGE = "doc/page.5.in"
+
+
+def prepared(top: Path, patch: bytes) -> Path:
+    """The tree of a keepalived of two files, as the spec file's %prep leaves it."""
+    rpmtool.make_tree(top)
+    name = "0001-A-change.patch"
+    parameters = tools.Parameters(
+        target=LTS61,
+        tool=Tool.KEEPALIVED,
+        version="2.2.7",
+        epoch=EPOCH,
+        tree="keepalived-2.2.7",
+        tarball="keepalived.tar.xz",
+        patches={name: hashlib.sha256(patch).hexdigest()},
+    )
+    files = {PAGE: "one\ntwo\nthree\n", "other": "other\n"}
+    (top / "SOURCES" / parameters.tarball).write_bytes(tarball(parameters.tree, files))
+    (top / "SOURCES" / name).write_bytes(patch)
+    tools.prepare(top / "SOURCES", top / "SPECS", parameters)
+    macros = rpmtool.Macros(topdir=str(top), ccache=False)
+    argv = [word if word != "-bb" else "-bp" for word in rpmtool.build_argv(parameters.spec, macros)]
+    env = {**process.clean_environment(), **rpmtool.environment(EPOCH, ccache=""), "HOME": str(top / "tmp")}
+    process.run(argv, env=env, timeout=120)
+    return top / "BUILD" / parameters.tree
+
+
+def test_a_patched_tree_has_the_change_and_no_other_time(tmp_path: Path) -> None:
+    """keepalived's manual page bears the day of the file that it is made of: else two builds would differ."""
+    tree = prepared(tmp_path, git_patch(PAGE, "one\ntwo\nthree\n", "one\nzwei\nthree\n"))
+    assert (tree / PAGE).read_text() == "one\nzwei\nthree\n"
+    assert (tree / PAGE).stat().st_mtime == EPOCH
+    assert list(tree.rglob("*.orig")) == []
+
+
+def test_a_patch_for_another_tree_ends_the_build(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match=r"--reject-file=-\n +error: Bad exit status .*\(%prep\)"):
+        prepared(tmp_path, git_patch(PAGE, "one\ntwo\ndrei\n", "one\nzwei\ndrei\n"))
+
+
+def git_patch(path: str, old: str, new: str) -> bytes:
+    rows = difflib.unified_diff(old.splitlines(True), new.splitlines(True), f"a/{path}", f"b/{path}")
+    return "".join(rows).encode()
+
+
+def test_a_patched_tool_is_proven_by_texts_of_its_patches(tmp_path: Path) -> None:
+    program = PROGRAM + rb"IPVS_FULLNAT\0"
+    rpms = build_tool(tmp_path, program)
+    texts = {"/usr/sbin/ipvsadm": ("IPVS_FULLNAT",)}
+    assert tools.check(rpms, replace(IPVSADM, program_contains=texts)).glibc == "2.34"
+    missing = {"/usr/sbin/ipvsadm": ("IPVS_FULLNAT", "add-laddr")}
+    with pytest.raises(Refused, match="was built without a part") as caught:
+        tools.check(rpms, replace(IPVSADM, program_contains=missing))
+    assert caught.value.why == "not in it: add-laddr"

@@ -88,6 +88,24 @@ def test_a_tools_spec_gives_the_package_it_promises(tmp_path: Path, name: Tool, 
     assert set(re.findall(r"^Source\d+: (.*)$", expanded, re.MULTILINE)) == {parameters.tarball, *sources}
 
 
+@pytest.mark.parametrize("name", Tool)
+def test_a_patched_tools_spec_applies_its_patches_in_order_and_without_fuzz(tmp_path: Path, name: Tool) -> None:
+    parameters = tool(name, patches={"0001-One.patch": "1" * 64, "0002-Two-s.patch": "2" * 64})
+    rpmbuild.make_tree(tmp_path)
+    tools.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", parameters)
+    expanded = rpmspec(tmp_path, parameters.spec, "-P")
+    assert re.findall(r"^Patch(\d+): (.*)$", expanded, re.MULTILINE) == [
+        ("1", "0001-One.patch"),
+        ("2", "0002-Two-s.patch"),
+    ]
+    applied = re.findall(r"^patch (.*) < .*/SOURCES/(\S+)$", expanded, re.MULTILINE)
+    assert [file for _, file in applied] == list(parameters.patches)
+    assert all("-p1 -F0 " in options for options, _ in applied)
+    assert "for the line lts61, with 2 patches\n" in expanded
+    plain = tools.rendered(tool(name))[parameters.spec]
+    assert "patch -p1" not in plain and "xargs touch" not in plain and "patches" not in plain
+
+
 @pytest.mark.parametrize("theirs", ["6.el9", "1.el9", "4.fc40"])
 def test_only_the_epoch_keeps_a_distributions_package_from_replacing_ours(theirs: str) -> None:
     for name in Tool:
@@ -110,6 +128,8 @@ def test_our_releases_count_up() -> None:
         {"number": 0},
         {"guard": -1},
         {"options": ("--with-x;id",)},
+        {"patches": {"a b.patch": "0" * 64}},
+        {"patches": {"$(id).patch": "0" * 64}},
     ],
 )
 def test_what_cannot_stand_in_a_spec_file_is_refused(wrong: dict[str, object]) -> None:
