@@ -54,7 +54,7 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
         "source": source.sha256,
         "parameters": parameters,
         "texts": tools.rendered(parameters),
-        "series": series.model if series else None,
+        "series": series.model.model_dump(mode="json", by_alias=True) if series else None,
     }
     return steps.package_step(tool.value, inputs, recipe, lambda rpms: tools.check(rpms, parameters), key_inputs)
 
