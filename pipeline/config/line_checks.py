@@ -217,7 +217,7 @@ def _check_roles(data: LineData) -> Iterator[Found]:
     if RoleName.STOCK not in data.roles:
         yield ("roles",), "the role 'stock' is missing: it is the control of every test of roles", "[roles.stock]"
     for name, role in data.roles.items():
-        unpatched = name is RoleName.STOCK or role.kernel is not None
+        unpatched = name is RoleName.STOCK or (role.kernel is not None and not data.patches_modules(role))
         if unpatched != (not role.series):
             yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
         yield from _check_role_kernel(data, name, role)
@@ -251,13 +251,22 @@ def _check_role_kernel(data: LineData, name: RoleName, role: Role) -> Iterator[F
 
 
 def _check_packages(data: LineData) -> Iterator[Found]:
-    used = {package for role in data.roles.values() for package in role.packages}
+    used = [package for role in data.roles.values() for package in role.packages]
     for name, package in data.packages.items():
+        where = ("packages", name)
         if package.source not in data.sources:
             what = f"no source {package.source!r}{did_you_mean(package.source, data.sources)}"
-            yield ("packages", name, "source"), what, ", ".join(data.sources)
+            yield (*where, "source"), what, ", ".join(data.sources)
         if name not in used:
-            yield ("packages", name), f"no role has the package {name}", 'packages of a role with kernel = "stock"'
+            yield where, f"no role has the package {name}", 'packages of a role with kernel = "stock"'
+        if bool(package.paths) != (package.kbuild is not None):
+            yield where, "paths of a kernel's source and the makefile at their top belong together", "paths and kbuild"
+        if package.paths and package.source != data.kernel_source:
+            yield (*where, "source"), "paths are of the kernel's source", str(data.kernel_source)
+        if package.paths and used.count(name) > 1:
+            yield where, f"several roles have {name}, which is patched by the series of one", "one role"
+        for module in package.contains.keys() - {*package.modules}:
+            yield (*where, "contains", module), f"{name} has no module {module}", ", ".join(package.modules)
 
 
 def _check_patches(data: LineData) -> Iterator[Found]:

@@ -280,7 +280,9 @@ class BuildSpec(Model):
 class ModuleSet(Model):
     """Kernel modules built out of tree, from one of the line's sources, for the kernel of the role stock.
 
-    `modules` are the names of the modules that the package must hold, all that it may.
+    `modules` are the names of the modules that the package must hold, all that it may; `contains` are texts that they
+    must hold, by module. With `paths` the source is the kernel's: of it these files and directories alone, with the
+    series of the role that has the package, and with the spec file `kbuild` as the makefile at their top.
     """
 
     kind: Literal["module-set"]
@@ -288,6 +290,9 @@ class ModuleSet(Model):
     summary: SpecLine
     version: PackageVersion
     modules: tuple[ModuleName, ...] = Field(min_length=1)
+    contains: Table[ModuleName, tuple[str, ...]] = Field(default_factory=_empty)
+    paths: tuple[Inside, ...] = ()
+    kbuild: Inside | None = None
 
 
 class Role(Model):
@@ -296,7 +301,8 @@ class Role(Model):
     `symbols` are exported symbols with the CRCs that a kernel of the whole configuration must have; those of the
     role stock hold for every role that does not say otherwise.
 
-    With `kernel` the role has no kernel of its own: its machines run that role's, with the role's `packages`.
+    With `kernel` the role has no kernel of its own: its machines run that role's, with the role's `packages`. Its
+    series is then that of the package that is made of the kernel's source.
     """
 
     kernel: Literal[RoleName.STOCK] | None = None
@@ -403,6 +409,10 @@ class LineData(Model):
     def kernels(self) -> tuple[RoleName, ...]:
         """The roles that have a kernel of their own, each of which is compiled once."""
         return tuple(name for name, role in self.roles.items() if role.kernel is None)
+
+    def patches_modules(self, role: Role) -> bool:
+        """Tell whether the role's series is applied to modules beside the stock kernel."""
+        return any(self.packages[name].paths for name in role.packages if name in self.packages)
 
     def kernel_of(self, role: RoleName) -> RoleName:
         """Return the role whose kernel the machines of `role` run."""

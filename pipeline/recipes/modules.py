@@ -6,9 +6,10 @@ the kernel's. It writes the spec file and all it reads, and proves each module b
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from pipeline.packaging.graph import Step, Work
     from pipeline.recipes.base import BuildInputs
     from pipeline.recipes.spec_files import BuildTarget
+    from pipeline.sources.records import Verified
 
 ARCH = "x86_64"
-SPEC = "modules.spec"
+SPEC, KBUILD = "modules.spec", "Kbuild"
 KERNEL = f"kernel:{RoleName.STOCK}"
 _DISK_SPACE = 1 << 30  # bytes: the kernel's headers and tools unpacked, and the modules
 _UNAME = re.compile(r"[A-Za-z0-9._+~^-]{1,64}")
@@ -38,7 +40,8 @@ class Parameters:
     """Everything that decides what one package of modules is.
 
     `uname` is the kernel's release, as `uname -r` prints it. `tarball` is a file name in SOURCES, `tree` the directory
-    in it. `epoch` is SOURCE_DATE_EPOCH in seconds.
+    in it. `epoch` is SOURCE_DATE_EPOCH in seconds. `patches` are the digests of the series' files by their names in
+    SOURCES, in order.
     """
 
     target: BuildTarget
@@ -49,9 +52,12 @@ class Parameters:
     tree: str
     epoch: int
     number: int = 1
+    patches: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lvs_tools.plain((self.name, self.tarball, self.tree))
+        lvs_tools.plain((self.name, self.tarball, self.tree, *self.patches))
+        for path in self.model.paths:
+            lvs_tools.plain(path.split("/"))
         if not _UNAME.fullmatch(self.uname):
             raise UsageError(f"{self.uname!r}: not a kernel's release")
 
@@ -80,6 +86,10 @@ class Parameters:
         """Where the modules are once installed."""
         return tuple(f"/lib/modules/{self.uname}/updates/{name}.ko" for name in self.model.modules)
 
+    def contained(self, path: str) -> tuple[str, ...]:
+        """Return the texts that the module at `path` must hold."""
+        return self.model.contains.get(Path(path).stem, ())
+
     def to_json(self) -> dict[str, object]:
         """Return what keys of steps and evidence hold."""
         own = {name: value for name, value in vars(self).items() if name not in ("target", "model")}
@@ -102,15 +112,20 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         tree=parameters.tree,
         devel=parameters.devel,
         modules=model.modules,
+        paths=model.paths,
+        kbuild=KBUILD if model.kbuild else "",
+        patches=list(parameters.patches),
+        epoch=parameters.epoch,
         changelog_date=rpmbuild.changelog_date(parameters.epoch),
     )
-    return {SPEC: spec}
+    return {SPEC: spec, **({KBUILD: target.files.text(model.kbuild)} if model.kbuild else {})}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Sequence[Path]) -> None:
     """Write the spec file into `specs` and the kernel's development package into `sources`.
 
-    The tarball is the caller's to put there. Raises `Refused` when the package is not among `kernel_rpms`.
+    The tarball and the patches are the caller's to put there. Raises `Refused` when that package is not among
+    `kernel_rpms`.
     """
     lvs_tools.write(rendered(parameters), SPEC, sources, specs)
     wanted = f"kernel-devel-{parameters.uname}"
@@ -131,7 +146,7 @@ class Evidence:
 def check(rpms: Path, parameters: Parameters) -> Evidence:
     """Prove the package below `rpms` by its content; return the evidence.
 
-    Raises `Refused` for a module that is missing, is surplus, or is for another kernel.
+    Raises `Refused` for a module that is missing, is surplus, is for another kernel, or lacks a text of its role.
     """
     package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.name]
     surplus = sorted(path for path in package.files if path.endswith(".ko") and path not in parameters.paths)
@@ -140,6 +155,13 @@ def check(rpms: Path, parameters: Parameters) -> Evidence:
     content = kernel_files.read(package, parameters.paths)
     for path in parameters.paths:
         kernel_files.check_module(content[path], package, path, parameters.uname)
+        lacking = [text for text in parameters.contained(path) if text.encode() not in content[path]]
+        if lacking:
+            raise Refused(
+                f"{path} in {package.path.name}: not the module of its role; expected in it {', '.join(lacking)}",
+                where=str(package.path),
+                why="a package's name proves nothing, its content does",
+            )
     metadata = package_contents.read_metadata(package.path)
     if f"kernel = {parameters.kernel}" not in metadata.requires:
         raise Refused(f"{package.path.name}: does not require its kernel; expected kernel = {parameters.kernel}")
@@ -151,21 +173,29 @@ def plan(inputs: BuildInputs, uname: str) -> list[Step]:
     return [_step(inputs, name, model, uname) for name, model in inputs.line.data.packages.items()]
 
 
-def of_line(line: Line, name: str, model: ModuleSet, uname: str, tarball: Path, file: str) -> Parameters:
-    """Return the parameters of one package of a line; `file` is the tarball's own name."""
-    tree, epoch = archive.beginning(tarball)
-    return Parameters(spec_files.target(line), name, model, uname, file, tree, epoch)
+def of_line(line: Line, name: str, uname: str, source: Verified, patches: Mapping[str, bytes]) -> Parameters:
+    """Return the parameters of one package of a line; `patches` are those of its role's series by file name."""
+    tree, epoch = archive.beginning(source.path)
+    digests = {file: hashlib.sha256(data).hexdigest() for file, data in patches.items()}
+    model = line.data.packages[name]
+    return Parameters(spec_files.target(line), name, model, uname, source.file, tree, epoch, patches=digests)
 
 
 def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
     source = inputs.verified[model.source]
-    parameters = of_line(inputs.line, name, model, uname, source.path, source.file)
+    role = next(role for role, found in inputs.line.data.roles.items() if name in found.packages)
+    patches = {f"{item.name}.patch": item.data for item in inputs.series[role]} if model.paths else {}
+    parameters = of_line(inputs.line, name, uname, source, patches)
 
     def build(work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
         kernel = job.built_packages(work.needs, (KERNEL,))
 
         def fill(sources: Path, specs: Path) -> None:
+            if patches:
+                inputs.tree(role)  # what the series leaves is as recorded
             fs.copy_verified(source.path, sources / source.file, source.sha256)
+            for file, data in patches.items():
+                (sources / file).write_bytes(data)
             prepare(sources, specs, parameters, kernel)
 
         return job.build_packages(work, environment, replace(recipe, write_sources=fill))

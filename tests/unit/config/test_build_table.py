@@ -223,6 +223,11 @@ ROLE_WRONG = [
     ('modules = ["ip_vs"]', "modules = []", "packages.fullnat.modules: "),
     ('modules = ["ip_vs"]', 'modules = ["../x"]', "'../x' is not a module"),
     ('version = "1.0"', 'version = "1-0"', "'1-0' is not a package's version"),
+    ('modules = ["ip_vs"]', 'modules = ["ip_vs"]\ncontains = { ip_vs_rr = ["x"] }', "fullnat has no module ip_vs_rr"),
+    ('version = "1.0"', 'version = "1.0"\npaths = ["net"]', "the makefile at their top belong together"),
+    ('version = "1.0"', 'version = "1.0"\npaths = ["net"]\nkbuild = "k"', "paths are of the kernel's source"),
+    ('version = "1.0"', 'version = "1.0"\npaths = ["net"]\nkbuild = "k"', "the series of director is wrong"),
+    ('kernel = "stock"', 'kernel = "stock"\nseries = ["x"]', "the series of director is wrong"),
     ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat.kind: expected 'module-set'"),
 ]
 
@@ -233,6 +238,14 @@ def test_a_mistake_in_a_role_of_packages_is_told(file: Path, old: str, new: str,
     file.write_text(LINE + PACKAGE.replace(old, new))
     found = [problem.what for problem in mistakes(file)]
     assert any(what in text for text in found), found
+
+
+def test_a_package_that_a_series_patches_is_one_roles(file: Path) -> None:
+    other = PACKAGE[: PACKAGE.index("[packages")].replace("director", "realserver")
+    paths = 'version = "1.0"\npaths = ["net"]\nkbuild = "k"'
+    file.write_text(LINE + other + PACKAGE.replace('version = "1.0"', paths))
+    what = "several roles have fullnat, which is patched by the series of one"
+    assert what in [problem.what for problem in mistakes(file)]
 
 
 def test_the_stock_kernel_is_no_other_roles_and_every_package_is_some_roles(file: Path) -> None:
