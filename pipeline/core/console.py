@@ -269,11 +269,11 @@ def _bars(stream: TextIO) -> Iterator[Progress]:
         class Bar:
             def __init__(self, name: str) -> None:
                 self.name = name
-                self.task = drawn.add_task(neutral.line(name), total=None, start=False)
+                self.task = drawn.add_task(neutral.line(name), total=None, start=False, visible=False)
                 self.lock = threading.Lock()
 
             def start(self, total: int | None, done: int = 0) -> None:
-                drawn.reset(self.task, total=total, completed=done)
+                drawn.reset(self.task, total=total, completed=done, visible=True)
 
             def advance(self, count: int) -> None:
                 with self.lock:

@@ -195,6 +195,19 @@ def test_a_status_line_stays_below_what_is_printed_and_leaves_nothing(monkeypatc
     assert max(len(piece) for piece in data.split(clear)) == 39, "a line that wraps could not be cleared"
 
 
+def test_a_download_has_a_bar_from_its_first_byte_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def show(console: Console) -> None:
+        with console.progress() as progress:
+            progress.meter("refused")
+            progress.meter("fetched").start(10, 10)
+
+    data = on_terminal(show)
+    assert "fetched" in data and "refused" not in data
+
+
 def test_without_a_terminal_there_is_no_status_line() -> None:
     plain = console()
     plain.status("half done")
