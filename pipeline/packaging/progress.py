@@ -100,9 +100,11 @@ class _RunningStep:
             self._first = self._first or (now, self.counter.done)
             self.total = self.total or self.counter.planned()
             of = f" of {self.total:,}" if self.total >= self.counter.done else ""
-            parts.append(f"{self.counter.done:,}{of} compiled, {self.counter.last}")
+            parts.append(f"{self.counter.done:,}{of} compiled")
         if left := self._left(now):
             parts.append(f"about {human_seconds(left)} left")
+        if self.counter.last:
+            parts.append(self.counter.last)  # last, since a narrow terminal cuts the line
         return ", ".join(parts)
 
     def _left(self, now: float) -> float:

@@ -84,7 +84,7 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
     outcome = runner.run(plan)["kernel"]
     assert said == [
         "0 of 1 steps done; kernel 10 s, 10 of 100 compiled, kernel/file9.c",
-        "0 of 1 steps done; kernel 40 s, 50 of 100 compiled, kernel/file39.c, about 38 s left",
+        "0 of 1 steps done; kernel 40 s, 50 of 100 compiled, about 38 s left, kernel/file39.c",
     ]
     assert outcome.record and outcome.record.facts.compilations == 50
     # The next run knows from this one how many there are.
