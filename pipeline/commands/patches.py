@@ -103,7 +103,8 @@ def verify_line(line: Line, context: RunContext) -> VerifiedLine:
     trees = Trees(sources, by_role, verified)
     patches = [item for series_of_role in by_role.values() for item in series_of_role]
     headings = ("patch", "sha256", "origin", "name claims", "content proves", "files", "hunks", "lines")
-    context.console.table(headings, [_row(item) for item in patches], f"line {line.label}")
+    if patches:
+        context.console.table(headings, [_row(item) for item in patches], f"line {line.label}")
     for item in patches:
         _show_patch(item, line, context)
     proofs = series.verify_roles(line, trees)

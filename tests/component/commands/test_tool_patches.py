@@ -31,6 +31,7 @@ def line(tmp_path: Path) -> Iterator[QuickLine]:
 def test_a_tools_patches_are_shown_and_proven(line: QuickLine, inv: Inv) -> None:
     done = inv("patches", *line.words)
     assert "ipvsadm: by content: it adds 'IPVS_FULLNAT'" in done.out
+    assert "name claims" not in done.out, "no role has a patch, and a table of none is shown"
     file = "ipvsadm_1.31.orig.tar.xz"
     applied = "ipvsadm: 1 hunks applied, 0 at an offset, none with fuzz"
     assert f"{applied}; 1 paths differ from {file}, each as recorded" in done.out
