@@ -16,7 +16,7 @@ OF_PROGRAM = ("--help", "--list", "--version", "--print-completion-script")
 _BASH = """\
 _inv() {
     local typed=${COMP_LINE:0:COMP_POINT} words before
-    read -ra words <<<"$typed"
+    read -a words <<<"$typed" # without -r: a blank in the program's path is typed with a backslash
     [[ $typed != *[[:space:]] ]] || words+=('')
     mapfile -t COMPREPLY < <("${words[0]/#\\~/$HOME}" --complete -- "${words[@]:1}" 2>/dev/null)
     # Bash replaces only what follows the last = or : of a word.

@@ -55,7 +55,7 @@ def test_what_may_follow(typed: str, found: list[str]) -> None:
 
 def in_bash(script: str, cwd: Path) -> str:
     env = clean_environment(PATH="/usr/bin:/bin", HOME=str(cwd))
-    argv = ["bash", "--norc", "-c", script, "bash", str(ROOT)]
+    argv = ["bash", "--norc", "-c", script, "bash", str(cwd / "a checkout")]
     return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, check=True).stdout
 
 
@@ -75,7 +75,7 @@ def test_bash_completes_the_program_of_a_checkout(typed: str, reply: str, tmp_pa
     checkout.symlink_to(ROOT)
     script = (
         'eval "$("$1/inv" --print-completion-script bash)"; complete -p inv >&2\n'
-        f'COMP_LINE="$1/inv {typed}" COMP_POINT=${{#COMP_LINE}}; COMP_POINT=${{#COMP_LINE}}\n'
+        f'COMP_LINE="${{1// /\\\\ }}/inv {typed}"; COMP_POINT=${{#COMP_LINE}}\n'
         '_inv; echo "${COMPREPLY[*]}"'
     )
     assert in_bash(script, tmp_path).split() == reply.split()
