@@ -105,7 +105,7 @@ def machine(tmp_path: Path, files: Path, published: Built) -> Machine:
 
 
 def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Machine) -> None:
-    installed = machine("install", "kernel", "lvs-fnat-director")
+    installed = machine("install", "kernel", "lvs-fnat-director", "keepalived")
     assert installed.status == 0, installed.text + installed.error_text
     assert "scriptlet failed" not in installed.text + installed.error_text
     uname = machine.uname
