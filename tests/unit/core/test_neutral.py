@@ -120,7 +120,9 @@ def test_what_is_drawn_on_a_terminal_holds_no_escape_but_the_drawing_s(monkeypat
         console = Console(out=terminal, err=terminal)
         console.table(("patch",), [(EVIL,)], f"[bold]{EVIL}[/bold]")
         with console.progress() as progress:
-            progress.meter(EVIL).note(EVIL)
+            meter = progress.meter(EVIL)
+            meter.start(1)
+            meter.note(EVIL)
         seen = os.read(ours, 1 << 20)
     os.close(ours)
     told = seen.decode()

@@ -18,8 +18,8 @@ from pipeline.core import artifacts, fs, locks, safe_open, temporary
 from pipeline.core.locks import is_held, locked
 from pipeline.errors import ExitCode, HostLacks
 from tests.fixtures.commandline import ROOT, Inv
+from tests.fixtures.plainuser import give_away
 
-OTHER = 65534  # nobody: a user of the host without a name of ours
 LIMIT = 20  # seconds after which something that waits for another user is ended
 
 
@@ -57,7 +57,7 @@ def link(place: Path) -> None:
 
 def theirs(place: Path) -> None:
     place.mkdir(mode=0o777)
-    os.chown(place, OTHER, OTHER)
+    give_away(place)
 
 
 def open_to_all(place: Path) -> None:
@@ -166,7 +166,7 @@ def test_another_users_held_lock_is_seen_without_opening_it(tmp_path: Path, monk
 def their_link(place: Path) -> None:
     place.with_name("real").mkdir()
     place.symlink_to(place.with_name("real"))
-    os.chown(place, OTHER, OTHER, follow_symlinks=False)
+    give_away(place)
 
 
 def sticky(place: Path) -> None:
@@ -182,8 +182,8 @@ def our_link(place: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "got"),
     [
-        (theirs, f"got one of user {OTHER}"),
-        (their_link, f"got a link of user {OTHER}"),
+        (theirs, "got one of user {}"),
+        (their_link, "got a link of user {}"),
         (open_to_all, "got mode 777"),
         (sticky, "got mode 1777"),
     ],
@@ -191,6 +191,7 @@ def our_link(place: Path) -> None:
 def test_artifacts_that_others_can_change_are_refused(tmp_path: Path, make: Callable[[Path], None], got: str) -> None:
     inv = Inv(tmp_path)
     make(inv.artifacts)
+    got = got.format(inv.artifacts.lstat().st_uid)
     ended = inv("clean", "failed", "--json", expect=ExitCode.HOST)
     assert got in ended.json["what"] and ended.json["where"] == str(inv.artifacts)
     assert any(command in ended.json["next"] for command in ("chown", "chmod", "--artifacts"))

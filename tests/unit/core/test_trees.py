@@ -102,7 +102,10 @@ def test_no_special_bit_stays_and_no_other_file_changes(hostile: Path, outside: 
         (hostile / name).chmod(mode)
     (hostile / "shared").mkdir()
     (hostile / "shared").chmod(0o3777)
+    closed = stat.S_IMODE((hostile / "locked").stat().st_mode)
+    (hostile / "locked").chmod(0o700)
     (hostile / "locked" / "key").unlink()  # another name of the file outside
+    (hostile / "locked").chmod(closed)
     trees.clear_special_bits(hostile)
     modes = {entry.name: stat.S_IMODE(entry.status.st_mode) for entry in trees.walk(hostile)}
     assert [modes[name] for name in ("suid", "sgid", "both", "shared", "deepest")] == [
