@@ -234,9 +234,8 @@ def test_what_is_there_already_is_refused_by_its_name(tmp_path: Path, taken: str
 
 
 def test_a_capture_that_cannot_be_written_ends_it_with_the_reason(tmp_path: Path) -> None:
-    done = process.run(
-        ["sh", "-c", f"trap '' XFSZ; ulimit -f 0; exec {' '.join(words(tmp_path / 's', tmp_path / 'c'))}"], accept=[1]
-    )
+    limited = ["sh", "-c", "trap '' XFSZ; ulimit -f 0; exec \"$@\"", "sh"]
+    done = process.run([*limited, *words(tmp_path / "s", tmp_path / "c")], accept=[1])
     assert done.error_text == f"{tmp_path / 'c'}: File too large\n"
 
 
