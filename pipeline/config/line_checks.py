@@ -219,7 +219,8 @@ def _check_roles(data: LineData) -> Iterator[Found]:
     for name, role in data.roles.items():
         unpatched = name is RoleName.STOCK or (role.kernel is not None and not data.patches_modules(role))
         if unpatched != (not role.series):
-            yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", "empty for stock, else not"
+            allowed = "none: nothing of the role is patched" if unpatched else "one patch or more"
+            yield ("roles", name.value, "series"), f"the series of {name.value} is wrong", allowed
         yield from _check_role_kernel(data, name, role)
         for index, patch in enumerate(role.series):
             if patch not in data.patches:

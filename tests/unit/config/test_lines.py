@@ -362,8 +362,14 @@ CROSS = [  # one key says something of another
         "the patch 'fix' is in the series twice",
         "each patch once",
     ),
-    ("base", 'series = ["fix"]', "series = []", "the series of director is wrong", "empty for stock, else not"),
-    ("base", "[roles.stock]\n", '[roles.stock]\nseries = ["fix"]\n', "the series of stock is wrong", "empty for stock"),
+    ("base", 'series = ["fix"]', "series = []", "the series of director is wrong", "one patch or more"),
+    (
+        "base",
+        "[roles.stock]\n",
+        '[roles.stock]\nseries = ["fix"]\n',
+        "the series of stock is wrong",
+        "none: nothing of the role is patched",
+    ),
     ("series", 'source = "tar"', 'source = "rat"', "no source 'rat'", "tar, srpm"),
 ]
 
