@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,18 +13,14 @@ from pipeline.errors import Refused
 from pipeline.sources import openpgp
 from pipeline.sources.openpgp import PublicKey
 from tests.fixtures.agedkeys import AgedKey, without_cross_certification
+from tests.fixtures.sessiondir import session_directory
 
 TEXT = b"what is signed"
 
 
-@functools.cache
-def _directory() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="k-")  # short: an agent's socket must fit; removed at the end
-
-
 def fresh(*, subkey: bool = False) -> AgedKey:
     """A key of 2020 that signs, or whose subkey does."""
-    key = AgedKey.made(Path(tempfile.mkdtemp(dir=_directory().name)) / "h", 2020, "cert" if subkey else "sign")
+    key = AgedKey.made(Path(tempfile.mkdtemp(dir=session_directory("k-"))) / "h", 2020, "cert" if subkey else "sign")
     if subkey:
         key.add_subkey(2020)
     return key
