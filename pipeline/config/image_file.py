@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from pipeline.config.line_model import Debian, Key, Model, Name, Table, pattern
+from pipeline.config.line_model import Debian, Key
+from pipeline.config.line_values import Model, Name, Table, pattern
 from pipeline.core import fs, resources
 from pipeline.core.suggestion import unknown
 from pipeline.errors import FileProblems, Problem, UsageError

@@ -11,7 +11,18 @@ from typing import Any, get_args
 
 from pydantic_core import ErrorDetails
 
-from pipeline.config.line_model import DebianSource, FileSource, Line, LineData, Model, Role, RoleName, SrpmSource
+from pipeline.config.line_model import (
+    DebianSource,
+    FileSource,
+    Line,
+    LineData,
+    ModuleSet,
+    Role,
+    RoleName,
+    SrpmSource,
+    ToaReader,
+)
+from pipeline.config.line_values import Model
 from pipeline.core import neutral, resources
 from pipeline.core.suggestion import did_you_mean
 
@@ -35,13 +46,17 @@ _EXPECTED: Mapping[str, str] = {  # by pydantic's type of error
 # Keys whose values are held against no other key, each with one that is valid.
 _UNREAD: Mapping[str, object] = {
     **dict.fromkeys(("title", "file", "path", "nevra", "archive"), "x"),
-    **dict.fromkeys(("schema", "size", "entries", "option-number"), 1),
+    **dict.fromkeys(("schema", "size", "entries"), 1),
     **dict.fromkeys(("git-tree", "fingerprint"), "0" * 40),
     "sha256": "0" * 64,
     "urls": [],
     "contains": ["x"],
 }
-_KINDS: Mapping[str, type[Model]] = {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource}
+# Tables whose key `kind` decides which other keys they have, by the table's name.
+_KINDS: Mapping[str, Mapping[str, type[Model]]] = {
+    "sources": {"file": FileSource, "srpm": SrpmSource, "debian": DebianSource},
+    "packages": {"module-set": ModuleSet, "toa-reader": ToaReader},
+}
 
 
 def existing(raw: Any, path: Sequence[str | int]) -> tuple[str | int, ...]:
@@ -63,7 +78,8 @@ def explain(raw: Toml, item: ErrorDetails) -> Found:
     in_key = loc[-1:] == ("[key]",) and kind != "extra_forbidden"  # pydantic's mark of a mistake in a key itself
     loc = loc[:-1] if in_key else loc
     allowed = ", ".join(_keys_at(loc[:-1])) if kind == "extra_forbidden" else ""
-    if loc[:1] == ("sources",) and loc[2:3] and loc[2] in _KINDS:
+    kinds = _KINDS.get(str(loc[0]), {}) if loc else {}
+    if loc[2:3] and loc[2] in kinds:
         loc = (*loc[:2], *loc[3:])  # the kind, which pydantic puts into the place; `file` is a key too
     dotted = ".".join(str(part) for part in existing(raw, loc))
     if kind == "extra_forbidden":
@@ -72,7 +88,7 @@ def explain(raw: Toml, item: ErrorDetails) -> Found:
     if kind == "missing":
         return loc, f"{dotted or 'the file'} lacks the key {loc[-1]!r}", ""
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return (*loc, "kind"), f"{dotted}: the kind of a source is missing or unknown", ", ".join(_KINDS)
+        return (*loc, "kind"), f"{dotted}: the kind of a {str(loc[0])[:-1]} is missing or unknown", ", ".join(kinds)
     allowed = str(context.get("allowed") or context.get("expected") or "")
     value = loc[-1] if in_key else _value(raw, loc, item["input"])
     return loc, f"{dotted}: {_message(kind, str(item['msg']), context, value)}", allowed
@@ -130,8 +146,8 @@ def _keys_at(loc: Sequence[str | int]) -> list[str]:
     """Return the allowed keys of the table at pydantic's place `loc`."""
     here: type[Model] = LineData
     names = [part for part in loc if isinstance(part, str)]
-    if names[:1] == ["sources"] and names[2:]:
-        here, names = _KINDS.get(names[2], LineData), names[3:]
+    if names[2:] and names[0] in _KINDS:
+        here, names = _KINDS[names[0]].get(names[2], LineData), names[3:]
     for name in names:
         field = next((field for field in here.model_fields.values() if field.alias == name), None)
         here = here if field is None else _table_in(field.annotation) or here  # None: the name of one table of many
@@ -254,20 +270,35 @@ def _check_role_kernel(data: LineData, name: RoleName, role: Role) -> Iterator[F
 def _check_packages(data: LineData) -> Iterator[Found]:
     used = [package for role in data.roles.values() for package in role.packages]
     for name, package in data.packages.items():
-        where = ("packages", name)
-        if package.source not in data.sources:
-            what = f"no source {package.source!r}{did_you_mean(package.source, data.sources)}"
-            yield (*where, "source"), what, ", ".join(data.sources)
         if name not in used:
-            yield where, f"no role has the package {name}", 'packages of a role with kernel = "stock"'
-        if bool(package.paths) != (package.kbuild is not None):
-            yield where, "paths of a kernel's source and the makefile at their top belong together", "paths and kbuild"
-        if package.paths and package.source != data.kernel_source:
-            yield (*where, "source"), "paths are of the kernel's source", str(data.kernel_source)
-        if package.paths and used.count(name) > 1:
-            yield where, f"several roles have {name}, which is patched by the series of one", "one role"
-        for module in package.contains.keys() - {*package.modules}:
-            yield (*where, "contains", module), f"{name} has no module {module}", ", ".join(package.modules)
+            yield ("packages", name), f"no role has the package {name}", 'packages of a role with kernel = "stock"'
+        if isinstance(package, ToaReader):
+            yield from _check_option(data, name, package)
+        else:
+            yield from _check_modules(data, name, package, used.count(name))
+
+
+def _check_option(data: LineData, name: str, reader: ToaReader) -> Iterator[Found]:
+    """Yield the difference between the reader's option number and the director's: clients' addresses would be lost."""
+    rule = data.rules.get(RoleName.DIRECTOR)
+    if rule is not None and rule.option_number != reader.option_number:
+        what = f"{name} reads the TCP option {reader.option_number}, the director writes {rule.option_number}"
+        yield ("packages", name, "option-number"), what, f"{rule.option_number} in both"
+
+
+def _check_modules(data: LineData, name: str, package: ModuleSet, roles: int) -> Iterator[Found]:
+    where = ("packages", name)
+    if package.source not in data.sources:
+        what = f"no source {package.source!r}{did_you_mean(package.source, data.sources)}"
+        yield (*where, "source"), what, ", ".join(data.sources)
+    if bool(package.paths) != (package.kbuild is not None):
+        yield where, "paths of a kernel's source and the makefile at their top belong together", "paths and kbuild"
+    if package.paths and package.source != data.kernel_source:
+        yield (*where, "source"), "paths are of the kernel's source", str(data.kernel_source)
+    if package.paths and roles > 1:
+        yield where, f"several roles have {name}, which is patched by the series of one", "one role"
+    for module in package.contains.keys() - {*package.modules}:
+        yield (*where, "contains", module), f"{name} has no module {module}", ", ".join(package.modules)
 
 
 def _check_patches(data: LineData) -> Iterator[Found]:

@@ -5,26 +5,47 @@ Reads nothing: `line_loader` reads line files, `line_checks` reports their mista
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
-from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field
 
+from pipeline.config.line_values import (
+    BuildId,
+    Config,
+    Crc,
+    Day,
+    Dist,
+    FileName,
+    Fingerprint,
+    Flag,
+    Glibc,
+    Inside,
+    LineName,
+    Model,
+    ModuleName,
+    Name,
+    ObjectId,
+    OptionNumber,
+    PackageVersion,
+    Series,
+    Sha256,
+    Size,
+    SpecLine,
+    Symbol,
+    Table,
+    TextLine,
+    Url,
+    empty,
+)
 from pipeline.errors import UsageError
 
-SCHEMES = ("http", "https", "ftp", "file")
-_RESERVED = ("all", "lab", "latest", "probe-kernel", "reproducible")  # beside lines' directories, or words of commands
-_SHOWN = 60  # characters of a value in a message
 _WRAPPED_MOST = 64 << 20  # bytes of a text that is decoded in memory
+
+T = TypeVar("T")
 
 
 class RoleName(StrEnum):
@@ -40,94 +61,6 @@ class Init(StrEnum):
 
     SYSV = "sysv"
     SYSTEMD = "systemd"
-
-
-def _mistake(kind: str, message: str, allowed: str) -> PydanticCustomError:
-    # The text goes in as a value: as a template its braces would be read.
-    return PydanticCustomError(kind, "{message}", {"message": message, "allowed": allowed})
-
-
-def pattern(name: str, expression: str, allowed: str) -> Any:
-    """Check a string by a regular expression, in an `Annotated`; `name` and `allowed` are for the message."""
-    compiled = re.compile(expression)
-
-    def check(value: str) -> str:
-        if compiled.fullmatch(value):
-            return value
-        shown = repr(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…")
-        raise _mistake(name, f"{shown} is not a {name}", allowed)
-
-    return AfterValidator(check)
-
-
-def _url(value: str) -> str:
-    with contextlib.suppress(ValueError):  # urllib's own refusal: brackets, ports
-        parts = urlsplit(value if value.isprintable() and " " not in value else "")
-        addressed = parts.scheme == "file" or (parts.hostname and parts.port != 0)
-        if parts.scheme in SCHEMES and addressed and PurePosixPath(parts.path).name:
-            return value
-    allowed = f"{', '.join(SCHEMES)} URLs that end in a file name; a blank is written %20"
-    raise _mistake("url", f"{value!r} is not a URL of a file", allowed)
-
-
-def _inside(value: str) -> str:
-    """Check that a relative POSIX path stays below the directory it is joined to."""
-    parts = value.split("/")
-    if value and not value.startswith("/") and ".." not in parts and "\\" not in value and "\0" not in value:
-        return value
-    allowed = "a relative path without '..'"
-    raise _mistake("path", f"{value!r} leaves its directory", allowed)
-
-
-Sha256 = Annotated[str, pattern("SHA-256", r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
-ObjectId = Annotated[str, pattern("git object id", r"[0-9a-f]{40}", "40 lower-case hexadecimal digits")]
-Fingerprint = Annotated[str, pattern("key fingerprint", r"[0-9A-F]{40}", "40 upper-case hexadecimal digits, no spaces")]
-# Directories bear it: beside others, with -small behind it for the small configuration, and in a package's release.
-_LINE = rf"(?=.{{1,48}}$)(?!(?:{'|'.join(_RESERVED)})$)(?!.*-small$)[a-z0-9]+(?:-[a-z0-9]+)*"
-_LINES = f"lower-case letters and digits, '-' between, 48 at most; not {', '.join(_RESERVED)}, no -small at the end"
-LineName = Annotated[str, pattern("name", _LINE, _LINES)]
-Name = Annotated[str, pattern("name", r"[a-z0-9][a-z0-9.-]{0,63}", "up to 64 lower-case letters, digits, '-' and '.'")]
-_FILE = "one file name without '/' and blanks: letters, digits, '_', '.', '+', '~', '-', 200 at most"
-FileName = Annotated[str, pattern("file name", r"[A-Za-z0-9][\w.+~-]{0,199}", _FILE)]
-BuildId = Annotated[str, pattern("buildid", r"(\.[a-z0-9_]+)?", "empty, or '.' and lower-case letters, digits, '_'")]
-Config = Annotated[str, pattern("kernel option", r"CONFIG_[A-Z0-9_]+", "CONFIG_ and upper-case letters, digits, '_'")]
-Dist = Annotated[str, pattern("dist", r"\.[a-z0-9_]+", "'.' and lower-case letters, digits, '_'")]
-Series = Annotated[str, pattern("series of kernels", r"[0-9]+(\.[0-9]+)+", "numbers with '.' between, such as 6.1")]
-Glibc = Annotated[str, pattern("version of glibc", r"[0-9]+\.[0-9]+", "two numbers with '.' between, such as 2.34")]
-Symbol = Annotated[str, pattern("symbol", r"[A-Za-z_][A-Za-z0-9_]*", "a C identifier")]
-Crc = Annotated[str, pattern("CRC", r"0x[0-9a-f]{8}", "0x and 8 lower-case hexadecimal digits")]
-PackageVersion = Annotated[str, pattern("package's version", r"[0-9]+(\.[0-9]+)*", "numbers with '.' between")]
-ModuleName = Annotated[str, pattern("module", r"[a-z0-9][a-z0-9_]{0,55}", "56 lower-case letters, digits, '_' at most")]
-SpecLine = Annotated[str, pattern("line of a spec file", r"\S(.*\S)?", "one line, no blank around it")]
-TextLine = Annotated[str, pattern("line of a text", r"[^\r\n]*[^\s][^\r\n]*", "one line that is not blank")]
-Url = Annotated[str, AfterValidator(_url)]
-Inside = Annotated[str, AfterValidator(_inside)]
-Size = Annotated[int, Field(gt=0, lt=1 << 63, strict=True)]  # TOML has types of its own: 5.0, "5" and true are no sizes
-Flag = Annotated[bool, Field(strict=True)]
-Day = Annotated[date, Field(strict=True)]
-
-
-K = TypeVar("K")
-T = TypeVar("T")
-V = TypeVar("V")
-# A table that cannot be changed after it was read.
-Table = Annotated[Mapping[K, V], AfterValidator(MappingProxyType), PlainSerializer(dict)]
-
-
-def _empty() -> Mapping[Any, Any]:
-    return MappingProxyType({})
-
-
-class Model(BaseModel):
-    """A frozen table without unknown keys; keys are written with dashes."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,
-    )
 
 
 class Key(Model):
@@ -164,7 +97,7 @@ class Spec(Model):
 
     path: FileName
     contains: tuple[str, ...] = Field(min_length=1)
-    known: Table[Name, Sha256] = Field(default_factory=_empty)
+    known: Table[Name, Sha256] = Field(default_factory=empty)
 
 
 class Wrapped(Model):
@@ -290,9 +223,22 @@ class ModuleSet(Model):
     summary: SpecLine
     version: PackageVersion
     modules: tuple[ModuleName, ...] = Field(min_length=1)
-    contains: Table[ModuleName, tuple[str, ...]] = Field(default_factory=_empty)
+    contains: Table[ModuleName, tuple[str, ...]] = Field(default_factory=empty)
     paths: tuple[Inside, ...] = ()
     kbuild: Inside | None = None
+
+
+class ToaReader(Model):
+    """The program that reads TOA on the stock kernel of real servers, from the project's own sources.
+
+    `option_number` is the TCP option's number that it is made for: the director's.
+    """
+
+    kind: Literal["toa-reader"]
+    option_number: OptionNumber
+
+
+RolePackage = Annotated[ModuleSet | ToaReader, Field(discriminator="kind")]
 
 
 class Role(Model):
@@ -310,8 +256,8 @@ class Role(Model):
 
     buildid: BuildId = ""
     series: tuple[Name, ...] = ()
-    config: Table[Config, str] = Field(default_factory=_empty)
-    symbols: Table[Symbol, Crc] = Field(default_factory=_empty)
+    config: Table[Config, str] = Field(default_factory=empty)
+    symbols: Table[Symbol, Crc] = Field(default_factory=empty)
 
 
 class ContentRule(Model):
@@ -327,7 +273,7 @@ class Rule(ContentRule):
     """Requirements on a patch's content that prove its role."""
 
     option_define: str
-    option_number: int = Field(ge=1, le=255, strict=True)
+    option_number: OptionNumber
 
 
 class LeaveOut(Model):
@@ -335,7 +281,7 @@ class LeaveOut(Model):
 
     file: Inside
     why: str = Field(min_length=10)
-    config: Table[Config, str] = Field(default_factory=_empty)
+    config: Table[Config, str] = Field(default_factory=empty)
     sha256_before: Sha256
     sha256_after: Sha256
 
@@ -349,7 +295,7 @@ class Patch(Model):
     file: Inside | None = None
     sha256: Sha256
     leave_out: tuple[LeaveOut, ...] = ()
-    effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
+    effect: Table[Inside, ObjectId] = Field(default_factory=empty)
 
 
 class ToolPatch(Model):
@@ -368,8 +314,8 @@ class ToolSeries(ContentRule):
 
     patches: tuple[ToolPatch, ...] = ()
     release: int = Field(default=1, ge=1, le=9999, strict=True)
-    program_contains: Table[str, tuple[str, ...]] = Field(default_factory=_empty)
-    effect: Table[Inside, ObjectId] = Field(default_factory=_empty)
+    program_contains: Table[str, tuple[str, ...]] = Field(default_factory=empty)
+    effect: Table[Inside, ObjectId] = Field(default_factory=empty)
 
 
 class LabScenario(Model):
@@ -381,7 +327,7 @@ class LabScenario(Model):
     director: RoleName | None = None
     server: RoleName | None = None
     client: RoleName | None = None
-    known: Table[Name, str] = Field(default_factory=_empty)
+    known: Table[Name, str] = Field(default_factory=empty)
     left_out: str = ""
 
 
@@ -395,15 +341,15 @@ class LineData(Model):
     kernel_source: Name | None = None
     released: Day | None = None  # upstream's day: the build time of all packages
     build: BuildSpec | None = None
-    keys: Table[Name, Key] = Field(default_factory=_empty)
+    keys: Table[Name, Key] = Field(default_factory=empty)
     debian: Debian | None = None
     sources: Table[Name, Source]
     roles: Table[RoleName, Role]
-    packages: Table[Name, ModuleSet] = Field(default_factory=_empty)
-    rules: Table[RoleName, Rule] = Field(default_factory=_empty)
-    patches: Table[Name, Patch] = Field(default_factory=_empty)
-    tools: Table[Name, ToolSeries] = Field(default_factory=_empty)
-    lab: Table[Name, LabScenario] = Field(default_factory=_empty)
+    packages: Table[Name, RolePackage] = Field(default_factory=empty)
+    rules: Table[RoleName, Rule] = Field(default_factory=empty)
+    patches: Table[Name, Patch] = Field(default_factory=empty)
+    tools: Table[Name, ToolSeries] = Field(default_factory=empty)
+    lab: Table[Name, LabScenario] = Field(default_factory=empty)
 
     @property
     def kernels(self) -> tuple[RoleName, ...]:
@@ -412,7 +358,8 @@ class LineData(Model):
 
     def patches_modules(self, role: Role) -> bool:
         """Tell whether the role's series is applied to modules beside the stock kernel."""
-        return any(self.packages[name].paths for name in role.packages if name in self.packages)
+        packages = (self.packages.get(name) for name in role.packages)
+        return any(package.paths for package in packages if isinstance(package, ModuleSet))
 
     def kernel_of(self, role: RoleName) -> RoleName:
         """Return the role whose kernel the machines of `role` run."""

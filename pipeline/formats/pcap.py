@@ -25,7 +25,7 @@ from pipeline.core import neutral
 from pipeline.errors import PipelineError, TestsFailed
 
 BROADCAST = "ff:ff:ff:ff:ff:ff"
-TOA_KINDS = (200, 254)  # TCPOPT_TOA in the toa patch's net/toa/toa.h; RFC 4727's experimental option in other trees
+TOA_KINDS = (200, 252, 254)  # TCPOPT_TOA in the toa patch's net/toa/toa.h; what directors of other houses write
 FRAME_LIMIT = 1 << 18  # bytes; libpcap's own limit for Ethernet: a longer record is no record
 PACKETS_MOST = 100_000  # of one capture, each about 1 KiB in memory; the longest scenario has some thousands
 NESTING = 4  # IP headers in one frame; a tunnel has two
@@ -237,7 +237,7 @@ def merged(captures: Mapping[str, Path]) -> Iterator[tuple[str, Packet]]:
 def toa(packet: Packet) -> Toa | None:
     """Return the client in the packet's TOA option; None without one.
 
-    Option 200 or 254, length 8: port, then IPv4 address, both in network order (net/toa/toa.h of the TOA patch).
+    Option 200, 252 or 254, length 8: port, then IPv4 address, both in network order (net/toa/toa.h of the TOA patch).
     """
     options = packet.tcp.options if packet.tcp else {}
     for kind in TOA_KINDS:

@@ -102,6 +102,7 @@ TABLE = (
     _row("dockerd", "docker.io", "moby-engine", "test", "run builds in a real container engine"),
     _row("gcc", "gcc", "gcc", "test", "build the toy kernel"),
     _row("make", "make", "make", "test", "build the toy kernel"),
+    _row("clang", "clang", "clang", "test", "compile BPF programs"),
     _row("objcopy", "binutils", "binutils", "test", "build the toy kernel"),
     _row("perl", "perl", "perl", "test", "build the toy kernel"),
     _row("musl-gcc", "musl-tools", "musl-gcc", "test", "build the toy's static programs"),

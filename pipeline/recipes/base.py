@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.patching.verified_patch import VerifiedPatch
     from pipeline.sources.records import Verified
 
-MODULES_STEP = "package"  # the step of a package of modules, and behind it the name: `package:NAME`
+MODULES_STEP = "package"  # the step of a package of [packages.NAME], and behind it the name: `package:NAME`
 
 
 @dataclass(frozen=True)

@@ -169,15 +169,17 @@ def check(rpms: Path, parameters: Parameters) -> Evidence:
 
 
 def plan(inputs: BuildInputs, uname: str) -> list[Step]:
-    """Plan a step for each package of the line's roles; `uname` is the stock kernel's release."""
-    return [_step(inputs, name, model, uname) for name, model in inputs.line.data.packages.items()]
+    """Plan a step for each package of modules; `uname` is the stock kernel's release."""
+    packages = inputs.line.data.packages.items()
+    return [_step(inputs, name, model, uname) for name, model in packages if isinstance(model, ModuleSet)]
 
 
-def of_line(line: Line, name: str, uname: str, source: Verified, patches: Mapping[str, bytes]) -> Parameters:
+def of_line(
+    line: Line, name: str, model: ModuleSet, uname: str, source: Verified, patches: Mapping[str, bytes]
+) -> Parameters:
     """Return the parameters of one package of a line; `patches` are those of its role's series by file name."""
     tree, epoch = archive.beginning(source.path)
     digests = {file: hashlib.sha256(data).hexdigest() for file, data in patches.items()}
-    model = line.data.packages[name]
     return Parameters(spec_files.target(line), name, model, uname, source.file, tree, epoch, patches=digests)
 
 
@@ -185,7 +187,7 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
     source = inputs.verified[model.source]
     role = next(role for role, found in inputs.line.data.roles.items() if name in found.packages)
     patches = {f"{item.name}.patch": item.data for item in inputs.series[role]} if model.paths else {}
-    parameters = of_line(inputs.line, name, uname, source, patches)
+    parameters = of_line(inputs.line, name, model, uname, source, patches)
 
     def build(work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
         kernel = job.built_packages(work.needs, (KERNEL,))

@@ -51,24 +51,30 @@ bool cidr_parse(const char *text, struct toa_prefix *prefix, char wrong[CIDR_WRO
 		prefix->family = htonl(6);
 		most = 128;
 	} else {
-		snprintf(wrong, CIDR_WRONG, "'%.40s' is not an address; expected one such as 192.0.2.1 or 192.0.2.0/24",
-			 text);
+		snprintf(
+			wrong, CIDR_WRONG,
+			"'%.40s' is not an address; expected one such as 192.0.2.1 or 192.0.2.0/24",
+			text);
 		return false;
 	}
 	length = most;
 	if (slash && !parse_length(slash + 1, most, &length)) {
-		snprintf(wrong, CIDR_WRONG, "'%.40s' has no length of a prefix; expected 0 to %u behind '/'", text, most);
+		snprintf(wrong, CIDR_WRONG,
+			 "'%.40s' has no length of a prefix; expected 0 to %u behind '/'", text,
+			 most);
 		return false;
 	}
 	prefix->length = TOA_FAMILY_BITS + length;
 	if (most == 128 && IN6_IS_ADDR_V4MAPPED((struct in6_addr *)prefix->address)) {
-		snprintf(wrong, CIDR_WRONG, "'%.40s' is an IPv4 address in IPv6's notation; expected 192.0.2.1 for it",
+		snprintf(wrong, CIDR_WRONG,
+			 "'%.40s' is an IPv4 address in IPv6's notation; expected 192.0.2.1 for it",
 			 text);
 		return false;
 	}
 	if (clear_host(prefix->address, most / 8, length)) {
 		cidr_format(prefix, right);
-		snprintf(wrong, CIDR_WRONG, "'%.40s' has bits set behind the prefix; expected %s", text, right);
+		snprintf(wrong, CIDR_WRONG, "'%.40s' has bits set behind the prefix; expected %s",
+			 text, right);
 		return false;
 	}
 	return true;
@@ -78,6 +84,7 @@ void cidr_format(const struct toa_prefix *prefix, char text[CIDR_TEXT])
 {
 	char address[INET6_ADDRSTRLEN] = "?";
 
-	inet_ntop(prefix->family == htonl(4) ? AF_INET : AF_INET6, prefix->address, address, sizeof(address));
+	inet_ntop(prefix->family == htonl(4) ? AF_INET : AF_INET6, prefix->address, address,
+		  sizeof(address));
 	snprintf(text, CIDR_TEXT, "%s/%u", address, prefix->length - TOA_FAMILY_BITS);
 }

@@ -38,7 +38,8 @@ static const struct {
 	{ 34, "the Fast Open cookie" },
 };
 
-__attribute__((format(printf, 2, 3))) static void mistake(struct place *place, const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void mistake(struct place *place, const char *format,
+							  ...)
 {
 	char text[512];
 	va_list words;
@@ -66,15 +67,17 @@ static void read_kind(struct place *place, const char *word, struct config *conf
 	size_t i;
 
 	if (strlen(word) > 3 || strspn(word, "0123456789") != strlen(word) || atoi(word) > 255) {
-		mistake(place, "option: '%.40s' is not the number of a TCP option; expected %u, or another below 256", word,
-			TOA_DEFAULT);
+		mistake(place,
+			"option: '%.40s' is not the number of a TCP option; expected %u, or another below 256",
+			word, TOA_DEFAULT);
 		return;
 	}
 	kind = (unsigned int)atoi(word);
 	for (i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
 		if (taken[i].kind == kind) {
-			mistake(place, "option: %u is TCP's own, %s; expected the director's, such as %u", kind, taken[i].name,
-				TOA_DEFAULT);
+			mistake(place,
+				"option: %u is TCP's own, %s; expected the director's, such as %u",
+				kind, taken[i].name, TOA_DEFAULT);
 			return;
 		}
 	}
@@ -82,7 +85,8 @@ static void read_kind(struct place *place, const char *word, struct config *conf
 		if (settings->kinds[i] == kind)
 			return;
 	if (kinds == TOA_KINDS) {
-		mistake(place, "option: %u is one too many; expected %d numbers at most", kind, TOA_KINDS);
+		mistake(place, "option: %u is one too many; expected %d numbers at most", kind,
+			TOA_KINDS);
 		return;
 	}
 	settings->kinds[kinds] = (__u8)kind;
@@ -101,7 +105,8 @@ static void read_trust(struct place *place, const char *word, struct config *con
 	if (config_trusts(config, &prefix))
 		return;
 	if (config->prefixes == TOA_PREFIXES) {
-		mistake(place, "trust: %.60s is one too many; expected %d prefixes at most", word, TOA_PREFIXES);
+		mistake(place, "trust: %.60s is one too many; expected %d prefixes at most", word,
+			TOA_PREFIXES);
 		return;
 	}
 	config->trusted[config->prefixes++] = prefix;
@@ -117,7 +122,9 @@ static void read_yes_no(struct place *place, const char *word, struct config *co
 static void read_cgroup(struct place *place, const char *word, struct config *config)
 {
 	if (*word != '/' || strlen(word) >= sizeof(config->cgroup))
-		mistake(place, "cgroup: '%.40s' is not a directory's whole path; expected one such as /sys/fs/cgroup", word);
+		mistake(place,
+			"cgroup: '%.40s' is not a directory's whole path; expected one such as /sys/fs/cgroup",
+			word);
 	else
 		strcpy(config->cgroup, word);
 }
@@ -146,7 +153,8 @@ static void read_line(struct place *place, char *line, struct config *config)
 		return;
 	words = strchr(line, '=');
 	if (!words) {
-		mistake(place, "'%.40s' is not a setting; expected KEY = VALUE", strtok_r(line, "\r\n", &next));
+		mistake(place, "'%.40s' is not a setting; expected KEY = VALUE",
+			strtok_r(line, "\r\n", &next));
 		return;
 	}
 	*words++ = 0;
@@ -155,12 +163,15 @@ static void read_line(struct place *place, char *line, struct config *config)
 		if (name && !strcmp(name, keys[i].name) && !strtok_r(NULL, BLANKS, &next))
 			break;
 	if (i == sizeof(keys) / sizeof(keys[0])) {
-		mistake(place, "'%.40s' is not a setting; expected option, trust, read-syn or cgroup", name ? name : "");
+		mistake(place,
+			"'%.40s' is not a setting; expected option, trust, read-syn or cgroup",
+			name ? name : "");
 		return;
 	}
 	for (word = strtok_r(words, BLANKS, &next); word; word = strtok_r(NULL, BLANKS, &next)) {
 		if (count++ && !keys[i].many) {
-			mistake(place, "%s: '%.40s' is too much; expected one value", keys[i].name, word);
+			mistake(place, "%s: '%.40s' is too much; expected one value", keys[i].name,
+				word);
 			return;
 		}
 		keys[i].read(place, word, config);
@@ -179,15 +190,17 @@ bool config_read(const char *path, struct config *config)
 	config->settings.read_syn = 1;
 	file = fopen(path, "re");
 	if (!file) {
-		say_error("configuration", "the option numbers and the trusted directors stand there",
-			  "install the package's file again, or name another with --config", "cannot read %s: %s", path,
-			  strerror(errno));
+		say_error("configuration",
+			  "the option numbers and the trusted directors stand there",
+			  "install the package's file again, or name another with --config",
+			  "cannot read %s: %s", path, strerror(errno));
 		return false;
 	}
 	while (fgets(line, sizeof(line), file)) {
 		place.line++;
 		if (strlen(line) == sizeof(line) - 1 && line[sizeof(line) - 2] != '\n') {
-			mistake(&place, "a line of more than %d bytes; expected a shorter one", LINE_MOST - 2);
+			mistake(&place, "a line of more than %d bytes; expected a shorter one",
+				LINE_MOST - 2);
 			break;
 		}
 		read_line(&place, line, config);
@@ -198,8 +211,10 @@ bool config_read(const char *path, struct config *config)
 	if (!config->settings.kinds[0])
 		config->settings.kinds[0] = TOA_DEFAULT;
 	if (place.failed)
-		say_error("configuration", "a mistake in it could lose clients' addresses without a sign",
-			  "correct the lines above; man lvs-toa describes each setting", "%s has mistakes", path);
+		say_error("configuration",
+			  "a mistake in it could lose clients' addresses without a sign",
+			  "correct the lines above; man lvs-toa describes each setting",
+			  "%s has mistakes", path);
 	return !place.failed;
 }
 

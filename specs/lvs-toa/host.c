@@ -30,9 +30,11 @@ static bool kernel_is_new_enough(void)
 		snprintf(name.release, sizeof(name.release), "unknown");
 	if (major > OLDEST_MAJOR || (major == OLDEST_MAJOR && minor >= OLDEST_MINOR))
 		return true;
-	say_error("kernel", "older kernels do not show TCP options to BPF programs, nor ask them for getpeername",
-		  "boot a newer kernel, or one with a toa module of its own", "%s is too old; expected %d.%d or newer",
-		  name.release, OLDEST_MAJOR, OLDEST_MINOR);
+	say_error(
+		"kernel",
+		"older kernels do not show TCP options to BPF programs, nor ask them for getpeername",
+		"boot a newer kernel, or one with a toa module of its own",
+		"%s is too old; expected %d.%d or newer", name.release, OLDEST_MAJOR, OLDEST_MINOR);
 	return false;
 }
 
@@ -40,7 +42,9 @@ static bool kernel_is_new_enough(void)
 static const struct {
 	unsigned int bit;
 	const char *name;
-} wanted[] = { { CAP_BPF, "CAP_BPF" }, { CAP_NET_ADMIN, "CAP_NET_ADMIN" }, { CAP_PERFMON, "CAP_PERFMON" } };
+} wanted[] = { { CAP_BPF, "CAP_BPF" },
+	       { CAP_NET_ADMIN, "CAP_NET_ADMIN" },
+	       { CAP_PERFMON, "CAP_PERFMON" } };
 
 static bool has_rights(void)
 {
@@ -61,14 +65,15 @@ static bool has_rights(void)
 	}
 	if (!*lacking)
 		return true;
-	say_error("rights", "without them the kernel takes no such BPF programs", "run lvs-toa as root",
-		  "this process lacks %s", lacking);
+	say_error("rights", "without them the kernel takes no such BPF programs",
+		  "run lvs-toa as root", "this process lacks %s", lacking);
 	return false;
 }
 
 static bool kernel_has_bpf(void)
 {
-	int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "toa_probe", sizeof(__u32), sizeof(__u32), 1, NULL);
+	int fd = bpf_map_create(BPF_MAP_TYPE_ARRAY, "toa_probe", sizeof(__u32), sizeof(__u32), 1,
+				NULL);
 	int problem = errno;
 
 	if (fd >= 0) {
@@ -77,13 +82,18 @@ static bool kernel_has_bpf(void)
 	}
 	if (problem == ENOSYS)
 		say_error("kernel", "the TCP option is read by BPF programs",
-			  "boot a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y", "has no bpf system call");
+			  "boot a kernel with CONFIG_BPF_SYSCALL=y and CONFIG_CGROUP_BPF=y",
+			  "has no bpf system call");
 	else if (problem == EPERM)
-		say_error("kernel", "the capabilities are there, so a container, seccomp or a lockdown forbids it",
-			  "run lvs-toa on the machine itself, outside of containers",
-			  "refuses BPF to this process (%s)", strerror(problem));
+		say_error(
+			"kernel",
+			"the capabilities are there, so a container, seccomp or a lockdown forbids it",
+			"run lvs-toa on the machine itself, outside of containers",
+			"refuses BPF to this process (%s)", strerror(problem));
 	else
-		say_error("kernel", NULL, "see the kernel's log", "cannot make a BPF map: %s", strerror(problem));
+		say_error("kernel",
+			  "settings, trusted directors and clients' addresses are kept in such",
+			  "see the kernel's log", "cannot make a BPF map: %s", strerror(problem));
 	return false;
 }
 
@@ -93,7 +103,8 @@ static bool kernel_has_programs(void)
 	    libbpf_probe_bpf_prog_type(BPF_PROG_TYPE_SOCK_OPS, NULL) == 1)
 		return true;
 	say_error("kernel", "the programs are attached to a cgroup, and hold for its sockets",
-		  "boot a kernel with CONFIG_CGROUP_BPF=y", "takes no BPF programs for sockets of cgroups");
+		  "boot a kernel with CONFIG_CGROUP_BPF=y",
+		  "takes no BPF programs for sockets of cgroups");
 	return false;
 }
 
@@ -103,14 +114,17 @@ static bool has_bpffs(void)
 
 	if (!statfs(BPFFS, &found) && (unsigned long)found.f_type == BPF_FS_MAGIC)
 		return true;
-	say_error("BPF's file system", "the programs are kept in it when lvs-toa ends, and found there by the next start",
-		  "mount -t bpf bpf " BPFFS, "is not mounted; expected it at " BPFFS);
+	say_error(
+		"BPF's file system",
+		"the programs are kept in it when lvs-toa ends, and found there by the next start",
+		"mount -t bpf bpf " BPFFS, "is not mounted; expected it at " BPFFS);
 	return false;
 }
 
 bool host_can_run(void)
 {
-	return kernel_is_new_enough() && has_rights() && kernel_has_bpf() && kernel_has_programs() && has_bpffs();
+	return kernel_is_new_enough() && has_rights() && kernel_has_bpf() &&
+	       kernel_has_programs() && has_bpffs();
 }
 
 /* Turn mountinfo's \040 back into what it stands for. */
@@ -176,7 +190,8 @@ static bool open_as_cgroup(const char *path, struct cgroup *cgroup)
 	cgroup->fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (cgroup->fd < 0)
 		return false;
-	if (!fstatfs(cgroup->fd, &found) && found.f_type == CGROUP2_SUPER_MAGIC && cgroup_id(cgroup->fd, &cgroup->id))
+	if (!fstatfs(cgroup->fd, &found) && found.f_type == CGROUP2_SUPER_MAGIC &&
+	    cgroup_id(cgroup->fd, &cgroup->id))
 		return true;
 	close(cgroup->fd);
 	cgroup->fd = -1;
@@ -191,23 +206,29 @@ bool host_open_cgroup(const char *configured, struct cgroup *cgroup)
 	if (*configured) {
 		if (open_as_cgroup(configured, cgroup))
 			return true;
-		say_error("cgroup", "the programs hold for the sockets of a cgroup, and need one of the second version",
-			  "correct or remove the setting cgroup", "%s is not one of cgroup2: %s", configured,
-			  errno == EINVAL ? "of another file system" : strerror(errno));
+		say_error(
+			"cgroup",
+			"the programs hold for the sockets of a cgroup, and need one of the second version",
+			"correct or remove the setting cgroup", "%s is not one of cgroup2: %s",
+			configured, errno == EINVAL ? "of another file system" : strerror(errno));
 		return false;
 	}
 	if (!find_mount(path) || !open_as_cgroup(path, cgroup)) {
-		say_error("cgroup", "the programs are attached to its root, and hold for every socket below",
-			  "mount -t cgroup2 cgroup2 /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
-			  "no cgroup2 hierarchy is mounted");
+		say_error(
+			"cgroup",
+			"the programs are attached to its root, and hold for every socket below",
+			"mount -t cgroup2 cgroup2 /sys/fs/cgroup, or boot with systemd.unified_cgroup_hierarchy=1",
+			"no cgroup2 hierarchy is mounted");
 		return false;
 	}
 	/* Only the true root has no type: what a container has as its root does. */
 	if (!faccessat(cgroup->fd, "cgroup.type", F_OK, 0)) {
 		close(cgroup->fd);
-		say_error("cgroup", "it is a container's own root: sockets outside of it would lose their clients in silence",
-			  "start lvs-toa on the machine itself, or name the directory as the setting cgroup, if that is meant",
-			  "%s is not the hierarchy's root", path);
+		say_error(
+			"cgroup",
+			"it is a container's own root: sockets outside of it would lose their clients in silence",
+			"start lvs-toa on the machine itself, or name the directory as the setting cgroup, if that is meant",
+			"%s is not the hierarchy's root", path);
 		return false;
 	}
 	return true;

@@ -124,9 +124,11 @@ static int start(const struct options *options)
 		close(cgroup.fd);
 	}
 	if (code == DONE && !config->prefixes)
-		say_error("trust", "whoever connects could claim any address, so none is believed that is not named",
-			  "trust = the director's local addresses, in the configuration, then lvs-toa start",
-			  "no director is trusted: every option is ignored");
+		say_error(
+			"trust",
+			"whoever connects could claim any address, so none is believed that is not named",
+			"trust = the director's local addresses, in the configuration, then lvs-toa start",
+			"no director is trusted: every option is ignored");
 	free(config);
 	return code;
 }
@@ -143,7 +145,8 @@ static int stop(void)
 }
 
 /* Call `each` with every trusted prefix as text, and whether the configuration names it. */
-static bool each_prefix(int map, const struct config *config, void (*each)(const char *text, bool named, bool first))
+static bool each_prefix(int map, const struct config *config,
+			void (*each)(const char *text, bool named, bool first))
 {
 	struct toa_prefix key, next;
 	char text[CIDR_TEXT];
@@ -160,7 +163,8 @@ static bool each_prefix(int map, const struct config *config, void (*each)(const
 
 static void json_prefix(const char *text, bool named, bool first)
 {
-	printf("%s{\"cidr\": \"%s\", \"configured\": %s}", first ? "" : ", ", text, named ? "true" : "false");
+	printf("%s{\"cidr\": \"%s\", \"configured\": %s}", first ? "" : ", ", text,
+	       named ? "true" : "false");
 }
 
 static void show_prefix(const char *text, bool named, bool first)
@@ -171,7 +175,8 @@ static void show_prefix(const char *text, bool named, bool first)
 
 static void indent_prefix(const char *text, bool named, bool first)
 {
-	printf("%-12s%s%s\n", first ? "trusted" : "", text, named ? "" : "  (until the next start)");
+	printf("%-12s%s%s\n", first ? "trusted" : "", text,
+	       named ? "" : "  (until the next start)");
 }
 
 static int list_trust(const struct options *options)
@@ -193,25 +198,32 @@ static int list_trust(const struct options *options)
 	return done ? DONE : FAILED;
 }
 
-static int change_prefix(int map, const struct toa_prefix *prefix, bool add, const struct config *config)
+static int change_prefix(int map, const struct toa_prefix *prefix, bool add,
+			 const struct config *config)
 {
 	char text[CIDR_TEXT];
 	__u32 one = 1;
 
 	cidr_format(prefix, text);
-	if (add ? bpf_map_update_elem(map, prefix, &one, BPF_ANY) : bpf_map_delete_elem(map, prefix)) {
+	if (add ? bpf_map_update_elem(map, prefix, &one, BPF_ANY) :
+		  bpf_map_delete_elem(map, prefix)) {
 		if (errno == ENOENT)
-			say_error("trust", NULL, "lvs-toa trust list shows those that are", "%s is not among the prefixes", text);
+			say_error("trust", NULL, "lvs-toa trust list shows those that are",
+				  "%s is not among the prefixes", text);
 		else if (errno == ENOSPC)
 			say_error("trust", NULL, "name shorter prefixes that hold several",
-				  "%s is one too many; expected %d prefixes at most", text, TOA_PREFIXES);
+				  "%s is one too many; expected %d prefixes at most", text,
+				  TOA_PREFIXES);
 		else
-			say_error("trust", NULL, "see the kernel's log", "cannot change %s: %s", text, strerror(errno));
+			say_error("trust", NULL, "see the kernel's log", "cannot change %s: %s",
+				  text, strerror(errno));
 		return FAILED;
 	}
 	if (config_trusts(config, prefix) != add)
-		say_plain("lvs-toa: trust: %s %s until the next start; for good: %s 'trust = %s' in the configuration", text,
-			  add ? "is trusted" : "is not trusted", add ? "write" : "remove", text);
+		say_plain(
+			"lvs-toa: trust: %s %s until the next start; for good: %s 'trust = %s' in the configuration",
+			text, add ? "is trusted" : "is not trusted", add ? "write" : "remove",
+			text);
 	return DONE;
 }
 
@@ -227,7 +239,8 @@ static int change_trust(const struct options *options, bool add, char **words)
 		return wrong_usage("no CIDR behind trust", add ? "add" : "remove");
 	for (i = 0; words[i]; i++) {
 		if (!cidr_parse(words[i], &prefix, wrong)) {
-			say_error("usage", NULL, "lvs-toa trust list shows how they are written", "%s", wrong);
+			say_error("usage", NULL, "lvs-toa trust list shows how they are written",
+				  "%s", wrong);
 			return USAGE;
 		}
 	}
@@ -254,7 +267,8 @@ static int trust(const struct options *options, char **words)
 		return change_trust(options, true, words + 1);
 	if (words[0] && !strcmp(words[0], "remove"))
 		return change_trust(options, false, words + 1);
-	return wrong_usage("trust takes add, remove or list, not", words[0] ? words[words[1] ? 1 : 0] : "");
+	return wrong_usage("trust takes add, remove or list, not",
+			   words[0] ? words[words[1] ? 1 : 0] : "");
 }
 
 static void show_programs(const struct running *running, const struct config *config, bool json)
@@ -269,13 +283,16 @@ static void show_programs(const struct running *running, const struct config *co
 		if (there && !host_cgroup_path(config->cgroup, each->cgroup_id, path))
 			snprintf(path, sizeof(path), "cgroup %llu", each->cgroup_id);
 		if (json && there) {
-			printf("%s{\"name\": \"%s\", \"id\": %u, \"cgroup\": ", i ? ", " : "", each->name, each->program_id);
+			printf("%s{\"name\": \"%s\", \"id\": %u, \"cgroup\": ", i ? ", " : "",
+			       each->name, each->program_id);
 			json_text(path);
 			printf("}");
 		} else if (json)
-			printf("%s{\"name\": \"%s\", \"id\": null, \"cgroup\": null}", i ? ", " : "", each->name);
+			printf("%s{\"name\": \"%s\", \"id\": null, \"cgroup\": null}",
+			       i ? ", " : "", each->name);
 		else if (there)
-			printf("%-12s%-20s %u at %s\n", i ? "" : "programs", each->name, each->program_id, path);
+			printf("%-12s%-20s %u at %s\n", i ? "" : "programs", each->name,
+			       each->program_id, path);
 		else
 			printf("%-12s%-20s not attached\n", i ? "" : "programs", each->name);
 	}
@@ -343,13 +360,15 @@ static int status(const struct options *options)
 	map = programs_map("toa_settings");
 	trusted = programs_map("toa_trusted");
 	config = config_for(options);
-	if (map >= 0 && trusted >= 0 && !bpf_map_lookup_elem(map, &zero, &settings) && programs_counters(counters)) {
-		(options->json ? status_json : status_text)(&running, &settings, trusted, counters, config);
+	if (map >= 0 && trusted >= 0 && !bpf_map_lookup_elem(map, &zero, &settings) &&
+	    programs_counters(counters)) {
+		(options->json ? status_json : status_text)(&running, &settings, trusted, counters,
+							    config);
 		code = running.attached == PROGRAMS ? DONE : FAILED;
 	}
 	if (running.attached != PROGRAMS)
-		say_error("BPF programs", "clients' addresses are not read everywhere", "lvs-toa start",
-			  "%u of %d are attached", running.attached, PROGRAMS);
+		say_error("BPF programs", "clients' addresses are not read everywhere",
+			  "lvs-toa start", "%u of %d are attached", running.attached, PROGRAMS);
 	free(config);
 	return code;
 }
@@ -368,8 +387,10 @@ static int check(const struct options *options)
 	}
 	printf(options->json ? "{\"options\": [" : "options     ");
 	show_kinds(&config->settings, options->json ? ", " : " ");
-	printf(options->json ? "], \"read_syn\": %s, \"cgroup\": " : "\nread-syn    %s\ncgroup      ",
-	       config->settings.read_syn ? (options->json ? "true" : "yes") : (options->json ? "false" : "no"));
+	printf(options->json ? "], \"read_syn\": %s, \"cgroup\": " :
+			       "\nread-syn    %s\ncgroup      ",
+	       config->settings.read_syn ? (options->json ? "true" : "yes") :
+					   (options->json ? "false" : "no"));
 	if (options->json)
 		json_text(config->cgroup);
 	else
@@ -377,7 +398,8 @@ static int check(const struct options *options)
 	printf(options->json ? ", \"trusted\": [" : "trusted     ");
 	for (i = 0; i < config->prefixes; i++) {
 		cidr_format(&config->trusted[i], text);
-		printf(options->json ? "%s\"%s\"" : "%s%s", i ? (options->json ? ", " : " ") : "", text);
+		printf(options->json ? "%s\"%s\"" : "%s%s", i ? (options->json ? ", " : " ") : "",
+		       text);
 	}
 	printf(options->json ? "]}\n" : "%s\n", config->prefixes ? "" : "nobody");
 	free(config);
@@ -390,11 +412,14 @@ static int command(const struct options *options, char **words)
 		const char *name;
 		int (*run)(const struct options *options);
 		bool json;
-	} plain[] = { { "start", start, false }, { "status", status, true }, { "check", check, true } };
+	} plain[] = { { "start", start, false },
+		      { "status", status, true },
+		      { "check", check, true } };
 	size_t i;
 
 	if (!words[0])
-		return wrong_usage("no command; expected start, stop, status, trust or check, not", "");
+		return wrong_usage("no command; expected start, stop, status, trust or check, not",
+				   "");
 	if (!strcmp(words[0], "trust"))
 		return trust(options, words + 1);
 	if (words[1])
@@ -404,7 +429,17 @@ static int command(const struct options *options, char **words)
 	for (i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
 		if (!strcmp(words[0], plain[i].name) && (plain[i].json || !options->json))
 			return plain[i].run(options);
-	return wrong_usage(options->json ? "--json is not for the command" : "no command", words[0]);
+	return wrong_usage(options->json ? "--json is not for the command" : "no command",
+			   words[0]);
+}
+
+static int written(int code)
+{
+	if (!fflush(stdout) && !ferror(stdout))
+		return code;
+	say_error("output", NULL, "see whether the disk is full", "cannot be written: %s",
+		  strerror(errno));
+	return FAILED;
 }
 
 int main(int count, char **words)
@@ -417,7 +452,7 @@ int main(int count, char **words)
 		{},
 	};
 	struct options options = { .config = CONFIG_FILE };
-	int option, code;
+	int option;
 
 	while ((option = getopt_long(count, words, "h", long_options, NULL)) != -1) {
 		switch (option) {
@@ -429,19 +464,14 @@ int main(int count, char **words)
 			break;
 		case 'h':
 			fputs(usage, stdout);
-			return DONE;
+			return written(DONE);
 		case 'V':
 			printf("lvs-toa %s\n", VERSION);
-			return DONE;
+			return written(DONE);
 		default:
 			say_plain("  next: lvs-toa --help");
 			return USAGE;
 		}
 	}
-	code = command(&options, words + optind);
-	if (fflush(stdout) || ferror(stdout)) {
-		say_error("output", NULL, "see whether the disk is full", "cannot be written: %s", strerror(errno));
-		return FAILED;
-	}
-	return code;
+	return written(command(&options, words + optind));
 }

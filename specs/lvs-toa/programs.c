@@ -74,7 +74,8 @@ bool programs_lock(void)
 
 	if (fd >= 0 && !flock(fd, LOCK_EX))
 		return true; /* left open: the lock ends with the process */
-	say_error("lock", NULL, "run lvs-toa as root", "cannot lock %s: %s", BPFFS, strerror(errno));
+	say_error("lock", "two that change the programs at once could undo each other",
+		  "run lvs-toa as root", "cannot lock %s: %s", BPFFS, strerror(errno));
 	return false;
 }
 
@@ -96,12 +97,15 @@ static bool link_at(const char *path, int *fd, struct attached *found)
 static void refused_attachment(enum program program, int problem)
 {
 	if (problem == EPERM)
-		say_error("cgroup", "a program that another tool attached there lets no other beside it",
-			  "bpftool cgroup show on that directory names it; ask its owner for BPF_F_ALLOW_MULTI",
-			  "refuses the program %s", known[program].name);
+		say_error(
+			"cgroup",
+			"a program that another tool attached there lets no other beside it",
+			"bpftool cgroup show on that directory names it; ask its owner for BPF_F_ALLOW_MULTI",
+			"refuses the program %s", known[program].name);
 	else
-		say_error("cgroup", NULL, "see the kernel's log", "cannot attach the program %s: %s", known[program].name,
-			  strerror(problem));
+		say_error("cgroup", "sockets would keep the director's address",
+			  "see the kernel's log", "cannot attach the program %s: %s",
+			  known[program].name, strerror(problem));
 }
 
 /* Attach a program beside the one that is attached already, if any, and only then let that one go. */
@@ -127,7 +131,8 @@ static bool attach(enum program program, int fd, const struct cgroup *cgroup)
 	close(link);
 	if (problem)
 		say_error("BPF's file system", "a program that is not kept there ends with lvs-toa",
-			  "see whether " BPFFS " is writable", "cannot keep %s: %s", path, strerror(problem));
+			  "see whether " BPFFS " is writable", "cannot keep %s: %s", path,
+			  strerror(problem));
 	return !problem;
 }
 
@@ -141,7 +146,8 @@ static bool replace(enum program program, int fd, const struct cgroup *cgroup)
 
 	pin_path(path, known[program].name, "");
 	if (link_at(path, &link, &old)) {
-		done = old.program_id && old.cgroup_id == cgroup->id && !bpf_link_update(link, fd, NULL);
+		done = old.program_id && old.cgroup_id == cgroup->id &&
+		       !bpf_link_update(link, fd, NULL);
 		close(link);
 	}
 	return done || attach(program, fd, cgroup);
@@ -164,7 +170,8 @@ static struct bpf_object *load(void)
 	libbpf_set_print(keep_log);
 	object = bpf_object__open_mem(toa_object, (size_t)(toa_object_end - toa_object), &options);
 	if (!object) {
-		say_error("BPF programs", NULL, "install the package again", "this program's own are damaged");
+		say_error("BPF programs", "they are a part of lvs-toa", "install the package again",
+			  "this program's own are damaged");
 		show_log();
 		return NULL;
 	}
@@ -177,16 +184,19 @@ static struct bpf_object *load(void)
 	if (!problem)
 		return object;
 	if (maps_differ())
-		say_error("BPF maps", "what the running programs know of open connections cannot be taken over",
-			  "lvs-toa stop && lvs-toa start: open connections then show the director's address",
-			  "those kept in " PINS " are another version's");
+		say_error(
+			"BPF maps",
+			"what the running programs know of open connections cannot be taken over",
+			"lvs-toa stop && lvs-toa start: open connections then show the director's address",
+			"those kept in " PINS " are another version's");
 	else if (problem == EPERM)
-		say_error("BPF maps", "Linux before 5.11 counts them as locked memory", "ulimit -l unlimited; lvs-toa start",
-			  "the kernel refuses them (%s)", strerror(problem));
+		say_error("BPF maps", "Linux before 5.11 counts them as locked memory",
+			  "ulimit -l unlimited; lvs-toa start", "the kernel refuses them (%s)",
+			  strerror(problem));
 	else
 		say_error("BPF programs", "nothing was changed: what was attached before still is",
-			  "report these lines together with the kernel's version", "the kernel refuses them (%s)",
-			  strerror(problem));
+			  "report these lines together with the kernel's version",
+			  "the kernel refuses them (%s)", strerror(problem));
 	show_log();
 	bpf_object__close(object);
 	return NULL;
@@ -196,10 +206,12 @@ static bool set_up(struct bpf_object *object, const struct config *config)
 {
 	__u32 zero = 0;
 
-	if (!bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "toa_settings"), &zero, &config->settings,
-				 BPF_ANY))
-		return programs_trust(bpf_object__find_map_fd_by_name(object, "toa_trusted"), config);
-	say_error("BPF maps", NULL, "see the kernel's log", "cannot write the settings: %s", strerror(errno));
+	if (!bpf_map_update_elem(bpf_object__find_map_fd_by_name(object, "toa_settings"), &zero,
+				 &config->settings, BPF_ANY))
+		return programs_trust(bpf_object__find_map_fd_by_name(object, "toa_trusted"),
+				      config);
+	say_error("BPF maps", "the programs would not know which option to read",
+		  "see the kernel's log", "cannot write the settings: %s", strerror(errno));
 	return false;
 }
 
@@ -213,14 +225,17 @@ bool programs_start(const struct config *config, const struct cgroup *cgroup)
 	if (!programs_look(&before))
 		return false;
 	if (mkdir(PINS, 0700) && errno != EEXIST) {
-		say_error("BPF's file system", NULL, "see whether " BPFFS " is writable", "cannot make %s: %s", PINS,
+		say_error("BPF's file system", "the programs are kept there",
+			  "see whether " BPFFS " is writable", "cannot make %s: %s", PINS,
 			  strerror(errno));
 		return false;
 	}
 	object = load();
 	done = object && set_up(object, config);
 	for (i = 0; done && i < PROGRAMS; i++)
-		done = replace(i, bpf_program__fd(bpf_object__find_program_by_name(object, known[i].name)), cgroup);
+		done = replace(
+			i, bpf_program__fd(bpf_object__find_program_by_name(object, known[i].name)),
+			cgroup);
 	if (object)
 		bpf_object__close(object);
 	if (!done && !before.attached)
@@ -257,8 +272,8 @@ bool programs_stop(void)
 		closedir(pins);
 	if (pins && clean && !rmdir(PINS))
 		return true;
-	say_error("BPF's file system", "what is pinned stays in the kernel", "rm -r " PINS, "cannot remove %s: %s", PINS,
-		  strerror(errno));
+	say_error("BPF's file system", "what is pinned stays in the kernel", "rm -r " PINS,
+		  "cannot remove %s: %s", PINS, strerror(errno));
 	return false;
 }
 
@@ -270,7 +285,8 @@ bool programs_look(struct running *running)
 	memset(running, 0, sizeof(*running));
 	running->pins = !access(PINS, F_OK);
 	if (!running->pins && errno != ENOENT) {
-		say_error("rights", NULL, "run lvs-toa as root", "cannot look into " BPFFS ": %s", strerror(errno));
+		say_error("rights", "what is attached is kept there", "run lvs-toa as root",
+			  "cannot look into " BPFFS ": %s", strerror(errno));
 		return false;
 	}
 	for (i = 0; i < PROGRAMS; i++) {
@@ -279,12 +295,15 @@ bool programs_look(struct running *running)
 		if (!link_at(path, &fd, &running->programs[i])) {
 			if (errno != EPERM && errno != EACCES)
 				continue;
-			say_error("rights", NULL, "run lvs-toa as root", "cannot look at the programs: %s", strerror(errno));
+			say_error("rights", "only root may see what is attached",
+				  "run lvs-toa as root", "cannot look at the programs: %s",
+				  strerror(errno));
 			return false;
 		}
 		close(fd);
 		/* A link whose cgroup was removed stays, attached to nothing. */
-		running->attached += running->programs[i].program_id && running->programs[i].cgroup_id;
+		running->attached += running->programs[i].program_id &&
+				     running->programs[i].cgroup_id;
 	}
 	return true;
 }
@@ -297,9 +316,11 @@ int programs_map(const char *name)
 	pin_path(path, name, "");
 	fd = bpf_obj_get(path);
 	if (fd < 0 && errno == ENOENT)
-		say_error("programs", NULL, "lvs-toa start", "not attached: lvs-toa is not started");
+		say_error("programs", "the kernel keeps this with them", "lvs-toa start",
+			  "not attached: lvs-toa is not started");
 	else if (fd < 0)
-		say_error("rights", NULL, "run lvs-toa as root", "cannot open %s: %s", path, strerror(errno));
+		say_error("rights", "only root may see what is attached", "run lvs-toa as root",
+			  "cannot open %s: %s", path, strerror(errno));
 	return fd;
 }
 
@@ -347,7 +368,8 @@ bool programs_trust(int map, const struct config *config)
 {
 	if (add_all(map, config) && remove_others(map, config))
 		return true;
-	say_error("trust", NULL, "lvs-toa trust list shows what holds now", "cannot change the prefixes: %s",
+	say_error("trust", "directors could be believed, or ignored, otherwise than configured",
+		  "lvs-toa trust list shows what holds now", "cannot change the prefixes: %s",
 		  strerror(errno));
 	return false;
 }

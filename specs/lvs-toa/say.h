@@ -6,7 +6,7 @@
 __attribute__((format(printf, 1, 2))) void say_plain(const char *format, ...);
 
 /* An error: what, why it matters, and what to do next. `why` may be NULL. */
-__attribute__((format(printf, 4, 5))) void say_error(const char *object, const char *why, const char *next,
-						     const char *format, ...);
+__attribute__((format(printf, 4, 5))) void say_error(const char *object, const char *why,
+						     const char *next, const char *format, ...);
 
 #endif

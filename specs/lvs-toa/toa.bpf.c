@@ -83,7 +83,8 @@ static __always_inline const struct toa_settings *settings(void)
 
 static __always_inline int is_toa(const struct toa_settings *set, __u8 kind)
 {
-	return kind == set->kinds[0] || kind == set->kinds[1] || kind == set->kinds[2] || kind == set->kinds[3];
+	return kind == set->kinds[0] || kind == set->kinds[1] || kind == set->kinds[2] ||
+	       kind == set->kinds[3];
 }
 
 /* Read the option at `at`, of which TOA_LENGTH bytes may be read. False for 0.0.0.0, which is nobody's address. */
@@ -132,8 +133,8 @@ static __always_inline enum result unusual(__u64 length)
  *
  * bpf_load_hdr_opt() is not used: of the kinds 253 and 254 it finds only those with a known magic number.
  */
-static __always_inline enum result find_in_segment(struct bpf_sock_ops *ctx, const struct toa_settings *set,
-						   struct option *found)
+static __always_inline enum result
+find_in_segment(struct bpf_sock_ops *ctx, const struct toa_settings *set, struct option *found)
 {
 	const __u8 *data = ctx->skb_data, *end = ctx->skb_data_end;
 	__u64 offset = 0, length = 0, step;
@@ -158,8 +159,8 @@ static __always_inline enum result find_in_segment(struct bpf_sock_ops *ctx, con
 }
 
 /* The same in a saved SYN. It cannot be read through a packet's pointers, nor on the stack of Linux 5.10. */
-static __always_inline enum result find_in_copy(const struct toa_syn *syn, const struct toa_settings *set,
-						struct option *found)
+static __always_inline enum result
+find_in_copy(const struct toa_syn *syn, const struct toa_settings *set, struct option *found)
 {
 	__u64 offset = 0, length = 0, step;
 	int i;
@@ -173,7 +174,8 @@ static __always_inline enum result find_in_copy(const struct toa_syn *syn, const
 		if (!step)
 			break;
 		if (is_toa(set, at[0])) {
-			if (step == TOA_LENGTH && offset <= TOA_OPTIONS - TOA_LENGTH && read_option(at, found))
+			if (step == TOA_LENGTH && offset <= TOA_OPTIONS - TOA_LENGTH &&
+			    read_option(at, found))
 				return FOUND;
 			length = step;
 		}
@@ -230,10 +232,11 @@ static __always_inline void fill(struct toa_client *client, const struct option 
 }
 
 /* Have the program called for the segments to come, until one has data. */
-static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *sk, const struct toa_settings *set)
+static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
+				  const struct toa_settings *set)
 {
-	__u32 flag = set->watch_all ? BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG
-				    : BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG;
+	__u32 flag = set->watch_all ? BPF_SOCK_OPS_PARSE_ALL_HDR_OPT_CB_FLAG :
+				      BPF_SOCK_OPS_PARSE_UNKNOWN_HDR_OPT_CB_FLAG;
 	struct toa_client *client;
 
 	client = bpf_sk_storage_get(&toa_clients, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -251,7 +254,8 @@ static __always_inline void watch(struct bpf_sock_ops *ctx, struct bpf_sock *sk,
 static __always_inline void unwatch(struct bpf_sock_ops *ctx, struct toa_client *client)
 {
 	if (client->watched)
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~(__u32)client->watched);
+		bpf_sock_ops_cb_flags_set(ctx,
+					  ctx->bpf_sock_ops_cb_flags & ~(__u32)client->watched);
 	client->watched = 0;
 }
 
@@ -395,5 +399,11 @@ int toa_getpeername6(struct bpf_sock_addr *ctx)
 	}
 	return 1;
 }
+
+#define TEXT(number) #number
+#define TEXT_OF(macro) TEXT(macro)
+
+/* The number that this is made for. Read by nothing that runs: a package's content tells it so. */
+const char toa_option[] SEC("toa.option") = "TCP option " TEXT_OF(TOA_DEFAULT);
 
 char _license[] SEC("license") = "GPL";

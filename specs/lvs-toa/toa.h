@@ -8,7 +8,9 @@
 
 #include <linux/types.h>
 
+#ifndef TOA_DEFAULT
 #define TOA_DEFAULT 200 /* the option number of the original patch */
+#endif
 #define TOA_KINDS 4 /* option numbers at once */
 #define TOA_LENGTH 8 /* kind, length, port, IPv4 address */
 #define TOA_LENGTH_V6 20 /* kind, length, port, IPv6 address */

@@ -10,7 +10,7 @@ from pipeline.config.line_checks import Found
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.formats import archive
 from pipeline.packaging.graph import Step
-from pipeline.recipes import guest_userland, modules, role_packages_step, spec_files
+from pipeline.recipes import guest_userland, modules, role_packages_step, spec_files, toa_reader
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.debian import kernel_step, tools_step
 from pipeline.recipes.lvs_tools import Tool
@@ -35,9 +35,17 @@ class DebianTarball:
         _, epoch = archive.beginning(inputs.verified[source].path)
         kernel_steps = [kernel_step.plan(inputs, role) for role in inputs.line.data.kernels]
         tool_steps = [tools_step.plan(inputs, tool) for tool in Tool]
-        role_step = role_packages_step.plan(inputs, epoch, fullnat=False, modern=True)
+        role_step = role_packages_step.plan(inputs, epoch, fullnat=knows_fullnat(inputs.line), modern=True)
         module_steps = modules.plan(inputs, kernel_step.parameters_of(inputs, RoleName.STOCK, ()).uname)
-        return [*kernel_steps, *tool_steps, role_step, *module_steps, *guest_userland.steps(inputs)]
+        own_steps = [*module_steps, *toa_reader.plan(inputs, epoch)]
+        return [*kernel_steps, *tool_steps, role_step, *own_steps, *guest_userland.steps(inputs)]
+
+
+def knows_fullnat(line: Line) -> bool:
+    """Tell whether the line's keepalived must hold FULLNAT's words as it was built."""
+    series = line.data.tools.get(Tool.KEEPALIVED)
+    held = series.program_contains.values() if series and series.patches else ()
+    return any("local_address_group" in texts for texts in held)
 
 
 def _lacking_sources(line: Line) -> Iterator[Found]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.config import line_loader
 from pipeline.config.line_checks import Found
-from pipeline.config.line_model import BuildSpec, Line, RoleName, SrpmSource, required
+from pipeline.config.line_model import BuildSpec, Line, RoleName, SrpmSource, ToaReader, required
 from pipeline.packaging.graph import Step
 from pipeline.recipes import guest_userland, modules, role_packages_step, spec_files
 from pipeline.recipes.base import BuildInputs
@@ -52,6 +52,9 @@ def _lacking(line: Line) -> Iterator[Found]:
         yield ("build", "dist"), f"the release of the kernel {data.kernel} does not end in {build.dist}", "its end"
     if data.tools:
         yield ("tools",), "this recipe builds the tools as their tarball has them", "no [tools.NAME] table"
+    for name, package in data.packages.items():
+        if isinstance(package, ToaReader):
+            yield ("packages", name), "no kernel of this recipe can run it", "a role with a series that adds toa"
     for index, image in enumerate(build.images):
         if image not in list(Builder):
             yield ("build", "images", index), f"this recipe does not build in {image}", ", ".join(Builder)

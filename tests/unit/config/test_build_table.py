@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import line_loader
-from pipeline.config.line_model import Init, RoleName
+from pipeline.config.line_model import Init, ModuleSet, RoleName, ToaReader
 from pipeline.core import resources
 from pipeline.errors import FileProblems, Problem
 from pipeline.recipes import registry, spec_files
@@ -210,7 +210,8 @@ def test_a_role_may_be_the_stock_kernel_with_packages(file: Path) -> None:
     line = line_loader.load(line_file=file)
     registry.recipe(line)  # which needs no config/director.config
     assert line.data.kernels == (RoleName.STOCK,)
-    assert line.data.packages["fullnat"].modules == ("ip_vs",)
+    package = line.data.packages["fullnat"]
+    assert isinstance(package, ModuleSet) and package.modules == ("ip_vs",)
 
 
 ROLE_WRONG = [
@@ -228,7 +229,9 @@ ROLE_WRONG = [
     ('version = "1.0"', 'version = "1.0"\npaths = ["net"]\nkbuild = "k"', "paths are of the kernel's source"),
     ('version = "1.0"', 'version = "1.0"\npaths = ["net"]\nkbuild = "k"', "the series of director is wrong"),
     ('kernel = "stock"', 'kernel = "stock"\nseries = ["x"]', "the series of director is wrong"),
-    ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat.kind: expected 'module-set'"),
+    ('kind = "module-set"', 'kind = "bpf"', "packages.fullnat: the kind of a package is missing or unknown"),
+    ('kind = "module-set"', 'kind = "toa-reader"', "packages.fullnat lacks the key 'option-number'"),
+    ('version = "1.0"', 'versoin = "1.0"', "unknown key 'versoin' in packages.fullnat; did you mean version?"),
 ]
 
 
@@ -253,3 +256,50 @@ def test_the_stock_kernel_is_no_other_roles_and_every_package_is_some_roles(file
     assert "the stock kernel cannot be that of another role" in [problem.what for problem in mistakes(file)]
     file.write_text(LINE + PACKAGE[PACKAGE.index("[packages") :])
     assert "no role has the package fullnat" in [problem.what for problem in mistakes(file)]
+
+
+READER = """
+[roles.realserver]
+kernel = "stock"
+packages = ["lvs-toa"]
+
+[packages.lvs-toa]
+kind = "toa-reader"
+option-number = 200
+"""
+WRITER = """
+[rules.director]
+option-define = "TCPOPT_TOA"
+option-number = 200
+"""
+
+
+def test_a_real_server_may_be_the_stock_kernel_with_a_program_that_reads_toa(file: Path) -> None:
+    file.write_text(LINE + READER + WRITER)
+    line = line_loader.load(line_file=file)
+    registry.recipe(line)
+    package = line.data.packages["lvs-toa"]
+    assert isinstance(package, ToaReader) and package.option_number == 200
+
+
+READER_WRONG = [
+    ("200\n\n[rules", "254\n\n[rules", "lvs-toa reads the TCP option 254, the director writes 200"),
+    ('TOA"\noption-number = 200', 'TOA"\noption-number = 254', "reads the TCP option 200, the director writes 254"),
+    ("200\n\n[rules", "256\n\n[rules", "packages.lvs-toa.option-number: expected a number up to 255, got 256"),
+    ("200\n\n[rules", '200\nsource = "x"\n\n[rules', "unknown key 'source' in packages.lvs-toa"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what"), READER_WRONG, ids=[row[2] for row in READER_WRONG])
+def test_a_mistake_in_what_reads_toa_is_told(file: Path, old: str, new: str, what: str) -> None:
+    text = READER + WRITER
+    assert text.count(old) == 1
+    file.write_text(LINE + text.replace(old, new))
+    found = [problem.what for problem in mistakes(file)]
+    assert any(what in text for text in found), found
+
+
+def test_no_kernel_of_el6s_recipe_reads_toa_by_bpf(file: Path) -> None:
+    file.write_text(LINE.replace('"debian-tarball"', '"redhat-srpm"') + READER)
+    with pytest.raises(FileProblems, match="no kernel of this recipe can run it"):
+        registry.recipe(line_loader.load(line_file=file))
