@@ -1,14 +1,15 @@
 """Unpack a kernel package once: its boot image, its configuration, its modules and their metadata.
 
-Resolves the dependencies and the load order of modules from their own metadata, as depmod(8) does, without a program of
-the host. Must not know what guests are for.
+Packages of modules beside it are unpacked too; their modules stand before the kernel's own of the same names. Resolves
+the dependencies and the load order of modules from their own metadata, as depmod(8) does, without a program of the
+host. Must not know what guests are for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -56,7 +57,8 @@ class Index:
 class Kernel:
     """A kernel package, unpacked in `place`. `modules` by name, `builtin` the names of those in the image.
 
-    Names are written with underscores, whatever the file's name is.
+    Names are written with underscores, whatever the file's name is. `beside` are the files of modules that other
+    packages have, by name.
     """
 
     place: Path
@@ -64,6 +66,7 @@ class Kernel:
     config: Mapping[str, str]
     modules: Mapping[str, Module]
     builtin: frozenset[str]
+    beside: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def image(self) -> Path:
@@ -81,7 +84,7 @@ class Kernel:
 
     def content(self, name: str) -> bytes:
         """Return the bytes of a module's file."""
-        return (self.place / MODULES / self.modules[name].path).read_bytes()
+        return self.beside.get(name, self.place / MODULES / self.modules[name].path).read_bytes()
 
     def has(self, name: str) -> bool:
         """Return whether the kernel has a module of this name or alias, built in or not."""
@@ -165,6 +168,37 @@ def unpack_once(package: Path, sha256: str, place: Path, note: Callable[[str], o
     return _read(cache.ensure(place / name, fill, note))
 
 
+def with_modules(
+    kernel: Kernel, packages: Mapping[Path, str], place: Path, note: Callable[[str], object] = lambda _: None
+) -> Kernel:
+    """Return the kernel with the modules of `packages`, their RPMs with digests, which stand before its own.
+
+    They are unpacked below `place` where that was not done yet; a package without modules changes nothing. Raises
+    `Refused` for modules of another kernel, for those that two packages have, and for a package of another digest.
+    """
+    modules, files = dict(kernel.modules), dict(kernel.beside)
+    for package, sha256 in packages.items():
+        name = cache.key(sha256, fingerprint.digest(__name__))
+
+        def fill(made: Path, package: Path = package, sha256: str = sha256) -> None:
+            _unpack_modules(fs.copy_verified(package, made.parent / package.name, sha256), made)
+
+        found = cache.ensure(place / name, fill, note)
+        index = _index(found)
+        if index.modules and index.uname != kernel.uname:
+            raise Refused(
+                f"{package.name}: modules for the kernel {index.uname}; expected {kernel.uname}",
+                where=str(package),
+                why="no kernel loads the modules of another one",
+                hint="./inv build-all",
+            )
+        if twice := sorted(index.modules.keys() & files.keys()):
+            raise Refused(f"{package.name} and a package before it both have {twice[0]}", where=str(package))
+        modules |= index.modules
+        files |= {name: found / MODULES / module.path for name, module in index.modules.items()}
+    return replace(kernel, modules=modules, beside=files)
+
+
 @dataclass
 class _PackageScan:
     """The content of a kernel package, as far as scanned."""
@@ -201,31 +235,50 @@ class _PackageScan:
         if self.compressed:
             wrong = f"compressed modules: {self.compressed[0]}"
         if wrong:
-            raise Refused(
-                f"{package.name}: {wrong}; expected one kernel with image, configuration and uncompressed modules",
-                where=str(package),
-                why="a guest could not boot the kernel of this package",
-                hint=neutral.command(["rpm", "-qlp", package]),
-            )
+            expected = "one kernel with image, configuration and uncompressed modules"
+            raise _unusable(package, wrong, expected, "a guest could not boot the kernel of this package")
         (uname,) = self.unames
         return uname
 
 
-def _unpack(package: Path, into: Path) -> None:
+def _unusable(package: Path, wrong: str, expected: str, why: str) -> Refused:
+    hint = neutral.command(["rpm", "-qlp", package])
+    return Refused(f"{package.name}: {wrong}; expected {expected}", where=str(package), why=why, hint=hint)
+
+
+def _scan(package: Path, into: Path) -> _PackageScan:
     scan = _PackageScan()
     for item, data in archive.members(package):
         if item.kind == "file":
             scan.add(item.path, data, into / MODULES)
-    uname = scan.uname(package)
-    kernel_files.read_banner(scan.image, rpmbuild.read_package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
-    (into / IMAGE).write_bytes(scan.image)
-    index = Index(
+    return scan
+
+
+def _unpack_modules(package: Path, into: Path) -> None:
+    scan = _scan(package, into)
+    wrong = f"compressed modules: {scan.compressed[0]}" if scan.compressed else ""
+    wrong = wrong or (f"kernels: {', '.join(sorted(scan.unames))}" if len(scan.unames) > 1 else "")
+    if wrong:
+        expected = "uncompressed modules of one kernel, or none"
+        raise _unusable(package, wrong, expected, "a guest could not load the modules of this package")
+    (into / INDEX).write_text(documents.to_json(_index_of(scan, "".join(scan.unames))))
+
+
+def _index_of(scan: _PackageScan, uname: str) -> Index:
+    return Index(
         uname=uname,
         config=kconfig.values(scan.config),
         modules={name: scan.modules[name] for name in sorted(scan.modules)},
         builtin=frozenset(normalized(Path(row).stem) for row in scan.builtin.split()),
     )
-    (into / INDEX).write_text(documents.to_json(index))
+
+
+def _unpack(package: Path, into: Path) -> None:
+    scan = _scan(package, into)
+    uname = scan.uname(package)
+    kernel_files.read_banner(scan.image, rpmbuild.read_package(package), f"/{_IMAGE_PREFIX}{uname}", uname)
+    (into / IMAGE).write_bytes(scan.image)
+    (into / INDEX).write_text(documents.to_json(_index_of(scan, uname)))
 
 
 def _module(path: str, data: bytes) -> Module:
@@ -237,6 +290,10 @@ def _module(path: str, data: bytes) -> Module:
 
 
 def _read(place: Path) -> Kernel:
-    hint = "./inv clean guests, then repeat the command, which unpacks the kernel"
-    index = documents.read(place / INDEX, Index, hint=hint)
+    index = _index(place)
     return Kernel(place, index.uname, index.config, index.modules, index.builtin)
+
+
+def _index(place: Path) -> Index:
+    hint = "./inv clean guests, then repeat the command, which unpacks the kernel"
+    return documents.read(place / INDEX, Index, hint=hint)

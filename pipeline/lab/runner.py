@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config.line_model import LabScenario, Line
+from pipeline.config.line_model import LabScenario, Line, RoleName
 from pipeline.errors import TestsFailed, UsageError
-from pipeline.inspect import kernel_package
-from pipeline.lab import scenarios
+from pipeline.lab import dialects, scenarios
 from pipeline.lab.failures import CommandFailed, GuestLost
 from pipeline.lab.report import results, sequence_diagram
 from pipeline.lab.repository import Package, Repository
@@ -75,7 +74,13 @@ class _ScenarioRun:
         self.directory = environment.work / plan.name
         self.macs = {guest.name: _mac_addresses(plan, guest) for guest in plan.guests}
         self.kernels = {name: environment.repository.package(role, "kernel") for name, role in self.roles.items()}
+        self.beside = {name: self._role_packages(role) for name, role in self.roles.items()}
         self.context: ScenarioContext | None = None
+
+    def _role_packages(self, role: str) -> tuple[Package, ...]:
+        """Return the packages that make the role, where it has no kernel of its own."""
+        model = self.environment.line.data.roles.get(RoleName(role))
+        return tuple(self.environment.repository.package(role, name) for name in (model.packages if model else ()))
 
     def run(self) -> results.Scenario:
         """Run the scenario and return its result."""
@@ -102,8 +107,9 @@ class _ScenarioRun:
         machines = {guest.name: self._start_guest(lab, guest) for guest in self.plan.guests}
         lab.wait_until_ready(READY_TIMEOUT)
         releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
+        dialect = dialects.of_line(self.environment.line.data)
         self.context = ScenarioContext(
-            self.plan.guests, machines, captures, self.macs, releases, self.roles, self.known
+            self.plan.guests, machines, captures, self.macs, releases, self.roles, dialect, self.known
         )
         self.context.configure_networks()
         for name in machines:
@@ -132,19 +138,18 @@ class _ScenarioRun:
         return lab.add_guest(guest.name, boot, cards)
 
     def _contents(self, guest: GuestPlan, packages: Sequence[Package]) -> initramfs.Contents:
-        own = self.kernels[guest.name]
-        kernel = kernel_package.unpack_once(
-            own.path, own.sha256, self.environment.cache / "kernels", self.environment.note
-        )
-        return initramfs.Contents(
-            userland=self.environment.userland,
+        environment, own, beside = self.environment, self.kernels[guest.name], self.beside[guest.name]
+        contents = initramfs.Contents(
+            userland=environment.userland,
             kernel=own.path,
             modules=guest.modules,
-            optional_modules=tuple(name for name in guest.optional_modules if kernel.has(name)),
             packages=tuple(package.path for package in packages),
-            builder_image=self.environment.builder,
-            digests={package.path: package.sha256 for package in (own, *packages)},
+            beside=tuple(package.path for package in beside),
+            builder_image=environment.builder,
+            digests={package.path: package.sha256 for package in (own, *packages, *beside)},
         )
+        kernel = initramfs.unpacked_kernel(contents, environment.cache, environment.note)
+        return replace(contents, optional_modules=tuple(filter(kernel.has, guest.optional_modules)))
 
     def _guest_result(self, lab: Lab, guest: GuestPlan) -> results.Guest:
         running = lab.guests.get(guest.name)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from pipeline.formats import pcap
 from pipeline.formats.pcap import Packet
+from pipeline.lab.dialects import Dialect
 from pipeline.lab.report.results import Check, Distribution, Measurement
 from pipeline.lab.topology import GuestPlan
 from pipeline.lab.vm.machine import Machine
 
 GUEST = "/bin/fnat-guest"
+ANY_STATUS = tuple(range(256))
 NOTHING = "nothing"  # what is said of a value that has no text
 _POLL = 0.2  # seconds
 _RESPONSE = re.compile(r"ok (\S+) (\S+) (\d+) (\S+) (\d+) \| (\S+) (\d+) ([\d.]+)")
@@ -62,6 +64,7 @@ class ScenarioContext:
     macs: Mapping[str, tuple[str, ...]]
     releases: Mapping[str, str]  # what `uname -r` must say, by guest
     roles: Mapping[str, str]  # of the kernels, by guest
+    dialect: Dialect  # of the line's FULLNAT and TOA
     known_defects: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 from pipeline.config.line_model import RoleName
 from pipeline.lab.scenario import ScenarioPlan
-from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.scenario_context import ANY_STATUS, ScenarioContext
 from pipeline.lab.topology import GuestPlan, Interface, Part
 
-FULLNAT, TOA = "/proc/sys/net/ipv4/vs/fullnat_lport_min", "/proc/net/toa_stats"
-TABLE_SIZE = "size=4194304"  # two to the power of 22
+HAS_FULLNAT, READS_TOA = "{}: IPVS has FULLNAT", "{}: TOA is read"  # checks' names
 _PARTS = {RoleName.DIRECTOR: Part.DIRECTOR, RoleName.REALSERVER: Part.SERVER, RoleName.STOCK: Part.CLIENT}
 _ERROR = 3  # the kernel's level of errors; smaller ones are worse
 _RAW = re.compile(r"<(\d+)>(.*)")
@@ -30,17 +29,27 @@ def check_role(context: ScenarioContext, name: str, role: RoleName) -> None:
         f"{name}: uname -r is the package's release", context.releases[name], machine.run("uname", "-r").out.strip()
     )
     machine.run("modprobe", "ip_vs")
-    fullnat = machine.run("test", "-e", FULLNAT, accept=(0, 1)).status == 0
-    hint = "the lvs patch is what gives it: `./inv patches` shows which role has which"
-    context.check(f"{name}: IPVS has FULLNAT", role is RoleName.DIRECTOR, fullnat, hint=hint)
+    director, reader = context.dialect.director, context.dialect.reader
+    fullnat = machine.run("test", "-e", director.feature, accept=(0, 1)).status == 0
+    hint = "the director's patches are what gives it: `./inv patches` shows which role has which"
+    context.check(HAS_FULLNAT.format(name), role is RoleName.DIRECTOR, fullnat, hint=hint)
     if role is RoleName.DIRECTOR:
-        first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
-        context.check(f"{name}: size of IPVS' connection table", TABLE_SIZE, first, passed=TABLE_SIZE in first)
-    loaded = machine.run("modprobe", "toa", accept=tuple(range(256))).status == 0
-    counted = machine.run("test", "-e", TOA, accept=(0, 1)).status == 0
-    hint = "the toa patch is what gives it: was this kernel built with the director's?"
-    context.check(f"{name}: toa loads and counts", role is RoleName.REALSERVER, loaded and counted, hint=hint)
+        _check_director(context, name)
+    started = machine.run("sh", "-c", reader.start, accept=ANY_STATUS).status == 0
+    reading = machine.run("sh", "-c", reader.reads, accept=ANY_STATUS).status == 0
+    hint = "the real server's patch or package is what gives it: was this one made as another role?"
+    context.check(READS_TOA.format(name), role is RoleName.REALSERVER, started and reading, hint=hint)
     context.check(f"{name}: errors in the kernel's log", [], kernel_errors(machine.run("dmesg", "-r").out))
+
+
+def _check_director(context: ScenarioContext, name: str) -> None:
+    director, machine = context.dialect.director, context[name]
+    if size := director.table:
+        first = machine.run("cat", "/proc/net/ip_vs").out.splitlines()[0]
+        context.check(f"{name}: size of IPVS' connection table", size, first, passed=size in first)
+    if director.option_file:
+        number = machine.run("cat", director.option_file, accept=(0, 1)).out.strip()
+        context.check(f"{name}: number of the TCP option that IPVS writes", str(context.dialect.option), number)
 
 
 def kernel_errors(log: str) -> list[str]:

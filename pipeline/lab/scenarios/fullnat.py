@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 from pipeline.formats import pcap
 from pipeline.lab.scenario import ScenarioPlan
-from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.scenario_context import ANY_STATUS, ScenarioContext
 from pipeline.lab.scenarios import ipvs
-from pipeline.lab.scenarios.boot import TOA
 from pipeline.lab.topology import GuestPlan, Interface, Part
 
 VIP, UDP_VIP, CLIENT, LOCAL = "192.168.192.10", "192.168.192.11", "192.168.192.1", "192.168.1.1"
@@ -16,10 +13,9 @@ SERVERS = {"server1": "192.168.1.10", "server2": "192.168.1.11"}
 SERVICE, SERVICE6 = f"{VIP}:80", f"{VIP}:81"  # the second leads to listeners of AF_INET6
 PORT, PORT6, UDP_PORT = 8080, 8081, 5300
 BYTES = 4 << 20  # of the large download
-OPTION = 200  # the TCP option of these two patches
-LOADING, PRESERVED = "{}: toa loads", "FULLNAT with toa: servers see the client's address and port, {}"  # checks' names
-_LPORT = "/proc/sys/net/ipv4/vs/fullnat_lport_"
-_MASKED = "a kernel without FULLNAT takes -b and masquerades: is this the director's?"
+# Checks' names.
+STARTING, PRESERVED = "{}: reading TOA starts", "FULLNAT with toa: servers see the client's address and port, {}"
+_MASKED = "a kernel without FULLNAT masquerades, or refuses the rules: is this the director's?"
 
 
 def act(context: ScenarioContext) -> None:
@@ -31,27 +27,39 @@ def act(context: ScenarioContext) -> None:
     check_no_routes(context)
     _check_without_toa(context)
     check_with_toa(context)
+    _check_role(context)
     _check_toa_option(context)
     _check_local_addresses(context)
     _check_download(context)
     _check_udp(context)
-    _check_synproxy(context)
+    if context.dialect.director.has_synproxy:
+        _check_synproxy(context)
     _check_port_exhaustion(context)
+    if context.dialect.director.saves:
+        _check_save_and_restore(context)
 
 
 def prepare(context: ScenarioContext) -> None:
     """Configure director, rules and listeners, without sending requests."""
-    director = context["director"]
+    director, words = context["director"], context.dialect.director
     settings = {"MODES": "fullnat", "VIP": f"{VIP} {UDP_VIP}", "VIP_DEVICE": "eth0"}
     ipvs.configure_role(director, "director", {**settings, "LOCAL_ADDRESS": LOCAL, "LOCAL_DEVICE": "eth1"})
     for service, port in ((SERVICE, PORT), (SERVICE6, PORT6)):
         weighted = zip(SERVERS.values(), (2, 1), strict=True)
-        added = "\n".join(f"-a -t {service} -r {address}:{port} -b -w {weight}" for address, weight in weighted)
-        ipvs.add_rules(director, f"-A -t {service} -s wrr\n{added}\n-P -t {service} -z {LOCAL}")
+        added = [f"-r {address}:{port} {words.forward} -w {weight}" for address, weight in weighted]
+        _add_service(context, f"-t {service}", "wrr", added)
     for name in SERVERS:
         context[name].run("modprobe", "ipv6", accept=(0, 1))
         context.start_tcp_server(name, PORT)
         context.start_tcp_server(name, PORT6, "6")
+
+
+def _add_service(context: ScenarioContext, service: str, scheduler: str, servers: list[str]) -> None:
+    """Add a service with servers, each as ipvsadm's words for it, and the local address."""
+    added = "\n".join(f"-a {service} {server}" for server in servers)
+    words = context.dialect.director
+    local = f"{words.add_local} {service} {words.local} {LOCAL}"
+    ipvs.add_rules(context["director"], f"-A {service} -s {scheduler}\n{added}\n{local}")
 
 
 def check_no_routes(context: ScenarioContext) -> None:
@@ -70,44 +78,54 @@ def _check_without_toa(context: ScenarioContext) -> None:
 
 
 def check_with_toa(context: ScenarioContext) -> None:
-    """Load toa; check the distribution, and that servers observe the clients' own addresses and ports."""
+    """Have servers read TOA; check the distribution, and that they observe the clients' own addresses and ports."""
     for name in SERVERS:
-        loaded = context[name].run("modprobe", "toa", accept=tuple(range(256)))
-        context.check(LOADING.format(name), "yes", loaded.err.strip() or "yes", hint="was it built with the toa patch?")
-    found = context.request("client", VIP, 80, 30)
-    context.check_distribution("FULLNAT, wrr 2 and 1: requests per server", {"server1": 20, "server2": 10}, found)
-    hint = "option 254 against 200, or the lvs patch on a real server, lose it silently"
-    own = sum(answer.is_client_preserved for answer in found)
+        script = f"TRUST={LOCAL}\n{context.dialect.reader.start}"
+        started = context[name].run("sh", "-c", script, accept=ANY_STATUS)
+        found = "yes" if started.status == 0 else started.err.strip() or f"exit status {started.status}"
+        context.check(STARTING.format(name), "yes", found, hint="was it made with the real server's patch or package?")
+    answers = context.request("client", VIP, 80, 30)
+    context.check_distribution("FULLNAT, wrr 2 and 1: requests per server", {"server1": 20, "server2": 10}, answers)
+    hint = "another number of the option than the director's, or a director's kernel on a real server, lose it silently"
+    own = sum(answer.is_client_preserved for answer in answers)
     context.check(PRESERVED.format("AF_INET"), 30, own, hint=hint)
     own = sum(answer.is_client_preserved for answer in context.request("client", VIP, 81, 6))
     context.check(PRESERVED.format("AF_INET6"), 6, own, hint=hint)
     for name, wanted in (("server1", 24), ("server2", 12)):
-        counted = toa_stats(context, name)
-        seen = f"with toa {counted.get('syn_recv_sock_toa', 0)}, without {counted.get('syn_recv_sock_no_toa', 0)}"
-        context.check(f"{name}: connections that toa_stats counts", f"with toa {wanted}, without 0", seen, hint=hint)
+        shown = context[name].run("sh", "-c", context.dialect.reader.stats, accept=ANY_STATUS)
+        seen = "with TOA {}, without {}".format(*context.dialect.reader.count(shown.out))
+        context.check(f"{name}: connections that are counted", f"with TOA {wanted}, without 0", seen, hint=hint)
 
 
-def toa_stats(context: ScenarioContext, name: str) -> dict[str, int]:
-    """Return /proc/net/toa_stats of a server, summed over the processors; empty without toa."""
-    text = context[name].run("cat", TOA, accept=(0, 1)).out
-    rows = (line.replace(":", " ").split() for line in text.splitlines())
-    return {row[0]: sum(int(word) for word in row[1:] if word.isdigit()) for row in rows if len(row) > 1}
+def _check_role(context: ScenarioContext) -> None:
+    """Check that the role package finds TOA read, where it must not start without."""
+    for name in SERVERS:
+        ipvs.configure_role(context[name], "realserver", {"MODES": "fullnat", "TOA": "require"})
+        status = context[name].run(ipvs.script("realserver"), "status", accept=ANY_STATUS).status
+        context.check(f"{name}: exit status of the role's status with TOA=require", 0, status)
 
 
 def _check_toa_option(context: ScenarioContext) -> None:
     inner = [found for packet in context.packets("back") if (found := pcap.toa(packet))]
-    context.check("FULLNAT: TCP options of TOA on the inner wire", [OPTION], sorted({found.kind for found in inner}))
+    kinds = sorted({found.kind for found in inner})
+    context.check("FULLNAT: TCP options of TOA on the inner wire", [context.dialect.option], kinds)
     context.check("FULLNAT: addresses in TOA's options", [CLIENT], sorted({found.address for found in inner}))
     outer = sum(pcap.toa(packet) is not None for packet in context.packets("front"))
     context.check("FULLNAT: packets with TOA's option on the outer wire", 0, outer)
 
 
+def _list_local_addresses(context: ScenarioContext) -> tuple[str, list[list[str]]]:
+    """Return ipvsadm's list of the service's local addresses, and its rows for ours."""
+    text = context["director"].run("ipvsadm", context.dialect.director.list_local, "-t", SERVICE).out
+    return text, [line.split() for line in text.splitlines() if LOCAL in line]
+
+
 def _check_local_addresses(context: ScenarioContext) -> None:
-    text = context["director"].run("ipvsadm", "-G", "-t", SERVICE).out
-    rows = [line.split() for line in text.splitlines() if LOCAL in line]
-    context.check("FULLNAT: ipvsadm -G lists the local address", True, bool(rows))
-    columns = bool(re.search(r"SNAT_IP\s+CONFLICTS", text))
-    context.check("FULLNAT: ipvsadm -G has the columns TOTAL, SNAT_IP, CONFLICTS, CONNS", True, columns)
+    words = context.dialect.director
+    text, rows = _list_local_addresses(context)
+    context.check(f"FULLNAT: ipvsadm {words.list_local} lists the local address", True, bool(rows))
+    columns = [column for column in words.columns if column in text]
+    context.check(f"FULLNAT: columns of ipvsadm {words.list_local}", list(words.columns), columns)
 
 
 def _check_download(context: ScenarioContext) -> None:
@@ -119,9 +137,9 @@ def _check_download(context: ScenarioContext) -> None:
 
 
 def _check_udp(context: ScenarioContext) -> None:
-    director, service = context["director"], f"{UDP_VIP}:{UDP_PORT}"
-    added = "\n".join(f"-a -u {service} -r {address}:{UDP_PORT} -b" for address in SERVERS.values())
-    ipvs.add_rules(director, f"-A -u {service} -s rr\n{added}\n-P -u {service} -z {LOCAL}")
+    forward = context.dialect.director.forward
+    added = [f"-r {address}:{UDP_PORT} {forward}" for address in SERVERS.values()]
+    _add_service(context, f"-u {UDP_VIP}:{UDP_PORT}", "rr", added)
     for name in SERVERS:
         context.start_udp_server(name, UDP_PORT)
     found = context.request("client", UDP_VIP, UDP_PORT, 4, udp=True)
@@ -151,10 +169,9 @@ def _check_synproxy(context: ScenarioContext) -> None:
 
 def _check_port_exhaustion(context: ScenarioContext) -> None:
     """Two local ports for each server and address: what comes beyond is refused, and the director lives."""
-    director = context["director"]
-    before = {end: director.run("cat", f"{_LPORT}{end}").out.strip() for end in ("min", "max")}
-    set_ports = "echo {min} >" + _LPORT + "min; echo {max} >" + _LPORT + "max"
-    context.run_script(director, set_ports.format(min=60000, max=60001))
+    director, words = context["director"], context.dialect.director
+    named = f"SERVICE={SERVICE}\nLOCAL={LOCAL}\n"
+    context.run_script(director, named + words.limit_ports)
     held = context["client"].run(
         *("fnat-guest", "ask", VIP, "80", "/hold/2", "24", "--together", "--timeout", "4"), timeout=30, accept=(0, 1)
     )
@@ -165,9 +182,24 @@ def _check_port_exhaustion(context: ScenarioContext) -> None:
         0 < refused < 24,
         hint=f"{refused} of 24 refused",
     )
-    context.run_script(director, set_ports.format(**before))
+    if words.counts_failures:
+        _, rows = _list_local_addresses(context)
+        counted = sum(int(row[-1]) for row in rows)
+        name, wanted = "FULLNAT with all local ports used: connections that are counted", f"{refused} or more"
+        context.check(name, wanted, counted, passed=counted >= refused)
+    context.run_script(director, named + words.free_ports)
     retried = [answer.error or "answered" for answer in context.request("client", VIP, 80, 3)]
     context.check("FULLNAT with local ports free again: requests", ["answered"] * 3, retried)
+
+
+def _check_save_and_restore(context: ScenarioContext) -> None:
+    director = context["director"]
+    saved = director.run("ipvsadm", "-Sn").out
+    director.run("ipvsadm", "-C")
+    director.run("ipvsadm", "-R", stdin=saved.encode())
+    context.check("FULLNAT: ipvsadm -S, -C and -R give the same rules", saved, director.run("ipvsadm", "-Sn").out)
+    own = sum(answer.is_client_preserved for answer in context.request("client", VIP, 80, 3))
+    context.check("FULLNAT after ipvsadm -R: servers see the client's address and port", 3, own)
 
 
 PLAN = ScenarioPlan(

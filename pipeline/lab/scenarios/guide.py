@@ -1,4 +1,4 @@
-"""Check that the guides' mistake, the lvs patch on the real servers, is detected although such a kernel boots."""
+"""Check that the guides' mistake, real servers with what makes a director, is detected although they boot."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import boot, fullnat
 from pipeline.lab.topology import Part
 
+_BOOT = {name.format("server1") for name in (boot.HAS_FULLNAT, boot.READS_TOA)}
+
 
 def act(context: ScenarioContext) -> None:
     """Run the checks of `boot` and `fullnat` aside, and check that each detects the mistake."""
     aside = replace(context, checks=[], distributions=[])
     boot.check_role(aside, "server1", RoleName.REALSERVER)
-    _check_detection(context, aside, "boot", {"server1: IPVS has FULLNAT", "server1: toa loads and counts"})
+    _check_detection(context, aside, "boot", _BOOT)
     aside = replace(context, checks=[], distributions=context.distributions)
     fullnat.prepare(aside)
     fullnat.check_with_toa(aside)
-    loading = {fullnat.LOADING.format(name) for name in fullnat.SERVERS}
+    starting = {fullnat.STARTING.format(name) for name in fullnat.SERVERS}
     missed = {fullnat.PRESERVED.format(family) for family in ("AF_INET", "AF_INET6")}
-    _check_detection(context, aside, "fullnat", loading | missed)
+    _check_detection(context, aside, "fullnat", starting | missed)
 
 
 def _check_detection(context: ScenarioContext, aside: ScenarioContext, name: str, wanted: set[str]) -> None:
     failed = {check.name for check in aside.checks if not check.passed}
     context.check(
-        f"real servers with the director's kernel: checks of {name} that fail", sorted(wanted), sorted(failed & wanted)
+        f"real servers made as directors: checks of {name} that fail", sorted(wanted), sorted(failed & wanted)
     )
 
 
 PLAN = replace(
     fullnat.PLAN,
     name="guide",
-    title="The guides' mistake: real servers with the director's kernel are caught",
+    title="The guides' mistake: real servers made as directors are caught",
     act=act,
     guests=tuple(
         replace(guest, role=RoleName.DIRECTOR.value, optional_modules=("ip_vs", *guest.optional_modules))

@@ -6,11 +6,10 @@ import shlex
 from collections.abc import Mapping
 
 from pipeline.lab.scenario import ScenarioPlan
-from pipeline.lab.scenario_context import ScenarioContext
+from pipeline.lab.scenario_context import ANY_STATUS, ScenarioContext
 from pipeline.lab.topology import FIREWALL_MODULES, GuestPlan, Interface, Part
 from pipeline.lab.vm.machine import Machine
 
-ANY_STATUS = tuple(range(256))
 SETTINGS: Mapping[str, Mapping[str, str]] = {
     "director": {"MODES": "nat", "VIP": "192.168.0.10", "VIP_DEVICE": "eth0"},
     "realserver": {"MODES": "dr", "VIP": "192.168.0.10", "DR_RECEIVE": "redirect", "REDIRECT_PORTS": "tcp/80"},

@@ -1,8 +1,8 @@
 """Make a guest's boot files: the kernel of a built package, and a cached initramfs.
 
-Static programs of the userland step; of the kernel package the modules asked for and what they need, with what
-modprobe reads; the files of further built packages, with the libraries of the builder image that they need. The
-same inputs give the same bytes. Must not know what a guest is for.
+Static programs of the userland step; the modules asked for and what they need, of the kernel package and of packages
+beside it, with what modprobe reads; the files of further built packages, with the libraries of the builder image that
+they need. The same inputs give the same bytes. Must not know what a guest is for.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ class Contents:
     """The contents of a guest. `userland` is the output of that step, `kernel` a kernel's RPM.
 
     `modules` are loaded at the start, with those that every guest needs; `spare` ones only lie there for
-    modprobe. Each is a module's name or alias. `packages` are RPMs, whose libraries come from `builder`. `files`
-    are laid over all else: path to content and permissions. `digests` are the SHA-256 that the kernel and the
-    packages must have, by their paths; those without one are taken for what they are.
+    modprobe. Each is a module's name or alias. `packages` are RPMs, whose libraries come from `builder`; `beside`
+    are RPMs too, those of the role, whose modules stand before the kernel's. `files` are laid over all else: path to
+    content and permissions. `digests` are the SHA-256 that the kernel and the packages must have, by their paths;
+    those without one are taken for what they are.
     """
 
     userland: Path
@@ -54,6 +55,7 @@ class Contents:
     modules: tuple[str, ...] = ()
     optional_modules: tuple[str, ...] = ()
     packages: tuple[Path, ...] = ()
+    beside: tuple[Path, ...] = ()
     builder_image: runtime.Image | None = None
     files: Mapping[str, tuple[bytes, int]] = field(default_factory=dict)
     digests: Mapping[Path, str] = field(default_factory=dict)
@@ -82,10 +84,17 @@ def make_image(contents: Contents, place: Path, note: Callable[[str], object] = 
 
     Raises `Refused` for wrong packages, and for missing dependencies.
     """
-    kernel = kernel_package.unpack_once(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
+    kernel = unpacked_kernel(contents, place, note)
     name = cache.key(kernel.place.name, _cache_inputs(contents), fingerprint.digest(__name__))
     found = cache.ensure(place / "guests" / name, lambda into: _make(contents, kernel, into), note)
     return Image(kernel.image, found / _INITRAMFS, kernel.uname, _has_virtio(kernel), kernel.config)
+
+
+def unpacked_kernel(contents: Contents, place: Path, note: Callable[[str], object] = lambda _: None) -> Kernel:
+    """Return the guest's kernel with the modules of the role's own packages, unpacked below `place` where need be."""
+    kernel = kernel_package.unpack_once(contents.kernel, contents.digest(contents.kernel), place / "kernels", note)
+    beside = {path: contents.digest(path) for path in contents.beside}
+    return kernel_package.with_modules(kernel, beside, place / "modules", note)
 
 
 def _cache_inputs(contents: Contents) -> Mapping[str, object]:
@@ -96,6 +105,7 @@ def _cache_inputs(contents: Contents) -> Mapping[str, object]:
         "modules": contents.modules,
         "spare": contents.optional_modules,
         "packages": [contents.digest(path) for path in contents.packages],
+        "beside": [contents.digest(path) for path in contents.beside],
         "builder": contents.builder_image.key if contents.builder_image else "",
         "files": {path: [_digest(data), mode] for path, (data, mode) in contents.files.items()},
     }
@@ -114,10 +124,11 @@ def _make(contents: Contents, kernel: Kernel, into: Path) -> None:
         images.check(contents.builder_image)
     # Each one copied just before it is read: what is read has the digest.
     installed = _package_entries(
-        fs.copy_verified(path, into.parent / path.name, contents.digest(path)) for path in contents.packages
+        fs.copy_verified(path, into.parent / path.name, contents.digest(path))
+        for path in (*contents.packages, *contents.beside)
     )
     needed = shared_libs.required_libraries(
-        {path: entry.data for path, entry in installed.items()},
+        {path: entry.data for path, entry in installed.items() if not path.startswith(f"{kernel.directory()}/")},
         contents.builder_image.rootfs if contents.builder_image else None,
     )
     parts = (

@@ -17,7 +17,7 @@ from pipeline.core import fs, manifest
 from pipeline.core.console import Console
 from pipeline.core.decoder import encode
 from pipeline.errors import UsageError
-from pipeline.lab import run_record, scenarios
+from pipeline.lab import dialects, run_record, scenarios
 from pipeline.lab.report import page, results
 from pipeline.lab.scenario_context import ScenarioContext
 
@@ -54,7 +54,8 @@ def guest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Entered]:
 
 
 def stage(guest: Any) -> ScenarioContext:
-    return ScenarioContext(scenarios.load_scenario("nat", ()).guests, {"client": guest}, {}, {}, {}, {})
+    dialect = dialects.of_line(line_loader.load("lts61").data)
+    return ScenarioContext(scenarios.load_scenario("nat", ()).guests, {"client": guest}, {}, {}, {}, {}, dialect)
 
 
 def test_a_guests_name_opens_a_shell_in_it_and_exit_ends(guest: Entered, capsys: pytest.CaptureFixture[str]) -> None:

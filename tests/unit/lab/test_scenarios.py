@@ -16,7 +16,8 @@ import pytest
 from pipeline.config import line_loader
 from pipeline.core import resources
 from pipeline.errors import FileProblems
-from pipeline.lab import scenarios
+from pipeline.lab import dialects, scenarios
+from pipeline.lab.dialects import Dialect
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import Response, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import boot, ipvs, keepalived, nat
@@ -25,6 +26,8 @@ from pipeline.lab.vm.machine import CompletedCommand
 
 ROOT = Path(__file__).parents[3]
 ROLES = ("director", "realserver", "stock")
+PATCHED = Dialect(dialects.PATCHED_DIRECTOR, dialects.MODULE_READER, 200)
+PACKAGED = Dialect(dialects.MODULES_DIRECTOR, dialects.PROGRAM_READER, 200)
 LISTED = """\
 IP Virtual Server version 1.2.1 (size=4194304)
 Prot LocalAddress:Port Scheduler Flags
@@ -73,7 +76,7 @@ def plans() -> list[ScenarioPlan]:
 def context(out: str = "") -> ScenarioContext:
     plan = scenarios.load_scenario("nat", ROLES)
     guests = {guest.name: Guest(out) for guest in plan.guests}
-    return ScenarioContext(plan.guests, guests, {}, {}, {}, {})
+    return ScenarioContext(plan.guests, guests, {}, {}, {}, {}, PATCHED)
 
 
 @pytest.mark.parametrize("plan", plans(), ids=lambda plan: plan.name)
@@ -104,7 +107,7 @@ def test_a_line_says_of_every_scenario_what_boots_or_why_it_is_left_out(name: st
 
 def test_a_line_that_gives_a_scenario_an_unknown_role_is_refused_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "house.toml"
-    file.write_text('schema = 1\nextends = "lts61"\nname = "house"\n[lab.nat]\ndirector = "director"\n')
+    file.write_text('schema = 1\nextends = "lts612"\nname = "house"\n[lab.nat]\ndirector = "director"\n')
     with pytest.raises(FileProblems) as caught:
         line_loader.load(None, file)
     assert "house.toml:5" in str(caught.value) and "no role 'director'" in str(caught.value)
@@ -246,7 +249,7 @@ def test_the_times_of_a_failover_are_measured_from_its_cause_and_only_where_it_c
 ) -> None:
     monkeypatch.setattr(keepalived, "FAILOVER_TIMEOUT", 0.5)
     guests = {name: Director(vip=vip) for name in ("client", "director2")}
-    playing = ScenarioContext(keepalived.PLAN.guests, guests, {}, {}, {}, {})
+    playing = ScenarioContext(keepalived.PLAN.guests, guests, {}, {}, {}, {}, PATCHED)
     keepalived._check_failover(playing, "keepalived: director1 is cut off", "director2", lambda: time.sleep(0.1))
     assert [check.passed for check in playing.checks] == [vip, True, True]
     measured = {measurement.name: measurement.seconds for measurement in playing.measurements}

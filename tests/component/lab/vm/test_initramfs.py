@@ -161,6 +161,69 @@ def test_what_is_no_kernel_package_is_refused(package: object, said: str, tmp_pa
     assert [path.name for path in (tmp_path / "kernels").iterdir()] == ["lock"]
 
 
+# --- Packages beside the kernel ------------------------------------------------------------------------
+
+
+def modules_package(name: str, modules: Mapping[str, bytes], uname: str = UNAME) -> Path:
+    """A package of modules below updates/."""
+    return of_files(name, "1", "1", {f"/lib/modules/{uname}/updates/{each}": data for each, data in modules.items()})
+
+
+@pytest.fixture(scope="module")
+def beside() -> Path:
+    """A dummy other than the kernel's, which needs a module that the kernel lacks, which needs one of the kernel."""
+    modules = {"dummy.ko": module("depends=new", "alias=rtnl-link-dummy"), "new.ko": module("depends=virtio")}
+    return modules_package("kmod", modules)
+
+
+def test_modules_beside_the_kernel_stand_before_its_own_and_need_those_of_both(
+    contents: Contents, beside: Path, tmp_path: Path
+) -> None:
+    found = guest(replace(contents, beside=(beside,), modules=("dummy",)), tmp_path)
+    order = [line.removeprefix(f"{BASE}/") for line in found.text("etc/fnat/modules").splitlines()]
+    assert order[0] == "kernel/virtio/virtio.ko" and order[-2:] == ["updates/new.ko", "updates/dummy.ko"]
+    dep = dict(line.split(":") for line in found.text(f"{BASE[1:]}/modules.dep").splitlines())
+    assert dep["updates/dummy.ko"].split() == ["updates/new.ko", "kernel/virtio/virtio.ko"]
+    assert not (found.root / BASE[1:] / "kernel/net/dummy.ko").exists()
+    assert "alias rtnl-link-dummy dummy\n" in found.text(f"{BASE[1:]}/modules.alias")
+    plain = guest(replace(contents, modules=("dummy",)), mkdir(tmp_path / "plain"))
+    assert plain.text("etc/fnat/modules").endswith("/kernel/net/dummy.ko\n")
+    own, kernels = (one / BASE[1:] for one in (found.root, plain.root))
+    assert (own / "updates/dummy.ko").read_bytes() != (kernels / "kernel/net/dummy.ko").read_bytes()
+
+
+def mkdir(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
+def test_files_of_a_package_beside_the_kernel_are_installed_with_their_libraries(
+    contents: Contents, tools: Path, builder: Image, tmp_path: Path
+) -> None:
+    found = guest(replace(contents, beside=(tools,), builder_image=builder), tmp_path)
+    assert (found.root / "sbin/ipvsadm").is_file() and (found.root / LIBRARIES / "libtwo.so.2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("packages", "said"),
+    [
+        ([("a", {"a.ko": b""}, "6.1.8-1.toy")], r"modules for the kernel 6\.1\.8-1\.toy; expected 6\.1\.9-1\.toy"),
+        ([("a", {"new.ko": b""}, UNAME), ("b", {"new.ko": b""}, UNAME)], "both have new"),
+        ([("a", {"new.ko.xz": b""}, UNAME)], "compressed modules: .*new.ko.xz; expected uncompressed modules"),
+        ([("a", {"new.ko": b"depends=lost"}, UNAME)], "the module new: missing dependency; expected lost"),
+    ],
+)
+def test_modules_that_the_guests_kernel_could_not_load_are_refused(
+    contents: Contents, packages: list[tuple[str, Mapping[str, bytes], str]], said: str, tmp_path: Path
+) -> None:
+    made = [
+        modules_package(name, {file: module(*filter(None, [word.decode()])) for file, word in files.items()}, uname)
+        for name, files, uname in packages
+    ]
+    with pytest.raises(Refused, match=said):
+        initramfs.make_image(replace(contents, beside=tuple(made), modules=("new",)), tmp_path / "cache")
+
+
 # --- Programs and their libraries -----------------------------------------------------------------------
 
 
@@ -241,7 +304,9 @@ def test_the_same_inputs_give_the_same_bytes(contents: Contents, tools: Path, bu
     assert one.initramfs.read_bytes()[4:8] == bytes(4)  # the time in gzip's header, RFC 1952
 
 
-def test_each_input_has_its_own_image(contents: Contents, tools: Path, builder: Image, tmp_path: Path) -> None:
+def test_each_input_has_its_own_image(
+    contents: Contents, tools: Path, beside: Path, builder: Image, tmp_path: Path
+) -> None:
     (tmp_path / "copy").mkdir()
     run(["cp", "-r", contents.userland, tmp_path / "copy"], env=clean_environment())
     elsewhere = tmp_path / "copy" / "userland"
@@ -253,6 +318,8 @@ def test_each_input_has_its_own_image(contents: Contents, tools: Path, builder: 
         replace(contents, modules=("dummy",)),
         replace(contents, optional_modules=("dummy",)),
         replace(contents, packages=(tools,), builder_image=builder),
+        replace(contents, beside=(beside,)),
+        replace(contents, beside=(tools,), builder_image=builder),
         replace(contents, files={"/x": (b"", 0o644)}),
         replace(contents, files={"/x": (b"", 0o600)}),
         replace(contents, userland=changed),
@@ -355,16 +422,24 @@ def test_a_half_made_directory_and_one_under_another_key_are_not_taken(contents:
     assert initramfs.make_image(contents, cache).initramfs.read_bytes() == right
 
 
-@pytest.mark.parametrize("which", ["kernel", "tools"])
+@pytest.mark.parametrize("which", ["kernel", "tools", "beside"])
 def test_a_package_swapped_after_the_snapshot_was_verified_is_refused(
-    contents: Contents, tools: Path, builder: Image, tmp_path: Path, which: str
+    contents: Contents, tools: Path, beside: Path, builder: Image, tmp_path: Path, which: str
 ) -> None:
-    own = tuple(Path(shutil.copy(path, tmp_path)) for path in (contents.kernel, tools))
-    digests = {path: sha256_of(path) for path in own}
-    given = replace(contents, kernel=own[0], packages=own[1:], builder_image=builder, digests=digests)
-    shutil.copy(
-        kernel({}) if which == "kernel" else of_files("ipvsadm", "1.31", "2", {"/sbin/x": b"x"}), own[which == "tools"]
+    own = {
+        name: Path(shutil.copy(path, tmp_path))
+        for name, path in (("kernel", contents.kernel), ("tools", tools), ("beside", beside))
+    }
+    digests = {path: sha256_of(path) for path in own.values()}
+    given = replace(
+        contents,
+        kernel=own["kernel"],
+        packages=(own["tools"],),
+        beside=(own["beside"],),
+        builder_image=builder,
+        digests=digests,
     )
+    shutil.copy(kernel({}) if which == "kernel" else of_files("other", "1.31", "2", {"/sbin/x": b"x"}), own[which])
     with pytest.raises(Refused, match=r"SHA-256 \w+; expected"):
         initramfs.make_image(given, tmp_path / "cache")
 
