@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -58,7 +58,7 @@ _DIRECTOR = (
         "LOCAL_ADDRESS",
         "addresses",
         "Mode fullnat: local addresses to add to LOCAL_DEVICE, each as a /32. Real servers see\n"
-        "connections come from them; keepalived's local_address_group or `ipvsadm -P` names them too.",
+        "connections come from them; keepalived's local_address_group or ipvsadm names them too.",
         example="192.168.1.1",
     ),
     Setting("LOCAL_DEVICE", "device", "The network device of LOCAL_ADDRESS.", example="eth1"),
@@ -101,8 +101,8 @@ _REALSERVER = (
     Setting(
         "TOA",
         "choice",
-        "Mode fullnat: the module toa, by which servers see clients' addresses. auto loads it where the\n"
-        "kernel has it and says so where not; require fails then; no does not load it.",
+        "Mode fullnat: reading TOA, by which servers see clients' addresses. auto begins it where the\n"
+        "machine can and says so where not; require fails then; no leaves it alone.",
         "auto",
         ("auto", "require", "no"),
     ),
@@ -123,7 +123,7 @@ _DESCRIPTIONS = {
     RoleName.DIRECTOR: "Makes this machine a director of a Linux virtual server: loads IPVS, sets what "
     "forwarding by NAT, DR, TUN or FULLNAT needs, adds addresses, and takes all of it back when stopped.",
     RoleName.REALSERVER: "Makes this machine a real server of a Linux virtual server: takes packets to "
-    "the virtual address in DR and TUN, loads toa behind FULLNAT, and takes it back when stopped.",
+    "the virtual address in DR and TUN, has TOA read behind FULLNAT, and takes it back when stopped.",
 }
 
 
@@ -167,7 +167,7 @@ _EXAMPLES = {
         "FULLNAT",
         "client 192.168.192.1; VIP 192.168.192.10:80 on eth0; local address 192.168.1.1 on eth1;\n"
         "real servers 192.168.1.10 and .11, port 8080, need no route to the client.\n"
-        "ipvsadm -Ln must show FullNat; Masq means that the kernel has no FULLNAT.",
+        "ipvsadm -Ln must show FullNat.",
         "192.168.192.10",
         "eth0",
         (_Server("192.168.1.10", 8080, 2), _Server("192.168.1.11", 8080, 1)),
@@ -212,7 +212,8 @@ class Parameters:
     """Everything that determines the role packages of one line.
 
     `line` is its name, `dist` ends the release. `fullnat` is whether the line's keepalived knows FULLNAT's words,
-    `modern` whether it is 2.x.
+    `modern` whether it is 2.x. `packages` are those that make a role of the stock kernel; of the roles in `beside` they
+    are what FULLNAT or TOA comes from: IPVS modules of the director, lvs-toa of the real server.
     `guard` is RPM's Epoch, 0 for none; `epoch` is SOURCE_DATE_EPOCH in seconds.
     """
 
@@ -224,6 +225,8 @@ class Parameters:
     fullnat: bool = False
     modern: bool = True
     requires: tuple[str, ...] = ()
+    packages: Mapping[RoleName, tuple[str, ...]] = field(default_factory=dict)
+    beside: tuple[RoleName, ...] = ()
     number: int = 1
     guard: int = 0
     tag: str = ""
@@ -298,9 +301,12 @@ def package_name(role: RoleName) -> str:
     return f"lvs-fnat-{role}"
 
 
-def script(role: RoleName, where: Paths) -> str:
-    """Return a role's script, which does all work for SysV init and systemd."""
-    return _render("role.sh", role, where)
+def script(role: RoleName, where: Paths, packages: Sequence[str] = ()) -> str:
+    """Return a role's script, which does all work for SysV init and systemd.
+
+    `packages` are those beside the stock kernel that FULLNAT or TOA comes from; without them it is the role's kernel.
+    """
+    return _render("role.sh", role, where, packages=packages)
 
 
 def configuration(role: RoleName, where: Paths) -> str:
@@ -345,9 +351,10 @@ def installed(parameters: Parameters) -> list[File]:
             if parameters.init is Init.SYSV
             else File(role, f"{name}.service", f"/usr/lib/systemd/system/{name}.service", 0o644, _unit(role, where))
         )
-        readme = _render("README", role, where, init=str(parameters.init))
+        packages = parameters.packages.get(role, ()) if role in parameters.beside else ()
+        readme = _render("README", role, where, init=str(parameters.init), packages=packages)
         found += [
-            File(role, f"{name}.sh", where.script, 0o755, script(role, where)),
+            File(role, f"{name}.sh", where.script, 0o755, script(role, where, packages)),
             start,
             File(role, f"{role}.conf", where.conf, 0o644, configuration(role, where), "%config(noreplace) "),
             File(role, f"{name}.README", f"{where.doc}/README", 0o644, readme, "%doc "),
@@ -395,7 +402,8 @@ def rendered(parameters: Parameters) -> dict[str, str]:
 
 def _requires(role: RoleName, parameters: Parameters) -> tuple[str, ...]:
     # A director is nothing without a way to look at its table; who fills it, keepalived or a person, is open.
-    return (*parameters.requires, *(("ipvsadm",) if role is RoleName.DIRECTOR else ()))
+    own = ("ipvsadm",) if role is RoleName.DIRECTOR else ()
+    return (*parameters.requires, *own, *parameters.packages.get(role, ()))
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters) -> list[Path]:

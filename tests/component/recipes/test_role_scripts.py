@@ -105,7 +105,7 @@ def test_without_toa_the_start_says_so_and_succeeds(server: Machine) -> None:
     started = server.call("start")
     assert started.status == 0 and "has no toa" in started.text
     found = server.call("status")
-    assert found.status == 0 and "toa is not loaded" in found.text
+    assert found.status == 0 and "TOA is not read" in found.text
 
 
 def test_toa_that_is_required_and_missing_is_an_error(server: Machine) -> None:
@@ -118,6 +118,59 @@ def test_toa_that_is_required_and_missing_is_an_error(server: Machine) -> None:
 def test_toa_is_left_alone_when_it_is_not_wanted(server: Machine) -> None:
     server.configure("MODES=fullnat\nTOA=no\n")
     assert server("start") == 0 and server.log == ""
+
+
+# lvs-toa as it ends in each state; it is running while the file `running` is there.
+LVS_TOA = """echo "lvs-toa $1" >>{root}/log
+case $1 in
+start) [ -e {root}/able ] || { echo "kernel: takes no BPF programs" >&2; exit 1; }; : >{root}/running ;;
+status) [ -e {root}/running ] || exit 3 ;;
+esac"""
+
+
+def test_lvs_toa_is_started_where_it_is_not_running(packaged_server: Machine, tmp_path: Path) -> None:
+    server = packaged_server
+    server.has_program("lvs-toa", LVS_TOA.replace("{root}", str(tmp_path)))
+    (tmp_path / "able").touch()
+    server.configure("MODES=fullnat\nTOA=require\n")
+    assert "lvs-toa: servers see the clients' addresses" in server.call("start").text
+    assert server("start") == 0 and server("status") == 0 and server("stop") == 0
+    asked = [line for line in server.log.splitlines() if line != "lvs-toa status"]
+    assert asked == ["lvs-toa start"], "once, and it stays: connections may use it; no module is asked for"
+
+
+def test_lvs_toa_that_cannot_start_says_so_itself_and_is_an_error_where_it_is_required(
+    packaged_server: Machine, tmp_path: Path
+) -> None:
+    server = packaged_server
+    server.has_program("lvs-toa", LVS_TOA.replace("{root}", str(tmp_path)))
+    server.configure("MODES=fullnat\n")
+    started = server.call("start")
+    assert started.status == 0 and "lvs-toa cannot read TOA on this machine: behind FULLNAT" in started.text
+    assert "kernel: takes no BPF programs" in started.error_text
+    assert server("status") == 0 and server("stop") == 0
+    server.configure("MODES=fullnat\nTOA=require\n")
+    refused = server.call("start")
+    assert refused.status == 1 and "TOA=require; nothing was changed" in refused.error_text
+    assert server("status") == 3
+
+
+def test_lvs_toa_that_ended_meanwhile_is_told_by_status(packaged_server: Machine, tmp_path: Path) -> None:
+    server = packaged_server
+    server.has_program("lvs-toa", LVS_TOA.replace("{root}", str(tmp_path)))
+    (tmp_path / "able").touch()
+    server.configure("MODES=fullnat\nTOA=require\n")
+    assert server("start") == 0
+    (tmp_path / "running").unlink()
+    found = server.call("status")
+    assert found.status == 1 and "TOA is not read" in found.text
+
+
+def test_a_packaged_server_leaves_lvs_toa_alone_when_it_is_not_wanted(packaged_server: Machine, tmp_path: Path) -> None:
+    packaged_server.has_program("lvs-toa", LVS_TOA.replace("{root}", str(tmp_path)))
+    for text in ("MODES=fullnat\nTOA=no\n", DR):
+        packaged_server.configure(text)
+        assert packaged_server("start") == 0 and packaged_server.log == ""
 
 
 def test_behind_fullnat_reused_time_waits_are_warned_of(server: Machine) -> None:
@@ -176,6 +229,36 @@ def test_fullnat_is_refused_by_a_kernel_that_would_masquerade(director: Machine)
     found = director.call("start")
     assert found.status == 1 and "has no FULLNAT" in found.error_text
     assert director.snapshot() == before and director("status") == 3
+
+
+def test_fullnat_of_modules_is_refused_where_ipvsadm_finds_no_family_of_it(packaged_director: Machine) -> None:
+    director = packaged_director
+    director.has_program("ipvsadm", 'echo "no FULLNAT in this kernel" >&2; exit 1')
+    director.configure(FULLNAT)
+    before = director.snapshot()
+    found = director.call("start")
+    assert found.status == 1 and "has no FULLNAT, kmod-lvs-fullnat does" in found.error_text
+    assert "(no FULLNAT in this kernel)" in found.error_text
+    assert director.snapshot() == before and director("status") == 3
+
+
+def test_fullnat_of_modules_is_told_by_its_family_whatever_sysctls_there_are(
+    packaged_director: Machine, tmp_path: Path
+) -> None:
+    director = packaged_director
+    director.has_program("ipvsadm", f'echo "ipvsadm $*" >>{tmp_path}/log; echo "FULLNAT version 1"')
+    director.configure(FULLNAT)
+    started = director.call("start")
+    assert (started.status, started.error_text) == (0, "") and "FULLNAT version" not in started.text
+    assert "ipvsadm --get-laddr" in director.log
+    assert director("status") == 0 and director("stop") == 0
+
+
+def test_a_packaged_director_without_fullnat_among_its_modes_asks_for_no_family(packaged_director: Machine) -> None:
+    director = packaged_director
+    director.has_program("ipvsadm", "exit 1")
+    director.configure(NAT)
+    assert director("start") == 0 and director("stop") == 0
 
 
 def test_a_fullnat_director_answers_arp_per_network_and_has_local_addresses(director: Machine) -> None:

@@ -381,7 +381,7 @@ def test_artifacts_that_cannot_be_had_are_told_and_not_traced(tmp_path: Path, wo
         ("fetch --line lts62", "lts612"),
         ("build kernle", "kernel"),
         ("build kernel --role directr", "director"),
-        ("build lts61 kernel --role director", ""),
+        ("build lts612 kernel --role director", ""),
         ("build-all --only kernal", "kernel"),
         ("build-all --force ipvsadmin", "ipvsadm"),
         ("build-all --image debain12", "debian12"),

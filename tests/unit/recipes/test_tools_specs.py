@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -215,17 +216,51 @@ def test_every_setting_is_explained_and_has_its_default_in_the_file(role: RoleNa
     assert all(line.startswith("#") or "=" in line for line in text.splitlines() if line)
 
 
+def test_a_keepalived_without_fullnat_gets_no_example_of_it() -> None:
+    parameters = replace(roles("lts61", epoch=EPOCH), fullnat=False)
+    assert parameters.examples == ("nat", "dr", "tun")
+
+
+def with_packages(*beside: RoleName) -> role_packages.Parameters:
+    packages = {RoleName.DIRECTOR: ("kmod-x",), RoleName.REALSERVER: ("reader-x",)}
+    return replace(roles("lts61", epoch=EPOCH), packages=packages, beside=beside)
+
+
+def test_a_role_package_requires_what_makes_its_role_of_the_stock_kernel(tmp_path: Path) -> None:
+    rpmbuild.make_tree(tmp_path)
+    role_packages.prepare(tmp_path / "SOURCES", tmp_path / "SPECS", with_packages())
+    for name, wanted in (("director", "kmod-x"), ("realserver", "reader-x")):
+        (spec,) = (
+            part for part in rpmspec(tmp_path, role_packages.SPEC, "-P").split("%package ") if part.startswith(name)
+        )
+        required = {line.removeprefix("Requires: ") for line in spec.splitlines() if line.startswith("Requires: ")}
+        assert wanted in required and not required & ({"kmod-x", "reader-x"} - {wanted})
+
+
+@pytest.mark.parametrize("beside", [(), role_packages.ROLES])
+def test_scripts_and_texts_speak_of_what_fullnat_and_toa_come_from(beside: tuple[RoleName, ...]) -> None:
+    texts = {file.source: file.text for file in role_packages.installed(with_packages(*beside))}
+    for words, names in (
+        (("ipvsadm --get-laddr",), ("lvs-fnat-director.sh", "lvs-fnat-director.README")),
+        (("lvs-toa",), ("lvs-fnat-realserver.sh", "lvs-fnat-realserver.README")),
+    ):
+        for name in names:
+            assert all((word in texts[name]) == bool(beside) for word in words), name
+    assert ("fullnat_lport_min" in texts["lvs-fnat-director.sh"]) != bool(beside)
+    assert ("modprobe toa" in texts["lvs-fnat-realserver.sh"]) != bool(beside)
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_words_of_fullnat_are_in_the_example_of_the_line_that_has_it_only(line: str) -> None:
     parameters = roles(line, epoch=EPOCH)
     examples = {mode: role_packages.example(mode, parameters) for mode in parameters.examples}
     kinds = {mode: re.findall(r"lb_kind (\w+)", text) for mode, text in examples.items()}
-    common = {"nat": ["NAT"], "dr": ["DR"], "tun": ["TUN"]}
-    assert kinds == (common if line == "lts61" else {"fullnat": ["FNAT"], **common})
+    assert kinds == {"fullnat": ["FNAT"], "nat": ["NAT"], "dr": ["DR"], "tun": ["TUN"]}
     words = ("laddr", "local_address_group", "syn_proxy", "FNAT")
     assert not [w for w in words for mode, text in examples.items() if mode != "fullnat" and w in text]
+    has = [word for word in words if word in examples["fullnat"]]
+    assert has == [word for word in words if line == "el6" or word != "syn_proxy"], "a word of 1.2.2 alone"
     if line == "el6":
-        assert all(word in examples["fullnat"] for word in words)
         assert "script_user" not in "".join(examples.values()), "a word that 1.2.2 does not know"
     for text in examples.values():
         assert text.count("{") == text.count("}")
