@@ -108,17 +108,21 @@ class Publishing:
         """Return which package goes into which set: a role's kernel, and what that role needs beside it."""
         from pipeline.publish.snapshot_contents import Contents
 
-        tools = [package for name in _TOOLS for package in self._built(work, name)]
-        beside = {
-            RoleName.DIRECTOR: [*tools, *self._built(work, "role-packages", "lvs-fnat-director")],
-            RoleName.REALSERVER: self._built(work, "role-packages", "lvs-fnat-realserver"),
-            RoleName.STOCK: [*tools, *self._built(work, "role-packages")],
-        }
         data = self.line.data
+        tools = [package for name in _TOOLS for package in self._built(work, name)]
+        patched = (RoleName.DIRECTOR, RoleName.REALSERVER)
+        roles = {role: self._built(work, "role-packages", f"lvs-fnat-{role}") for role in patched}
+        # A role's package requires the packages that make the role: without them no set can install it.
+        alone = [rpm for role, built in roles.items() if not data.packages_of(role) for rpm in built]
+        beside = {
+            RoleName.DIRECTOR: [*tools, *roles[RoleName.DIRECTOR]],
+            RoleName.REALSERVER: roles[RoleName.REALSERVER],
+            RoleName.STOCK: [*tools, *alone],
+        }
         kernels = {role: self._built(work, f"kernel:{data.kernel_of(role)}") for role in data.roles}
         own = {
-            role: [rpm for name in model.packages for rpm in self._built(work, f"{MODULES_STEP}:{name}")]
-            for role, model in data.roles.items()
+            role: [rpm for name in data.packages_of(role) for rpm in self._built(work, f"{MODULES_STEP}:{name}")]
+            for role in data.roles
         }
         return Contents(
             line=self.line.name,

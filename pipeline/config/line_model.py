@@ -365,6 +365,10 @@ class LineData(Model):
         """Return the role whose kernel the machines of `role` run."""
         return self.roles[role].kernel or role
 
+    def packages_of(self, role: RoleName) -> tuple[str, ...]:
+        """Return the packages that make a role of the stock kernel; none for a role that the line lacks."""
+        return self.roles[role].packages if role in self.roles else ()
+
 
 @dataclass(frozen=True)
 class Override:

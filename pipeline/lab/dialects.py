@@ -144,5 +144,4 @@ def of_line(line: LineData) -> Dialect:
 
 
 def _kinds(line: LineData, role: RoleName) -> set[str]:
-    model = line.roles.get(role)
-    return {str(line.packages[name].kind) for name in (model.packages if model else ())}
+    return {str(line.packages[name].kind) for name in line.packages_of(role)}

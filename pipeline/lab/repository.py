@@ -43,6 +43,14 @@ class Repository:
         """The roles with a kernel in the snapshot."""
         return tuple(name for name, packages in self.sets.items() if "kernel" in packages)
 
+    def nearest(self, role: str, name: str) -> Package:
+        """Return a package of a role's set, or of another set where that one lacks it. Raises `Refused` if none has it.
+
+        So a role's package runs on the stock kernel too, whose set does not have what the package requires.
+        """
+        having = next((other for other, packages in self.sets.items() if name in packages), role)
+        return self.package(role if name in self.sets.get(role, {}) else having, name)
+
     def package(self, role: str, name: str) -> Package:
         """Return a package of a role's set. Raises `Refused` for one that the snapshot does not have."""
         found = self.sets.get(role, {}).get(name)

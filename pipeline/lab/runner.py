@@ -79,8 +79,8 @@ class _ScenarioRun:
 
     def _role_packages(self, role: str) -> tuple[Package, ...]:
         """Return the packages that make the role, where it has no kernel of its own."""
-        model = self.environment.line.data.roles.get(RoleName(role))
-        return tuple(self.environment.repository.package(role, name) for name in (model.packages if model else ()))
+        names = self.environment.line.data.packages_of(RoleName(role))
+        return tuple(self.environment.repository.package(role, name) for name in names)
 
     def run(self) -> results.Scenario:
         """Run the scenario and return its result."""
@@ -131,7 +131,7 @@ class _ScenarioRun:
             self.environment.keep(self.context)
 
     def _start_guest(self, lab: Lab, guest: GuestPlan) -> Machine:
-        packages = [self.environment.repository.package(self.sets[guest.name], name) for name in guest.packages]
+        packages = [self.environment.repository.nearest(self.sets[guest.name], name) for name in guest.packages]
         image = initramfs.make_image(self._contents(guest, packages), self.environment.cache, self.environment.note)
         boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
         cards = [NicSpec(wire.segment, mac) for wire, mac in zip(guest.interfaces, self.macs[guest.name], strict=True)]

@@ -40,7 +40,9 @@ class Machine(Dnf):
 
     patience = 300.0
 
-    def __init__(self, place: Path, files: Path, published: Built, provided: tuple[str, ...] = SCRIPTLETS_CALL) -> None:
+    def __init__(
+        self, place: Path, files: Path, published: Built, role: str, provided: tuple[str, ...] = SCRIPTLETS_CALL
+    ) -> None:
         super().__init__(place)
         shutil.copytree(files, self.root, symlinks=True)
         (self.root / "etc/machine-id").write_text(f"{MACHINE_ID}\n")
@@ -49,7 +51,7 @@ class Machine(Dnf):
         plugin.write_text(PLUGIN)
         plugin.chmod(0o755)
         self.ours = published.latest
-        headers = [rpm_header.read(path) for path in (self.ours / "stock").glob("*.rpm")]
+        headers = [rpm_header.read(path) for path in (self.ours / role).glob("*.rpm")]
         (self.kernel,) = (header for header in headers if header.name == "kernel")
         self.uname = self.kernel.nvra.removeprefix("kernel-")
         required = {text for header in headers for text in header.dependencies("REQUIRE")}
@@ -63,7 +65,7 @@ class Machine(Dnf):
             shutil.copy(file, base)
         repodata.create(base, WHEN, databases=False)
         self.add(f"[base]\nname=base\nbaseurl=file://{base}\ngpgcheck=0\n", "base")
-        (repo,) = self.ours.glob("*-stock.repo")
+        (repo,) = self.ours.glob(f"*-{role}.repo")
         line = self.ours.parents[1]
         self.add(repo.read_text().replace(f"http://repository.example/repo/{line.name}", f"file://{line}"))
 
@@ -78,6 +80,11 @@ class Machine(Dnf):
 
     def version(self, name: str) -> str:
         return self.typed(f"rpm -q --qf '%{{EPOCH}}:%{{VERSION}}-%{{RELEASE}}' {name}").text
+
+    def module(self, name: str) -> str:
+        """The file that modprobe loads, below the kernel's modules."""
+        path = self.typed(f"modinfo -k {self.uname} -F filename {name}").text.strip()
+        return path.removeprefix(f"/lib/modules/{self.uname}/")
 
     def boot_files(self) -> list[str]:
         """Every file that belongs to the kernel, in /boot."""
@@ -101,7 +108,7 @@ def published(built: Built) -> Iterator[Built]:
 
 @pytest.fixture
 def machine(tmp_path: Path, files: Path, published: Built) -> Machine:
-    return Machine(tmp_path / "machine", files, published)
+    return Machine(tmp_path / "machine", files, published, "director")
 
 
 def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Machine) -> None:
@@ -117,6 +124,7 @@ def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Ma
     listed = machine.typed(f"lsinitrd /boot/{MACHINE_ID}/{uname}/initrd").text
     assert f"lib/modules/{uname}/modules.dep" in listed
     assert machine.version("ipvsadm") == "1:1.31-fnat.2.lts61"
+    assert (machine.module("ip_vs"), machine.module("ip_vs_rr")) == ("updates/ip_vs.ko", "updates/ip_vs_rr.ko")
     # The distribution's have a higher release and a higher version, and stay out.
     upgraded = machine("upgrade")
     assert upgraded.status == 0 and machine.version("keepalived").startswith("1:")
@@ -126,9 +134,20 @@ def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Ma
     assert back.status == 0, back.text + back.error_text
     for name, (version, release) in THEIRS.items():
         assert machine.version(name) == f"(none):{version}-{release}"
-    removed = machine("remove", machine.kernel.nvra, "lvs-fnat-director")
+    removed = machine("remove", "kmod-lvs-fullnat")
+    assert removed.status == 0, removed.text + removed.error_text
+    assert machine.module("ip_vs") == "kernel/net/netfilter/ipvs/ip_vs.ko", "the stock one again"
+    removed = machine("remove", machine.kernel.nvra)
     assert removed.status == 0, removed.text + removed.error_text
     assert machine.boot_files() == []
+
+
+def test_a_real_server_is_installed_with_what_reads_toa(tmp_path: Path, files: Path, published: Built) -> None:
+    machine = Machine(tmp_path / "machine", files, published, "realserver")
+    installed = machine("install", "lvs-fnat-realserver")
+    assert installed.status == 0, installed.text + installed.error_text
+    assert machine.typed("lvs-toa check").text.splitlines()[0].split() == ["options", "200"]
+    assert not machine.boot_files(), "it needs no kernel of ours"
 
 
 def test_a_kernel_that_gets_no_boot_files_says_so_and_the_next_command_makes_them(machine: Machine) -> None:
@@ -153,6 +172,6 @@ def test_a_system_without_what_the_scriptlets_call_is_refused(
     tmp_path: Path, files: Path, published: Built, lacking: str
 ) -> None:
     there = tuple(name for name in SCRIPTLETS_CALL if name != lacking)
-    refused = Machine(tmp_path / "machine", files, published, there)("install", "kernel")
+    refused = Machine(tmp_path / "machine", files, published, "stock", there)("install", "kernel")
     assert refused.status != 0
     assert f"nothing provides {lacking} needed by kernel" in refused.text + refused.error_text

@@ -176,7 +176,7 @@ NAMES = "kernel, ipvsadm, keepalived, role-packages, userland"
         (("ipvsadm", "x", "y"), "", "package 'x', 'y': not found", f"known: {NAMES}"),
         ((), "", "packages: none named; expected one or more", f"names: {NAMES}"),
         (("ipvsadm",), "stock", "--role: expected kernel among the packages, got ipvsadm", ""),
-        (("kernel",), "director", "role of the line lts61 'director': not found", "known: stock"),
+        (("kernel",), "x", "role of the line lts61 'x': not found", "known: director, realserver, stock"),
     ],
 )
 def test_a_wrong_name_or_role_is_refused_with_those_there_are(

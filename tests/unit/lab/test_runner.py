@@ -54,7 +54,7 @@ def played(name: str, sets: dict[str, str], line: LineData) -> Any:
     def package(role: str, name: str) -> Package:
         return Package(Path(f"{role}/{name}.rpm"), f"{name}-1-1.x86_64", f"sha256 of {name}", "6.1-1")
 
-    repository = SimpleNamespace(package=package)
+    repository = SimpleNamespace(package=package, nearest=package)
     environment: Any = SimpleNamespace(
         work=Path("reports/run"),
         repository=repository,
