@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from pipeline.config import git_checkout, line_checks, lock_file
 from pipeline.config.git_checkout import LastChange
-from pipeline.config.line_model import DebianSource, Line, LineIdentity, RoleName
+from pipeline.config.line_model import DebianSource, Line, LineIdentity, Role, RoleName
 from pipeline.config.lock_file import Pin
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks
+
+_NAMED = 3  # patches; more are told by their number
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,17 @@ def list_lines(found: Sequence[Line], console: Console) -> list[ListedLine]:
         ListedLine(*line.identity, line.data.title, {name: role.series for name, role in line.data.roles.items()})
         for line in found
     ]
-    shown = [
-        (item.line, item.kernel, ", ".join(f"{r} ({' '.join(s) or 'no patch'})" for r, s in item.roles.items()))
-        for item in listed
-    ]
-    console.table(("line", "kernel", "roles and their patches"), shown)
+    roles = (", ".join(f"{name} ({_parts(role)})" for name, role in line.data.roles.items()) for line in found)
+    shown = [(item.line, item.kernel, text) for item, text in zip(listed, roles, strict=True)]
+    console.table(("line", "kernel", "roles, their patches and packages"), shown)
     console.say("whole: ./inv lines LINE; a line of your own: docs/lines.md")
     return listed
+
+
+def _parts(role: Role) -> str:
+    """Tell what makes a role: its patches, by number where there are many, and its packages."""
+    patches = " ".join(role.series) if len(role.series) <= _NAMED else f"{len(role.series)} patches"
+    return ", ".join(filter(None, (patches, *role.packages))) or "no patch"
 
 
 def show_line(line: Line, console: Console) -> ShownLine:
@@ -67,11 +73,18 @@ def show_line(line: Line, console: Console) -> ShownLine:
         ("role", "buildid", "patch", "origin", "sha256", "left out"),
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
+    packages = line.data.packages.items()
+    if rows := [(role, name, package.kind) for name, package in packages for role in _roles_with(line, name)]:
+        console.table(("role", "package", "kind"), rows)
     rows = [(tool, patch.file, patch.sha256) for tool, found in line.data.tools.items() for patch in found.patches]
     if rows:
         console.table(("tool", "patch", "sha256"), rows)
     console.say(f"every value: ./inv lines --json {line_checks.option(line)}")
     return ShownLine(line, pins, committed)
+
+
+def _roles_with(line: Line, package: str) -> Sequence[str]:
+    return [name.value for name, role in line.data.roles.items() if package in role.packages]
 
 
 def _lock_change(line: Line) -> tuple[LastChange | None, str]:

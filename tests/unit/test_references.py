@@ -43,8 +43,10 @@ OWN = GLOBAL.union(TABLE, *VERBS.values())
 # Options of other programs, and whose they are: a text that names one names the program too.
 FOREIGN: Mapping[str, str] = {
     **dict.fromkeys(
-        ("fullnat", "add-laddr", "edit-laddr", "del-laddr", "get-laddr", "laddr", "sched-flags"), "ipvsadm"
+        ("fullnat", "add-laddr", "edit-laddr", "del-laddr", "get-laddr", "laddr", "sched-flags", "start-daemon"),
+        "ipvsadm",
     ),
+    "now": "systemctl",
     "all": "git",
     "backup": "mv",
     "check-sigs": "gpg",
