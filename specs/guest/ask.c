@@ -9,16 +9,15 @@
  * "closed", "status 503", "closed after 10 of 20 bytes". With --body the body of the one answer goes to standard output instead.
  * One after the other, or with --together all at once, in the order in which they end. The exit
  * status is 0 only when all went well, 1 on any error.
+ *
+ * `connect` sends nothing: the answer is what the server says before it closes.
  */
 #define _GNU_SOURCE /* strcasestr */
 #include "guest.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +33,7 @@ static struct {
 	char text[2048]; /* what is sent */
 	long count;
 	double timeout; /* seconds for each */
-	int datagram, body, together;
+	int datagram, silent, body, together;
 } wanted = {.timeout = 5};
 
 struct asking {
@@ -85,18 +84,20 @@ static void printable_line(char *text)
 /* How far the answer's head reaches, its empty line included; 0 as long as it goes on. */
 static size_t head_length(const struct asking *asking)
 {
-	const char *end = wanted.datagram ? NULL : strstr(asking->answer, "\r\n\r\n");
+	const char *end = wanted.datagram || wanted.silent ? NULL : strstr(asking->answer, "\r\n\r\n");
 
 	return end ? (size_t)(end + 4 - asking->answer) : 0;
 }
 
-/* Whether it is an answer of HTTP, whole, with status 200; else why not. */
+/* Whether it is an answer of HTTP, whole, with status 200, or of any kind to nothing; else why not. */
 static int is_good(const struct asking *asking, size_t head, char *reason, size_t size)
 {
 	const char *said = strcasestr(asking->answer, "\r\nContent-Length: ");
 	unsigned long long length = said ? strtoull(said + 18, NULL, 10) : asking->received - head;
 	int status = 0;
 
+	if (wanted.silent && asking->held)
+		return 1;
 	if (!head || sscanf(asking->answer, "HTTP/%*s %d", &status) != 1)
 		snprintf(reason, size, "closed");
 	else if (status != 200)
@@ -232,33 +233,15 @@ static int ask_all(long at_once)
 			begin(&all[row]);
 		while (go_on(all, waits, at_once) > 0)
 			continue;
-		fflush(stdout);
+		if (!wanted.silent) /* of connections there are thousands */
+			fflush(stdout);
 	}
 	return any_failed;
 }
 
-static int address_wanted(const char *address, const char *port)
+static int options_wanted(int at, int count, char **words)
 {
-	struct sockaddr_in *four = (void *)&wanted.to;
-	struct sockaddr_in6 *six = (void *)&wanted.to;
-
-	if (inet_pton(AF_INET, address, &four->sin_addr) == 1) {
-		wanted.to.ss_family = AF_INET;
-		four->sin_port = htons((uint16_t)atoi(port));
-		wanted.to_size = sizeof *four;
-	} else if (inet_pton(AF_INET6, address, &six->sin6_addr) == 1) {
-		wanted.to.ss_family = AF_INET6;
-		six->sin6_port = htons((uint16_t)atoi(port));
-		wanted.to_size = sizeof *six;
-	}
-	return wanted.to_size != 0;
-}
-
-static int options_wanted(int count, char **words)
-{
-	int at;
-
-	for (at = 5; at < count; at++) {
+	for (; at < count; at++) {
 		if (strcmp(words[at], "--timeout") == 0 && at + 1 < count)
 			wanted.timeout = strtod(words[++at], NULL);
 		else if (strcmp(words[at], "--body") == 0)
@@ -274,14 +257,18 @@ static int options_wanted(int count, char **words)
 int ask_main(int count, char **words)
 {
 	struct rlimit files;
+	int options;
 
-	if (count < 5 || !address_wanted(words[1], words[2]))
-		return usage();
 	wanted.datagram = strcmp(words[0], "ask-udp") == 0;
-	wanted.count = strtol(words[4], NULL, 10);
-	if (wanted.count < 1 || !options_wanted(count, words))
+	wanted.silent = strcmp(words[0], "connect") == 0;
+	options = wanted.silent ? 4 : 5;
+	if (count < options || !(wanted.to_size = address_of(words[1], words[2], &wanted.to)))
 		return usage();
-	snprintf(wanted.text, sizeof wanted.text, wanted.datagram ? "%s" : "GET %s HTTP/1.0\r\n\r\n", words[3]);
+	wanted.count = strtol(words[options - 1], NULL, 10);
+	if (wanted.count < 1 || !options_wanted(options, count, words))
+		return usage();
+	if (!wanted.silent)
+		snprintf(wanted.text, sizeof wanted.text, wanted.datagram ? "%s" : "GET %s HTTP/1.0\r\n\r\n", words[3]);
 	files = (struct rlimit){(rlim_t)wanted.count + 64, (rlim_t)wanted.count + 64};
 	if (wanted.together)
 		setrlimit(RLIMIT_NOFILE, &files);

@@ -6,9 +6,14 @@
  *
  *   serve NAME PORT [4|6]      an HTTP server that says whom it sees (serve.c)
  *   serve-udp NAME PORT        the same with datagrams
- *   bytes N                    the N bytes that a server's /bytes/N answers, on standard output
+ *   serve-close NAME PORT S    says it on each connection, and closes it first, after S seconds
+ *   bytes N                    the N bytes that a server's /bytes/N answers, on standard output (bytes.c)
+ *   post ADDRESS PORT N [--timeout S]                the same bytes to a server, which digests them
  *   ask ADDRESS PORT PATH COUNT [--timeout S] [--body] [--together]        (ask.c)
  *   ask-udp ADDRESS PORT TEXT COUNT [--timeout S] [--together]
+ *   connect ADDRESS PORT COUNT [--timeout S] [--together]     sends nothing, waits for the server's close
+ *   offload DEVICE [on|off]    checksums and segmentation by the card (offload.c)
+ *   path-mtu ADDRESS           the MTU of the way there, as the kernel knows it (path_mtu.c)
  *   read PATH                  a file's content on standard output
  *   terminal ROWS COLUMNS WORD...   a command at a terminal of its own (terminal.c)
  *   resize ROWS COLUMNS        the terminals' new size
@@ -31,9 +36,11 @@
 
 int usage(void)
 {
-	fputs("usage: fnat-guest serve NAME PORT [4|6] | serve-udp NAME PORT | bytes N\n"
+	fputs("usage: fnat-guest serve NAME PORT [4|6] | serve-udp NAME PORT | serve-close NAME PORT S\n"
 	      "       ask ADDRESS PORT PATH COUNT [--timeout S] [--body] [--together]\n"
 	      "       ask-udp ADDRESS PORT TEXT COUNT [--timeout S] [--together]\n"
+	      "       connect ADDRESS PORT COUNT [--timeout S] [--together]\n"
+	      "       bytes N | post ADDRESS PORT N [--timeout S] | offload DEVICE [on|off] | path-mtu ADDRESS\n"
 	      "       read PATH | write MODE PATH | terminal ROWS COLUMNS WORD...\n"
 	      "       resize ROWS COLUMNS\n", stderr);
 	return 2;
@@ -74,6 +81,24 @@ void address_text(const struct sockaddr *address, char *text, unsigned *port)
 			inet_ntop(AF_INET6, &six->sin6_addr, text, ADDRESS_SIZE);
 		*port = ntohs(six->sin6_port);
 	}
+}
+
+socklen_t address_of(const char *address, const char *port, struct sockaddr_storage *found)
+{
+	struct sockaddr_in *four = (void *)found;
+	struct sockaddr_in6 *six = (void *)found;
+
+	if (inet_pton(AF_INET, address, &four->sin_addr) == 1) {
+		found->ss_family = AF_INET;
+		four->sin_port = htons((uint16_t)atoi(port));
+		return sizeof *four;
+	}
+	if (inet_pton(AF_INET6, address, &six->sin6_addr) == 1) {
+		found->ss_family = AF_INET6;
+		six->sin6_port = htons((uint16_t)atoi(port));
+		return sizeof *six;
+	}
+	return 0;
 }
 
 static int failed(const char *path)
@@ -142,9 +167,10 @@ static const struct {
 	const char *name;
 	int (*main)(int count, char **words);
 } commands[] = {
-	{"serve", serve_main}, {"serve-udp", serve_udp_main}, {"bytes", bytes_main}, {"ask", ask_main},
-	{"ask-udp", ask_main}, {"read", read_main},	      {"write", write_main}, {"terminal", terminal_main},
-	{"resize", resize_main},
+	{"serve", serve_main},	 {"serve-udp", serve_udp_main}, {"serve-close", serve_close_main}, {"ask", ask_main},
+	{"ask-udp", ask_main},	 {"connect", ask_main},		{"bytes", bytes_main},		   {"post", post_main},
+	{"read", read_main},	 {"write", write_main},		{"terminal", terminal_main},	   {"resize", resize_main},
+	{"offload", offload_main}, {"path-mtu", path_mtu_main},
 };
 
 int main(int count, char **words)

@@ -4,6 +4,7 @@
 #define FNAT_GUEST_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -53,8 +54,19 @@ void agent_main(void);
 /* serve.c and ask.c: the sub-commands; `words` are argv from the sub-command's name on */
 int serve_main(int count, char **words);
 int serve_udp_main(int count, char **words);
-int bytes_main(int count, char **words);
+int serve_close_main(int count, char **words);
 int ask_main(int count, char **words);
+
+/* bytes.c: the bytes that are known beforehand, and a digest, which begins with DIGEST_START */
+#define DIGEST_START 14695981039346656037u
+int bytes_main(int count, char **words);
+int post_main(int count, char **words);
+int send_bytes(int to, unsigned long long count, uint64_t *digest); /* the digest is added to unless it is NULL */
+void digest_add(uint64_t *digest, const void *data, size_t length);
+
+/* offload.c, path_mtu.c: sub-commands too */
+int offload_main(int count, char **words);
+int path_mtu_main(int count, char **words);
 
 /* terminal.c: sub-commands too */
 int terminal_main(int count, char **words);
@@ -64,5 +76,6 @@ int resize_main(int count, char **words);
 int usage(void);
 int write_all(int descriptor, const void *data, size_t length);
 void address_text(const struct sockaddr *address, char *text, unsigned *port);
+socklen_t address_of(const char *address, const char *port, struct sockaddr_storage *found); /* 0 for none */
 
 #endif

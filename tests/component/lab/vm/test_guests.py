@@ -233,6 +233,64 @@ def test_what_goes_wrong_with_a_request_is_said_by_its_reason(pair: Pair) -> Non
     pair.b.stop(server)
 
 
+def test_what_is_posted_is_digested_at_both_ends(pair: Pair) -> None:
+    server = pair.b.start("fnat-guest", "serve", "bee", "84")
+    asked(pair.a, "ask", "10.0.0.2", "84", "/", "1")
+    first, *digests = pair.a.run("fnat-guest", "post", "10.0.0.2", "84", "1000003", timeout=PATIENT).out.splitlines()
+    other = pair.a.run("fnat-guest", "post", "10.0.0.2", "84", "1000002", timeout=PATIENT).out.splitlines()
+    pair.b.stop(server)
+    assert re.fullmatch(r"ok bee 10\.0\.0\.1 (\d+) 10\.0\.0\.2 84 \| 10\.0\.0\.1 \1 [\d.]+", first)
+    state = 14695981039346656037
+    for byte in known(1000003):
+        state = (state ^ byte) * 1099511628211 % (1 << 64)
+    assert digests == [f"received 1000003 {state:016x}", f"sent 1000003 {state:016x}"]
+    assert other[1].split()[2] not in digests[0]
+    assert pair.a.run("fnat-guest", "post", "10.0.0.2", "84", "9", accept=(1,)).out.startswith(
+        "error Connection refused "
+    )
+
+
+def known(length: int) -> bytes:
+    """The bytes that a guest's program sends: xorshift64."""
+    state, numbers = 88172645463325252, []
+    for _ in range(length // 8 + 1):
+        state ^= state << 13 & (1 << 64) - 1
+        state ^= state >> 7
+        state ^= state << 17 & (1 << 64) - 1
+        numbers.append(state.to_bytes(8, "little"))
+    return b"".join(numbers)[:length]
+
+
+@pytest.mark.parametrize("options", [(), ("--together",)])
+def test_a_server_that_closes_first_says_whom_it_sees(pair: Pair, options: tuple[str, ...]) -> None:
+    server = pair.b.start("fnat-guest", "serve-close", "bee", "85", "0.5" if options else "0")
+    asked(pair.a, "connect", "10.0.0.2", "85", "1")
+    lines = pair.a.run("fnat-guest", "connect", "10.0.0.2", "85", "30", *options, timeout=PATIENT).out.splitlines()
+    closing = pair.b.run("sh", "-c", "grep -c ':0055 .* 06 ' /proc/net/tcp || :").out
+    pair.b.stop(server)
+    told = [re.fullmatch(r"ok bee 10\.0\.0\.1 (\d+) 10\.0\.0\.2 85 \| 10\.0\.0\.1 \1 ([\d.]+)", line) for line in lines]
+    assert len(told) == 30 and all(told)
+    assert not options or all(float(each[2]) >= 500 for each in told if each)
+    assert int(closing) >= 30, "TIME_WAIT is at the end that closed first"
+    assert pair.a.run("fnat-guest", "connect", "10.0.0.2", "85", "1", accept=(1,)).out.startswith(
+        "error Connection refused "
+    )
+
+
+def test_offloads_are_turned_off_and_on_as_far_as_the_card_has_them(pair: Pair) -> None:
+    for state in ("off", "on"):
+        said = pair.a.run("fnat-guest", "offload", "eth0", state).out
+        assert said == pair.a.run("fnat-guest", "offload", "eth0").out
+        assert f"gro {state}" in said and [row.split()[0] for row in said.split(", ")][-2:] == ["gso", "gro"]
+    assert "eth7" in pair.a.run("fnat-guest", "offload", "eth7", "on", accept=(1,)).err
+
+
+def test_the_path_mtu_is_that_of_the_route(pair: Pair) -> None:
+    pair.a.run("ip", "route", "add", "10.9.0.0/24", "via", "10.0.0.2", "mtu", "1300")
+    assert [pair.a.run("fnat-guest", "path-mtu", each).out for each in ("10.0.0.2", "10.9.0.1")] == ["1500\n", "1300\n"]
+    assert "unreachable" in pair.a.run("fnat-guest", "path-mtu", "192.0.2.1", accept=(1,)).err
+
+
 def test_the_segments_capture_has_what_went_between_them(pair: Pair) -> None:
     asked_before = pair.capture.stat().st_size
     server = pair.b.start("fnat-guest", "serve", "bee", "83")
