@@ -57,7 +57,7 @@ def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
 
 def _role(row: LabScenario, guest: GuestPlan, name: str) -> str:
     """Return the role whose set has the guest's packages."""
-    role = getattr(row, guest.part.value) or guest.role
+    role = getattr(row, guest.part.value, None) or guest.role  # a line names none for routers
     if not role:
         raise UsageError(f"the line names no kernel for {guest.part}s", hint=f"[lab.{name}] in the line file")
     return str(role)
@@ -90,7 +90,7 @@ class _ScenarioRun:
         self.directory.mkdir(parents=True)
         with network.running_lab(self.directory, self.environment.accelerator) as lab:
             for segment, file in captures.items():
-                lab.add_segment(segment, capture=file)
+                lab.add_segment(segment, capture=file, frames=self.plan.captured_frames)
             try:
                 self._execute(lab, captures)
             except GuestLost as lost:

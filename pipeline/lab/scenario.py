@@ -11,12 +11,17 @@ from pipeline.lab.topology import GuestPlan
 
 @dataclass(frozen=True)
 class ScenarioPlan:
-    """The guests of a scenario, and its function."""
+    """The guests of a scenario, and its function.
+
+    `captured_frames` is how many frames of each segment are captured, the first ones; None for all. A capture is read
+    whole, and cannot be of a scenario whose traffic is hundreds of thousands.
+    """
 
     name: str
     title: str
     guests: tuple[GuestPlan, ...]
     act: Callable[[ScenarioContext], None]
+    captured_frames: int | None = None
 
     @property
     def segments(self) -> tuple[str, ...]:

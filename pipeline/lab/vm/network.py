@@ -100,15 +100,17 @@ class Lab:
         self._monitors = Monitors()
         running.callback(self._monitors.close)
 
-    def add_segment(self, name: str, capture: Path | None = None) -> None:
-        """Create a segment; all frames on it go to `capture`, a pcap file that must not exist yet.
+    def add_segment(self, name: str, capture: Path | None = None, frames: int | None = None) -> None:
+        """Create a segment; its first `frames`, or all, go to `capture`, a pcap file that must not exist yet.
 
         Raises `NetworkFailed`, or `HostLacks` when there is no room for the capture.
         """
         if name in self.segments:
             raise NetworkFailed(f"segment {name}: exists already; expected a new name", where=str(self.directory))
         path = self._sockets / f"{name}.switch"
-        words = [sys.executable, "-I", "-S", switch.__file__, str(path), *([str(capture)] if capture else [])]
+        limited = [] if frames is None else [str(frames)]
+        captured = [str(capture), *limited] if capture else []
+        words = [sys.executable, "-I", "-S", switch.__file__, str(path), *captured]
         child = self._running.enter_context(process.start(words))
         segment = self.segments[name] = Segment(name, path, capture, child)
         output = process.pipe(child.stdout)

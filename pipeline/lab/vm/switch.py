@@ -1,10 +1,11 @@
 """Switch one segment: a process between the cards of guests. Runs as a program by itself.
 
-    python switch.py SOCKET [CAPTURE]
+    python switch.py SOCKET [CAPTURE [FRAMES]]
 
 Listens on SOCKET for QEMU's `-netdev stream` (net/stream.c: each frame after its length, 4 bytes,
 most significant first), learns which address is where, sends to all what it does not know, and
-writes every frame once, as it came in, to CAPTURE (a classic pcap file; it must not exist). Says
+writes every frame once, as it came in, to CAPTURE (a classic pcap file; it must not exist), or the
+first FRAMES of them. Says
 "ready" on standard output, ends by itself for no other reason than a capture that cannot be
 written. Unprivileged, touches no network of the host. Imports nothing of the pipeline: it starts
 in 30 ms so.
@@ -34,14 +35,17 @@ _PCAP_FRAME = struct.Struct("<IIII")  # seconds and microseconds since 1970, byt
 class Capture:
     """A pcap file. Frames are written at once, so that the file can be read meanwhile and survives a kill."""
 
-    def __init__(self, path: str) -> None:
-        """Create the file. Raises `FileExistsError`: a capture is never overwritten."""
-        self._path, self._remaining = path, MAX_CAPTURE
+    def __init__(self, path: str, frames: int | None = None) -> None:
+        """Create the file for `frames`, None for all. Raises `FileExistsError`: a capture is never overwritten."""
+        self._path, self._remaining, self._frames = path, MAX_CAPTURE, frames
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._write(_PCAP_HEAD)
 
     def write_frame(self, data: bytes, nanoseconds: int) -> None:
-        """Add a frame that came at `nanoseconds` since 1970."""
+        """Add a frame that came at `nanoseconds` since 1970, unless it is one too many."""
+        if self._frames == 0:
+            return
+        self._frames = None if self._frames is None else self._frames - 1
         self._remaining -= _PCAP_FRAME.size + len(data)
         if self._remaining < 0:
             sys.exit(f"{self._path}: more than {MAX_CAPTURE} bytes of frames; a guest floods the segment")
@@ -204,7 +208,7 @@ class Switch:
 def main(words: list[str]) -> None:
     """Serve until killed; report errors on standard error."""
     try:
-        capture = Capture(words[1]) if len(words) > 1 else None
+        capture = Capture(words[1], int(words[2]) if len(words) > 2 else None) if len(words) > 1 else None
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(words[0])
         listener.listen(64)

@@ -269,3 +269,11 @@ def test_a_capture_ends_the_segment_where_a_guest_floods_it(tmp_path: Path, monk
         for _ in range(1000):
             capture.write_frame(frame(ALL, A), 0)
     assert (tmp_path / "c").stat().st_size <= 1024
+
+
+def test_a_capture_of_some_frames_has_the_first_and_goes_on_taking_the_rest(tmp_path: Path) -> None:
+    capture = switch.Capture(str(tmp_path / "c"), 2)
+    for number in range(1, 6):
+        capture.write_frame(frame(ALL, A) + bytes([number]), 0)
+    kept = (tmp_path / "c").read_bytes()[24:]
+    assert kept.count(frame(ALL, A)) == 2 and kept.endswith(bytes([2]))
