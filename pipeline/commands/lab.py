@@ -29,7 +29,7 @@ from pipeline.core.suggestion import did_you_mean, unknown
 from pipeline.errors import HostLacks, Refused, TestsFailed, UsageError
 from pipeline.lab import run_record
 from pipeline.lab.report.results import PAGE
-from pipeline.lab.scenarios import NAMES
+from pipeline.lab.scenarios import NAMES, module_name
 from pipeline.packaging.scheduler import LOCK
 from pipeline.publish.layout import directory_of
 from pipeline.recipes import guest_userland
@@ -373,7 +373,7 @@ def opened(path: Path, fingerprint: str) -> Repository:
 
 def _code() -> str:
     """Return the digest of the lab's own code."""
-    scenarios = (f"pipeline.lab.scenarios.{name}" for name in NAMES)  # imported by name
+    scenarios = map(module_name, NAMES)  # imported by name
     return fingerprint.digest("pipeline.lab.runner", "pipeline.lab.report.page", *scenarios)
 
 

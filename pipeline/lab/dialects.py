@@ -23,9 +23,10 @@ class DirectorDialect:
     `add_local` is ipvsadm's command for a local address, which stands behind `local`; `list_local` the one for their
     list, which has the words `columns`. `feature` is a file that IPVS has with FULLNAT alone,
     `option_file` one with the number of TOA's option. `limit_ports` and `free_ports` are scripts that leave local
-    addresses two ports, and all of them; they find the service in $SERVICE and the address in $LOCAL. `table` is the
-    size of the table of connections, where FULLNAT brings one of its own. `counts_failures`: the last column of the
-    list counts the connections that got no port. `saves`: saved rules have FULLNAT and local addresses.
+    addresses the ports from $FIRST to $LAST, and all of them; they find the service in $SERVICE and the address in
+    $LOCAL. `table` is the size of the table of connections, where FULLNAT brings one of its own. `counts_failures`: the
+    last column of the list counts the connections that got no port. `saves`: saved rules have FULLNAT and local
+    addresses.
     """
 
     forward: str
@@ -89,8 +90,8 @@ PATCHED_DIRECTOR = DirectorDialect(
     feature=f"{_IPVS}/fullnat_lport_min",
     limit_ports=f"""cd {_IPVS}
 cat fullnat_lport_min fullnat_lport_max >/run/local_ports
-echo 60000 >fullnat_lport_min
-echo 60001 >fullnat_lport_max
+echo "$FIRST" >fullnat_lport_min
+echo "$LAST" >fullnat_lport_max
 """,
     free_ports=f"""{{ read -r least; read -r most; }} </run/local_ports
 cd {_IPVS}
@@ -108,7 +109,7 @@ MODULES_DIRECTOR = DirectorDialect(
     columns=("Used", "Free", "Failures"),
     feature=f"{_IPVS}/fullnat_toa_option",
     option_file=f"{_IPVS}/fullnat_toa_option",
-    limit_ports='ipvsadm --edit-laddr -t "$SERVICE" --laddr "$LOCAL:60000-60001"\n',
+    limit_ports='ipvsadm --edit-laddr -t "$SERVICE" --laddr "$LOCAL:$FIRST-$LAST"\n',
     free_ports='ipvsadm --edit-laddr -t "$SERVICE" --laddr "$LOCAL"\n',
     counts_failures=True,
     saves=True,

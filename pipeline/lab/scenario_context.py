@@ -135,8 +135,12 @@ class ScenarioContext:
         """Start a UDP server that answers with its own name, and wait until it listens."""
         return self._start_server(self[name], "serve-udp", name, str(port))
 
-    def _start_server(self, machine: Machine, how: str, name: str, port: str, *family: str) -> int:
-        number = machine.start(GUEST, how, name, port, *family)
+    def start_closing_server(self, name: str, port: int, seconds: float = 0) -> int:
+        """Start a TCP server that says its own name and closes first, after `seconds`; wait until it listens."""
+        return self._start_server(self[name], "serve-close", name, str(port), f"{seconds:g}")
+
+    def _start_server(self, machine: Machine, how: str, name: str, port: str, *more: str) -> int:
+        number = machine.start(GUEST, how, name, port, *more)
         table = "/proc/net/udp*" if how == "serve-udp" else "/proc/net/tcp*"
         wanted = f":{int(port):04X} "
         machine.run(

@@ -14,6 +14,7 @@ class Part(StrEnum):
     DIRECTOR = "director"
     SERVER = "server"
     CLIENT = "client"
+    ROUTER = "router"  # between them; its role is the plan's own
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,8 @@ FOREIGN: Mapping[str, str] = {
     "format": "ruff",
     "body": "ask",
     "together": "ask|request",
-    "timeout": "ask",
+    "timeout": "ask|connect",
+    "ctstate": "iptables",
 }
 # Files that belong to others, and whose they are.
 FOREIGN_FILES: Mapping[str, str] = {

@@ -10,11 +10,19 @@ if TYPE_CHECKING:
     from pipeline.lab.scenario import ScenarioPlan
 
 # In the order of execution: the first failure is the most informative.
-NAMES = ("boot", "nat", "dr", "tun", "fullnat", "keepalived", "roles", "guide")
+NAMES = (
+    *("boot", "nat", "dr", "tun", "fullnat", "fullnat-offload", "fullnat-ports", "fullnat-pmtu"),
+    *("keepalived", "roles", "guide"),
+)
+
+
+def module_name(name: str) -> str:
+    """Return the full name of a scenario's module."""
+    return f"pipeline.lab.scenarios.{name.replace('-', '_')}"
 
 
 def load_scenario(name: str, roles: Sequence[str]) -> ScenarioPlan:
     """Return the scenario of this name; `roles` are those with a kernel."""
-    module = import_module(f"pipeline.lab.scenarios.{name}")
+    module = import_module(module_name(name))
     plan: ScenarioPlan = module.plan(roles) if name == "boot" else module.PLAN
     return plan

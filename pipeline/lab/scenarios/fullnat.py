@@ -47,27 +47,34 @@ def prepare(context: ScenarioContext) -> None:
     for service, port in ((SERVICE, PORT), (SERVICE6, PORT6)):
         weighted = zip(SERVERS.values(), (2, 1), strict=True)
         added = [f"-r {address}:{port} {words.forward} -w {weight}" for address, weight in weighted]
-        _add_service(context, f"-t {service}", "wrr", added)
+        add_service(context, f"-t {service}", added, scheduler="wrr")
     for name in SERVERS:
         context[name].run("modprobe", "ipv6", accept=(0, 1))
         context.start_tcp_server(name, PORT)
         context.start_tcp_server(name, PORT6, "6")
 
 
-def _add_service(context: ScenarioContext, service: str, scheduler: str, servers: list[str]) -> None:
-    """Add a service with servers, each as ipvsadm's words for it, and the local address."""
+def add_service(
+    context: ScenarioContext, service: str, servers: list[str], *, scheduler: str = "rr", local: str = LOCAL
+) -> None:
+    """Add a service with servers, each as ipvsadm's words for it, and a local address."""
     added = "\n".join(f"-a {service} {server}" for server in servers)
     words = context.dialect.director
-    local = f"{words.add_local} {service} {words.local} {LOCAL}"
-    ipvs.add_rules(context["director"], f"-A {service} -s {scheduler}\n{added}\n{local}")
+    with_local = f"{words.add_local} {service} {words.local} {local}"
+    ipvs.add_rules(context["director"], f"-A {service} -s {scheduler}\n{added}\n{with_local}")
 
 
 def check_no_routes(context: ScenarioContext) -> None:
     """Check that the servers have no route to the client, without which nothing here proves FULLNAT."""
     for name in SERVERS:
-        answer = context[name].run("ip", "route", "get", CLIENT, accept=(0, 1, 2))
-        hint = "with a route, masquerading would seem to work too"
-        context.check(f"{name}: a route to the client exists", False, answer.status == 0, hint=hint)
+        check_no_route(context, name)
+
+
+def check_no_route(context: ScenarioContext, name: str, client: str = CLIENT) -> None:
+    """Check that a server has no route to the client."""
+    answer = context[name].run("ip", "route", "get", client, accept=(0, 1, 2))
+    hint = "with a route, masquerading would seem to work too"
+    context.check(f"{name}: a route to the client exists", False, answer.status == 0, hint=hint)
 
 
 def _check_without_toa(context: ScenarioContext) -> None:
@@ -80,10 +87,7 @@ def _check_without_toa(context: ScenarioContext) -> None:
 def check_with_toa(context: ScenarioContext) -> None:
     """Have servers read TOA; check the distribution, and that they observe the clients' own addresses and ports."""
     for name in SERVERS:
-        script = f"TRUST={LOCAL}\n{context.dialect.reader.start}"
-        started = context[name].run("sh", "-c", script, accept=ANY_STATUS)
-        found = "yes" if started.status == 0 else started.err.strip() or f"exit status {started.status}"
-        context.check(STARTING.format(name), "yes", found, hint="was it made with the real server's patch or package?")
+        start_reading(context, name)
     answers = context.request("client", VIP, 80, 30)
     context.check_distribution("FULLNAT, wrr 2 and 1: requests per server", {"server1": 20, "server2": 10}, answers)
     hint = "another number of the option than the director's, or a director's kernel on a real server, lose it silently"
@@ -95,6 +99,14 @@ def check_with_toa(context: ScenarioContext) -> None:
         shown = context[name].run("sh", "-c", context.dialect.reader.stats, accept=ANY_STATUS)
         seen = "with TOA {}, without {}".format(*context.dialect.reader.count(shown.out))
         context.check(f"{name}: connections that are counted", f"with TOA {wanted}, without 0", seen, hint=hint)
+
+
+def start_reading(context: ScenarioContext, name: str, trust: str = LOCAL) -> None:
+    """Have a server read TOA of the local addresses `trust`, an address or a network."""
+    script = f"TRUST={trust}\n{context.dialect.reader.start}"
+    started = context[name].run("sh", "-c", script, accept=ANY_STATUS)
+    found = "yes" if started.status == 0 else started.err.strip() or f"exit status {started.status}"
+    context.check(STARTING.format(name), "yes", found, hint="was it made with the real server's patch or package?")
 
 
 def _check_role(context: ScenarioContext) -> None:
@@ -114,7 +126,7 @@ def _check_toa_option(context: ScenarioContext) -> None:
     context.check("FULLNAT: packets with TOA's option on the outer wire", 0, outer)
 
 
-def _list_local_addresses(context: ScenarioContext) -> tuple[str, list[list[str]]]:
+def list_local_addresses(context: ScenarioContext) -> tuple[str, list[list[str]]]:
     """Return ipvsadm's list of the service's local addresses, and its rows for ours."""
     text = context["director"].run("ipvsadm", context.dialect.director.list_local, "-t", SERVICE).out
     return text, [line.split() for line in text.splitlines() if LOCAL in line]
@@ -122,7 +134,7 @@ def _list_local_addresses(context: ScenarioContext) -> tuple[str, list[list[str]
 
 def _check_local_addresses(context: ScenarioContext) -> None:
     words = context.dialect.director
-    text, rows = _list_local_addresses(context)
+    text, rows = list_local_addresses(context)
     context.check(f"FULLNAT: ipvsadm {words.list_local} lists the local address", True, bool(rows))
     columns = [column for column in words.columns if column in text]
     context.check(f"FULLNAT: columns of ipvsadm {words.list_local}", list(words.columns), columns)
@@ -139,7 +151,7 @@ def _check_download(context: ScenarioContext) -> None:
 def _check_udp(context: ScenarioContext) -> None:
     forward = context.dialect.director.forward
     added = [f"-r {address}:{UDP_PORT} {forward}" for address in SERVERS.values()]
-    _add_service(context, f"-u {UDP_VIP}:{UDP_PORT}", "rr", added)
+    add_service(context, f"-u {UDP_VIP}:{UDP_PORT}", added)
     for name in SERVERS:
         context.start_udp_server(name, UDP_PORT)
     found = context.request("client", UDP_VIP, UDP_PORT, 4, udp=True)
@@ -171,7 +183,7 @@ def _check_port_exhaustion(context: ScenarioContext) -> None:
     """Two local ports for each server and address: what comes beyond is refused, and the director lives."""
     director, words = context["director"], context.dialect.director
     named = f"SERVICE={SERVICE}\nLOCAL={LOCAL}\n"
-    context.run_script(director, named + words.limit_ports)
+    context.run_script(director, f"{named}FIRST=60000\nLAST=60001\n{words.limit_ports}")
     held = context["client"].run(
         *("fnat-guest", "ask", VIP, "80", "/hold/2", "24", "--together", "--timeout", "4"), timeout=30, accept=(0, 1)
     )
@@ -183,7 +195,7 @@ def _check_port_exhaustion(context: ScenarioContext) -> None:
         hint=f"{refused} of 24 refused",
     )
     if words.counts_failures:
-        _, rows = _list_local_addresses(context)
+        _, rows = list_local_addresses(context)
         counted = sum(int(row[-1]) for row in rows)
         name, wanted = "FULLNAT with all local ports used: connections that are counted", f"{refused} or more"
         context.check(name, wanted, counted, passed=counted >= refused)

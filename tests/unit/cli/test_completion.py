@@ -65,7 +65,7 @@ def in_bash(script: str, cwd: Path) -> str:
         ("fetch lts", "lts61 lts612"),
         ("fetch --line=lts", "lts61 lts612"),  # bash replaces what follows the =
         ("build-all --only kernel:r", "realserver"),
-        ("smoke lts61 --scenario full", "fullnat"),
+        ("smoke lts61 --scenario guid", "guide"),
         ("bui", "build build-all"),
         ("lab --ke", "--keep --kernel-config"),
     ],

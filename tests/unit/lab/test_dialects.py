@@ -97,7 +97,7 @@ def test_local_ports_are_limited_and_given_back_as_they_were(shell: str, tmp_pat
     def here(script: str) -> str:
         return script.replace("/proc/sys/net/ipv4/vs", str(tmp_path)).replace("/run/", f"{tmp_path}/")
 
-    assert run(shell, here(words.limit_ports), tmp_path).status == 0
+    assert run(shell, here(f"FIRST=60000\nLAST=60001\n{words.limit_ports}"), tmp_path).status == 0
     assert [(tmp_path / name).read_text() for name in limits] == ["60000\n", "60001\n"]
     assert run(shell, here(words.free_ports), tmp_path).status == 0
     assert {name: (tmp_path / name).read_text() for name in limits} == limits
@@ -107,7 +107,8 @@ def test_local_ports_are_limited_and_given_back_as_they_were(shell: str, tmp_pat
 def test_ports_of_a_local_address_are_limited_by_ipvsadm(shell: str, tmp_path: Path) -> None:
     program(tmp_path, "ipvsadm", f'echo "$*" >>{tmp_path}/log')
     for script in (dialects.MODULES_DIRECTOR.limit_ports, dialects.MODULES_DIRECTOR.free_ports):
-        assert run(shell, f"SERVICE=192.0.2.1:80\nLOCAL=192.0.2.9\n{script}", tmp_path).status == 0
+        named = "SERVICE=192.0.2.1:80\nLOCAL=192.0.2.9\nFIRST=60000\nLAST=60001\n"
+        assert run(shell, named + script, tmp_path).status == 0
     assert (tmp_path / "log").read_text().splitlines() == [
         "--edit-laddr -t 192.0.2.1:80 --laddr 192.0.2.9:60000-60001",
         "--edit-laddr -t 192.0.2.1:80 --laddr 192.0.2.9",
