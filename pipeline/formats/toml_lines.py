@@ -1,9 +1,15 @@
-"""Find the line numbers of TOML keys for error messages. Imported only after a mistake was found."""
+"""Find the lines of TOML keys: for error messages, and to replace values without touching anything else.
+
+Imported only after a mistake was found, or to edit.
+"""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tree_sitter_toml
 from tree_sitter import Language, Node, Parser
@@ -22,6 +28,40 @@ def line_of(text: str, path: Sequence[str | int]) -> int:
             return min(inside)
         wanted = wanted[:-1]
     return known.get(wanted, 1)
+
+
+def replace_texts(text: str, changes: Mapping[Key, str]) -> str:
+    """Return the TOML `text` with other strings at the given keys; comments, order and blanks stay.
+
+    Each value must be a string, and the only one of its text in its key's line. Raises `ValueError` for another one,
+    or a key that is not there.
+    """
+    known = dict(_positions(Parser(Language(tree_sitter_toml.language())).parse(text.encode()).root_node))
+    wanted = tomllib.loads(text)
+    rows = text.split("\n")
+    for key, new in changes.items():
+        old = _replaced(wanted, key, new)
+        number = known.get(key, 0) - 1
+        quoted = json.dumps(old)
+        if not isinstance(old, str) or number < 0 or rows[number].count(quoted) != 1:
+            raise ValueError(f"{'.'.join(map(str, key))} is not written as one string in one line")
+        rows[number] = rows[number].replace(quoted, json.dumps(new))
+    edited = "\n".join(rows)
+    if tomllib.loads(edited) != wanted:
+        raise ValueError("its values are not written as strings in lines of their own")
+    return edited
+
+
+def _replaced(document: dict[str, Any], key: Key, new: str) -> object:
+    """Set the value at `key` in a parsed document and return the one before; None where the key is not there."""
+    at: Any = document
+    try:
+        for part in key[:-1]:
+            at = at[part]
+        old, at[key[-1]] = at[key[-1]], new
+    except (KeyError, IndexError, TypeError):
+        return None
+    return old
 
 
 def _positions(root: Node) -> Iterator[tuple[Key, int]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.formats.toml_lines import Key, line_of
+from pipeline.formats.toml_lines import Key, line_of, replace_texts
 
 _NAMES = st.sampled_from(["a", "b", "c", "key-1", "9", "with space", "do.t", "ä", "back\\slash", "", "it's"])
 _SCALARS = st.integers(0, 9) | st.booleans() | st.sampled_from(["", "text", "two\nlines", "# no comment", "]", "ü"])
@@ -150,3 +150,56 @@ def test_quoted_names_are_read_as_toml_reads_them(key: str) -> None:
 def test_a_key_of_very_many_parts_is_no_problem() -> None:
     parts = ["a"] * 5000
     assert line_of(f"\n{'.'.join(parts)} = 1\n", parts) == 2
+
+
+SERIES = """\
+# What this is.
+[patches.one]   # the first
+sha256 = "aa"   # "bb" before
+other = "aa"
+
+[patches.one.effect]
+"net/a.c" = "cc"
+'net/b.c' = "dd"
+
+[[tools.x.patches]]
+sha256 = "aa"
+
+[[tools.x.patches]]
+sha256 = "ee"
+"""
+
+
+def test_texts_are_replaced_and_all_else_stays() -> None:
+    values: dict[Key, str] = {
+        ("patches", "one", "sha256"): "11",
+        ("patches", "one", "effect", "net/b.c"): "22",
+        ("tools", "x", "patches", 1, "sha256"): "33",
+    }
+    edited = replace_texts(SERIES, values)
+    pairs = zip(SERIES.splitlines(), edited.splitlines(), strict=True)
+    assert [(old, new) for old, new in pairs if old != new] == [
+        ('sha256 = "aa"   # "bb" before', 'sha256 = "11"   # "bb" before'),
+        ("'net/b.c' = \"dd\"", "'net/b.c' = \"22\""),
+        ('sha256 = "ee"', 'sha256 = "33"'),
+    ]
+    assert replace_texts(SERIES, {}) == SERIES
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('a = "x"\n', ("b",)),
+        ('a = "x"\n', ("a", "b")),
+        ('a = ["x"]\n', ("a", 1)),
+        ("a = 'x'\n", ("a",)),
+        ("a = 1\n", ("a",)),
+        ('a = """\nx"""\n', ("a",)),
+        ('a = "x" # "x"\n', ("a",)),
+        ('a = [{ b = "x" }, { b = "x" }]\n', ("a", 0, "b")),
+        ('"x" = "x"\n', ("x",)),
+    ],
+)
+def test_what_is_not_one_text_in_one_line_is_not_replaced(text: str, key: Key) -> None:
+    with pytest.raises(ValueError, match="is not written as one string in one line"):
+        replace_texts(text, {key: "new"})
