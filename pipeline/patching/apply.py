@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pipeline.patching.patch_file import FileChange, Kind, PatchFile, between, g
 DELETED = "0" * 40
 _BEFORE = "pristine"
 LISTED = 20  # differences shown in one message
+_MOVED = "Where the source moved on, `./inv patches LINE --refresh` rebases the project's own patches"
 # As ApplyPatch of kernel.spec: -p1 -F1. The rest asks no questions and leaves no other files behind;
 # the patch was read as a unified diff, so it is taken as nothing else.
 GNU_PATCH = (
@@ -45,6 +46,15 @@ class HunkReport:
     number: int
     line: int
     offset: int
+
+
+@dataclass(frozen=True)
+class HunkResult:
+    """GNU patch's word on one hunk: lines of context that differ, offset in lines, and why it failed if it did."""
+
+    fuzz: int
+    offset: int
+    failed: str
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,9 @@ def apply_series(pristine: Path, series: Sequence[tuple[str, bytes]], scratch: P
     touched = sorted({path for patch in parsed for change in patch.files for path in change.paths})
     sides = (scratch / "patch", scratch / "git")
     for patch in parsed:
-        _check_parents(pristine, patch)
+        check_parents(pristine, patch)
     for side in (*sides, *([scratch / _BEFORE] if len(parsed) > 1 else [])):
-        _copy(pristine, touched, side)
+        copy_files(pristine, touched, side)
     before = git_tree.of_directory(sides[0])
     reports = tuple(_apply_in_turn(parsed, number, *sides) for number in range(len(parsed)))
     after = git_tree.of_directory(sides[0])
@@ -203,11 +213,11 @@ def _refuse_paths(what: str, differences: Sequence[Difference]) -> Refused:
         "\n".join([f"{what}: {len(differences)} path(s) differ", *rows, *more]),
         where=differences[0].path,
         why="what is built would not be of the sources that were examined",
-        hint="compare the patch with the pinned one; a new patch needs its own effect table in series.toml",
+        hint=f"compare the patch with the pinned one; a new patch needs its own effect table in series.toml. {_MOVED}",
     )
 
 
-def _check_parents(root: Path, patch: PatchFile) -> None:
+def check_parents(root: Path, patch: PatchFile) -> None:
     """Refuse a path of the patch that leads through a symbolic link, or is an undeclared one."""
     for change in patch.files:
         for path in change.paths:
@@ -222,7 +232,7 @@ def _check_parents(root: Path, patch: PatchFile) -> None:
                 raise _refuse(patch, change, f"{path} is a symbolic link in the tree", "the patch means a plain file")
 
 
-def _copy(pristine: Path, touched: Iterable[str], side: Path) -> None:
+def copy_files(pristine: Path, touched: Iterable[str], side: Path) -> None:
     """Copy the touched files that exist, with git's modes; share nothing with the tree."""
     side.mkdir(parents=True)
     for path in touched:
@@ -259,10 +269,9 @@ def _apply_in_turn(series: Sequence[PatchFile], number: int, side: Path, other: 
 
 def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
     """Apply one patch with both programs and compare the results."""
-    _check_parents(side, patch)
+    check_parents(side, patch)
     before = git_tree.of_directory(side)
-    for change in patch.files:
-        _check_presence(patch, change, before)
+    check_presence(patch, before)
     hunks = _gnu_patch(patch, side)
     _git_apply(patch, other)
     after = git_tree.of_directory(side)
@@ -274,31 +283,51 @@ def _apply(patch: PatchFile, side: Path, other: Path) -> PatchReport:
     return PatchReport(patch.name, patch.sha256, files)
 
 
-def _check_presence(patch: PatchFile, change: FileChange, before: Listing) -> None:
+def check_presence(patch: PatchFile, before: Listing) -> None:
     """Check that added files are absent and changed files present."""
-    new = change.path if change.kind in (Kind.ADDED, Kind.RENAMED) else None
-    if new is not None and new in before:
-        raise _refuse(patch, change, f"{new} is in the tree already", "the patch creates it")
-    if change.kind is not Kind.ADDED and change.old_path not in before:
-        raise _refuse(
-            patch,
-            change,
-            f"{change.old_path} is not in the tree",
-            "the patch changes it; a file that only exists later (.config) must be left out by a rule in series.toml",
-        )
+    for change in patch.files:
+        new = change.path if change.kind in (Kind.ADDED, Kind.RENAMED) else None
+        if new is not None and new in before:
+            raise _refuse(patch, change, f"{new} is in the tree already", "the patch creates it")
+        if change.kind is not Kind.ADDED and change.old_path not in before:
+            raise _refuse(
+                patch,
+                change,
+                f"{change.old_path} is not in the tree",
+                "the patch changes it; a file that only exists later (.config) must be left out by a rule in"
+                " series.toml",
+            )
 
 
 def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
-    """Apply with GNU patch and read each hunk's result from its output."""
-    result = process.run(GNU_PATCH, cwd=side, stdin=patch.data, accept=(0, 1, 2))
-    found: list[list[re.Match[str]]] = []
+    """Apply with GNU patch and refuse hunks that do not apply as they are, but for their line numbers."""
+    found = gnu_patch(patch, side, check=_check_rejects)
+    return [
+        tuple(
+            HunkReport(hunk.number, hunk.line, result.offset)
+            for hunk, result in zip(change.hunks, results, strict=True)
+        )
+        for change, results in zip(patch.files, found, strict=True)
+    ]
+
+
+def gnu_patch(
+    patch: PatchFile, side: Path, *options: str, check: Callable[[PatchFile, Sequence[Sequence[HunkResult]]], None]
+) -> list[list[HunkResult]]:
+    """Apply with GNU patch and return what its output says of each file's hunks.
+
+    `check` raises for those that are not to be accepted. Raises `Refused` for a patch that GNU patch reads otherwise,
+    and for hunks that failed and `check` let pass.
+    """
+    result = process.run((*GNU_PATCH, *options), cwd=side, stdin=patch.data, accept=(0, 1, 2))
+    found: list[list[HunkResult]] = []
     for line in result.text.splitlines():
         if _FILE.match(line):
             found.append([])
         elif found and (match := _HUNK.fullmatch(line)) is not None:
-            found[-1].append(match)
-    _check_rejects(patch, found)
-    same = [len(change.hunks) for change in patch.files] == [len(matches) for matches in found]
+            found[-1].append(HunkResult(int(match["fuzz"] or 0), int(match["offset"] or 0), match["failed"] or ""))
+    check(patch, found)
+    same = [len(change.hunks) for change in patch.files] == [len(results) for results in found]
     if result.status or not same:
         output = "; ".join((result.error_text or result.text).strip().splitlines()[-3:])
         raise Refused(
@@ -306,22 +335,16 @@ def _gnu_patch(patch: PatchFile, side: Path) -> list[tuple[HunkReport, ...]]:
             where=patch.name,
             hint=process.reproducer(result.argv, side) + f" < {neutral.word(patch.name)}",
         )
-    return [
-        tuple(
-            HunkReport(hunk.number, hunk.line, int(match["offset"] or 0))
-            for hunk, match in zip(change.hunks, matches, strict=True)
-        )
-        for change, matches in zip(patch.files, found, strict=True)
-    ]
+    return found
 
 
-def _check_rejects(patch: PatchFile, found: Sequence[Sequence[re.Match[str]]]) -> None:
+def _check_rejects(patch: PatchFile, found: Sequence[Sequence[HunkResult]]) -> None:
     """Refuse hunks that needed fuzz or were rejected: the patch was made for another tree."""
     rows, first = [], 0
-    for change, matches in zip(patch.files, found, strict=False):
-        for hunk, match in zip(change.hunks, matches, strict=False):
-            if match["fuzz"] or match["failed"]:
-                how = f"applies only with fuzz {match['fuzz']}" if match["fuzz"] else "does not apply"
+    for change, results in zip(patch.files, found, strict=False):
+        for hunk, result in zip(change.hunks, results, strict=False):
+            if result.fuzz or result.failed:
+                how = f"applies only with fuzz {result.fuzz}" if result.fuzz else "does not apply"
                 rows.append(f"{change.path}: hunk #{hunk.number} (line {hunk.line} of the patch) {how}")
                 first = first or hunk.line
     if rows:
@@ -330,7 +353,7 @@ def _check_rejects(patch: PatchFile, found: Sequence[Sequence[re.Match[str]]]) -
             f"patch {patch.name} needs rebase: " + "\n  ".join(rows[:LISTED]) + more,
             where=f"{patch.name}:{first}",
             why="with fuzz a hunk may land in the wrong place and still compile",
-            hint="is this the tree the patch was made for? Compare the pins of the sources of this line",
+            hint=f"is this the tree the patch was made for? Compare the pins of the sources of this line. {_MOVED}",
         )
 
 

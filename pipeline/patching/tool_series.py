@@ -15,6 +15,7 @@ from pipeline.config.line_model import Line, ToolPatch, ToolSeries
 from pipeline.core.fs import scratch
 from pipeline.errors import Refused
 from pipeline.formats import archive
+from pipeline.formats.git_tree import Listing
 from pipeline.patching import apply, patch_file, role_rules, series
 
 if TYPE_CHECKING:
@@ -109,12 +110,9 @@ class PatchedTools:
 
 
 def _prove(found: VerifiedSeries, source: Verified, artifacts: Path) -> ToolProof:
-    touched = {path for item in found.patches for change in item.parsed.files for path in change.paths}
     with scratch(artifacts / "scratch", "tool-") as directory:
         pristine = directory / "pristine"
-        pristine.mkdir()
-        with archive.opened(source.path) as stream:
-            listing = archive.listing(stream, source.file, strip=1, keep=touched, into=pristine)
+        listing = unpack(found, source, pristine)
         report = apply.apply_series(pristine, [(item.name, item.data) for item in found.patches], directory / "tree")
     clauses = role_rules.clauses(_combined(report, found.patches), found.model)
     failed = [clause.text for clause in clauses if not clause.held]
@@ -127,6 +125,14 @@ def _prove(found: VerifiedSeries, source: Verified, artifacts: Path) -> ToolProo
         )
     proof = apply.prove(report, listing, found.model.effect)
     return ToolProof(source.file, role_rules.by_content(clauses), proof.changed, report)
+
+
+def unpack(found: VerifiedSeries, source: Verified, into: Path) -> Listing:
+    """Put the files of a tool's source that its series touches into the new directory `into`; return all its files."""
+    touched = {path for item in found.patches for change in item.parsed.files for path in change.paths}
+    into.mkdir()
+    with archive.opened(source.path) as stream:
+        return archive.listing(stream, source.file, strip=1, keep=touched, into=into)
 
 
 def _combined(report: apply.SeriesReport, patches: Sequence[VerifiedToolPatch]) -> patch_file.PatchFile:
