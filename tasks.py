@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.commands.lines import ListedLine, ShownLine
     from pipeline.commands.logs import Log
     from pipeline.commands.patches import VerifiedLine
+    from pipeline.commands.refresh import RefreshedLine
     from pipeline.commands.shell import ShellResult
     from pipeline.commands.status import Status
     from pipeline.config.line_model import Line
@@ -105,7 +106,8 @@ def lines(context: RunContext, line: str = "", show: str = "") -> ShownLine | li
 
 @verb(
     "line",
-    *FETCHING,
+    *(name for name in FETCHING if name != "refresh"),  # it has one of its own, which no settings file turns on
+    "dry-run",
     group=SOURCES,
     example="patches el6",
     words=("line",),
@@ -114,19 +116,28 @@ def lines(context: RunContext, line: str = "", show: str = "") -> ShownLine | li
     help={
         "diff": "compare two versions of a patch by effect",
         "classify": "find the role of a patch file that belongs to no series",
+        "refresh": "rebase the project's own patches onto what the signed Debian index has now: show each change, prove"
+        " the refreshed series, then write patches and series.toml",
     },
 )
 def patches(
-    context: RunContext, diff: list[str] | None = None, classify: str = ""
-) -> Comparison | VerifiedLine | Outcome:
+    context: RunContext, diff: list[str] | None = None, classify: str = "", refresh: bool = False
+) -> Comparison | VerifiedLine | RefreshedLine | Outcome:
     """Prove each role's patches by content, and apply them to the real tree in a scratch copy."""
     from pipeline.commands import patches as command
 
     if diff and len(diff) != 2:
         raise UsageError("--diff: expected two patch files", hint="./inv patches --diff OLD NEW")
+    if refresh and (diff or classify):
+        what = "--refresh: it is about all patches of a line; expected neither --diff nor --classify"
+        raise UsageError(what, hint="./inv patches LINE --refresh")
     chosen = _line(context, writes=not (diff or classify))
     if diff:
         return command.compare_files(diff, chosen, context)
+    if refresh:
+        from pipeline.commands.refresh import refresh_line
+
+        return refresh_line(chosen, context)
     if not classify:
         return command.verify_line(chosen, context)
     found = command.classify_file(classify, chosen, context)

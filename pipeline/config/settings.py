@@ -166,7 +166,7 @@ class Settings:
     force: Annotated[tuple[str, ...], Row("run this step although nothing changed; may be repeated", value="STEP")] = ()
     keep_going: Annotated[bool, Row("after a failure, go on with what does not depend on it")] = False
     explain: Annotated[bool, Row("say for each step what ran or was reused, and which input decided it")] = False
-    dry_run: Annotated[bool, Row("say what would run and why; build nothing")] = False
+    dry_run: Annotated[bool, Row("say what would run or be changed, and why; build and change nothing")] = False
     verify: Annotated[bool, Row("read what was made whole, although no file's times say that it changed")] = False
     check_reproducible: Annotated[bool, Row("build every package twice and fail unless both have the same bytes")] = (
         False

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import ExitCode
 from pipeline.formats.git_tree import blob_id
-from tests.fixtures.commandline import Inv
+from tests.fixtures.commandline import Ended, Inv
 from tests.fixtures.quickline import QuickLine, good_files
 
 NAME, FILE = "0001-Know-FULLNAT.patch", "ipvsadm.c"
@@ -28,14 +28,20 @@ def line(tmp_path: Path) -> Iterator[QuickLine]:
         yield made
 
 
+def patches(inv: Inv, line: QuickLine, *more: str, expect: int = ExitCode.OK) -> Ended:
+    """The verb, which asks the index again: its own option of that name would make the patches anew."""
+    words = [word for word in line.words if word != "--refresh"]
+    return inv("patches", *words, *more, expect=expect, FNAT_REFRESH="1")
+
+
 def test_a_tools_patches_are_shown_and_proven(line: QuickLine, inv: Inv) -> None:
-    done = inv("patches", *line.words)
+    done = patches(inv, line)
     assert "ipvsadm: by content: it adds 'IPVS_FULLNAT'" in done.out
     assert "name claims" not in done.out, "no role has a patch, and a table of none is shown"
     file = "ipvsadm_1.31.orig.tar.xz"
     applied = "ipvsadm: 1 hunks applied, 0 at an offset, none with fuzz"
     assert f"{applied}; 1 paths differ from {file}, each as recorded" in done.out
-    document = inv("patches", *line.words, "--json").json
+    document = patches(inv, line, "--json").json
     assert json.loads((inv.artifacts / "evidence" / line.name / "patches.json").read_text()) == document
     [found] = document["tools"].values()
     assert (found["source"], [item["patch"] for item in found["patches"]]) == (file, [NAME])
@@ -49,11 +55,11 @@ def test_a_tools_patches_are_shown_and_proven(line: QuickLine, inv: Inv) -> None
 
 def test_a_patch_that_was_changed_is_refused(line: QuickLine, inv: Inv) -> None:
     (line.place / NAME).write_bytes(PATCH.replace(b"IPVS_FULLNAT", b"IPVS_FULLNOT"))
-    done = inv("patches", *line.words, expect=ExitCode.REFUSED)
+    done = patches(inv, line, expect=ExitCode.REFUSED)
     assert f"patch {NAME} of ipvsadm: its SHA-256 is" in done.err
 
 
 def test_a_series_that_leaves_another_file_is_refused(line: QuickLine, inv: Inv) -> None:
     line.patch(NAME, PATCH, must_contain=["IPVS_FULLNAT"], effect={FILE: "0" * 39 + "1"})
-    done = inv("patches", *line.words, expect=ExitCode.REFUSED)
+    done = patches(inv, line, expect=ExitCode.REFUSED)
     assert "the series leaves another tree than recorded" in done.err and EFFECT[FILE] in done.err
