@@ -74,8 +74,8 @@ def show_line(line: Line, console: Console) -> ShownLine:
         [row for name in line.data.roles for row in _role_rows(name, line)],
     )
     packages = line.data.packages.items()
-    if rows := [(role, name, package.kind) for name, package in packages for role in _roles_with(line, name)]:
-        console.table(("role", "package", "kind"), rows)
+    if made := [(role, name, package.kind) for name, package in packages for role in _roles_with(line, name)]:
+        console.table(("role", "package", "kind"), made)
     rows = [(tool, patch.file, patch.sha256) for tool, found in line.data.tools.items() for patch in found.patches]
     if rows:
         console.table(("tool", "patch", "sha256"), rows)
