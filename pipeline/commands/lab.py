@@ -106,7 +106,7 @@ class LabCommand:
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
-            environment = self._environment(keep=keep)
+            environment = self.environment(keep=keep)
             with run_record.recording(environment.work, self._beginning(environment)) as recorder:
                 self._remember(environment.work)
 
@@ -210,7 +210,11 @@ class LabCommand:
             return None
         return place / PAGE if known == what else None
 
-    def _environment(self, *, keep: bool) -> runner.LabEnvironment:
+    def environment(self, *, keep: bool = False) -> runner.LabEnvironment:
+        """Return what scenarios run in: the verified snapshot, the guests' programs, and a new directory of results.
+
+        Raises as `_repository` does, and `HostLacks` for missing programs.
+        """
         from pipeline.host import kvm, programs
         from pipeline.lab import runner
         from pipeline.lab.vm import network

@@ -51,7 +51,12 @@ def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
     plan = scenarios.load_scenario(name, environment.repository.roles)
     if row.left_out:
         return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
-    sets = {guest.name: _role(row, guest, name) for guest in plan.guests}
+    return run_plan(environment, plan, row)
+
+
+def run_plan(environment: LabEnvironment, plan: ScenarioPlan, row: LabScenario) -> results.Scenario:
+    """Run a plan to its end, as `run_scenario` does, with the roles that `row` names for the parts of its guests."""
+    sets = {guest.name: _role(row, guest, plan.name) for guest in plan.guests}
     return _ScenarioRun(environment, plan, sets, row.known).run()
 
 
