@@ -42,7 +42,7 @@ def prepare(context: ScenarioContext) -> None:
     context.run_script(director, f"ip address add {VIP}/32 dev eth0\necho 1 >/proc/sys/net/ipv4/ip_forward")
     for port, forward, _ in METHODS.values():
         ipvs.add_rules(director, f"-A -t {VIP}:{port} -s rr\n-a -t {VIP}:{port} -r {SERVER}:80 {forward}")
-    ipvs.add_rules(director, f"--add-laddr -t {VIP}:81 --laddr {DIP}")
+    director.run("ipvsadm", "--add-laddr", "-t", f"{VIP}:81", "--laddr", DIP)
     context.start_tcp_server("server", 80)
 
 
@@ -55,10 +55,10 @@ def turn(context: ScenarioContext, method: str) -> Figures:
     context.run_script(director, f"iptables -t nat -F POSTROUTING; [ {conntrack} = 0 ] || iptables -t nat -A {rule}")
     busy, begun = ticks(context), time.monotonic()
     client.run("fnat-guest", "ask", VIP, str(port), "/", str(REQUESTS), timeout=120)
-    asked = time.monotonic()
+    answered = time.monotonic()
     download = f"fnat-guest ask {VIP} {port} /bytes/{BYTES} 1 --body --timeout 100 | wc -c"
     assert context.run_script(client, download, timeout=120).strip() == str(BYTES)
-    return REQUESTS / (asked - begun), BYTES / (time.monotonic() - asked), ticks(context) - busy
+    return REQUESTS / (answered - begun), BYTES / (time.monotonic() - answered), ticks(context) - busy
 
 
 def ticks(context: ScenarioContext) -> float:

@@ -93,7 +93,8 @@ FOREIGN: Mapping[str, str] = {
     "no-install-recommends": "apt",
     "format": "ruff",
     "body": "ask",
-    "together": "ask|request",
+    "together": "ask|request|connect",
+    "to-source": "SNAT",
     "timeout": "ask|connect",
     "ctstate": "iptables",
 }

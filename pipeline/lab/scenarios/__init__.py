@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 # In the order of execution: the first failure is the most informative.
 NAMES = (
     *("boot", "nat", "dr", "tun", "fullnat", "fullnat-offload", "fullnat-ports", "fullnat-pmtu"),
-    *("keepalived", "roles", "guide"),
+    *("fullnat-churn", "keepalived", "roles", "guide"),
 )
 
 
