@@ -12,19 +12,10 @@ FULLNAT's divided by the other's within this one run, the median of the rounds:
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout, nothing needs to be installed
+from guests import play
 
-from pipeline.commands.lab import LabCommand
-from pipeline.config import line_loader
-from pipeline.config.context import RunContext
-from pipeline.config.line_model import LabScenario
-from pipeline.config.settings import load
-from pipeline.core.console import Console
-from pipeline.lab import runner
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
 from pipeline.lab.scenarios import ipvs
@@ -99,18 +90,7 @@ PLAN = ScenarioPlan(
     ),
     act=act,
 )
-ROLES = LabScenario(director="director", server="realserver", client="stock")  # type: ignore[arg-type]
-
-
-def main() -> None:
-    """Play the plan once, without captures, which cost time of their own."""
-    artifacts, *options = sys.argv[1:]
-    small = options[1:] if options[:1] == ["--kernel-config"] else ["full"]
-    settings = load({"artifacts": artifacts, "quiet": True, "capture": False, "kernel_config": small[0]}, {})
-    command = LabCommand(line_loader.load("lts61"), RunContext(settings, Console(quiet=True)))
-    played = runner.run_plan(command.environment(), PLAN, ROLES)
-    sys.exit(f"error: {played.why}" if played.state != "passed" else 0)
 
 
 if __name__ == "__main__":
-    main()
+    play(PLAN)
