@@ -67,8 +67,8 @@ HOSTILE = {
     ),
     "never ends": Hostile(
         "while :; do echo on and on; sleep 0.1; done",
-        ("ran longer than 3 s", "wall-clock limit", "on and on", "--build-time"),
-        ("--build-time", "3"),
+        ("ran longer than 10 s", "wall-clock limit", "on and on", "--build-time"),
+        ("--build-time", "10"),
     ),
     "prints what acts on a terminal": Hostile(
         r"printf 'error: \033]0;owned\007\342\200\256x\n'; exit 3",
