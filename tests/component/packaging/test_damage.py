@@ -215,7 +215,7 @@ def added(snapshot: Path) -> None:
 
 _FILES = (
     *("stock/kernel-1*.rpm", "stock/repodata/repomd.xml", "stock/repodata/repomd.xml.asc", "stock/repodata/*primary*"),
-    *("README", "*.repo", "RPM-GPG-KEY-*", "SHA256SUMS", "SHA256SUMS.asc", "snapshot.json"),
+    *("README", "*-stock.repo", "RPM-GPG-KEY-*", "SHA256SUMS", "SHA256SUMS.asc", "snapshot.json"),
 )
 CHANGES: dict[str, Callable[[Path], None]] = {
     **{f"{name}, a bit": file(name, flipped) for name in _FILES},
