@@ -122,7 +122,8 @@ def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built)
     report = json.loads((published.artifacts / "reports/lab/lts61/latest/report.json").read_text())
     (boot,) = report["scenarios"]
     assert boot["state"] == "failed" and "panic, the kernel gave up: " in boot["why"]
-    assert "Call Trace:" in boot["guests"][0]["findings"][0]["trace"]
+    (stock,) = (guest for guest in boot["guests"] if guest["name"] == "stock")
+    assert "Call Trace:" in stock["findings"][0]["trace"]
 
 
 def line(published: Built) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Lab:
         self.command = LabCommand(line_loader.load("lts61"), RunContext(given, Console(out=self.out)))
         self.play: Play = labruns.passed
         self.begun = 0
-        monkeypatch.setattr(LabCommand, "_environment", lambda _, *, keep: self.environment())
+        monkeypatch.setattr(LabCommand, "environment", lambda _, *, keep: self.environment())
         monkeypatch.setattr(runner, "run_scenario", lambda _, name: self.play(name))
 
     def environment(self) -> Any:
