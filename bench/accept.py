@@ -47,4 +47,4 @@ def act(context: ScenarioContext) -> None:
 
 if __name__ == "__main__":
     guest = GuestPlan("server", Part.SERVER, (Interface("back", ("192.168.1.10/24",)),))
-    play(ScenarioPlan("accept", "Connections with lvs-toa and without", (guest,), act))
+    play(ScenarioPlan("accept", "Connections with lvs-toa and without", (guest,), act, captured_frames=2000))

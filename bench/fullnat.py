@@ -2,7 +2,7 @@
 
 ARTIFACTS has a published snapshot of lts61. Client, director and server are guests; three methods take turns on them:
 NAT, FULLNAT, and NAT with the client's address replaced by iptables, which takes connection tracking. Each figure is
-FULLNAT's divided by the other's within this one run, the median of the rounds:
+FULLNAT's divided by the other's within this one run, the median of the rounds, for the processor all rounds together:
 
     requests a second, one after the other            aim >= 0.95
     bytes a second of a download                      aim >= 0.95
@@ -48,7 +48,9 @@ def turn(context: ScenarioContext, method: str) -> Figures:
     client.run("fnat-guest", "ask", VIP, str(port), "/", str(REQUESTS), timeout=120)
     answered = time.monotonic()
     download = f"fnat-guest ask {VIP} {port} /bytes/{BYTES} 1 --body --timeout 100 | wc -c"
-    assert context.run_script(client, download, timeout=120).strip() == str(BYTES)
+    context.check(
+        f"{method}: bytes of a download", str(BYTES), context.run_script(client, download, timeout=120).strip()
+    )
     return REQUESTS / (answered - begun), BYTES / (time.monotonic() - answered), ticks(context) - busy
 
 
@@ -63,14 +65,12 @@ def act(context: ScenarioContext) -> None:
     prepare(context)
     rounds = [{method: turn(context, method) for method in METHODS} for _ in range(ROUNDS + 1)][1:]  # one to warm up
     for other in ("NAT", "NAT and SNAT"):
-        for row, what, aim in (
-            (0, "requests a second", ">= 0.95"),
-            (1, "bytes a second", ">= 0.95"),
-            (2, "CPU", "<= 1.05"),
-        ):
+        for row, what in enumerate(("requests a second", "bytes a second")):
             ratios = [each["FULLNAT"][row] / each[other][row] for each in rounds]
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-            print(f"FULLNAT / {other:12}  {what:18} {statistics.median(ratios):5.2f}  ({spread}, aim {aim})")
+            print(f"FULLNAT / {other:12}  {what:18} {statistics.median(ratios):5.2f}  ({spread}, aim >= 0.95)")
+        busy = [sum(each[method][2] for each in rounds) for method in ("FULLNAT", other)]
+        print(f"FULLNAT / {other:12}  {'CPU, all rounds':18} {busy[0] / busy[1]:5.2f}  (aim <= 1.05)")
 
 
 PLAN = ScenarioPlan(
@@ -89,6 +89,7 @@ PLAN = ScenarioPlan(
         GuestPlan("server", Part.SERVER, (Interface("back", (f"{SERVER}/24",)),), routes=(f"default via {DIP}",)),
     ),
     act=act,
+    captured_frames=2000,
 )
 
 
