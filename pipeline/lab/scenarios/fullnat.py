@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipeline.formats import pcap
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ANY_STATUS, ScenarioContext
@@ -214,17 +216,18 @@ def _check_save_and_restore(context: ScenarioContext) -> None:
     context.check("FULLNAT after ipvsadm -R: servers see the client's address and port", 3, own)
 
 
-PLAN = ScenarioPlan(
-    name="fullnat",
-    title="FULLNAT: both addresses rewritten, servers without a route to the client see it all the same",
-    guests=(
+def plan_guests(
+    servers: Mapping[str, str], schedulers: tuple[str, ...] = ("rr",), packages: tuple[str, ...] = ()
+) -> tuple[GuestPlan, ...]:
+    """Plan a client, a director between the two networks, and servers with their addresses and packages."""
+    return (
         GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
         GuestPlan(
             "director",
             Part.DIRECTOR,
             (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
             packages=("ipvsadm", "lvs-fnat-director"),
-            modules=("ip_vs", "ip_vs_wrr", "ip_vs_rr"),
+            modules=("ip_vs", *(f"ip_vs_{name}" for name in schedulers)),
             vip=VIP,
         ),
         *(
@@ -232,11 +235,17 @@ PLAN = ScenarioPlan(
                 name,
                 Part.SERVER,
                 (Interface("back", (f"{address}/24",)),),
-                packages=("lvs-fnat-realserver",),
+                packages=packages,
                 optional_modules=("ipv6", "toa"),
             )
-            for name, address in SERVERS.items()
+            for name, address in servers.items()
         ),
-    ),
+    )
+
+
+PLAN = ScenarioPlan(
+    name="fullnat",
+    title="FULLNAT: both addresses rewritten, servers without a route to the client see it all the same",
+    guests=plan_guests(SERVERS, ("wrr", "rr"), ("lvs-fnat-realserver",)),
     act=act,
 )

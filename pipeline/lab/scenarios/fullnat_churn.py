@@ -9,8 +9,7 @@ from __future__ import annotations
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ANY_STATUS, GUEST, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import boot, fullnat, ipvs
-from pipeline.lab.scenarios.fullnat import CLIENT, LOCAL, SERVICE, VIP
-from pipeline.lab.topology import GuestPlan, Interface, Part
+from pipeline.lab.scenarios.fullnat import LOCAL, SERVICE, VIP
 from pipeline.lab.vm.machine import Machine
 
 SERVER, PORT, OTHER_PORT, HOLDING = "192.168.1.10", 8080, 8081, 8082
@@ -177,18 +176,7 @@ def _check_unloaded(context: ScenarioContext, name: str) -> None:
 PLAN = ScenarioPlan(
     name="fullnat-churn",
     title="FULLNAT: changed, unloaded and taken down under traffic",
-    guests=(
-        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
-        GuestPlan(
-            "director",
-            Part.DIRECTOR,
-            (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
-            packages=("ipvsadm", "lvs-fnat-director"),
-            modules=("ip_vs", "ip_vs_rr", "ip_vs_wrr"),
-            vip=VIP,
-        ),
-        GuestPlan("server", Part.SERVER, (Interface("back", (f"{SERVER}/24",)),), optional_modules=("ipv6", "toa")),
-    ),
+    guests=fullnat.plan_guests({"server": SERVER}, ("rr", "wrr")),
     act=act,
     captured_frames=2000,
 )

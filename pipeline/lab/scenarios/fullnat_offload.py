@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import GUEST, Response, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import counters, fullnat, ipvs
-from pipeline.lab.scenarios.fullnat import CLIENT, LOCAL, PORT, VIP
-from pipeline.lab.topology import GuestPlan, Interface, Part
+from pipeline.lab.scenarios.fullnat import LOCAL, PORT, VIP
 
 SERVER = "192.168.1.10"
 BYTES, OWN_BYTES = 100 << 20, 20 << 20
@@ -108,18 +107,7 @@ def _check_lengths(context: ScenarioContext, state: str, counted: dict[str, int]
 PLAN = ScenarioPlan(
     name="fullnat-offload",
     title="FULLNAT: TOA in long uploads, with and without offloads",
-    guests=(
-        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
-        GuestPlan(
-            "director",
-            Part.DIRECTOR,
-            (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
-            packages=("ipvsadm", "lvs-fnat-director"),
-            modules=("ip_vs", "ip_vs_rr"),
-            vip=VIP,
-        ),
-        GuestPlan("server", Part.SERVER, (Interface("back", (f"{SERVER}/24",)),), optional_modules=("ipv6", "toa")),
-    ),
+    guests=fullnat.plan_guests({"server": SERVER}),
     act=act,
     captured_frames=2000,
 )

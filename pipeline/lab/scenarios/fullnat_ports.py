@@ -12,8 +12,7 @@ from collections import Counter
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ANY_STATUS, GUEST, Response, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import counters, fullnat, ipvs
-from pipeline.lab.scenarios.fullnat import CLIENT, LOCAL, SERVICE, VIP
-from pipeline.lab.topology import GuestPlan, Interface, Part
+from pipeline.lab.scenarios.fullnat import LOCAL, SERVICE, VIP
 
 SERVER = "192.168.1.10"
 CLOSING, HOLDING = 8080, 8081  # the server's ports: connections are closed at once, and after HELD seconds
@@ -124,18 +123,7 @@ def _check_expiry(context: ScenarioContext) -> None:
 PLAN = ScenarioPlan(
     name="fullnat-ports",
     title="FULLNAT: local ports that are used again, all in use, and free again",
-    guests=(
-        GuestPlan("client", Part.CLIENT, (Interface("front", (f"{CLIENT}/24",)),)),
-        GuestPlan(
-            "director",
-            Part.DIRECTOR,
-            (Interface("front", ("192.168.192.2/24",)), Interface("back", ("192.168.1.2/24",))),
-            packages=("ipvsadm", "lvs-fnat-director"),
-            modules=("ip_vs", "ip_vs_rr"),
-            vip=VIP,
-        ),
-        GuestPlan("server", Part.SERVER, (Interface("back", (f"{SERVER}/24",)),), optional_modules=("ipv6", "toa")),
-    ),
+    guests=fullnat.plan_guests({"server": SERVER}),
     act=act,
     captured_frames=2000,
 )
