@@ -125,6 +125,8 @@ def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Ma
     assert f"lib/modules/{uname}/modules.dep" in listed
     assert machine.version("ipvsadm") == "1:1.31-fnat.2.lts61"
     assert (machine.module("ip_vs"), machine.module("ip_vs_rr")) == ("updates/ip_vs.ko", "updates/ip_vs_rr.ko")
+    magic = machine.typed(f"modinfo -k {machine.uname} -F vermagic ip_vs").text.split()
+    assert "modversions" in magic, "else the kernel's own scheduler would be loaded beside it, and corrupt memory"
     # The distribution's have a higher release and a higher version, and stay out.
     upgraded = machine("upgrade")
     assert upgraded.status == 0 and machine.version("keepalived").startswith("1:")
