@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
-from pipeline.packaging import ccache, diagnostics, outputs, rpmbuild
+from pipeline.packaging import ccache, compiled_sources, diagnostics, outputs, rpmbuild
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.runtime import EndReason, Image, Job, Limits, Mount, Runtime, chown_to_build_user
 
@@ -38,7 +38,8 @@ class SpecBuild:
 
     `explain_failure` gets the log and the top directory; it raises its own error or returns. `disk_space` in bytes.
     `environment` extends that of every build. `cache` is the kind of step whose compiler cache the build uses: empty
-    for one that compiles nothing, or nothing through it.
+    for one that compiles nothing, or nothing through it. `compiled` is where the compiler's records lie, None for a
+    build that compiles nothing.
     """
 
     spec: str
@@ -49,6 +50,7 @@ class SpecBuild:
     disk_space: int = 64 << 20
     environment: Mapping[str, str] = field(default_factory=dict)
     cache: str = ""
+    compiled: compiled_sources.Recorded | None = None
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,15 @@ class _SavedJob:
 def build_packages(work: Work, environment: BuildEnvironment, recipe: SpecBuild) -> Path:
     """Build the recipe's packages and return the directory in `work.out` that holds them.
 
-    Raises as `run_build`.
+    The record of compiled sources lies beside it. Raises as `run_build`.
     """
     argv = rpmbuild.build_argv(recipe.spec, replace(recipe.macros, jobs=work.jobs))
     top = run_build(work, environment, recipe, argv)
     rpms = work.out / "rpms"
-    build_outputs(work, top).copy_packages(rpms)
+    built = build_outputs(work, top)
+    built.copy_packages(rpms)
+    if recipe.compiled is not None:
+        compiled_sources.write(work.out, compiled_sources.collect(built, recipe.compiled))
     return rpms
 
 

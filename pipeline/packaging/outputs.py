@@ -8,6 +8,7 @@ The copies have our modes. Nothing of a file that is refused is shown. Must not 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
@@ -86,6 +87,28 @@ class BuildOutputs:
         """Open a file by its path below the top. Raises `BuildFailed` unless it is a regular file of its own."""
         with self._build_errors(name):
             return _open_path(self.top, name)
+
+    def read_below(self, directory: str, endings: tuple[str, ...], limits: OutputLimits) -> Iterator[tuple[str, bytes]]:
+        """Yield the path below the top, and the content, of each file below `directory` whose name ends so, in order.
+
+        Raises `BuildFailed` for one that is no regular file of its own, and when they are too many or too big.
+        """
+        remaining, count, pending = limits.total, 0, [directory]
+        while pending:
+            here = pending.pop()
+            for name, is_directory in _scan(self.top, here):
+                path = f"{here}/{name}"
+                if is_directory:
+                    pending.append(path)
+                elif name.endswith(endings):
+                    count += 1
+                    with self._build_errors(path), _open_path(self.top, path) as stream:
+                        data = stream.read(min(limits.file, remaining) + 1)
+                        remaining -= len(data)
+                        if count > limits.count or remaining < 0 or len(data) > limits.file:
+                            most = f"at most {limits.count} files, {human_bytes(limits.total)} in all"
+                            raise _BadEntry("too much of this kind", most)
+                    yield path, data
 
     def _copy_all(
         self, names: Iterator[str], into: Path, limits: OutputLimits, *, mode: int, check: Callable[[BinaryIO], None]
@@ -171,6 +194,29 @@ def piece(top: Path, name: str, position: int, limit: int, *, links: int = 1) ->
         stream.seek(position)
         return stream.read(limit)
     return b""
+
+
+def sha256(top: Path, name: str, *, links: int = 1) -> str:
+    """Return the SHA-256 of a build's file, which may have as many names as `links`; empty for no regular file."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(_BadEntry, OSError), _open_path(top, name, links) as stream:
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+        return digest.hexdigest()
+    return ""
+
+
+def _scan(top: Path, directory: str) -> list[tuple[str, bool]]:
+    """Return the names in a directory of a build, sorted, with whether each is a directory; none where it is none."""
+    try:
+        handle = _open_directory(top, directory)
+    except _BadEntry:
+        return []
+    try:
+        with os.scandir(handle) as entries:
+            return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    finally:
+        os.close(handle)
 
 
 def names(top: Path, directory: str) -> list[str]:

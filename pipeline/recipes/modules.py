@@ -18,7 +18,7 @@ from pipeline.core import fs
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import kernel_files, package_contents
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.recipes import lvs_tools, spec_files, steps
 from pipeline.recipes.base import MODULES_STEP
 
@@ -207,8 +207,9 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         epoch=parameters.epoch,
         write_sources=_fill_nothing,
         explain_failure=lambda log, top: None,
-        macros=rpmbuild.Macros(dist=parameters.target.build.dist, ccache=False),
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist, ccache=False, keep_tree=True),
         disk_space=_DISK_SPACE,
+        compiled=compiled_sources.kbuild(f"kernel/usr/src/kernels/{uname}", parameters.tree),
     )
     keyed: Mapping[str, object] = {
         "source": source.sha256,

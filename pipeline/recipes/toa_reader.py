@@ -19,7 +19,7 @@ from pipeline.core import fs, resources
 from pipeline.errors import Refused
 from pipeline.formats import archive, elf
 from pipeline.inspect import package_contents
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.recipes import lvs_tools, spec_files, steps
 from pipeline.recipes.base import MODULES_STEP
@@ -192,7 +192,8 @@ def _step(inputs: BuildInputs, name: str, model: ToaReader, epoch: int) -> Step:
         epoch=epoch,
         write_sources=fill,
         explain_failure=lambda log, top: None,
-        macros=rpmbuild.Macros(dist=target.build.dist),
+        macros=rpmbuild.Macros(dist=target.build.dist, keep_tree=True),
+        compiled=compiled_sources.Recorded(("source",)),
     )
     keyed = {"parameters": parameters, "texts": rendered(parameters)}
     return steps.package_step(f"{MODULES_STEP}:{name}", inputs, recipe, lambda rpms: check(rpms, parameters), keyed)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.process import run
+from pipeline.packaging import compiled_sources
 from pipeline.packaging.rpmbuild import read_package
 from pipeline.publish import el6_compat, signers
 from pipeline.publish.verify import verify_snapshot
@@ -124,6 +125,29 @@ def test_the_tree_that_was_compiled_is_the_one_that_git_gives_after_the_patch(bu
         assert evidence["paths_changed"] == len(changed) == len(effect)
     stock = json.loads((built.out("kernel:stock") / "evidence.json").read_text())
     assert (stock["paths_changed"], stock["tree"]) == (0, re.findall(r'git-tree = "(\w+)"', text)[0])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_sources_that_were_compiled_are_recorded_as_the_patch_left_them(built: Built, role: str) -> None:
+    out = built.out(f"kernel:{role}")
+    [(name, tree)] = compiled_sources.read(compiled_sources.path_of(out)).trees.items()
+    assert name == f"kernel-{RELEASE}/linux-{uname(role)}"
+    assert {"net/netfilter/ipvs/ip_vs_core.c", "include/linux/module.h"} <= tree.files.keys()
+    assert ("net/toa/toa.c" in tree.files) is (role == "realserver")
+    assert not tree.unread
+    record = json.loads((out.parent / "meta.json").read_text())
+    assert compiled_sources.FILE in json.dumps(record), "the step's record covers it"
+    for rpm in (out / "rpms").glob("*.rpm"):
+        assert not [path for path in read_package(rpm).files if path.endswith(compiled_sources.FILE)]
+    stock = compiled_sources.read(compiled_sources.path_of(built.out("kernel:stock")))
+    [pristine] = stock.trees.values()
+    changed = {path for path, digest in tree.files.items() if pristine.files.get(path, digest) != digest}
+    assert bool(changed) is (role == "director"), "the real server's patch changes what the toy does not compile"
+
+
+def test_the_sources_of_the_tools_are_recorded(built: Built) -> None:
+    for step, source in (("ipvsadm", "ipvsadm/ipvsadm.c"), ("keepalived", "keepalived/keepalived.c")):
+        assert source in compiled_sources.read(compiled_sources.path_of(built.out(step))).trees["tools"].files
 
 
 def test_modules_are_linked_as_the_old_loader_wants_them(built: Built, tmp_path: Path) -> None:

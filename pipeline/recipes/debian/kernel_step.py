@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.line_model import RoleName
 from pipeline.core import fs
 from pipeline.formats import archive
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.recipes import steps
 from pipeline.recipes.debian import kernel
@@ -38,9 +38,10 @@ def plan(inputs: BuildInputs, role: RoleName) -> Step:
         epoch=parameters.epoch,
         write_sources=fill,
         explain_failure=lambda log, top: kernel.explain(log, parameters, top),
-        macros=rpmbuild.Macros(dist=parameters.target.build.dist),
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist, keep_tree=True),
         disk_space=_DISK_SPACE,
         cache="kernel",
+        compiled=compiled_sources.kbuild(parameters.tree),
     )
     key_inputs = {
         "source": source.sha256,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.line_model import required
 from pipeline.core import fs
 from pipeline.formats import archive
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.recipes import spec_files, steps
 from pipeline.recipes.debian import tools
@@ -48,7 +48,8 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
         epoch=epoch,
         write_sources=fill,
         explain_failure=lambda log, _: tools.explain(log, parameters),
-        macros=rpmbuild.Macros(dist=parameters.target.build.dist),
+        macros=rpmbuild.Macros(dist=parameters.target.build.dist, keep_tree=True),
+        compiled=compiled_sources.Recorded((tree,)),
     )
     key_inputs = {
         "source": source.sha256,

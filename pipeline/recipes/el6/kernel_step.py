@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import RoleName
 from pipeline.errors import BuildFailed
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import steps
 from pipeline.recipes.el6 import kernel
@@ -38,10 +38,15 @@ def plan(inputs: BuildInputs, role: RoleName, epoch: int) -> Step:
         epoch=epoch,
         write_sources=fill,
         explain_failure=lambda log, _: kernel.explain(log, parameters),
-        macros=rpmbuild.Macros(extra=kernel.macros(parameters), switches=parameters.switches),
+        macros=rpmbuild.Macros(
+            extra=kernel.macros(parameters),
+            switches=parameters.switches,
+            keep_tree=image != kernel.BUILDER_WITH_SIGNING,
+        ),
         disk_space=_SMALL_DISK_SPACE if parameters.small else _DISK_SPACE,
         environment=(environment := kernel.environment(parameters)),
         cache="kernel" if environment else "",  # centos6 has none
+        compiled=compiled_sources.kbuild(f"kernel-*/linux-{parameters.uname}"),
     )
     key_inputs = {
         "source": source.sha256,

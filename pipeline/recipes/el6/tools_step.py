@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import RoleName
-from pipeline.packaging import job, rpmbuild
+from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step, Work
 from pipeline.recipes import spec_files, steps
 from pipeline.recipes.el6 import tools
@@ -40,9 +40,11 @@ def plan(inputs: BuildInputs, tool: Tool) -> Step:
         epoch=parameters.epoch,
         write_sources=_nothing,
         explain_failure=lambda log, _: tools.explain(log, parameters),
-        macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static),  # centos6 has none
+        # centos6 has neither ccache nor an rpm that removes the tree.
+        macros=rpmbuild.Macros(dist=target.build.dist, ccache=parameters.static, keep_tree=parameters.static),
         disk_space=_DISK_SPACE,
         cache=tool.value if parameters.static else "",
+        compiled=compiled_sources.Recorded(("tools",)),
     )
     key_inputs = {
         "sources": tools.sources(parameters, inputs.verified),

@@ -20,7 +20,7 @@ def test_every_reader_takes_its_whole_document_and_no_damaged_one(tmp_path: Path
     argv: list[str | Path] = [sys.executable, *options, "-m", "tests.fixtures.damaged", tmp_path]
     found = json.loads(run(argv, cwd=ROOT, env=clean_environment(PYTHONPATH=str(ROOT))).text)
     assert {name: ways for name, ways in found.items() if ways != ["whole"]} == {}
-    assert len(found) == 14 + len(damaged.STORED)
+    assert len(found) == 15 + len(damaged.STORED)
 
 
 def test_a_document_is_damaged_in_every_place() -> None:
