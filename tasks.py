@@ -151,7 +151,7 @@ BUILDING = (
 )
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", "userland")
 ROLES = ("director", "realserver", "stock")
-PUBLISHING = ("gpg-key", "baseurl", "only", "no-smoke")
+PUBLISHING = ("gpg-key", "module-key", "module-certificate", "baseurl", "only", "no-smoke")
 
 
 @verb(

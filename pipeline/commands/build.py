@@ -125,6 +125,7 @@ class BuildCommand:
         """Build and publish, or forecast that for a dry run. Raises the first step's error that failed."""
         begun = time.monotonic()
         self._check_names()
+        _ = self.preparation.module_key  # an unusable one is reported before hours of building
         tried = self.publishing.is_certain()
         if tried:
             self.publishing.try_key()

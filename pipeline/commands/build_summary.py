@@ -17,6 +17,7 @@ from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.ccache import CacheStatistics, total
 from pipeline.packaging.scheduler import Outcome, State
 from pipeline.publish.layout import PLACEHOLDER
+from pipeline.recipes.base import CERTIFICATE
 
 if TYPE_CHECKING:
     from pipeline.core.console import Console
@@ -58,6 +59,12 @@ class Summary:
         ]
 
     @cached_property
+    def certificates(self) -> dict[str, str]:
+        """Return by which certificate the modules of each step are signed; a step whose modules are not is left out."""
+        made = {name: outcome.record.inputs for name, outcome in self.outcomes.items() if outcome.record}
+        return {name: inputs[CERTIFICATE] for name, inputs in made.items() if CERTIFICATE in inputs}
+
+    @cached_property
     def compiled(self) -> dict[str, CacheStatistics]:
         """Return the compiler cache's figures for each step that ran now and used it."""
         ran = {name: o.record for name, o in self.outcomes.items() if o.state is State.RAN and o.record}
@@ -74,6 +81,7 @@ class Summary:
         return {
             "steps": {name: _step(outcome) for name, outcome in self.outcomes.items()},
             "packages": self.packages,
+            "certificates": self.certificates,
             "ccache": {**vars(total(self.compiled.values())), "steps": self.compiled},
             "snapshot": self.snapshot,
             "seconds": round(self.seconds, 2),
@@ -87,6 +95,8 @@ class Summary:
         if self.packages:
             headings = ("package", "size", "sha256", "what", "unsigned copy in")
             console.table(headings, [_row(package) for package in self.packages])
+        for name, certificate in self.certificates.items():
+            console.say(f"{name}: modules signed by {certificate}")
         for name, counted in self.compiled.items():
             console.say(f"{name}: the compiler cache had {counted}")
         if len(self.compiled) > 1:

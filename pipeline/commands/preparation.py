@@ -13,15 +13,17 @@ from pathlib import Path
 
 from pipeline.commands import leftovers
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line, RoleName
+from pipeline.config.line_model import Line, ModuleSet, RoleName
 from pipeline.config.settings import Settings
 from pipeline.packaging import ccache, job
 from pipeline.packaging.graph import Step
 from pipeline.patching import series, tool_series
 from pipeline.patching.patched_trees import Trees
 from pipeline.patching.verified_patch import VerifiedPatch
+from pipeline.recipes import module_key
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
+from pipeline.recipes.module_key import ModuleKey
 from pipeline.sandbox.runtime import Image, Job, JobResult, Limits, Runtime
 from pipeline.sources.records import Verified
 from pipeline.sources.resolver import Sources
@@ -103,6 +105,16 @@ class Preparation:
         """The runtime of this run's builds."""
         return LazyRuntime(self.context)
 
+    @cached_property
+    def module_key(self) -> ModuleKey | None:
+        """The key that signs modules; None without one, or without modules in the line. Raises as `open_key`."""
+        settings = self.context.settings
+        if any(isinstance(package, ModuleSet) for package in self.line.data.packages.values()):
+            return module_key.open_key(settings.module_key, settings.module_certificate)
+        if settings.module_key:
+            self.context.console.note(f"line {self.line.label} has no package of modules: module-key is not used")
+        return None
+
     def image(self, name: str = "", *, fresh: bool = False) -> Image:
         """Return the builder image `name`, that of the settings without one, made when it is not there.
 
@@ -133,6 +145,7 @@ class Preparation:
                     *(self.line, verified, self.patches, environment, trees.of, small),
                     tools={name: found for name, found in tools.series.items() if found.patches},
                     prove_tool=tools.of,
+                    module_key=self.module_key,
                 )
             )
         return self._steps[made.name]

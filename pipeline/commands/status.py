@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ from pipeline.core.units import human_bytes
 from pipeline.lab import run_record
 from pipeline.lab.report.results import RunState
 from pipeline.lab.run_record import FoundRun
-from pipeline.packaging import inventory
+from pipeline.packaging import inventory, step_record
 from pipeline.packaging.inventory import BuilderImage, Run, Snapshot
+from pipeline.recipes.base import CERTIFICATE
 
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are shown
 
@@ -43,10 +45,14 @@ class LabRun:
 
 @dataclass(frozen=True)
 class Status:
-    """The last run of each step, the newest snapshots and runs of the lab by directory, images, sizes in bytes."""
+    """The last run of each step, the newest snapshots and runs of the lab by directory, images, sizes in bytes.
+
+    `certificates`: for each step whose modules are signed, as `LINE STEP`, by which one.
+    """
 
     artifacts: Path
     steps: tuple[Run, ...]
+    certificates: Mapping[str, str]
     latest: Mapping[str, Latest]
     lab: Mapping[str, LabRun]
     images: tuple[BuilderImage, ...]
@@ -68,10 +74,11 @@ def tell(context: RunContext) -> Status:
     images = inventory.images(artifacts)
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
     played = run_record.newest(artifacts)
-    _say(console, artifacts, last, latest, played, images, sizes)
+    certificates = {f"{run.line} {run.step}": found for run in last if (found := _certificate(run))}
+    _say(console, artifacts, last, certificates, latest, played, images, sizes)
     newest = {found.directory: Latest(found.id, found.path, found.published) for found in latest}
     lab = {name: _lab_run(found) for name, found in played.items()}
-    return Status(artifacts, tuple(last), newest, lab, tuple(images), sizes)
+    return Status(artifacts, tuple(last), certificates, newest, lab, tuple(images), sizes)
 
 
 def _lab_run(found: FoundRun) -> LabRun:
@@ -83,10 +90,20 @@ def _of_line(line: Path) -> list[list[Run]]:
     return [inventory.runs(step) for step in inventory.steps(line)]
 
 
+def _certificate(run: Run) -> str:
+    """Return by which certificate the modules of a finished step are signed; empty for none."""
+    if run.state is not inventory.RunState.DONE:
+        return ""
+    with contextlib.suppress(step_record.Damaged):
+        return step_record.read(run.path).inputs.get(CERTIFICATE, "")
+    return ""
+
+
 def _say(
     console: Console,
     artifacts: Path,
     last: Sequence[Run],
+    certificates: Mapping[str, str],
     latest: Sequence[Snapshot],
     played: Mapping[str, FoundRun],
     images: Sequence[BuilderImage],
@@ -101,6 +118,8 @@ def _say(
     for run in last:
         if run.next:
             console.say(f"{run.line} {run.step} {run.state}: {run.next}")
+    for step, certificate in certificates.items():
+        console.say(f"{step}: modules signed by {certificate}")
     for snapshot in latest:
         console.say(f"{snapshot.directory}: latest is {snapshot.id}, published {local_time(snapshot.published)}")
     for name, found in played.items():

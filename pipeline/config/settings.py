@@ -157,6 +157,15 @@ class Settings:
             group="keys and repository",
         ),
     ] = ""
+    module_key: Annotated[
+        Path | None,
+        Row(
+            "private key, PEM, that kernel modules are signed with; the variable KBUILD_SIGN_PIN holds its passphrase; "
+            "default: modules are not signed",
+            value="FILE",
+        ),
+    ] = None
+    module_certificate: Annotated[Path | None, Row("the certificate of module-key, PEM or DER", value="FILE")] = None
     baseurl: Annotated[
         str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
     ] = ""

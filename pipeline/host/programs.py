@@ -75,6 +75,7 @@ TABLE = (
     _row(
         "gpg-agent", "gpg-agent", "gnupg2", "build test", "hold the keys that packages and repositories are signed with"
     ),
+    _row("openssl", "openssl", "openssl", "build test", "sign kernel modules", version="version"),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
     _row("rpmspec", "rpm", "rpm-build", "test", "read back the spec files we render"),
     _row(

@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from pipeline.patching.apply import Proof
     from pipeline.patching.tool_series import VerifiedSeries
     from pipeline.patching.verified_patch import VerifiedPatch
+    from pipeline.recipes.module_key import ModuleKey
     from pipeline.sources.records import Verified
 
 MODULES_STEP = "package"  # the step of a package of [packages.NAME], and behind it the name: `package:NAME`
+CERTIFICATE = (
+    "module-certificate"  # the part of such a step's key that says by which certificate its modules are signed
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class BuildInputs:
     `series` are the patches of each role's series, in order. `tree` applies a role's series to the real tree and
     proves what it leaves: called when a step runs, not to plan it. `small`: kernels get the small configuration.
     `tools` are the patches of each tool that has some; `prove_tool` applies them to its source and proves what they
-    leave, also when a step runs.
+    leave, also when a step runs. `module_key` signs modules; without one they are not signed.
     """
 
     line: Line
@@ -36,6 +40,7 @@ class BuildInputs:
     small: bool = False
     tools: Mapping[str, VerifiedSeries] = field(default_factory=dict)
     prove_tool: Callable[[str], object] | None = None
+    module_key: ModuleKey | None = None
 
 
 class Recipe(Protocol):

@@ -2,6 +2,9 @@
 
 A role that has such packages needs no kernel of its own. The modules go below `updates/`, where depmod prefers them to
 the kernel's. It writes the spec file and all it reads, and proves each module by the kernel that it is for.
+
+With a module key the modules that a sandbox built are signed outside of it, and packed in a second one, in which
+nothing is compiled.
 """
 
 from __future__ import annotations
@@ -14,17 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.line_model import Line, ModuleSet, RoleName
-from pipeline.core import fs
+from pipeline.core import fs, trees
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import archive
 from pipeline.inspect import kernel_files, package_contents
 from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.recipes import lvs_tools, spec_files, steps
-from pipeline.recipes.base import MODULES_STEP
+from pipeline.recipes.base import CERTIFICATE, MODULES_STEP
 
 if TYPE_CHECKING:
     from pipeline.packaging.graph import Step, Work
     from pipeline.recipes.base import BuildInputs
+    from pipeline.recipes.module_key import Certificate, ModuleKey
     from pipeline.recipes.spec_files import BuildTarget
     from pipeline.sources.records import Verified
 
@@ -41,7 +45,7 @@ class Parameters:
 
     `uname` is the kernel's release, as `uname -r` prints it. `tarball` is a file name in SOURCES, `tree` the directory
     in it. `epoch` is SOURCE_DATE_EPOCH in seconds. `patches` are the digests of the series' files by their names in
-    SOURCES, in order.
+    SOURCES, in order. The modules are signed by the key of `certificate`; without one they are not.
     """
 
     target: BuildTarget
@@ -53,6 +57,7 @@ class Parameters:
     epoch: int
     number: int = 1
     patches: Mapping[str, str] = field(default_factory=dict)
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         lvs_tools.plain((self.name, self.tarball, self.tree, *self.patches))
@@ -86,6 +91,11 @@ class Parameters:
         """Where the modules are once installed."""
         return tuple(f"/lib/modules/{self.uname}/updates/{name}.ko" for name in self.model.modules)
 
+    @property
+    def signed_spec(self) -> dict[str, str]:
+        """The spec file that packs signed modules, rendered."""
+        return {SPEC: _spec(self, signed=True)}
+
     def contained(self, path: str) -> tuple[str, ...]:
         """Return the texts that the module at `path` must hold."""
         return self.model.contains.get(Path(path).stem, ())
@@ -98,8 +108,14 @@ class Parameters:
 
 def rendered(parameters: Parameters) -> dict[str, str]:
     """Render the spec file: what a step's key must cover."""
+    kbuild = parameters.model.kbuild
+    texts = {KBUILD: parameters.target.files.text(kbuild)} if kbuild else {}
+    return {SPEC: _spec(parameters, signed=False), **texts}
+
+
+def _spec(parameters: Parameters, *, signed: bool) -> str:
     model, target = parameters.model, parameters.target
-    spec = target.files.render(
+    return target.files.render(
         SPEC,
         line=target.line,
         name=parameters.name,
@@ -117,22 +133,65 @@ def rendered(parameters: Parameters) -> dict[str, str]:
         patches=list(parameters.patches),
         epoch=parameters.epoch,
         changelog_date=rpmbuild.changelog_date(parameters.epoch),
+        signed=signed,
     )
-    return {SPEC: spec, **({KBUILD: target.files.text(model.kbuild)} if model.kbuild else {})}
 
 
 def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Sequence[Path]) -> None:
     """Write the spec file into `specs` and the kernel's development package into `sources`.
 
     The tarball and the patches are the caller's to put there. Raises `Refused` when that package is not among
-    `kernel_rpms`.
+    `kernel_rpms`, and when its kernel could not check signatures that the modules are to bear.
     """
     lvs_tools.write(rendered(parameters), SPEC, sources, specs)
     wanted = f"kernel-devel-{parameters.uname}"
     found = [path for path in kernel_rpms if rpmbuild.read_package(path).nevra == wanted]
     if len(found) != 1:
         raise Refused(f"kernel packages: no {wanted}; expected one to build modules against")
+    if parameters.certificate:
+        _check_kernel(found[0], parameters.uname)
     fs.copy_verified(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
+
+
+def _check_kernel(devel: Path, uname: str) -> None:
+    """Raise `Refused` for a kernel that checks modules and lacks SHA-256, by which they are signed."""
+    path = f"/usr/src/kernels/{uname}/.config"
+    config = kernel_files.read(rpmbuild.read_package(devel), [path])[path].splitlines()
+    if b"CONFIG_MODULE_SIG=y" in config and b"CONFIG_CRYPTO_SHA256=y" not in config:
+        raise Refused(
+            f"the kernel {uname}: without SHA-256; expected CONFIG_CRYPTO_SHA256=y beside CONFIG_MODULE_SIG=y",
+            where=f"{devel}: {path}",
+            why="modules are signed over SHA-256, and this kernel would load none of them",
+            hint='set CONFIG_MODULE_SIG_SHA256 = "y" in the table of the kernel\'s role, see docs/lines.md',
+        )
+
+
+def pack_signed(
+    work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild, parameters: Parameters, key: ModuleKey
+) -> Path:
+    """Sign the modules of the package that `work.out` holds, pack them in its place, and return its directory.
+
+    The sandbox that built them is gone by then, and no other has the key. Raises as `check` and `job.run_build`.
+    """
+    rpms = work.out / "rpms"
+    check(rpms, replace(parameters, certificate=None))
+    package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.name]
+    built = kernel_files.read(package, parameters.paths)
+    signed = {Path(path).name: key.sign(data, path) for path, data in built.items()}
+
+    def fill(sources: Path, specs: Path) -> None:
+        lvs_tools.write(parameters.signed_spec, SPEC, sources, specs)
+        for name, data in signed.items():
+            (sources / name).write_bytes(data)
+
+    log = work.log.read_bytes()
+    for left in (rpms, work.scratch):  # nothing that the first sandbox left is in the second
+        trees.remove(left)
+    work.scratch.mkdir(mode=0o700)
+    try:
+        return job.build_packages(work, environment, replace(recipe, write_sources=fill, compiled=None))
+    finally:
+        work.log.write_bytes(log + work.log.read_bytes())
 
 
 @dataclass(frozen=True)
@@ -146,7 +205,8 @@ class Evidence:
 def check(rpms: Path, parameters: Parameters) -> Evidence:
     """Prove the package below `rpms` by its content; return the evidence.
 
-    Raises `Refused` for a module that is missing, is surplus, is for another kernel, or lacks a text of its role.
+    Raises `Refused` for a module that is missing, is surplus, is for another kernel, lacks a text of its role, or is
+    not signed as the parameters say.
     """
     package = package_contents.require_packages(rpms, [parameters.nevra])[parameters.name]
     surplus = sorted(path for path in package.files if path.endswith(".ko") and path not in parameters.paths)
@@ -162,6 +222,8 @@ def check(rpms: Path, parameters: Parameters) -> Evidence:
                 where=str(package.path),
                 why="a package's name proves nothing, its content does",
             )
+        if parameters.certificate:
+            parameters.certificate.check(content[path], f"{path} in {package.path.name}")
     metadata = package_contents.read_metadata(package.path)
     if f"kernel = {parameters.kernel}" not in metadata.requires:
         raise Refused(f"{package.path.name}: does not require its kernel; expected kernel = {parameters.kernel}")
@@ -188,6 +250,9 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
     role = next(role for role, found in inputs.line.data.roles.items() if name in found.packages)
     patches = {f"{item.name}.patch": item.data for item in inputs.series[role]} if model.paths else {}
     parameters = of_line(inputs.line, name, model, uname, source, patches)
+    key = inputs.module_key
+    if key:
+        parameters = replace(parameters, certificate=key.certificate)
 
     def build(work: Work, environment: job.BuildEnvironment, recipe: job.SpecBuild) -> Path:
         kernel = job.built_packages(work.needs, (KERNEL,))
@@ -200,7 +265,8 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
                 (sources / file).write_bytes(data)
             prepare(sources, specs, parameters, kernel)
 
-        return job.build_packages(work, environment, replace(recipe, write_sources=fill))
+        rpms = job.build_packages(work, environment, replace(recipe, write_sources=fill))
+        return pack_signed(work, environment, recipe, parameters, key) if key else rpms
 
     recipe = job.SpecBuild(
         spec=SPEC,
@@ -215,6 +281,7 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         "source": source.sha256,
         "parameters": parameters,
         "texts": rendered(parameters),
+        **({CERTIFICATE: str(key.certificate), "signed spec": parameters.signed_spec} if key else {}),
     }
     return steps.package_step(
         f"{MODULES_STEP}:{name}",
@@ -224,6 +291,7 @@ def _step(inputs: BuildInputs, name: str, model: ModuleSet, uname: str) -> Step:
         keyed,
         needs=(KERNEL,),
         build=build,
+        calls=(key.sign,) if key else (),
     )
 
 

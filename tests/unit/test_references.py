@@ -55,6 +55,7 @@ FOREIGN: Mapping[str, str] = {
     "dport": "iptables",
     "import": "gpg|rpm|mokutil",
     "sb-state": "mokutil",
+    "trust-mok": "mokutil",
     "key": "sbsign",
     "cert": "sbsign",
     "output": "sbsign",

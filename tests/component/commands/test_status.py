@@ -78,6 +78,15 @@ def test_each_steps_last_run_is_told_with_its_time_and_duration(inv: Inv, built:
     assert "lts61  ipvsadm  done" in inv("status").out
 
 
+def test_signed_modules_are_told_with_the_certificate_of_their_last_run(inv: Inv, built: Built) -> None:
+    name, by = "package:kmod-lvs-fullnat", {"module-certificate": "CN=Key own, SHA-256 1234"}
+    built.step(name, "one", more=by)
+    assert inv("status", "--json").json["certificates"] == {f"lts61 {name}": "CN=Key own, SHA-256 1234"}
+    assert f"lts61 {name}: modules signed by CN=Key own, SHA-256 1234\n" in inv("status").out
+    built.step(name, "two")
+    assert inv("status", "--json").json["certificates"] == {}
+
+
 def test_what_failed_is_told_with_the_next_command(inv: Inv, built: Built) -> None:
     built.step("kernel:stock", "one")
     built.fails("kernel:stock")

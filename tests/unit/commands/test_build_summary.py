@@ -34,6 +34,26 @@ def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
     assert all(error.what in str(found) for error in errors)
 
 
+def test_the_summary_says_by_which_certificate_modules_are_signed(tmp_path: Path) -> None:
+    inputs = {"module-certificate": "CN=Key own, SHA-256 1234"}
+    outcomes = {
+        name: Outcome(
+            name,
+            "key",
+            State.REUSED,
+            "nothing changed",
+            1.0,
+            tmp_path,
+            record=Record("lts61", name, "key", Phase.DONE, 0.0, 1, inputs=own),
+        )
+        for name, own in (("package:kmod-lvs-fullnat", inputs), ("ipvsadm", {}))
+    }
+    out, summary = io.StringIO(), Summary(outcomes, "repository", 1.0)
+    summary.tell(Console(out=out), "line lts61", "", steps=False)
+    assert "package:kmod-lvs-fullnat: modules signed by CN=Key own, SHA-256 1234\n" in out.getvalue()
+    assert summary.to_json()["certificates"] == {"package:kmod-lvs-fullnat": "CN=Key own, SHA-256 1234"}
+
+
 def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
     for name in ("director", "realserver"):
         (tmp_path / f"el6-{name}.repo").write_text("")

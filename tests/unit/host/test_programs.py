@@ -18,9 +18,19 @@ from tests.fixtures.commandline import ROOT
 
 Script = Callable[..., Path]
 
-ROOTS = ("rpmsign", "gpg-agent", "unshare", "setpriv", "prlimit", "tar", "bwrap", "mmdebstrap")  # in the table's order
+ROOTS = (
+    "rpmsign",
+    "gpg-agent",
+    "openssl",
+    "unshare",
+    "setpriv",
+    "prlimit",
+    "tar",
+    "bwrap",
+    "mmdebstrap",
+)  # in the table's order
 BUILD = ROOTS if os.geteuid() == 0 else (*ROOTS[:-1], "newuidmap", "mmdebstrap")
-PACKAGES = f"bubblewrap gpg-agent mmdebstrap rpm tar {'' if BUILD is ROOTS else 'uidmap '}util-linux"
+PACKAGES = f"bubblewrap gpg-agent mmdebstrap openssl rpm tar {'' if BUILD is ROOTS else 'uidmap '}util-linux"
 
 
 @pytest.fixture

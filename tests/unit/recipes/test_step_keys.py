@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,13 @@ from pipeline.config.settings import load
 from pipeline.core import fingerprint
 from pipeline.core.console import Console
 from pipeline.core.process import clean_environment
-from pipeline.packaging.graph import Step
+from pipeline.packaging.graph import Step, StepGraph
 from pipeline.packaging.job import BuildEnvironment
 from pipeline.patching.patched_trees import Trees
 from pipeline.recipes import registry
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.el6 import kernel_step, tools_step
+from pipeline.recipes.module_key import Certificate, ModuleKey
 from pipeline.sandbox.bubblewrap import Bubblewrap
 from pipeline.sandbox.runtime import Image, Limits
 from pipeline.sources.records import Verified
@@ -47,15 +49,25 @@ def source(name: str, file: str, version: str, place: Path) -> Verified:
 
 
 @pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
-    """The modules that each step names, by line and step."""
-    place = tmp_path_factory.mktemp("sources")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sources")
+
+
+@pytest.fixture(scope="module")
+def found(place: Path) -> dict[str, Verified]:
+    """The sources of a line of Debian's."""
     found = {}
     for name, version in {**VERSIONS, "linux": "6.1.9-1"}.items():
         upstream = version.partition(":")[2] or version
         file = f"{name}.tar.xz"
         (place / file).write_bytes(tarball(f"{name}-{upstream.partition('-')[0]}", {"Makefile": "all:\n"}))
         found[name] = source(name, file, version, place)
+    return found
+
+
+@pytest.fixture(scope="module")
+def code(place: Path, found: Mapping[str, Verified]) -> dict[str, tuple[str, ...]]:
+    """The modules that each step names, by line and step."""
     debian, el6 = line_loader.load("lts61"), line_loader.load("el6")
     steps: list[tuple[Line, Step]] = [
         (debian, step) for step in registry.recipe(debian).steps(inputs(debian, place, found))
@@ -111,6 +123,36 @@ def test_a_steps_key_covers_nothing_that_cannot_change_its_output(
 ) -> None:
     others = ELSEWHERE | (OWN - MAKES[step])
     assert {f"pipeline.{name}" for name in others} & fingerprint.closure(*code[step]) == set()
+
+
+def keys(place: Path, found: Mapping[str, Verified], key: ModuleKey | None) -> tuple[dict[str, str], Step]:
+    """The keys of lts61's steps where modules are signed by `key`, and the step of its modules."""
+    line = line_loader.load("lts61")
+    graph = StepGraph(registry.recipe(line).steps(replace(inputs(line, place, found), module_key=key)))
+    return dict(graph.keys), graph.steps["package:kmod-lvs-fullnat"]
+
+
+def test_the_certificate_decides_of_the_modules_alone_whether_they_are_built_anew(
+    place: Path, found: Mapping[str, Verified]
+) -> None:
+    one, other = (Certificate("CN=x", "01", digit * 64, "Nov 30 12:00:00 2036 GMT", "") for digit in "12")
+    unsigned, by_one, moved, by_other = (
+        keys(place, found, key)[0]
+        for key in (
+            None,
+            ModuleKey(Path("a.key"), one),
+            ModuleKey(Path("b.key"), one),
+            ModuleKey(Path("a.key"), other),
+        )
+    )
+    assert by_one == moved
+    for different in (by_one, by_other):
+        assert [name for name in unsigned if unsigned[name] != different[name]] == ["package:kmod-lvs-fullnat"]
+    assert by_one != by_other
+    _, step = keys(place, found, ModuleKey(Path("a.key"), one))
+    signing = {"pipeline.recipes.module_key", "pipeline.formats.module_signature"}
+    assert signing <= fingerprint.closure(*step.code) and str(one) == step.inputs["module-certificate"]
+    assert not signing & fingerprint.closure(*keys(place, found, None)[1].code)
 
 
 def test_the_names_that_are_looked_for_are_modules() -> None:
