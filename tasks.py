@@ -15,6 +15,7 @@ from pipeline.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.audit.snapshot_diff import SnapshotDiff
     from pipeline.commands.build_summary import BuildResult, Forecast
     from pipeline.commands.image import MadeImage
     from pipeline.commands.lab import BuildAllResult
@@ -286,6 +287,24 @@ def shell(context: RunContext, step: str) -> ShellResult:
 
     line = _line(context, writes=False)
     return enter(line, step, context, BuildCommand(line, context).options)
+
+
+@verb(
+    group=RESULTS,
+    example="diff lts61/latest 4f0c2a91",
+    words=("before", "after"),
+    help={
+        "before": "a published snapshot: its id or how that begins, its directory, latest, or lts61/latest",
+        "after": "the snapshot to compare it with",
+    },
+    values={"before": "SNAPSHOT", "after": "SNAPSHOT"},
+    plain=True,
+)
+def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
+    """Compare two snapshots: sources, patches, configuration, packages with their files and dependencies, sizes."""
+    from pipeline.commands import diff as comparing
+
+    return comparing.diff(context, before, after)
 
 
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")

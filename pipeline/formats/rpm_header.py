@@ -52,6 +52,7 @@ class Tag(IntEnum):
     BUILD_TIME = 1006
     ARCH = 1022
     OLD_FILE_NAMES = 1027
+    FILE_SIZES = 1028
     FILE_MODES = 1030
     FILE_DIGESTS = 1035
     FILE_LINK_TARGETS = 1036
@@ -62,6 +63,7 @@ class Tag(IntEnum):
     REQUIRE_VERSION = 1050
     CONFLICT_NAME = 1054
     CONFLICT_VERSION = 1055
+    CHANGELOG_TEXT = 1082
     OBSOLETE_NAME = 1090
     SOURCE_PACKAGE = 1106
     PROVIDE_FLAGS = 1112
@@ -197,6 +199,11 @@ class RpmFile:
             raise Refused(f"{self.nvra}: file lists of different lengths in its header") from None
         self._check_plain("a path", [text for path, _, _, target, _ in rows for text in (path, target)])
         return [PackagedFile(path, flags, mode, target or digest) for path, flags, mode, target, digest in rows]
+
+    def sizes(self) -> tuple[int, ...]:
+        """Return the size of each file in bytes, in the order of `files`; empty where the header has other numbers."""
+        found = self.header.numbers(Tag.LONG_FILE_SIZES) or self.header.numbers(Tag.FILE_SIZES)
+        return found if len(found) == len(self.header.texts(Tag.BASE_NAMES)) else ()
 
     def dependencies(self, kind: str) -> list[str]:
         """Return dependencies in rpm's notation, `name = 1:2-3`; `kind` is PROVIDE or REQUIRE."""

@@ -22,7 +22,7 @@ _CHANGED = "a signed snapshot never changes: this one is damaged, or somebody ch
 
 def signer(path: Path) -> str:
     """Return the claimed signer's fingerprint. Raises `Refused` without a readable snapshot.json."""
-    return _document(path).key.fingerprint
+    return read_document(path).key.fingerprint
 
 
 def verify_snapshot(path: Path, fingerprint: str) -> Document:
@@ -32,7 +32,7 @@ def verify_snapshot(path: Path, fingerprint: str) -> Document:
     a bad signature, or an unlisted package.
     """
     path = path.resolve()
-    document = _document(path)
+    document = read_document(path)
     key = _key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
     sums = _check_sums(path)
@@ -50,8 +50,8 @@ def _refused(what: str, where: Path, why: str) -> Refused:
     return Refused(what, where=str(where), why=why, hint=_HINT)
 
 
-def _document(path: Path) -> Document:
-    """Read snapshot.json; its types restrict the names that are opened as files."""
+def read_document(path: Path) -> Document:
+    """Read snapshot.json without any check; its types restrict the names that are opened as files. Raises `Refused`."""
     return documents.read(path / "snapshot.json", Document, hint=_HINT, most=MAX_DOCUMENT)
 
 

@@ -1,0 +1,97 @@
+"""Find a published snapshot by what a person calls it, and the record of a step that made part of it.
+
+Changes nothing and verifies nothing: `./inv status --verify` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import Refused, UsageError
+from pipeline.packaging import compiled_sources, inventory, step_record
+from pipeline.packaging.compiled_sources import CompiledSources
+from pipeline.packaging.step_record import Record
+
+LATEST = "latest"
+_LEAST = 6  # characters of an id that is cut short
+_KEY = re.compile(r"[0-9a-f]{8,64}")
+_HINT = "`./inv status` names each latest snapshot"
+
+
+@dataclass(frozen=True)
+class StoredStep:
+    """A finished run of a step below artifacts: its directory and its record."""
+
+    place: Path
+    record: Record
+
+    def compiled(self) -> CompiledSources | None:
+        """Return its record of compiled sources; None where the step made none, or an older version made it."""
+        path = compiled_sources.path_of(self.place / step_record.OUT)
+        return compiled_sources.read(path) if path.is_file() else None
+
+
+def find_snapshots(names: tuple[str, str], artifacts: Path) -> tuple[Path, Path]:
+    """Return the directories of two snapshots: each an id or its beginning, a path, `latest`, or `DIRECTORY/latest`.
+
+    `latest` alone is that of the other one's repository directory, or the only one. Raises `UsageError` for any other name.
+    """
+    known = inventory.snapshots(artifacts)
+    given = [None if name == LATEST else _find(name, known) for name in names]
+    directories = {path.resolve().parent.parent.name for path in given if path is not None}
+    latest = [snapshot for snapshot in known if snapshot.is_latest]
+    fitting = [snapshot for snapshot in latest if snapshot.directory in directories] or latest
+    if None in given and len(fitting) != 1:
+        choice = ", ".join(f"{snapshot.directory}/{LATEST}" for snapshot in latest)
+        raise UsageError(
+            f"{LATEST}: {len(fitting)} snapshots; expected one",
+            why=f"there are {choice}" if latest else f"nothing is published below {artifacts}",
+            hint=f"./inv diff {fitting[0].directory}/{LATEST} SNAPSHOT" if fitting else "./inv build-all",
+        )
+    first, second = (fitting[0].path if path is None else path for path in given)
+    return first, second
+
+
+def _find(name: str, known: list[inventory.Snapshot]) -> Path:
+    for snapshot in known:
+        if snapshot.is_latest and name == f"{snapshot.directory}/{LATEST}":
+            return snapshot.path
+    found = [one.path for one in known if one.id == name or (len(name) >= _LEAST and one.id.startswith(name))]
+    path = Path(name)
+    if len(found) == 1:
+        return found[0]
+    if not found and (path / "snapshot.json").is_file():
+        return path.resolve()
+    if name and path.is_dir() and not found:
+        what = f"{name}: no snapshot; expected a directory with snapshot.json"
+        raise UsageError(what, where=str(path), why="a snapshot is one directory below snapshots/", hint=_HINT)
+    got = f"got the beginning of {len(found)} ids" if found else "got no id, path or latest"
+    why = f"published: {', '.join(one.id for one in known) or 'none'}"
+    raise UsageError(f"{name!r}: not a snapshot; expected one, {got}", why=why, hint=_HINT)
+
+
+def stored_step(artifacts: Path, line: str, step: str, key: str) -> StoredStep | None:
+    """Return the step that a snapshot names by line, step and key; None where it is not below `artifacts`."""
+    if not _KEY.fullmatch(key) or "/" in f"{line}{step}":
+        return None
+    place = artifacts / "steps" / line / step.replace(":", "-") / key
+    try:
+        record = step_record.read(place)
+    except step_record.Damaged:
+        return None
+    same = (record.line, record.step, record.key, record.state) == (line, step, key, step_record.Phase.DONE)
+    return StoredStep(place, record) if same else None
+
+
+def finished_steps(artifacts: Path, line: str) -> Iterator[StoredStep]:
+    """Yield the newest finished run of each step of a line."""
+    for step in inventory.steps(artifacts / "steps" / line):
+        done = [run for run in inventory.runs(step) if run.state is inventory.RunState.DONE]
+        if done:
+            try:
+                yield StoredStep(done[-1].path, step_record.read(done[-1].path))
+            except step_record.Damaged as error:
+                raise Refused(f"{step.name}: its record is damaged: {error}", where=str(done[-1].path)) from None
