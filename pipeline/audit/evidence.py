@@ -37,7 +37,8 @@ class StoredStep:
 def find_snapshots(names: tuple[str, str], artifacts: Path) -> tuple[Path, Path]:
     """Return the directories of two snapshots: each an id or its beginning, a path, `latest`, or `DIRECTORY/latest`.
 
-    `latest` alone is that of the other one's repository directory, or the only one. Raises `UsageError` for any other name.
+    `latest` alone is that of the other one's repository directory, or the only one. Raises `UsageError` for any other
+    name.
     """
     known = inventory.snapshots(artifacts)
     given = [None if name == LATEST else _find(name, known) for name in names]
