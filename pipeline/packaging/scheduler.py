@@ -2,10 +2,13 @@
 
 A step's directory is artifacts/steps/<line>/<step>/<key>/ with `out/`, `log` and its record, `meta.json`. Work goes
 on in `.work-<key>`, whose record is written before anything else, so that a dead run can be read;
-what failed stays in `.failed` until the step is tried again, for people and for `inv shell`.
+what failed stays in `.failed` until the step is tried again, for people and for `inv shell`. With an attester the
+signed statement of the run, `statement.intoto.json`, lies beside the record: made when the step ran, reused with it.
 
 A result counts when its record is that of this line, step and key, and everything in it is as the step made it. One
-that does not is kept as `.damaged-<key>`, of each step the last one, and the step is done anew.
+that does not is kept as `.damaged-<key>`, of each step the last one, and the step is done anew. So is a step whose
+result has no statement by the attester's key, since a statement tells what was seen while the step ran, and nobody can
+say that afterwards; the old result stays until the new one takes its place.
 
 Who works on a step holds its `lock` alone. Who relies on results of the line shares the line's `lock`, so
 that nothing is cleaned away between one step that made it and another that reads it.
@@ -25,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import next_command
-from pipeline.core import faults, fs, process, trees
+from pipeline.core import faults, fs, manifest, process, trees
 from pipeline.core.disk_space import writing
 from pipeline.core.locks import locked
 from pipeline.errors import BuildFailed, PipelineError, Refused
-from pipeline.packaging import step_record
+from pipeline.packaging import attestation, step_record
+from pipeline.packaging.attestation import Attester
 from pipeline.packaging.compilations import CompilationCounter
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
@@ -72,7 +76,7 @@ class StoredResult:
     """The stored result of a step: its record where it can be used, or the problem with it.
 
     Neither where nothing lies there. `moved`: stamps of `record` are newer than those that are written. `elsewhere`:
-    the problem is with what was published alone, not with what lies here.
+    the problem is with what was published, or with the key of the statement, and not with what lies here.
     """
 
     record: Record | None = None
@@ -87,7 +91,8 @@ class Scheduler:
 
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
-    stamps say. Without `compiler_cache` every file is compiled. `force_reason` is why `force` names steps. `outcomes`
+    stamps say. Without `compiler_cache` every file is compiled. `attester` makes the
+    statements, None for none. `force_reason` is why `force` names steps. `outcomes`
     are those of the last or current run.
     """
 
@@ -101,6 +106,7 @@ class Scheduler:
     content: bool = False
     compiler_cache: bool = True
     force_reason: str = "forced"
+    attester: Attester | None = None
     outcomes: dict[str, Outcome] = field(init=False, default_factory=dict)
     _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free_jobs: int = field(init=False, default=0)
@@ -133,11 +139,12 @@ class Scheduler:
     def stored(self, step: Step, key: str) -> StoredResult:
         """Check the stored output of the step with this key, without changing anything."""
         place = self.published(step, key)
-        return (
-            check_stored(place, self.root.name, step.name, key, content=self.content)
-            if os.path.lexists(place)
-            else StoredResult()
-        )
+        if not os.path.lexists(place):
+            return StoredResult()
+        found = check_stored(place, self.root.name, step.name, key, content=self.content)
+        if found.record and self.attester and (problem := attestation.problem(found.record, self.attester)):
+            return StoredResult(problem=problem, elsewhere=True)
+        return found
 
     def run(self, graph: StepGraph) -> dict[str, Outcome]:
         """Run all steps and return their outcomes. Failures are reported there, not raised, so that all can be read."""
@@ -325,9 +332,23 @@ class Scheduler:
             made = step_record.scan(place, work.elsewhere)
         except ValueError as error:
             raise BuildFailed(f"{work.step.name}: its output cannot be kept: {error}", where=str(place)) from None
-        ended = self._finished_record(work, begun, Phase.DONE, made=made)
+        ended = self._attested(work, place, self._finished_record(work, begun, Phase.DONE, made=made))
         ended.write(place)
         return ended
+
+    def _attested(self, work: Work, place: Path, ended: Record) -> Record:
+        """Write the statement of a run that is over, and return the record with it; the same without an attester."""
+        if self.attester is None:
+            return ended
+        statement = self.attester.statement(work, ended)
+        copies = {step_record.STATEMENT: place / step_record.STATEMENT}
+        copies |= {str(path.absolute()): path for path in work.statements}
+        for path in copies.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fs.write_atomic(path, statement)
+        faults.point("step.attested")
+        made = {root: manifest.scan(path) for root, path in copies.items()}
+        return replace(ended, made={**ended.made, **made}, attested=self.attester.key_id)
 
     def _finished_record(self, work: Work, begun: Record, state: Phase, **more: Any) -> Record:
         seconds = round(time.time() - begun.begun, 2)

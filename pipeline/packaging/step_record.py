@@ -23,6 +23,7 @@ from pipeline.errors import ErrorDocument
 from pipeline.packaging.ccache import CacheStatistics
 
 FILE, OUT, LOG = "meta.json", "out", "log"  # in the directory of a run
+STATEMENT = "statement.intoto.json"  # likewise: the signed statement of the run
 
 
 class Damaged(ValueError):
@@ -67,7 +68,8 @@ class Record:
 
     `inputs` are the parts of its key by name, `options` what a verb needs to mean the same line, `facts` those of the
     run, `error` that of a run that failed. `made`: the manifest of each root. `used`: by need, the digest of the
-    output that it was made from. `root`: the full path of the line's directory at that time.
+    output that it was made from. `root`: the full path of the line's directory at that time. `attested`: the id of the
+    key that the run's statement is signed with, empty without one.
     """
 
     line: str
@@ -85,6 +87,7 @@ class Record:
     made: Mapping[str, Manifest] = field(default_factory=dict)
     used: Mapping[str, str] = field(default_factory=dict)
     root: str = ""
+    attested: str = ""
 
     @property
     def output(self) -> Manifest:

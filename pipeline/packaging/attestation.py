@@ -1,0 +1,35 @@
+"""Define the maker of signed statements about executions of steps, as a scheduler is given one.
+
+Must not know what a statement says: `pipeline.audit.statements` does.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from pipeline.packaging.graph import Work
+from pipeline.packaging.step_record import Record
+
+
+class Attester(Protocol):
+    """A maker of statements that are signed with one key."""
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key; empty for a key that is made when the first statement is."""
+
+    def statement(self, work: Work, record: Record) -> bytes:
+        """Return the signed statement of an execution that is over; `record` tells what it made.
+
+        Raises `PipelineError` where it cannot be signed.
+        """
+
+
+def problem(record: Record, attester: Attester) -> str:
+    """Return why a result has no statement of the attester's key; empty where it has one."""
+    if not record.attested:
+        return "no statement was made when it ran"
+    if record.attested != attester.key_id:
+        now = f"{attester.key_id[:16]}…" if attester.key_id else "one that is still to be made"
+        return f"its statement is signed with the key {record.attested[:16]}…; expected {now}"
+    return ""
