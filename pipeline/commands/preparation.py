@@ -19,6 +19,7 @@ from pipeline.packaging import ccache, job
 from pipeline.packaging.graph import Step
 from pipeline.patching import series, tool_series
 from pipeline.patching.patched_trees import Trees
+from pipeline.patching.series_rules import RoleProof
 from pipeline.patching.verified_patch import VerifiedPatch
 from pipeline.recipes import module_key
 from pipeline.recipes.base import BuildInputs
@@ -66,13 +67,15 @@ class LazyRuntime:
 class Preparation:
     """The parts of a line that one run establishes, each once and when first needed.
 
-    `usable` are the builder images that the line's recipe names, `plan` makes its steps.
+    `usable` are the builder images that the line's recipe names, `plan` makes its steps. `proofs` are those of the
+    roles, established with `trees`.
     """
 
     line: Line
     context: RunContext
     usable: Sequence[str]
     plan: Callable[[BuildInputs], Sequence[Step]]
+    proofs: dict[RoleName, RoleProof] = field(init=False, default_factory=dict)
     _found: dict[str, Mapping[str, Verified]] = field(init=False, default_factory=dict)
     _steps: dict[str, Sequence[Step]] = field(init=False, default_factory=dict)
     _images: dict[str, Image] = field(init=False, default_factory=dict)
@@ -91,7 +94,7 @@ class Preparation:
     def trees(self) -> Trees:
         """The kernel tree after each series, with the roles verified by it. Raises `Refused`."""
         trees = Trees(self.sources, self.patches, self._verified(self.context.settings.image))
-        series.verify_roles(self.line, trees)
+        self.proofs |= series.verify_roles(self.line, trees)
         return trees
 
     @cached_property

@@ -26,7 +26,7 @@ from pipeline.errors import HostLacks, UsageError
 from pipeline.formats import git_tree
 
 if TYPE_CHECKING:
-    from git import Repo
+    from git import Commit, Repo
 
 T = TypeVar("T")
 _SUBMODULE = "160000"
@@ -47,6 +47,16 @@ class Checkout:
 
     commit: str
     dirty: bool
+
+
+@dataclass(frozen=True)
+class Version:
+    """A file's bytes in one commit, and that commit's author and ISO 8601 time."""
+
+    commit: str
+    author: str
+    date: str
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -112,10 +122,33 @@ def last_change(file: Path) -> LastChange | None:
         commit = next(repo.iter_commits("HEAD", paths=path, max_count=1), None)
         if entry is None or commit is None:
             return None
-        author = f"{commit.author.name} <{commit.author.email}>"
-        return LastChange(commit.hexsha, author, commit.authored_datetime.isoformat(), not _same(file, entry))
+        return LastChange(commit.hexsha, _author(commit), commit.authored_datetime.isoformat(), not _same(file, entry))
 
     return _ask(file.resolve().parent, question)
+
+
+def history(file: Path) -> tuple[Version, ...]:
+    """Return the versions of a file, the newest first, back to where it got its name; none where `last_change` is None.
+
+    Raises `HostLacks` without git.
+    """
+
+    def question(repo: Repo) -> tuple[Version, ...]:
+        path = file.resolve().relative_to(_top(repo)).as_posix()
+        found = []
+        for commit in repo.iter_commits("HEAD", paths=path):
+            entry = _listing(repo, commit.hexsha, path).get(path)
+            if entry is None:
+                break
+            data = repo.git.cat_file("blob", entry.blob, stdout_as_string=False, strip_newline_in_stdout=False)
+            found.append(Version(commit.hexsha, _author(commit), commit.authored_datetime.isoformat(), data))
+        return tuple(found)
+
+    return _ask(file.resolve().parent, question) or ()
+
+
+def _author(commit: Commit) -> str:
+    return f"{commit.author.name} <{commit.author.email}>"
 
 
 def _git(why: str) -> ModuleType:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 from pipeline.config.line_loader import LARGEST
 from pipeline.config.line_model import Line
@@ -38,12 +39,23 @@ def read(line: Line) -> dict[str, Pin]:
     """Read the pins of a line, by source; none without a lock file. Raises `FileProblems`."""
     path = line.lock_file
     try:
-        raw = tomllib.loads(read_limited(path, LARGEST).decode())
+        return parse(read_limited(path, LARGEST), path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise FileProblems(f"{path} cannot be read", [Problem(str(path), 1, str(what))]) from None
+    except OSError as error:
+        raise _unreadable(path, str(error.strerror)) from None
+
+
+def _unreadable(path: Path, what: str) -> FileProblems:
+    return FileProblems(f"{path} cannot be read", [Problem(str(path), 1, what)])
+
+
+def parse(data: bytes, path: Path) -> dict[str, Pin]:
+    """Read the pins out of the bytes of the lock file `path`. Raises `FileProblems`."""
+    try:
+        raw = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, str(error)) from None
     pins, problems = {}, []
     wanted = {field.name: (int if field.name == "size" else str) for field in fields(Pin)}
     for name, table in raw.items():

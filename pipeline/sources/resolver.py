@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +104,18 @@ class Sources:
         if unpinned:
             raise self._not_pinned(unpinned)
         return found
+
+    @property
+    def verified(self) -> Mapping[str, Verified]:
+        """The sources that this run has verified so far, by name."""
+        return dict(self._verified)
+
+    def answer(self, name: str) -> Answer | None:
+        """Return the recorded answer of Debian's index about a source; None for another kind of source."""
+        source = self.line.data.sources[name]
+        if not isinstance(source, DebianSource):
+            return None
+        return self.store.record(self._record_name(name, source), Answer)
 
     def has_own(self, image: str) -> bool:
         """Return whether there are sources that only building in `image` needs."""
