@@ -1,1 +1,1 @@
-"""Verify everything below the artifacts directory against its records."""
+"""Sign statements about steps, and verify everything below the artifacts directory against its records."""

@@ -13,9 +13,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.audit.materials import Materials
+from pipeline.audit.statements import Statements
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
-from pipeline.commands.publishing import PUBLISH, Publishing, last_publication
+from pipeline.commands.publishing import DEVELOPMENT, PUBLISH, Publishing, last_publications
 from pipeline.config import line_loader, next_command
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.core import resources
@@ -54,8 +56,9 @@ class BuildCommand:
     def publishing(self) -> Publishing:
         """The publication of this run."""
         settings = self.context.settings
-        last = last_publication(self.runner, small=settings.kernel_config == "small")
-        return Publishing(self.line, settings, self.options, self.build_spec.old_readers, last)
+        last, newest = last_publications(self.runner, small=settings.kernel_config == "small")
+        attestation_key = newest.get("attestation-key", DEVELOPMENT)
+        return Publishing(self.line, settings, self.options, self.build_spec.old_readers, last, attestation_key)
 
     @cached_property
     def runner(self) -> Scheduler:
@@ -70,7 +73,17 @@ class BuildCommand:
             self.options,
             self.context.console.warn,
             settings.verify,
+            attester=self.statements,
         )
+
+    @cached_property
+    def statements(self) -> Statements:
+        """The maker of the statements about this run's steps."""
+        artifacts = self.context.settings.artifacts
+        materials = Materials(self.line, artifacts, self.preparation)
+        # Of the key only when a statement is looked at: it is that of the last publication, which the runner reads.
+        setting, runtime = lambda: self.publishing.attestation_key, lambda: self.preparation.runtime.name
+        return Statements(self.line, artifacts / "keys", setting, materials, runtime)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -126,6 +139,7 @@ class BuildCommand:
         begun = time.monotonic()
         self._check_names()
         _ = self.preparation.module_key  # an unusable one is reported before hours of building
+        self._check_attestation_key()
         tried = self.publishing.is_certain()
         if tried:
             self.publishing.try_key()
@@ -156,6 +170,10 @@ class BuildCommand:
             if wrong := [name for name in names if name not in known]:
                 raise unknown(f"step of {option}", wrong, known, hint="`./inv build-all --dry-run` shows the steps")
 
+    def _check_attestation_key(self) -> None:
+        """Raise `UsageError` or `Refused` for an attestation key that cannot sign, before hours of building."""
+        _ = self.statements.key_id
+
     def _look(self) -> None:
         """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""
         if missing := self.preparation.sources.unavailable():
@@ -184,6 +202,7 @@ class BuildCommand:
         return {**self._run_plan(graph, self.runner), **outcomes}, comparison
 
     def _run_plan(self, graph: StepGraph, runner: Scheduler) -> Mapping[str, Outcome]:
+        self._check_attestation_key()
         with progress.progress_reported(graph, runner, self.context.console):
             return runner.run(graph)
 

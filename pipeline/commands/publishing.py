@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.config import next_command
 from pipeline.config.line_model import Line, RoleName
+from pipeline.core import documents
+from pipeline.core.fs import read_limited, write_atomic
 from pipeline.packaging.graph import Step, Work
-from pipeline.packaging.step_record import Published
+from pipeline.packaging.step_record import STATEMENT, Published
 from pipeline.publish.layout import PLACEHOLDER, directory_of
 from pipeline.recipes.base import MODULES_STEP
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
 PUBLISH = "repository"
-DEVELOPMENT = "development"  # a value of the setting gpg-key
+DEVELOPMENT = "development"  # a value of the settings gpg-key and attestation-key
 _TOOLS = ("ipvsadm", "keepalived")
 
 
@@ -35,6 +37,7 @@ class Publishing:
     `options` are what a command line needs to mean the same line; `old_readers`: the repository is for rpm and yum of
     a time before today's digests. `last` are the inputs of the last publication, empty for none: a key or an address
     that is not given is the last one, so that no forgotten option moves `latest` to a snapshot that clients refuse.
+    `last_attestation_key` is that of the last publication in any configuration: all share the steps of the tools.
     """
 
     line: Line
@@ -42,11 +45,18 @@ class Publishing:
     options: tuple[str, ...]
     old_readers: bool
     last: Mapping[str, str] = field(default_factory=dict)
+    last_attestation_key: str = DEVELOPMENT
 
     @property
     def gpg_key(self) -> str:
         """The key to sign with, as `signing.open_signer` takes it."""
         key = self.settings.gpg_key or self.last.get("gpg-key", DEVELOPMENT)
+        return "" if key == DEVELOPMENT else key
+
+    @property
+    def attestation_key(self) -> str:
+        """The key to sign statements with, as `attestation_key.open_key` takes it."""
+        key = self.settings.attestation_key or self.last_attestation_key
         return "" if key == DEVELOPMENT else key
 
     @property
@@ -70,6 +80,7 @@ class Publishing:
             "line": self.line.label,
             "notice": self.line.notice,
             "gpg-key": self.gpg_key or DEVELOPMENT,
+            "attestation-key": self.attestation_key or DEVELOPMENT,
             "baseurl": self.baseurl,
             "small": self.small,
             "old-readers": self.old_readers,
@@ -102,10 +113,24 @@ class Publishing:
         work.facts.snapshot = Published(
             made.id, made.path, made.latest, made.fingerprint, made.development, self.baseurl
         )
-        work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory)])
+        statements = snapshot.attestations(made.path)
+        copies = self._copy_statements(work, statements)
+        work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory), *copies])
+        work.statements.append(statements / _statement_name(PUBLISH))
+
+    def _copy_statements(self, work: Work, into: Path) -> list[Path]:
+        """Copy the statements of the steps that made the packages into the directory `into`; return the copies."""
+        copies = []
+        for name, out in work.needs.items():
+            if work.records[name].attested:
+                into.mkdir(parents=True, exist_ok=True)
+                copies.append(into / _statement_name(name))
+                write_atomic(copies[-1], read_limited(out.parent / STATEMENT, documents.MOST))
+        return copies
 
     def _contents(self, work: Work) -> Contents:
         """Return which package goes into which set: a role's kernel, and what that role needs beside it."""
+        from pipeline.publish import attestation_key
         from pipeline.publish.snapshot_contents import Contents
 
         data = self.line.data
@@ -132,6 +157,7 @@ class Publishing:
             old_readers=self.old_readers,
             small=self.small,
             baseurl=self.baseurl,
+            attestation=attestation_key.open_key(self.attestation_key, self.settings.artifacts / "keys").public,
         )
 
     def _built(self, work: Work, step: str, prefix: str = "") -> list[BuiltPackage]:
@@ -150,8 +176,13 @@ class Publishing:
         ]
 
 
-def last_publication(runner: Scheduler, *, small: bool) -> Mapping[str, str]:
-    """Return the inputs of the newest publication in this configuration; empty for none."""
-    records = (record for record in runner.records(PUBLISH) if record.inputs.get("small") == json.dumps(small))
-    newest = max(records, key=lambda record: record.begun, default=None)
-    return newest.inputs if newest else {}
+def _statement_name(step: str) -> str:
+    return f"{step.replace(':', '-')}.intoto.json"
+
+
+def last_publications(runner: Scheduler, *, small: bool) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Return the inputs of the newest publication in this configuration, and in any; empty for none."""
+    records = sorted(runner.records(PUBLISH), key=lambda record: record.begun, reverse=True)
+    inputs = [record.inputs for record in records]
+    own = (each for each in inputs if each.get("small") == json.dumps(small))
+    return next(own, {}), next(iter(inputs), {})

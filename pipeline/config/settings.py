@@ -166,6 +166,14 @@ class Settings:
         ),
     ] = None
     module_certificate: Annotated[Path | None, Row("the certificate of module-key, PEM or DER", value="FILE")] = None
+    attestation_key: Annotated[
+        str,
+        Row(
+            "key to sign statements about steps with: the file of an ECDSA P-256 key in PEM; `development` for the "
+            "development key; default: the key of the last publication, first the development key",
+            value="FILE",
+        ),
+    ] = ""
     baseurl: Annotated[
         str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
     ] = ""

@@ -75,7 +75,7 @@ TABLE = (
     _row(
         "gpg-agent", "gpg-agent", "gnupg2", "build test", "hold the keys that packages and repositories are signed with"
     ),
-    _row("openssl", "openssl", "openssl", "build test", "sign kernel modules", version="version"),
+    _row("openssl", "openssl", "openssl", "build test", "sign kernel modules; verify statements", version="version"),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
     _row("rpmspec", "rpm", "rpm-build", "test", "read back the spec files we render"),
     _row(
@@ -108,6 +108,8 @@ TABLE = (
     _row("perl", "perl", "perl", "test", "build the toy kernel"),
     _row("musl-gcc", "musl-tools", "musl-gcc", "test", "build the toy's static programs"),
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
+    _row("node", "nodejs", "nodejs", "test", "verify statements with the verifiers of others"),
+    _row("npm", "npm", "npm", "test", "install these verifiers"),
     _row("chromium", "chromium", "chromium", "test", "look at the lab's page as a person would"),
     _row("bwrap", "bubblewrap", "bubblewrap", "build test", "run builds without network and without a daemon"),
     _row(

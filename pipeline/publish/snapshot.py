@@ -1,8 +1,13 @@
 """Publish signed repository snapshots: staged, verified, and published by one rename.
 
     <root>/<line>/snapshots/<id>/<set>/{*.rpm,repodata/}
-                                 RPM-GPG-KEY-<name>, <line>-<set>.repo, README, snapshot.json, SHA256SUMS{,.asc}
+                                 RPM-GPG-KEY-<name>, ATTESTATION-KEY-<name>.pem, <line>-<set>.repo, README,
+                                 snapshot.json, SHA256SUMS{,.asc}
+    <root>/<line>/attestations/<id>/<step>.intoto.json
     <root>/<line>/latest -> snapshots/<id>
+
+Statements lie beside snapshots, not inside: they tell when a step ran, and a snapshot's id is the digest of its
+content.
 
 A published snapshot never changes. `latest` does: readers resolve it once, since files of two snapshots do not
 belong together. A killed run leaves `latest` unchanged; the next run removes the leftovers.
@@ -78,8 +83,13 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
     )
 
 
+def attestations(path: Path) -> Path:
+    """Return the directory of the statements about what is in the snapshot `path`."""
+    return path.parent.parent / "attestations" / path.name
+
+
 def remove_snapshot(path: Path, *, wait: bool = True) -> None:
-    """Remove a snapshot atomically. Raises `UsageError` for the one that `latest` points to.
+    """Remove a snapshot atomically, and its statements. Raises `UsageError` for the one that `latest` points to.
 
     `wait=False` raises `Locked` while another run publishes.
     """
@@ -96,6 +106,8 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
         with scratch(place, _WORK_PREFIX) as work:
             _make_writable(path)
             path.rename(work / path.name)
+            if (statements := attestations(path)).exists():
+                statements.rename(work / "attestations")
 
 
 def _check_existing(path: Path, document: Document) -> None:
@@ -172,6 +184,8 @@ def _write_texts(staging: Path, document: Document, signer: Signer) -> None:
         "README": snapshot_contents.readme(document),
         "snapshot.json": snapshot_contents.to_json(document),
     }
+    if document.attestation is not None:
+        texts[document.attestation.file] = document.attestation.pem
     for name, text in texts.items():
         write_atomic(staging / name, text)
     files = sorted(str(file.relative_to(staging)) for file in staging.rglob("*") if file.is_file())

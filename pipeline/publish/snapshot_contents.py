@@ -20,11 +20,12 @@ from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
 from pipeline.publish import el6_compat, repodata
+from pipeline.publish.attestation_key import PublicKey
 from pipeline.publish.keys import WARNING, SigningKey
 from pipeline.publish.layout import PLACEHOLDER, directory_of
 from pipeline.publish.signing import UnsignedPackage
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 2 added the attestation key
 FileName = Annotated[str, re.compile(r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*")]  # of a package, or a set
 ID_DIGITS = 32
 RPM48_READERS = "rpm 4.8 and yum 3.2"
@@ -53,7 +54,8 @@ class Contents:
     """The content of a snapshot to publish: the packages of each role's set.
 
     `label` and `notice` are the line's; `old_readers` means that rpm 4.8 and yum 3.2 must be able to
-    install from it; `small` makes a snapshot for the lab, apart from the line's own.
+    install from it; `small` makes a snapshot for the lab, apart from the line's own; `attestation` is the key that the
+    steps' statements are signed with, None without statements.
     """
 
     line: str
@@ -63,6 +65,7 @@ class Contents:
     old_readers: bool = False
     small: bool = False
     baseurl: str = PLACEHOLDER
+    attestation: PublicKey | None = None
 
     @property
     def directory(self) -> str:
@@ -104,6 +107,16 @@ class Signer:
 
 
 @dataclass(frozen=True)
+class Attestation:
+    """The public key of the statements in snapshot.json: its id, the name of its file, and what that holds."""
+
+    id: Annotated[str, re.compile("[0-9a-f]{64}")]
+    file: FileName
+    pem: str
+    development: bool
+
+
+@dataclass(frozen=True)
 class MadeBy:
     """The programs that made a snapshot, by version, and the digest of our own code."""
 
@@ -119,7 +132,7 @@ class Document:
     The names are opened as files of the snapshot: none leads out of it.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     id: str
     line: str
     label: str
@@ -128,6 +141,7 @@ class Document:
     readers: str
     baseurl: str
     key: Signer
+    attestation: Attestation | None
     timestamp: int
     made_by: MadeBy
     sets: Mapping[FileName, tuple[FileName, ...]]
@@ -229,12 +243,19 @@ def document(contents: Contents, by_file: Mapping[str, Member], key: SigningKey,
         readers=RPM48_READERS if contents.old_readers else "",
         baseurl=contents.baseurl.rstrip("/"),
         key=Signer(key.name, key.identity, key.fingerprint, key.development),
+        attestation=_attestation(contents.attestation),
         timestamp=max(key.created, *(member.package.build_time for member in by_file.values())),
         made_by=MadeBy(__version__, repodata.version(), code),
         sets={name: tuple(sorted({by_path[b.path] for b in contents.sets[name]})) for name in sorted(contents.sets)},
         packages=packages,
     )
     return replace(unidentified, id=snapshot_id(unidentified))
+
+
+def _attestation(key: PublicKey | None) -> Attestation | None:
+    if key is None:
+        return None
+    return Attestation(key.id, f"ATTESTATION-KEY-{key.name}.pem", key.pem.decode(), key.development)
 
 
 def snapshot_id(document: Document) -> str:
@@ -304,6 +325,18 @@ def _priority_guards(document: Document, name: str) -> list[str]:
     ]
 
 
+def _statements(document: Document) -> list[str]:
+    """Return the README's lines about statements."""
+    if document.attestation is None:
+        return []
+    warning = f": {WARNING}" if document.attestation.development else ""
+    return [
+        f"Statements about how each package was made: ../../attestations/{document.id}/, signed with the key in",
+        f"  {document.attestation.file}{warning}",
+        "",
+    ]
+
+
 def readme(document: Document) -> str:
     """Return the snapshot's README."""
     key = document.key
@@ -322,6 +355,7 @@ def readme(document: Document) -> str:
             "Sets, one repository each:",
             *sets,
             "",
+            *_statements(document),
             "snapshot.json lists every package with the step that built it. This directory never changes.",
             "",
         ]

@@ -9,7 +9,7 @@ from pipeline.core import documents
 from pipeline.core.fs import read_limited, sha256_of
 from pipeline.errors import Refused, difference
 from pipeline.formats import rpm_header
-from pipeline.publish import el6_compat, keys, repodata, snapshot_contents
+from pipeline.publish import attestation_key, el6_compat, keys, repodata, snapshot_contents
 from pipeline.publish.signing import check_detached
 from pipeline.publish.snapshot_contents import Document, Row
 from pipeline.sources import openpgp
@@ -40,6 +40,7 @@ def verify_snapshot(path: Path, fingerprint: str) -> Document:
     if actual != document.id:
         what = f"snapshot.json: wrong snapshot id; expected {actual}, got {document.id}"
         raise _refused(what, path / "snapshot.json", "the id is the digest of the document's content")
+    _check_attestation_key(path, document)
     for name, files in document.sets.items():
         _check_set(path / name, files, sums, key)
     _check_packages(path, document, key)
@@ -67,6 +68,21 @@ def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
         what = f"{file.name}: {error.strerror}; expected the public key"
         raise _refused(what, file, "every signature of the snapshot is checked with this key") from None
     return keys.public_key(document.key.name, stated, armor)
+
+
+def _check_attestation_key(path: Path, document: Document) -> None:
+    """Check that the attestation key's file, whose digest was checked, is the key that snapshot.json names."""
+    stated = document.attestation
+    if stated is None:
+        return
+    try:
+        pem = read_limited(path / stated.file, MAX_DOCUMENT)
+        actual = attestation_key.key_id(pem)
+    except (OSError, ValueError) as error:
+        actual = str(error)
+    if actual != stated.id or pem.decode() != stated.pem:
+        what = f"{stated.file}: another attestation key than snapshot.json names; expected {stated.id}, got {actual}"
+        raise _refused(what, path / stated.file, "the statements about the packages are verified with this key")
 
 
 def _check_sums(path: Path) -> dict[str, str]:

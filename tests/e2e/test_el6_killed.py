@@ -29,7 +29,8 @@ GONE = {
     "image": ("images",),
     "build": ("steps", "repo"),
     "publish": ("steps/toy/repository", "repo"),
-    "key": ("steps/toy/repository", "repo", "keys"),
+    "key": ("steps/toy/repository", "repo", "keys/development", "keys/signers"),
+    "attestation key": ("repo", "keys/attestation"),
 }
 # The points of each part, and how often they are passed in it.
 PASSES = {
@@ -46,6 +47,7 @@ PASSES = {
         "step.begin": 8,
         "step.metadata-written": 8,
         "step.done": 8,
+        "step.attested": 8,
         "step.before-rename": 8,
         "step.after-rename": 8,
     },
@@ -57,6 +59,7 @@ PASSES = {
         "latest.before-rename": 1,
     },
     "key": {"key.made": 1, "key.before-rename": 1},
+    "attestation key": {"attestation-key.before-rename": 1},
 }
 KILLS = [
     (part, point, number)
@@ -125,8 +128,9 @@ class Scene:
         return digests(root / "steps", "*/*/[!.]*/out/rpms/*")
 
     def published(self, root: Path) -> dict[str, str]:
-        """The digests of all that was published, and where `latest` points to."""
-        return {**digests(root / "repo", "**/*"), "latest": str((root / "repo/toy/latest").readlink())}
+        """The digests of all that was published but for statements, which tell times, and where `latest` points to."""
+        found = digests(root / "repo", "toy/snapshots/**/*")
+        return {**found, "latest": str((root / "repo/toy/latest").readlink())}
 
     def names(self, root: Path) -> set[str]:
         """Every path there is but locks, which stay, and what only the making of an image or the compiler leaves."""
@@ -180,7 +184,7 @@ def assert_whole(scene: Scene, part: str) -> None:
     assert scene.shop.left() == {}
     assert scene.built(scene.artifacts) == scene.built(scene.saved)
     assert scene.origins(scene.artifacts) == scene.origins(scene.saved)
-    if part == "key":
+    if part.endswith("key"):
         assert {Path(name).name for name in scene.published(scene.artifacts)} >= {
             Path(name).name for name in scene.published(scene.saved) if name.endswith(".rpm")
         }

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.git_checkout import Checkout, last_change, state_of
+from pipeline.audit.materials import LineText
+from pipeline.config.git_checkout import Checkout, history, last_change, state_of
 from pipeline.core import process, resources
 
 AUTHOR = {"GIT_AUTHOR_NAME": "Ada Example", "GIT_AUTHOR_EMAIL": "ada@example.org"}
@@ -171,3 +172,30 @@ def test_without_git_it_is_the_host_that_lacks_something(checkout: Path, tmp_pat
     env = {"PATH": str(tmp_path), "PYTHONPATH": str(resources.PACKAGE.parent)}
     ended = subprocess.run(argv, env=env, cwd=tmp_path, check=False, capture_output=True, text=True)
     assert "HostLacks: the program git is not installed" in ended.stderr
+
+
+def test_the_history_of_a_file_has_its_bytes_in_each_commit_the_newest_first(checkout: Path) -> None:
+    found = history(checkout / "other")
+    assert [version.data for version in found] == [b"another\n", b"other\n"]
+    assert found[0].commit == git(checkout, "rev-parse", "HEAD") and found[0].author == "Ada Example <ada@example.org>"
+    assert len(history(checkout / "lines/el6.lock.toml")) == 1
+
+
+def test_what_was_never_committed_has_no_history(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "new").touch()
+    (tmp_path / "alone").touch()
+    assert history(checkout / "new") == history(tmp_path / "alone") == ()
+
+
+def test_a_digest_was_pinned_by_the_oldest_commit_since_which_it_is_there(checkout: Path) -> None:
+    """A digest that was taken out and put back counts from then on."""
+    commits = []
+    for text in ("a = 1", "a = 1\nb = 2", "b = 2", "a = 1\nb = 2", "a = 1\nb = 2\nc = 3"):
+        (checkout / "line.toml").write_text(f"{text}\n")
+        git(checkout, "add", "--all")
+        git(checkout, "commit", "-q", "-m", text)
+        commits.append(git(checkout, "rev-parse", "HEAD"))
+    line = LineText("line.toml", checkout / "line.toml", (checkout / "line.toml").read_bytes())
+    since = {text: line.since(text) for text in ("a = 1", "b = 2", "c = 3")}
+    assert [found and found.commit for found in since.values()] == [commits[3], commits[1], commits[4]]
+    assert line.since("d = 4") is None

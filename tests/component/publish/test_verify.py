@@ -133,7 +133,7 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
     assert not (root / "el6" / "latest").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 3}', "\udcff"])
 def test_what_is_no_snapshot_is_refused(tmp_path: Path, inv: Inv, text: str) -> None:
     with pytest.raises(Refused, match=r"snapshot\.json: missing; expected"):
         verify_snapshot(tmp_path / "absent", "0" * 40)
@@ -144,7 +144,7 @@ def test_what_is_no_snapshot_is_refused(tmp_path: Path, inv: Inv, text: str) -> 
 
 _SIGNER = {"name": "k", "identity": "Ada", "fingerprint": "F", "development": False}
 _SHAPE: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "id": "a",
     "line": "el6",
     "label": "el6",
@@ -153,6 +153,7 @@ _SHAPE: dict[str, Any] = {
     "readers": "",
     "baseurl": "http://r.example",
     "key": _SIGNER,
+    "attestation": None,
     "timestamp": 1,
     "sets": {},
     "packages": {},
@@ -163,9 +164,9 @@ _SHAPE: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("changed_to", "said"),
     [
-        ({"format": 999}, "format: expected 1, got 999"),
-        ({"format": True}, "format: expected 1, got True"),
-        ({"format": 999, "label": None, "more": 1}, "format: expected 1, got 999"),
+        ({"format": 999}, "format: expected 2, got 999"),
+        ({"format": True}, "format: expected 2, got True"),
+        ({"format": 999, "label": None, "more": 1}, "format: expected 2, got 999"),
         ({"sets": []}, "sets: expected an object"),
         ({"id": 1}, "id: expected text"),
         ({"key": {"name": "k"}}, "key: expected the keys name, identity, fingerprint, development, got none of"),

@@ -170,7 +170,7 @@ def test_a_container_file_takes_no_second_line_in_a_variable() -> None:
 
 def test_the_texts_of_a_snapshot_get_no_line_from_a_label_or_a_key_s_name() -> None:
     document = Document(
-        format=1,
+        format=2,
         id="1",
         line="el6",
         label="el6\ngpgcheck=0\r\u2028[other]",
@@ -179,6 +179,7 @@ def test_the_texts_of_a_snapshot_get_no_line_from_a_label_or_a_key_s_name() -> N
         readers="",
         baseurl="http://r.example",
         key=Signer("k", "Ada\n  FFFF \x1b[2J", "F" * 40, False),
+        attestation=None,
         timestamp=1,
         made_by=MadeBy("1", "1", "0"),
         sets={"director": ()},
