@@ -182,7 +182,7 @@ def test_a_damaged_snapshot_is_refused(published: Published, tmp_path: Path) -> 
     (tmp_path / "snapshot.json").write_text(json.dumps(document))
     ended = published.diff("latest", tmp_path, expect=ExitCode.REFUSED)
     assert "snapshot.json: no row for" in ended.err
-    (tmp_path / "snapshot.json").write_text(text.replace('"format": 1', '"format": 9'))
+    (tmp_path / "snapshot.json").write_text(text.replace('"format": 2', '"format": 9'))
     assert "snapshot.json: damaged" in published.diff("latest", tmp_path, expect=ExitCode.REFUSED).err
     (tmp_path / "snapshot.json").write_text(text)  # its packages are not there
     assert "error:" in published.diff(published.old.id, tmp_path, expect=ExitCode.REFUSED).err
