@@ -59,6 +59,13 @@ def test_a_signature_counts_for_this_module_and_this_certificate_alone(own: Pair
         own.opened().certificate.check(module_signature.append(MODULE, b"no message", "a.ko"), "a.ko")
 
 
+def test_a_certificate_that_a_signature_brings_along_proves_nothing(own: Pair, other: Pair) -> None:
+    by = ("-signer", other.certificate, "-inkey", other.key)
+    message = openssl("cms", "-sign", "-binary", "-noattr", *by, "-outform", "DER", stdin=MODULE)
+    with pytest.raises(Refused, match="wrong signature; expected one by CN=Key own"):
+        own.opened().certificate.check(module_signature.append(MODULE, message, "a.ko"), "a.ko")
+
+
 def test_a_module_that_is_signed_already_is_not_signed(own: Pair) -> None:
     with pytest.raises(Refused, match="signed already"):
         own.opened().sign(own.opened().sign(MODULE, "a.ko"), "a.ko")
