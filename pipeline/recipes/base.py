@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from pipeline.sources.records import Verified
 
 MODULES_STEP = "package"  # the step of a package of [packages.NAME], and behind it the name: `package:NAME`
-CERTIFICATE = (
-    "module-certificate"  # the part of such a step's key that says by which certificate its modules are signed
-)
+# The part of such a step's key that says by which certificate its modules are signed.
+CERTIFICATE = "module-certificate"
 
 
 @dataclass(frozen=True)

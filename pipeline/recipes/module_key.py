@@ -118,7 +118,7 @@ def _certificate(file: Path) -> tuple[Certificate, str]:
     hint = neutral.command(["openssl", "x509", "-in", file, "-noout", "-text"])
     words = ("-inform", form, "-subject", "-serial", "-enddate", "-fingerprint", "-sha256", "-pubkey", "-text")
     try:
-        text = _openssl("x509", *words, "-nameopt", "RFC2253", stdin=data).decode()
+        text = _openssl("x509", *words, "-nameopt", "RFC2253", stdin=data).decode(errors="replace")
     except process.ProgramFailed as error:
         raise _unreadable("module-certificate", file, "an X.509 certificate, PEM or DER", error, hint) from None
     stated = dict(re.findall(r"(?m)^(subject|serial|notAfter|sha256 Fingerprint) ?= ?(.*)$", text, re.IGNORECASE)[:4])
@@ -131,7 +131,7 @@ def _certificate(file: Path) -> tuple[Certificate, str]:
     if data.count(b"-----BEGIN CERTIFICATE") > 1:
         wrong.append("the file holds several")
     if kind != "rsaEncryption" or bits not in map(str, BITS):
-        wrong.append(f"its key is {kind} of {bits} bits")
+        wrong.append(f"its key is {kind}" + (f" of {bits} bits" if bits else ""))
     if not _CERTIFIED_BY.fullmatch(algorithm):
         wrong.append(f"it is signed by {algorithm}")
     if wrong:

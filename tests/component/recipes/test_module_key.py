@@ -123,7 +123,7 @@ def test_an_encrypted_key_takes_its_passphrase_from_the_variable_and_asks_nobody
         ("rsa:1024", (), "its key is rsaEncryption of 1024 bits"),
         ("rsa:2560", (), "its key is rsaEncryption of 2560 bits"),
         ("rsa:8192", (), "its key is rsaEncryption of 8192 bits"),
-        ("ed25519", (), "its key is ED25519 of  bits, and it is signed by ED25519"),
+        ("ed25519", (), "its key is ED25519, and it is signed by ED25519"),
         ("rsa:2048", ("-sha1",), "it is signed by sha1WithRSAEncryption"),
         ("rsa:2048", ("-sigopt", "rsa_padding_mode:pss"), "it is signed by rsassaPss"),
     ],
