@@ -340,6 +340,29 @@ def lab(context: RunContext) -> Report:
 
 
 @verb(
+    group=RESULTS,
+    example="identify kernel.rpm --expect realserver",
+    many="file",
+    values={"file": "FILE.rpm", "expect": "ROLE", "depth": "HOW-FAR"},
+    choices={"expect": ("director", "realserver", "both", "stock"), "depth": ("header", "boot", "modules")},
+    help={
+        "file": "a package of anyone; of two it is said whether they work together",
+        "expect": "director, realserver, both or stock; another one ends with exit code 4",
+        "depth": "how far a package is read: header, boot or modules [modules]",
+        "installed": "the running kernel of this host instead of a package",
+    },
+    plain=True,
+)
+def identify(
+    context: RunContext, file: list[str] | None = None, expect: str = "", depth: str = "", installed: bool = False
+) -> Outcome:
+    """Identify what a kernel, module set or tool is by its content, whatever its name says."""
+    from pipeline.commands import identify as identifying
+
+    return identifying.identify(context, file or [], expect, depth, installed=installed)
+
+
+@verb(
     "line",
     *FETCHING,
     "image",

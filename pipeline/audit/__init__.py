@@ -1,1 +1,1 @@
-"""Sign statements about steps, and verify everything below the artifacts directory against its records."""
+"""Sign statements about steps, verify everything below the artifacts directory, and identify packages of anyone."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from pipeline.core.fs import CHUNK
 from pipeline.errors import Refused
@@ -36,9 +36,12 @@ class SignatureTag(IntEnum):
 
     DSA_HEADER = 267  # RPMSIGTAG_DSA: over the header alone; any key but an RSA one
     RSA_HEADER = 268  # RPMSIGTAG_RSA: the same by an RSA key
+    SHA1_HEADER = 269  # RPMSIGTAG_SHA1: of the header, in hex
     LONG_SIZE = 270  # RPMSIGTAG_LONGSIZE: as SIZE, where that is too small
+    SHA256_HEADER = 273  # RPMSIGTAG_SHA256: the same over SHA-256
     SIZE = 1000  # RPMSIGTAG_SIZE: bytes of header and payload
     PGP = 1002  # RPMSIGTAG_PGP: over header and payload, rpm's v3 signature
+    MD5 = 1004  # RPMSIGTAG_MD5: of header and payload, 16 bytes
     GPG = 1005  # RPMSIGTAG_GPG: the same by any key but an RSA one
 
 
@@ -78,6 +81,8 @@ class Tag(IntEnum):
     FILE_DIGEST_ALGORITHM = 5011
     FILE_TRIGGER_SCRIPTS = 5066
     TRANSACTION_FILE_TRIGGER_SCRIPTS = 5076
+    PAYLOAD_DIGEST = 5092
+    PAYLOAD_DIGEST_ALGORITHM = 5093
     RPM_FORMAT = 5114
 
 
@@ -237,7 +242,13 @@ class RpmFile:
 
 def read(path: Path) -> RpmFile:
     """Read the headers of the RPM at `path`. Raises `Refused` for any other file."""
-    with rpm_lead.opened(path) as raw, os.fdopen(os.dup(raw.fileno()), "rb") as stream:
+    with rpm_lead.opened(path) as raw:
+        return read_opened(raw, path)
+
+
+def read_opened(raw: IO[bytes], path: Path) -> RpmFile:
+    """Read the headers of an RPM that `rpm_lead.opened` has opened; as `read` does."""
+    with os.fdopen(os.dup(raw.fileno()), "rb") as stream:
         try:
             stream.seek(rpm_lead.SIZE)
             signature = _header(stream)

@@ -49,17 +49,23 @@ def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     return content
 
 
+def banner(image: bytes) -> str:
+    """Return the version text of an x86 boot image by its beginning; empty for anything else."""
+    if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
+        return ""
+    pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
+    return image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
+
+
 def read_banner(image: bytes, package: Package, path: str, uname: str) -> str:
     """Return the version text of a boot image, whose header is checked; its first word is `uname`."""
-    if image[_BOOT_FLAG:_MAGIC][:2] != b"\x55\xaa" or image[_MAGIC : _MAGIC + 4] != b"HdrS":
+    if not (text := banner(image)):
         raise Refused(
             f"{path} in {package.path.name}: not a boot image; expected an x86 one",
             where=str(package.path),
             why="no machine can boot it",
             hint=neutral.command(["rpm", "-qlp", package.path]),
         )
-    pointer = int.from_bytes(image[_VERSION_POINTER : _VERSION_POINTER + 2], "little") + 0x200  # relative to it
-    text = image[pointer : pointer + 512].partition(b"\0")[0].decode("ascii", "replace")
     if text.split(" ")[0] != uname:
         raise Refused(
             f"{path} in {package.path.name}: another kernel; expected {uname}, got {text!r}",

@@ -7,8 +7,6 @@ sections in the program, and the number in the configuration. Must not know any 
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from pipeline.config.line_model import ToaReader
 from pipeline.core import fs, resources
 from pipeline.errors import Refused
 from pipeline.formats import archive, elf
-from pipeline.inspect import package_contents
+from pipeline.inspect import bpf_toa, package_contents
 from pipeline.packaging import compiled_sources, job, rpmbuild
 from pipeline.packaging.graph import Step
 from pipeline.recipes import lvs_tools, spec_files, steps
@@ -37,11 +35,8 @@ FILES = ("/usr/lib/systemd/system/lvs-toa.service", "/usr/share/man/man8/lvs-toa
 LIBRARIES = ("libc.so.6",)  # what it reads BPF with is inside it: the systems it is for have none of it, or another
 # The BPF programs by the names that the kernel's attachment follows from, and what they need.
 SECTIONS = ("sockops", "cgroup/getpeername4", "cgroup/getpeername6", ".maps", ".BTF")
-OPTION_SECTION = "toa.option"
 _CFLAGS = "-O2 -g0 -fPIE -fstack-protector-strong -D_FORTIFY_SOURCE=2 -ffile-prefix-map=/build=."
 _LDFLAGS = "-pie -Wl,-z,relro -Wl,-z,now -Wl,--build-id=sha1"
-_EM_BPF = struct.pack("<H", 247)  # of an ELF header, at _MACHINE
-_MAGIC, _MACHINE = b"\x7fELF\x02\x01\x01", 18
 _CONFIG_MOST = 64 << 10  # bytes
 
 
@@ -133,35 +128,30 @@ def check(rpms: Path, parameters: Parameters) -> Evidence:
 
 def check_programs(program: bytes, option: int, place: Path) -> None:
     """Check the BPF object inside `program`: its sections, and the number that it is made for. Raises `Refused`."""
-    data = bpf_object(program, place)
+    data = _bpf_object(program, place)
     if missing := [name for name in SECTIONS if not elf.section(data, name, PROGRAM)]:
         raise Refused(
             f"{PROGRAM} in {place.name}: BPF programs missing; expected the sections {', '.join(missing)}",
             where=str(place),
             why="servers would see the director's address for some of their sockets",
         )
-    text = elf.section(data, OPTION_SECTION, PROGRAM).rstrip(b"\0").decode(errors="replace")
+    text = bpf_toa.stated_option(data, PROGRAM)
     if text != f"TCP option {option}":
         _refuse_option(PROGRAM, option, text, place)
 
 
-def bpf_object(program: bytes, place: Path) -> bytes:
+def _bpf_object(program: bytes, place: Path) -> bytes:
     """Return the BPF object inside a program, from its beginning on. Raises `Refused` without exactly one."""
-    starts = []
-    at = program.find(_MAGIC, 1)
-    while at > 0:
-        if program[at + _MACHINE : at + _MACHINE + len(_EM_BPF)] == _EM_BPF:
-            starts.append(at)
-        at = program.find(_MAGIC, at + 1)
-    if len(starts) != 1:
-        raise Refused(f"{PROGRAM} in {place.name}: {len(starts)} BPF objects; expected one", where=str(place))
-    return program[starts[0] :]
+    found = bpf_toa.bpf_objects(program)
+    if len(found) != 1:
+        raise Refused(f"{PROGRAM} in {place.name}: {len(found)} BPF objects; expected one", where=str(place))
+    return found[0]
 
 
 def _check_configuration(package: rpmbuild.Package, option: int) -> None:
     name = CONFIG.lstrip("/")
     text = archive.read(package.path, {name: _CONFIG_MOST}).get(name, b"").decode(errors="replace")
-    numbers = re.findall(r"^option *= *(.*)$", text, re.MULTILINE)
+    numbers = bpf_toa.configured_options(text)
     if numbers != [str(option)]:
         _refuse_option(CONFIG, option, ", ".join(numbers), package.path)
 
