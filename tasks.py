@@ -15,6 +15,7 @@ from pipeline.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.audit.cve_report import CveReport
     from pipeline.audit.snapshot_diff import SnapshotDiff
     from pipeline.commands.build_summary import BuildResult, Forecast
     from pipeline.commands.image import MadeImage
@@ -305,6 +306,22 @@ def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
     from pipeline.commands import diff as comparing
 
     return comparing.diff(context, before, after)
+
+
+@verb(
+    "line",
+    *FETCHING,
+    "kernel-config",
+    group=RESULTS,
+    example="cves vulns/cve lts61",
+    words=("path", "line"),
+    help={"path": "a file or a directory of CVE records in JSON 5, as cvelistV5 and the kernel's vulns.git have them"},
+)
+def cves(context: RunContext, path: str) -> CveReport:
+    """Tell which CVE records concern a line's kernel, by its version and by the files that were compiled."""
+    from pipeline.commands import cves as command
+
+    return command.cves(context, _line(context, writes=False), path)
 
 
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")

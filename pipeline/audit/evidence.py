@@ -87,12 +87,14 @@ def stored_step(artifacts: Path, line: str, step: str, key: str) -> StoredStep |
     return StoredStep(place, record) if same else None
 
 
-def finished_steps(artifacts: Path, line: str) -> Iterator[StoredStep]:
-    """Yield the newest finished run of each step of a line."""
+def finished_runs(artifacts: Path, line: str) -> Iterator[StoredStep]:
+    """Yield every finished run of each step of a line, of each the newest first.
+
+    Raises `Refused` for a damaged record.
+    """
     for step in inventory.steps(artifacts / "steps" / line):
-        done = [run for run in inventory.runs(step) if run.state is inventory.RunState.DONE]
-        if done:
+        for run in reversed([run for run in inventory.runs(step) if run.state is inventory.RunState.DONE]):
             try:
-                yield StoredStep(done[-1].path, step_record.read(done[-1].path))
+                yield StoredStep(run.path, step_record.read(run.path))
             except step_record.Damaged as error:
-                raise Refused(f"{step.name}: its record is damaged: {error}", where=str(done[-1].path)) from None
+                raise Refused(f"{step.name}: its record is damaged: {error}", where=str(run.path)) from None

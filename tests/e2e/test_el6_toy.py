@@ -150,6 +150,24 @@ def test_the_sources_of_the_tools_are_recorded(built: Built) -> None:
         assert source in compiled_sources.read(compiled_sources.path_of(built.out(step))).trees["tools"].files
 
 
+def test_of_cve_records_only_the_vendors_changelog_tells(built: Built, tmp_path: Path) -> None:
+    """And where the line's own hunks lie, is told of each record."""
+    product = {"vendor": "Linux", "product": "Linux", "programFiles": ["net/netfilter/ipvs/ip_vs_core.c"]}
+    for name in ("CVE-2012-0003", "CVE-2026-0001"):
+        text = {"cveMetadata": {"cveId": name}, "containers": {"cna": {"title": "ipvs: a fix", "affected": [product]}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(text))
+    document = built.shop.inv("cves", tmp_path, *built.shop.line_words[:2], "--json").json
+    assert (document["vendor"], document["claims"], document["notes"]) == (True, ["CVE-2012-0003"], [])
+    assert {row["id"]: row["verdict"] for row in document["findings"]} == {
+        "CVE-2012-0003": "claimed-fixed", "CVE-2026-0001": "not-claimed",
+    }  # fmt: skip
+    for row in document["findings"]:
+        assert row["compiled"] == ["net/netfilter/ipvs/ip_vs_core.c"]
+        assert [(hunk["role"], hunk["patch"]) for hunk in row["hunks"]] == [("director", "lvs")]
+    out = built.shop.inv("cves", tmp_path, *built.shop.line_words[:2]).out
+    assert "2.6.32 is a vendor's kernel" in out and "the changelog does not name 1 records" in out
+
+
 def test_modules_are_linked_as_the_old_loader_wants_them(built: Built, tmp_path: Path) -> None:
     module = tmp_path / "ip_vs.ko"
     path = f"lib/modules/{uname('director')}/kernel/net/netfilter/ipvs/ip_vs.ko"
