@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,7 +44,7 @@ class Change:
 
 @dataclass(frozen=True)
 class FileState:
-    """A packaged file: the digest of its content or its link's target, its size in bytes, its mode in octal."""
+    """A packaged file: the digest of its content or its link's target, its mode in octal, a regular file's bytes."""
 
     content: str
     size: int | None
@@ -305,7 +306,7 @@ def _states(package: RpmFile, mark: Callable[[str], str]) -> dict[str, FileState
     rows = package.files()
     sizes: Iterable[int | None] = package.sizes() or [None] * len(rows)
     return {
-        mark(row.path): FileState(mark(row.content), size, f"{row.mode:06o}")
+        mark(row.path): FileState(mark(row.content), size if stat.S_ISREG(row.mode) else None, f"{row.mode:06o}")
         for row, size in zip(rows, sizes, strict=True)
     }
 
