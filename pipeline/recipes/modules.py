@@ -144,23 +144,27 @@ def prepare(sources: Path, specs: Path, parameters: Parameters, kernel_rpms: Seq
     `kernel_rpms`, and when its kernel could not check signatures that the modules are to bear.
     """
     lvs_tools.write(rendered(parameters), SPEC, sources, specs)
-    wanted = f"kernel-devel-{parameters.uname}"
-    found = [path for path in kernel_rpms if rpmbuild.read_package(path).nevra == wanted]
-    if len(found) != 1:
-        raise Refused(f"kernel packages: no {wanted}; expected one to build modules against")
+    devel = _kernel_package(kernel_rpms, f"kernel-devel-{parameters.uname}").path
     if parameters.certificate:
-        _check_kernel(found[0], parameters.uname)
-    fs.copy_verified(found[0], sources / parameters.devel, fs.sha256_of(found[0]))
+        _check_kernel(_kernel_package(kernel_rpms, f"kernel-{parameters.uname}"), parameters.uname)
+    fs.copy_verified(devel, sources / parameters.devel, fs.sha256_of(devel))
 
 
-def _check_kernel(devel: Path, uname: str) -> None:
+def _kernel_package(rpms: Sequence[Path], nevra: str) -> rpmbuild.Package:
+    found = [package for package in map(rpmbuild.read_package, rpms) if package.nevra == nevra]
+    if len(found) != 1:
+        raise Refused(f"kernel packages: no {nevra}; expected one to build modules against")
+    return found[0]
+
+
+def _check_kernel(kernel: rpmbuild.Package, uname: str) -> None:
     """Raise `Refused` for a kernel that checks modules and lacks SHA-256, by which they are signed."""
-    path = f"/usr/src/kernels/{uname}/.config"
-    config = kernel_files.read(rpmbuild.read_package(devel), [path])[path].splitlines()
+    path = f"/boot/config-{uname}"
+    config = kernel_files.read(kernel, [path])[path].splitlines()
     if b"CONFIG_MODULE_SIG=y" in config and b"CONFIG_CRYPTO_SHA256=y" not in config:
         raise Refused(
             f"the kernel {uname}: without SHA-256; expected CONFIG_CRYPTO_SHA256=y beside CONFIG_MODULE_SIG=y",
-            where=f"{devel}: {path}",
+            where=f"{kernel.path}: {path}",
             why="modules are signed over SHA-256, and this kernel would load none of them",
             hint='set CONFIG_MODULE_SIG_SHA256 = "y" in the table of the kernel\'s role, see docs/lines.md',
         )

@@ -17,7 +17,7 @@ from pipeline.recipes import modules
 from pipeline.recipes.module_key import ModuleKey
 from pipeline.recipes.modules import Parameters
 from pipeline.sandbox.runtime import EndReason, Image, Job, JobResult, Limits
-from tests.component.recipes.test_modules import EPOCH, MAKEFILE, TOY, UNAME, module, tarball
+from tests.component.recipes.test_modules import EPOCH, TOY, UNAME, devel, module, tarball
 from tests.fixtures.modulekeys import Pair, openssl, pair
 from tests.fixtures.rpms import of_files
 
@@ -68,14 +68,11 @@ class Bench:
     def build(self, key: ModuleKey, sources: Mapping[str, bytes] = MODULES, config: bytes = CONFIG) -> Path:
         """Build, sign and pack; return the directory of the packages."""
         parameters = replace(TOY, certificate=key.certificate)
-        kernel = f"/usr/src/kernels/{UNAME}"
-        devel = of_files(
-            "kernel-devel", "6.1.187", "1.lts61", {f"{kernel}/Makefile": MAKEFILE, f"{kernel}/.config": config}
-        )
+        kernel = of_files("kernel", "6.1.187", "1.lts61", {f"/boot/config-{UNAME}": config})
 
         def fill(into: Path, specs: Path) -> None:
             tarball(into / "toy.tar", {f"{name}.c": data for name, data in sources.items()})
-            modules.prepare(into, specs, parameters, [devel])
+            modules.prepare(into, specs, parameters, [kernel, devel()])
 
         recipe = job.SpecBuild(modules.SPEC, EPOCH, fill, lambda *_: None, rpmbuild.Macros(ccache=False, dist=".lts61"))
         environment = job.BuildEnvironment(self.runtime, self.image, None, Limits(free=0))
