@@ -19,7 +19,6 @@ from pipeline.audit import statement
 from pipeline.audit.statement import Pin, Resource
 from pipeline.config import git_checkout, lock_file
 from pipeline.config.git_checkout import Version
-from pipeline.config.line_loader import LARGEST
 from pipeline.config.line_model import FileSource, Line, Patch, RoleName, SrpmSource
 from pipeline.core import documents, resources
 from pipeline.core.decoder import encode
@@ -89,18 +88,21 @@ class LineText:
 
 @dataclass
 class Materials:
-    """The materials of one line's steps in one run. The line's files are read when it is made, soon after the line."""
+    """The materials of one line's steps in one run. `read` are its files, the lock file too, as the run found them."""
 
     line: Line
     artifacts: Path
     established: Established
-    _texts: tuple[LineText, ...] = field(init=False)
-    _lock: tuple[LineText, ...] = field(init=False)
+    read: Mapping[Path, bytes]
     _busy: threading.RLock = field(init=False, default_factory=threading.RLock)  # steps run beside each other
 
-    def __post_init__(self) -> None:
-        self._texts = tuple(map(_text, self.line.files))
-        self._lock = (_text(self.line.lock_file),) if self.line.lock_file.is_file() else ()
+    @cached_property
+    def _texts(self) -> tuple[LineText, ...]:
+        return tuple(_text(path, data) for path, data in self.read.items() if path != self.line.lock_file)
+
+    @cached_property
+    def _lock(self) -> tuple[LineText, ...]:
+        return tuple(_text(path, data) for path, data in self.read.items() if path == self.line.lock_file)
 
     def of_step(self, work: Work, record: Record) -> tuple[Resource, ...]:
         """Return everything that the step was made from."""
@@ -250,10 +252,10 @@ class Materials:
             return
 
 
-def _text(path: Path) -> LineText:
+def _text(path: Path, data: bytes) -> LineText:
     root = resources.data_root()
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    return LineText(name, path, read_limited(path, LARGEST))
+    return LineText(name, path, data)
 
 
 def _line_file(text: LineText, kind: str) -> Resource:

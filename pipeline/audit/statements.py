@@ -1,4 +1,4 @@
-"""Make the statement of each step's execution when it runs, signed with the attestation key.
+"""Make the statement of each step's execution when it runs.
 
 The scheduler keeps it with the step's record and reuses it with that; the statement of a publication lies beside the
 snapshot, under `attestations/`, with copies of those of all steps that made its packages.
@@ -7,14 +7,12 @@ snapshot, under `attestations/`, with copies of those of all steps that made its
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import __version__
-from pipeline.audit import dsse
 from pipeline.audit.materials import Materials
 from pipeline.audit.statement import (
     BUILD_TYPE,
@@ -43,8 +41,6 @@ from pipeline.core.manifest import Manifest
 from pipeline.formats import kconfig, rpm_header
 from pipeline.inspect import kernel_files
 from pipeline.packaging import compiled_sources, rpmbuild, step_record
-from pipeline.publish import attestation_key
-from pipeline.publish.attestation_key import AttestationKey, PublicKey
 
 if TYPE_CHECKING:
     from pipeline.packaging.graph import Work
@@ -56,39 +52,16 @@ STOCK_KERNEL = f"kernel:{RoleName.STOCK}"
 _JSON, _TEXT = "application/json", "text/plain"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Statements:
-    """The maker of one line's statements in one run.
-
-    `setting` gives the value of `attestation-key`, empty for the development key, and `keys` is <artifacts>/keys.
-    `runtime` names what runs commands in builder images.
-    """
+    """The maker of one line's statements in one run; `runtime` names what runs commands in builder images."""
 
     line: Line
-    keys: Path
-    setting: Callable[[], str]
     materials: Materials
     runtime: Callable[[], str]
-    _opened: list[AttestationKey] = field(init=False, default_factory=list)
 
-    @cached_property
-    def _known(self) -> PublicKey | None:
-        return attestation_key.known(self.setting(), self.keys)
-
-    @property
-    def key_id(self) -> str:
-        """The id of the key; empty for a development key that was not made yet. Raises as `attestation_key.known`."""
-        known = self._opened[0].public if self._opened else self._known
-        return known.id if known else ""
-
-    def statement(self, work: Work, record: Record) -> bytes:
-        """Return the signed statement of an execution that is over."""
-        if not self._opened:
-            self._opened.append(attestation_key.open_key(self.setting(), self.keys))
-        return dsse.sign(self.unsigned(work, record).text(), self._opened[0])
-
-    def unsigned(self, work: Work, record: Record) -> Statement:
-        """Return what the statement of an execution says."""
+    def of_execution(self, work: Work, record: Record) -> Statement:
+        """Return the statement of an execution that is over."""
         definition = BuildDefinition(
             BUILD_TYPE,
             self._external(work),

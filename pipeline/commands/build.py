@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.audit.materials import Materials
-from pipeline.audit.statements import Statements
+from pipeline.commands.attesting import RunAttester
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
 from pipeline.commands.publishing import DEVELOPMENT, PUBLISH, Publishing, last_publications
@@ -73,17 +72,15 @@ class BuildCommand:
             self.options,
             self.context.console.warn,
             settings.verify,
-            attester=self.statements,
+            attester=self.attester,
         )
 
     @cached_property
-    def statements(self) -> Statements:
+    def attester(self) -> RunAttester:
         """The maker of the statements about this run's steps."""
+        # The key is that of the last publication, which the runner reads: so only when a statement is looked at.
         artifacts = self.context.settings.artifacts
-        materials = Materials(self.line, artifacts, self.preparation)
-        # Of the key only when a statement is looked at: it is that of the last publication, which the runner reads.
-        setting, runtime = lambda: self.publishing.attestation_key, lambda: self.preparation.runtime.name
-        return Statements(self.line, artifacts / "keys", setting, materials, runtime)
+        return RunAttester(self.line, self.preparation, artifacts, lambda: self.publishing.attestation_key)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -172,7 +169,7 @@ class BuildCommand:
 
     def _check_attestation_key(self) -> None:
         """Raise `UsageError` or `Refused` for an attestation key that cannot sign, before hours of building."""
-        _ = self.statements.key_id
+        _ = self.attester.key_id
 
     def _look(self) -> None:
         """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""

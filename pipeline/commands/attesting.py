@@ -1,0 +1,63 @@
+"""Sign the statements of a run's steps; load what makes them only when a step has run.
+
+A run with nothing to do compares the key's id and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.line_loader import LARGEST
+from pipeline.config.line_model import Line
+from pipeline.core.fs import read_limited
+from pipeline.publish import attestation_key
+from pipeline.publish.attestation_key import AttestationKey, PublicKey
+
+if TYPE_CHECKING:
+    from pipeline.audit.statements import Statements
+    from pipeline.commands.preparation import Preparation
+    from pipeline.packaging.graph import Work
+    from pipeline.packaging.step_record import Record
+
+
+class RunAttester:
+    """The attester of one line's steps in one run.
+
+    `setting` gives the value of `attestation-key`, empty for the development key. The line's files are read when this
+    is made, soon after the line was: a statement embeds what the run went by.
+    """
+
+    def __init__(self, line: Line, preparation: Preparation, artifacts: Path, setting: Callable[[], str]) -> None:
+        self.line, self.preparation, self.artifacts, self.setting = line, preparation, artifacts, setting
+        places = [*line.files, *([line.lock_file] if line.lock_file.is_file() else [])]
+        self._texts: Mapping[Path, bytes] = {path: read_limited(path, LARGEST) for path in places}
+        self._key: AttestationKey | None = None
+
+    @property
+    def key_id(self) -> str:
+        """The id of the key; empty for a development key that was not made yet. Raises as `attestation_key.known`."""
+        known = self._key.public if self._key else self._known
+        return known.id if known else ""
+
+    @cached_property
+    def _known(self) -> PublicKey | None:
+        return attestation_key.known(self.setting(), self.artifacts / "keys")
+
+    @cached_property
+    def _statements(self) -> Statements:
+        from pipeline.audit.materials import Materials
+        from pipeline.audit.statements import Statements
+
+        materials = Materials(self.line, self.artifacts, self.preparation, self._texts)
+        return Statements(self.line, materials, lambda: self.preparation.runtime.name)
+
+    def statement(self, work: Work, record: Record) -> bytes:
+        """Return the signed statement of an execution that is over."""
+        from pipeline.audit import dsse
+
+        if self._key is None:
+            self._key = attestation_key.open_key(self.setting(), self.artifacts / "keys")
+        return dsse.sign(self._statements.of_execution(work, record).text(), self._key)
