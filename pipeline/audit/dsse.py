@@ -51,6 +51,11 @@ def sign(payload: bytes, key: AttestationKey) -> bytes:
     return json.dumps(decoder.encode(envelope)).encode() + b"\n"
 
 
+def payload(envelope: bytes) -> bytes:
+    """Return the payload of an envelope whose signature is not verified here. Raises `ValueError`."""
+    return _decoded(documents.parse(Envelope, envelope).payload)
+
+
 def verify(envelope: bytes, pem: bytes) -> bytes:
     """Return the payload of an envelope that the public key `pem` has signed.
 

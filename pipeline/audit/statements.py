@@ -126,6 +126,7 @@ def _body(name: str, digest: str) -> Resource:
 
 
 def _published(snapshot: Path, record: Record) -> Iterator[Resource]:
+    from pipeline.publish.snapshot import bills_of_materials
     from pipeline.publish.verify import SUMS
 
     for name in (SUMS, "snapshot.json"):
@@ -133,6 +134,9 @@ def _published(snapshot: Path, record: Record) -> Iterator[Resource]:
     for name, row in sorted(_document(snapshot).packages.items()):
         yield Resource(name, digest={"sha256": row.sha256})
         yield _body(name, row.body_sha256)
+    for name, entry in sorted(record.made[str(bills_of_materials(snapshot).absolute())].items()):
+        if name:
+            yield Resource(f"sboms/{name}", digest={"sha256": entry.content})
 
 
 def _document(snapshot: Path) -> Document:

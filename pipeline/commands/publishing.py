@@ -104,6 +104,7 @@ class Publishing:
             pass
 
     def _publish(self, work: Work) -> None:
+        from pipeline.audit import sbom
         from pipeline.publish import signers, signing, snapshot
 
         artifacts, wanted = self.settings.artifacts, self._contents(work)
@@ -115,7 +116,9 @@ class Publishing:
         )
         statements = snapshot.attestations(made.path)
         copies = self._copy_statements(work, statements)
-        work.elsewhere.extend([made.path, made.latest, signers.record_path(artifacts, wanted.directory), *copies])
+        bills = sbom.publish(made.path, statements)
+        record = signers.record_path(artifacts, wanted.directory)
+        work.elsewhere.extend([made.path, made.latest, record, *copies, bills])
         work.statements.append(statements / _statement_name(PUBLISH))
 
     def _copy_statements(self, work: Work, into: Path) -> list[Path]:

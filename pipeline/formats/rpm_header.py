@@ -52,7 +52,9 @@ class Tag(IntEnum):
     VERSION = 1001
     RELEASE = 1002
     EPOCH = 1003
+    SUMMARY = 1004
     BUILD_TIME = 1006
+    LICENSE = 1014
     ARCH = 1022
     OLD_FILE_NAMES = 1027
     FILE_SIZES = 1028

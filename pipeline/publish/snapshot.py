@@ -4,6 +4,7 @@
                                  RPM-GPG-KEY-<name>, ATTESTATION-KEY-<name>.pem, <line>-<set>.repo, README,
                                  snapshot.json, SHA256SUMS{,.asc}
     <root>/<line>/attestations/<id>/<step>.intoto.json
+    <root>/<line>/sboms/<id>/<package>.{cdx,spdx}.json
     <root>/<line>/latest -> snapshots/<id>
 
 Statements lie beside snapshots, not inside: they tell when a step ran, and a snapshot's id is the digest of its
@@ -88,8 +89,13 @@ def attestations(path: Path) -> Path:
     return path.parent.parent / "attestations" / path.name
 
 
+def bills_of_materials(path: Path) -> Path:
+    """Return the directory of the bills of materials of the snapshot `path`."""
+    return path.parent.parent / "sboms" / path.name
+
+
 def remove_snapshot(path: Path, *, wait: bool = True) -> None:
-    """Remove a snapshot atomically, and its statements. Raises `UsageError` for the one that `latest` points to.
+    """Remove a snapshot atomically, and what lies beside it. Raises `UsageError` for the one that `latest` points to.
 
     `wait=False` raises `Locked` while another run publishes.
     """
@@ -106,8 +112,9 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
         with scratch(place, _WORK_PREFIX) as work:
             _make_writable(path)
             path.rename(work / path.name)
-            if (statements := attestations(path)).exists():
-                statements.rename(work / "attestations")
+            for beside in (attestations(path), bills_of_materials(path)):
+                if beside.exists():
+                    beside.rename(work / beside.parent.name)
 
 
 def _check_existing(path: Path, document: Document) -> None:

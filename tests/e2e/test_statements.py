@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.core import documents, resources
 from pipeline.core.process import run
 from pipeline.errors import ExitCode
 from pipeline.packaging.compiled_sources import CompiledSources
+from tests.fixtures.bills import cyclonedx_problem, spdx_elements
 from tests.fixtures.statements import content, made_key, of_kind, openssl_takes, sigstore_takes, statement_of
 from tests.fixtures.workshop import ToyShop, Workshop
 
@@ -144,3 +146,60 @@ def test_no_build_reaches_the_attestation_key(shop: Workshop, whose: str) -> Non
     assert "No such file or directory" in shop.log("*")
     shop.line.makefile("! ls /etc/hostname")  # such a test can fail
     shop.build("ipvsadm", *option, expect=ExitCode.BUILD)
+
+
+def bills(stated: Stated) -> Path:
+    return stated.latest.parent.parent / "sboms" / stated.latest.name
+
+
+def test_others_take_the_bills_of_materials_of_every_package_and_of_the_snapshot(stated: Stated) -> None:
+    rpms = {path.name.removesuffix(".rpm") for path in stated.latest.rglob("*.rpm")} | {"snapshot"}
+    assert {path.name for path in bills(stated).iterdir()} == {f"{n}.{k}.json" for n in rpms for k in ("cdx", "spdx")}
+    for name in rpms:
+        assert cyclonedx_problem(bills(stated) / f"{name}.cdx.json") == ""
+        assert name in spdx_elements(bills(stated) / f"{name}.spdx.json")
+
+
+def test_others_refuse_a_bill_with_an_unknown_word(stated: Stated, tmp_path: Path) -> None:
+    for kind, word in (("cdx", '"bomFormat"'), ("spdx", '"name"')):
+        file = tmp_path / f"snapshot.{kind}.json"
+        text = (bills(stated) / file.name).read_text()
+        file.write_text(text.replace(word, f'"unknown":1,{word}', 1))
+        if kind == "cdx":
+            assert cyclonedx_problem(file) != ""
+        else:
+            with pytest.raises(Exception, match="unknown"):
+                spdx_elements(file)
+
+
+def test_a_kernel_s_bill_has_the_pristine_source_the_patch_and_its_digest(stated: Stated) -> None:
+    [file] = bills(stated).glob("kernel-2*.fnat.*.cdx.json")
+    own = json.loads(file.read_text())["metadata"]["component"]
+    [ancestor] = own["pedigree"]["ancestors"]
+    source = hashlib.sha256((stated.shop.toy.mirror / "kernel-2.6.32-220.23.1.el6.src.rpm").read_bytes()).hexdigest()
+    assert ancestor["hashes"] == [{"alg": "SHA-256", "content": source}]
+    [patch] = own["pedigree"]["patches"]
+    assert patch["type"] == "unofficial"
+    member = "Lvs-fullnat-synproxy.tar.gz#lvs-fullnat-synproxy/lvs-2.6.32-220.23.1.el6.patch"
+    assert patch["diff"]["url"].endswith(member)
+    digest = hashlib.sha256(stated.shop.toy.patches["lvs"].read_bytes()).hexdigest()
+    assert {"name": "lvs-fullnat:patch:1:sha256:lvs", "value": digest} in own["properties"]
+    assert own["licenses"] == [{"expression": "GPL-2.0-only"}], "GPLv2, as RHEL 6 writes it"
+    [rpm] = {path.resolve() for path in stated.latest.glob(f"director/{file.name.removesuffix('.cdx.json')}.rpm")}
+    assert own["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(rpm.read_bytes()).hexdigest()}]
+
+
+def test_a_kernel_s_bill_has_the_files_that_were_compiled_and_its_headers_none(stated: Stated) -> None:
+    [kernel] = bills(stated).glob("kernel-2*.fnat.*.spdx.json")
+    [compiled] = of_kind(stated("kernel:director"), Kind.COMPILED)
+    trees = documents.parse(CompiledSources, content(compiled)).trees
+    files = {f"{tree}/{path}" for tree, found in trees.items() for path in found.files}
+    assert len(files) > 10 and files <= spdx_elements(kernel)
+    [headers] = bills(stated).glob("kernel-headers-2*.fnat.*.spdx.json")
+    assert not files & spdx_elements(headers)
+
+
+def test_the_publication_s_statement_names_each_bill(stated: Stated) -> None:
+    digests = {row["name"]: row["digest"]["sha256"] for row in stated("repository")["subject"]}
+    for path in bills(stated).iterdir():
+        assert digests[f"sboms/{path.name}"] == hashlib.sha256(path.read_bytes()).hexdigest()

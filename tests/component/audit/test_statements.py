@@ -17,6 +17,7 @@ from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
+from pipeline.publish import snapshot
 from pipeline.publish.verify import verify_snapshot
 from tests.component.commands.test_build import MADE, Bench
 from tests.fixtures.snapshots import changed
@@ -124,6 +125,21 @@ def test_removed_statements_of_a_snapshot_are_published_anew_and_the_snapshot_st
     again = bench.build_all()["steps"]
     assert {name for name, step in again.items() if step["state"] == "ran"} == {"repository"}
     assert {path.name for path in published(bench).iterdir()} == NAMES and bench.latest.resolve() == snapshot
+
+
+def test_bills_of_materials_belong_to_the_publication_and_go_with_their_snapshot(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.build_all()
+    place = snapshot.bills_of_materials(bench.latest.resolve())
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    assert len(before) == 2 * 6
+    (place / "snapshot.cdx.json").unlink()
+    assert {name for name, step in bench.build_all()["steps"].items() if step["state"] == "ran"} == {"repository"}
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before, "the same content, the same bytes"
+    old = bench.latest.resolve()
+    bench.build_all(baseurl="http://other.example/repo")
+    snapshot.remove_snapshot(old)
+    assert not place.exists() and not snapshot.attestations(old).exists()
 
 
 def test_a_key_of_a_person_is_taken_and_remembered(tmp_path: Path) -> None:
