@@ -31,7 +31,8 @@ def seconds(argv: Sequence[str | Path]) -> float:
 def main(before: Path, after: Path, artifacts: Path) -> None:
     """Measure, and print one row per figure."""
     by_name = {path.name: path for place in (before, after) for path in sorted(place.glob("*/*.rpm"))}
-    diff: list[str | Path] = [sys.executable, "-m", "pipeline", "diff", before, after, "--json", "--artifacts", artifacts]
+    words = ("diff", before, after, "--json", "--artifacts", artifacts)
+    diff: list[str | Path] = [sys.executable, "-m", "pipeline", *words]
     taken: dict[str, list[float]] = {"rpm": [], "diff": []}
     for _ in range(ROUNDS):
         taken["rpm"].append(seconds(["rpm", "-qpl", "--nosignature", *by_name.values()]))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ VERSION, KERNEL = "{version}", "{kernel}"  # in place of a package's version and
 PRESENT = "there"  # the value of what has none, such as a dependency
 _CONFIG_MOST = 8 << 20  # bytes
 _TEXT_MOST = 120  # characters of a step's input; a longer one is shown by its digest
+_NUMBERED = re.compile(r"\b\d[\w.+~^-]*")
 _NOT_DATA = ("id", "packages", "sets")
 
 
@@ -231,9 +233,9 @@ def _compiled(step: str, one: StoredStep, other: StoredStep, unknown: list[str])
 
 
 def _files(sources: CompiledSources) -> Iterator[tuple[str, str]]:
-    """Yield path and digest. The name of a tree has a version in it, and is left out where it is the only one."""
+    """Yield path and digest; `*` stands for the version in a tree's name, which is left out of the only one."""
     for name, tree in sources.trees.items():
-        prefix = f"{name}/" if len(sources.trees) > 1 else ""
+        prefix = f"{_NUMBERED.sub('*', name)}/" if len(sources.trees) > 1 else ""
         yield from ((f"{prefix}{path}", digest) for path, digest in tree.files.items())
 
 

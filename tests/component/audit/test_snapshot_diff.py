@@ -115,6 +115,15 @@ def test_sources_patches_and_compiled_files_come_from_the_records(found: snapsho
     assert step.compiled == (Change("b.c", f"{187:064}", f"{190:064}"),)
 
 
+def test_the_trees_of_modules_keep_their_names_from_version_to_version() -> None:
+    def files(version: str) -> dict[str, str]:
+        devel = f"kernel/usr/src/kernels/{version}-1.lts61.x86_64"
+        trees = {f"linux-{version}": SourceTree({"a.c": "0"}, {}, ()), devel: SourceTree({"a.h": "1"}, {}, ())}
+        return dict(snapshot_diff._files(CompiledSources(1, "package:x", 1, 0, trees)))
+
+    assert files("6.1.187") == files("6.1.190") == {"linux-*/a.c": "0", "kernel/usr/src/kernels/*/a.h": "1"}
+
+
 def test_what_cannot_be_known_is_named(published: Published, tmp_path: Path) -> None:
     found = snapshot_diff.compare(published.old.path, published.new.path, tmp_path)
     assert found.steps == ()
