@@ -21,7 +21,7 @@ from pipeline.formats import rpm_payload
 from pipeline.formats.rpm_header import RpmFile, Tag
 from pipeline.inspect import contents
 from pipeline.inspect.contents import Contents, Depth
-from pipeline.inspect.kernel_role import WRONG_PATCH
+from pipeline.inspect.guide_mistakes import WRONG_PATCH
 
 _TEXTS = {
     Role.DIRECTOR: "director",

@@ -33,7 +33,8 @@ def _answers(one: Identity, other: Identity) -> Iterator[Answer]:
         yield _option(one, other)
     if one.kind in _KERNELS and other.kind is Kind.TOOL:
         yield _interface(one, other)
-    if one.kind is Kind.KERNEL and other.kind is Kind.MODULES:
+    opposite = Role.REALSERVER in one.has and Role.DIRECTOR in other.has  # two machines
+    if one.kind is Kind.KERNEL and other.kind is Kind.MODULES and not opposite:
         same = one.kernel == other.kernel
         yield same, f"the modules are for {other.kernel}, the kernel is {one.kernel}"
     if one.kind is Kind.KERNEL and other.kind is Kind.READER and Role.DIRECTOR not in one.has:

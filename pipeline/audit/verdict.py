@@ -150,7 +150,7 @@ class Verdict:
             reads = [self._option(facts, READ, facts.option) for facts in found]
             self.options.extend(dict.fromkeys(reads))
             return True
-        listed = [path for path in self.contents.listed if normalized(path) == "toa"]
+        listed = self.contents.listed_modules("toa")
         if value == "y":
             self.options.append(Option(READ, (), "TOA is inside the compressed boot image, which is not unpacked"))
             return True

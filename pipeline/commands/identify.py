@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.audit import identify as audit
-from pipeline.audit.identity import Identification, Identity, Role
+from pipeline.audit.identity import Identification, Identity, Kind, Role
 from pipeline.commands.task import Outcome
 from pipeline.config.context import RunContext
 from pipeline.core.console import Console
@@ -53,17 +53,18 @@ def _print(console: Console, found: Identification) -> None:
 
 
 def _print_identity(console: Console, identity: Identity) -> None:
+    of_kernel = identity.kind in (Kind.KERNEL, Kind.PARTIAL, Kind.MODULES)
     rows = [
         ("kind", identity.kind),
         ("role", f"{identity.role}{_signs(identity)}"),
-        ("kernel", identity.kernel or "none"),
+        *((("kernel", identity.kernel or "none"),) if of_kernel else ()),
         *((f"TOA option {option.use}", f"{option.text} ({option.how})") for option in identity.options),
-        ("TAB_BITS", identity.tab_bits if identity.tab_bits is not None else "none found"),
+        *((("TAB_BITS", "none found" if identity.tab_bits is None else identity.tab_bits),) if of_kernel else ()),
         ("digests that hold", ", ".join(identity.digests) or "none: it carries none"),
         ("read down to", identity.depth),
         *((f"claim by {claim.source}", f"{claim.role} ({claim.text})") for claim in identity.claims),
     ]
-    if not identity.options and identity.role not in (Role.NONE, Role.PARTIAL):
+    if not identity.options and of_kernel and identity.role is not Role.PARTIAL:
         rows.insert(3, ("TOA option", "none is written or read" if identity.role is Role.STOCK else "unknown"))
     console.table(("what", "value"), rows, identity.package)
     if identity.evidence:

@@ -7,8 +7,8 @@ own header (lib/cpio.c), which has nothing but the file's number in the header's
 
 from __future__ import annotations
 
-import re
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,8 +16,7 @@ from pipeline.formats.cpio import PATH_LIMIT
 from pipeline.formats.decompression import Stream
 
 _MAGICS, _STRIPPED = (b"070701", b"070702"), b"07070X"
-_FIELDS, _DIGITS = 13, 8  # of a header behind its magic
-_NUMBER = re.compile(rb"[0-9A-Fa-f]+")
+_FIELDS = struct.Struct(">13I")  # of a header behind its magic, each in eight hexadecimal digits
 _TRAILER = b"TRAILER!!!"
 _PADDING = 64 << 10  # bytes behind the trailer; rpm writes none, cpio up to a block
 
@@ -82,7 +81,7 @@ def _header(stream: Stream, size_of: Callable[[int], int]) -> Member | None:
     """Return the next member, None for the trailer."""
     magic = stream.exactly(6)
     if magic == _STRIPPED:
-        (number,) = _numbers(stream, 1)
+        (number,) = _numbers(stream, struct.Struct(">I"))
         stream.skip(2)  # the header's 14 bytes are padded to 16
         return Member(f"#{number}", 0, size_of(number), (0, 0, number), 1, number)
     if magic not in _MAGICS:
@@ -91,17 +90,19 @@ def _header(stream: Stream, size_of: Callable[[int], int]) -> Member | None:
     if not 1 < length <= PATH_LIMIT:
         raise stream.refuse(f"a path of {length} bytes; expected at most {PATH_LIMIT}")
     name = stream.exactly(length)
-    stream.skip(-(6 + _FIELDS * _DIGITS + length) % 4)
+    stream.skip(-(6 + 2 * _FIELDS.size + length) % 4)
     if name == _TRAILER + b"\0":
         return None
     return Member(_path(stream, name), mode, size, (major, minor, inode), links)
 
 
-def _numbers(stream: Stream, count: int) -> list[int]:
-    text = stream.exactly(_DIGITS * count)
-    if not _NUMBER.fullmatch(text):
-        raise stream.refuse(f"no numbers in the header of a cpio member: {text[:26]!a}")
-    return [int(text[at : at + _DIGITS], 16) for at in range(0, len(text), _DIGITS)]
+def _numbers(stream: Stream, layout: struct.Struct) -> tuple[int, ...]:
+    text = stream.exactly(2 * layout.size)
+    try:
+        found: tuple[int, ...] = layout.unpack(bytes.fromhex(text.decode("ascii")))
+    except (ValueError, struct.error):  # what is no digit, and blanks, which fromhex leaves out
+        raise stream.refuse(f"no numbers in the header of a cpio member: {text[:26]!a}") from None
+    return found
 
 
 def _path(stream: Stream, name: bytes) -> str:

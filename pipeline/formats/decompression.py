@@ -18,8 +18,8 @@ from typing import Any, Protocol, cast
 
 from pipeline.errors import Refused
 
-PIECE = 256 << 10  # compressed bytes given to a decoder at a time
-STEP = 1 << 20  # bytes that a decoder returns at most at a time: what a bomb can add before it is looked at
+PIECE = 1 << 20  # compressed bytes given to a decoder at a time
+STEP = 256 << 10  # bytes that a decoder returns at most at a time: what a bomb can add before it is looked at
 # What `xz -9` and zstd's level 22 need for reading: 64 and 128 MiB of window.
 _XZ_MEMORY, _ZSTD_WINDOW_LOG = 128 << 20, 27
 # No kernel's file is compressed so far: the best of Debian's 6.1 is 1:40, a text 1:10. Below the first bytes a file of
@@ -140,13 +140,19 @@ class Stream:
 
     def exactly(self, size: int) -> bytes:
         """Return the next `size` bytes."""
-        pieces = list(self.pieces(size))
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if len(self._ready) - self._at >= size:
+            self._at += size
+            return self._ready[self._at - size : self._at]
+        return b"".join(self.pieces(size))
 
     def skip(self, size: int) -> None:
         """Pass over the next `size` bytes."""
-        for _ in self.pieces(size):
-            pass
+        while size:
+            if self._at == len(self._ready) and not self._fill():
+                raise self.refuse("truncated")
+            step = min(size, len(self._ready) - self._at)
+            self._at += step
+            size -= step
 
     def pieces(self, size: int) -> Iterator[bytes]:
         """Yield the next `size` bytes in pieces."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 
 from pipeline.formats import decompression, kconfig
 from pipeline.formats.rpm_payload import Wanted
@@ -28,9 +29,11 @@ _IMAGE = re.compile(rf"/boot/vmlinu[xz]-(?P<boot>[^/]+)|{_MODULES}/vmlinuz")
 _EXPORTS = re.compile(rf"/boot/symvers-(?P<boot>[^/]+?){_PACKED}|{_MODULES}/symvers{_PACKED}")
 _MAP = re.compile(rf"/boot/System\.map-(?P<boot>[^/]+)|{_MODULES}/System\.map")
 _MODULE = re.compile(rf"{_MODULES}/(?P<place>.+)\.ko{_PACKED}")
+_KERNELS, _OF_KERNELS = ("/boot/", "/lib/modules/", "/usr/lib/modules/"), (_MODULE, _IMAGE, _CONFIG, _EXPORTS, _MAP)
 _TOA_NAME = re.compile(r"(?:.*_)?toa(?:_.*)?")
 _TOOLS = re.compile(r"(?:/usr)?/sbin/(?:ipvsadm|keepalived)")
 _READER, _SETTINGS = re.compile(r"(?:/usr)?/sbin/lvs-toa"), "/etc/lvs-toa.conf"
+_EVIDENCE = (*_KERNELS, "/sbin/", "/usr/sbin/", _SETTINGS)
 _IN_MAP = re.compile(
     rb" [tTdDbBrR] ((?:ip_vs_synproxy|ip_vs_fnat|ip_vs_fullnat|tcp_fnat)\w*|get_toa_data|\w+_getname_toa)"
 )
@@ -63,6 +66,8 @@ class Contents:
         """Return the listed files to read, with their limits."""
         found = {}
         for path in self.listed:
+            if not path.startswith(_EVIDENCE):
+                continue
             want = _of_boot(path) if depth >= Depth.BOOT else None
             if want or (depth >= Depth.MODULES and (want := _of_modules(path))):
                 found[path] = want
@@ -87,12 +92,22 @@ class Contents:
         elif path == _SETTINGS:
             self.options = tuple(tool_facts.configured(data.decode(errors="replace")))
 
+    @cached_property
+    def _places(self) -> tuple[tuple[str, str, str], ...]:
+        """Kernel, place and path of each listed file of a kernel; the place is empty for all but modules."""
+        found = []
+        for path in self.listed:
+            if path.startswith(_KERNELS):
+                match = next((match for pattern in _OF_KERNELS if (match := pattern.fullmatch(path))), None)
+                if match:
+                    groups = match.groupdict()
+                    found.append((groups.get("boot") or groups["kernel"], groups.get("place", ""), path))
+        return tuple(found)
+
     @property
     def kernels(self) -> tuple[str, ...]:
         """The releases of kernels that the paths name."""
-        patterns = (_IMAGE, _CONFIG, _EXPORTS, _MAP, _MODULE)
-        found = (match for path in self.listed for pattern in patterns if (match := pattern.fullmatch(path)))
-        return tuple(sorted({match.groupdict().get("boot") or match["kernel"] for match in found}))
+        return tuple(sorted({kernel for kernel, _, _ in self._places}))
 
     @property
     def has_image(self) -> bool:
@@ -102,12 +117,12 @@ class Contents:
     @property
     def has_tree(self) -> bool:
         """Whether modules are listed where only a kernel's own are."""
-        return any(match["place"].startswith("kernel/") for path in self.listed if (match := _MODULE.fullmatch(path)))
+        return any(place.startswith("kernel/") for _, place, _ in self._places)
 
     @property
     def has_modules(self) -> bool:
         """Whether modules are listed."""
-        return any(_MODULE.fullmatch(path) for path in self.listed)
+        return any(place for _, place, _ in self._places)
 
     @property
     def config(self) -> Mapping[str, str] | None:
@@ -116,7 +131,7 @@ class Contents:
 
     def listed_modules(self, name: str) -> list[str]:
         """Return the paths of modules of a name."""
-        return sorted(path for path in self.listed if module_facts.normalized(path) == name and _MODULE.fullmatch(path))
+        return sorted(path for _, place, path in self._places if place and module_facts.normalized(path) == name)
 
     @property
     def exported(self) -> tuple[str, str]:
@@ -134,8 +149,8 @@ def _of_boot(path: str) -> Wanted | None:
 
 
 def _of_modules(path: str) -> Wanted | None:
-    name = module_facts.normalized(path)
-    if _MODULE.fullmatch(path) and (name == "ip_vs" or _TOA_NAME.fullmatch(name)):
+    name = module_facts.normalized(path) if "ip_vs" in path or "ip-vs" in path or "toa" in path else ""
+    if (name == "ip_vs" or _TOA_NAME.fullmatch(name)) and _MODULE.fullmatch(path):
         return Wanted(_MODULE_MOST)
     if _TOOLS.fullmatch(path) or _READER.fullmatch(path):
         return Wanted(_PROGRAM_MOST)
@@ -149,9 +164,9 @@ def is_boot_file(path: str) -> bool:
 
 def joined(parts: Iterable[Contents]) -> Contents:
     """Return the contents of several packages as of one."""
-    whole = Contents(frozenset())
+    parts = list(parts)
+    whole = Contents(frozenset().union(*(part.listed for part in parts)))
     for part in parts:
-        whole.listed |= part.listed
         for name in ("configs", "banners", "exports", "mapped", "modules", "tools", "readers"):
             getattr(whole, name).update(getattr(part, name))
         whole.options = part.options if part.options is not None else whole.options

@@ -13,10 +13,10 @@ from pipeline.config.line_model import RoleName
 from pipeline.errors import Refused
 from pipeline.formats import kconfig
 from pipeline.inspect import kernel_files
+from pipeline.inspect.guide_mistakes import WRONG_PATCH
 from pipeline.packaging.rpmbuild import Package
 
 FULLNAT_WORD = b"IP_VS_CONN_F_FULLNAT"  # of the director's linux/ip_vs.h
-WRONG_PATCH = "the LVS patch on a real server applies, builds and boots, and the client's address is lost in silence"
 
 
 @dataclass(frozen=True)

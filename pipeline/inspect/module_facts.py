@@ -60,6 +60,7 @@ def read(data: bytes, path: str) -> ModuleFacts:
     interface = Interface.NONE
     if fullnat:
         interface = Interface.NETLINK if NETLINK_FAMILY in data else Interface.SOCKOPT
+    sign = NETLINK_FAMILY[:-1] if interface is Interface.NETLINK else fullnat[0] if fullnat else b""
     option = OptionReading((), ())
     if interface is Interface.SOCKOPT:
         option = toa_code.written_by_directors(module)
@@ -72,7 +73,7 @@ def read(data: bytes, path: str) -> ModuleFacts:
         kernel=_stated(info, b"vermagic"),
         source_version=_stated(info, b"srcversion"),
         interface=interface,
-        fullnat=fullnat[0].decode() if fullnat else "",
+        fullnat=sign.decode(),
         toa=toa[1].decode() if toa else "",
         option=option,
         tab_bits=_tab_bits(module) if name == "ip_vs" else None,

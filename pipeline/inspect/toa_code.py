@@ -30,6 +30,8 @@ _CODE_MOST = 1 << 20  # bytes of one function, or of a whole small module's code
 _TABLE, _SYSCTL, _FILLS = "vs_vars", b"fullnat_toa_option\0", "ip_vs_control_net_init"
 _SYSCTL_SIZE, _SYSCTL_DATA = 64, 8
 _JUMP, _CALL = 1, 2  # capstone's groups, CS_GRP_*
+# System V ABI of x86-64, 3.2.1; named as `_whole` does.
+_NOT_KEPT = ("a", "c", "d", "si", "di", "r8", "r9", "r10", "r11")
 _CONSTANTS = re.compile(r"\.rodata(?:\.|$)")
 
 
@@ -112,8 +114,7 @@ def _stored_where(code: bytes, displacement: int) -> set[int]:
             for offset, byte in enumerate(state.stored_bytes(instruction) or b""):
                 stored.setdefault((base, versions[base], at + offset), set()).add(byte)
         changed = _changed(instruction)
-        kept = set() if instruction.group(_CALL) else addresses.keys() - changed
-        addresses = {name: addresses[name] for name in kept}
+        addresses = {name: addresses[name] for name in addresses.keys() - changed}
         operands = instruction.operands
         if instruction.mnemonic == "lea" and operands[1].type == X86_OP_MEM and not operands[1].mem.index:
             base = _whole(instruction.reg_name(operands[1].mem.base) or "")
@@ -203,7 +204,9 @@ def _store(instruction: Any) -> tuple[str, int, str, int] | None:
 
 
 def _changed(instruction: Any) -> set[str]:
-    """Return the registers that an instruction writes."""
+    """Return the registers that an instruction writes; a call writes all that a function need not keep."""
+    if instruction.group(_CALL):
+        return set(_NOT_KEPT)
     return {_whole(instruction.reg_name(number)) for number in instruction.regs_access()[1]}
 
 
@@ -257,9 +260,6 @@ class _Constants:
     def _apply(self, instruction: Any) -> None:
         from capstone.x86 import X86_OP_IMM, X86_OP_REG
 
-        if instruction.group(_CALL):
-            self.registers.clear()
-            return
         for name in _changed(instruction):
             self.registers.pop(name, None)
             self.written = {key: value for key, value in self.written.items() if key[0] != name}

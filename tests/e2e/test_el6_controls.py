@@ -17,7 +17,7 @@ from pipeline.config.settings import load
 from pipeline.core.console import Console
 from pipeline.errors import BuildFailed, ExitCode, Refused
 from pipeline.formats import archive
-from pipeline.inspect import kernel_role
+from pipeline.inspect import guide_mistakes
 from pipeline.packaging import job
 from pipeline.packaging.graph import Work
 from pipeline.patching.patched_trees import Trees
@@ -110,7 +110,7 @@ def test_a_real_server_with_the_lvs_patch_is_refused_by_what_its_packages_hold(i
     assert "wrong role by content; expected a realserver's kernel, got a director's" in told
     assert "lacks the sign of a realserver: has kernel/net/toa/toa.ko" in told
     assert "has the sign of a director: CONFIG_IP_VS_TAB_BITS is 22" in told
-    assert caught.value.why == kernel_role.WRONG_PATCH
+    assert caught.value.why == guide_mistakes.WRONG_PATCH
 
 
 def test_a_real_server_with_the_lvs_patch_loses_the_option_that_only_toa_brings(images: Path) -> None:

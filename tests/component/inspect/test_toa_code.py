@@ -38,6 +38,10 @@ def test_the_projects_own_module_says_its_default(number: int, level: str) -> No
     assert (found.option.numbers, found.interface) == ((number,), Interface.NETLINK)
 
 
+def test_calls_between_do_not_hide_the_default() -> None:
+    assert facts(module("ip_vs", "NETLINK", "CHECKED", option=254), "ip_vs").option.numbers == (254,)
+
+
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_stripped_servers_module_is_read_whole(number: int) -> None:
     found = facts(stripped(module("toa", option=number)), "toa")
