@@ -60,6 +60,8 @@ def test_of_two_modules_of_one_name_that_counts_which_is_loaded(tmp_path: Path) 
     dep = f"/lib/modules/{KERNEL}/modules.dep"
     found = installed_kernel.identify(on_disk(tmp_path, content, {dep: "updates/ip_vs.ko: kernel/a.ko\n"}), KERNEL)
     assert found.role is Role.DIRECTOR
+    rows = {dep: "kernel/net/netfilter/ipvs/ip_vs.ko: kernel/a.ko\n"}
+    assert installed_kernel.identify(on_disk(tmp_path, content, rows), KERNEL).role is Role.STOCK
 
 
 def test_a_configuration_is_taken_from_proc_where_no_file_has_it(tmp_path: Path) -> None:

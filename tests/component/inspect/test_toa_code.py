@@ -61,7 +61,7 @@ def test_functions_that_contradict_each_other_leave_both_numbers() -> None:
 
 
 def test_no_number_is_found_where_none_is() -> None:
-    for data in (module("ip_vs"), module("toa", option=8)):
+    for data in (module("ip_vs"), module("toa", option=8), module("toa", "LENGTH=20")):
         found = Object(data, "a")
         readings = (
             toa_code.read_by_servers(found),
