@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-KBUILD, MAKE = ".cmd", (".d", ".Po")  # how the names of such files end
+KBUILD, MAKE = ".cmd", (".d", ".Po", ".Plo")  # how the names of such files end; the last are libtool's
 _COMMAND = re.compile(r"^(?:saved)?cmd_[^\n]*?:=([^\n]*)", re.MULTILINE)  # `savedcmd_` since Linux 6.2
 _SOURCE = re.compile(r"^source_[^\n]*?:=([^\n]*)", re.MULTILINE)  # since Linux 3.0; before, it stands first in `deps_`
 _READ = re.compile(r"^deps_[^\n]*?:=((?:[^\n]*\\\n)*[^\n]*)", re.MULTILINE)

@@ -80,7 +80,7 @@ def test_rules_of_make_are_read_from_where_the_compiler_stood(build: Path) -> No
     for name in ("tool/main.c", "tool/lib/x.c", "tool/include/x.h"):
         write(build / name, name)
     write(build / "tool" / "main.d", "main.o: main.c include/x.h /usr/include/stdio.h\n")
-    write(build / "tool" / "lib" / ".deps" / "x.Po", "x.o: x.c ../include/x.h\n../include/x.h:\n")
+    write(build / "tool" / "lib" / ".deps" / "x.Plo", "x.o: x.c ../include/x.h\n../include/x.h:\n")
     write(build / "tool" / "lib" / ".deps" / "y.Po", "# dummy\n")
     found = collected(build, Recorded(("tool",)))
     assert found.trees["tool"].files == {n.removeprefix("tool/"): digest(n) for n in sorted(
