@@ -175,7 +175,15 @@ class Materials:
         return Pin(name, since.author, since.date, since.commit) if since else Pin(name, "", "", "")
 
     def _kernel_series(self, covered: str) -> Iterator[Resource]:
-        """Yield the patches of each role whose whole series was used, and the trees before and after."""
+        """Yield the kernel's tree where it was used, and for each role whose whole series was, its tree and patches.
+
+        Of a line without any series no tree is read.
+        """
+        source = self.established.sources.verified.get(str(self.line.data.kernel_source))
+        if source and source.sha256 in covered and any(role.series for role in self.line.data.roles.values()):
+            facts = statement.TreeFacts(source.name, "", 0)
+            digest = {"gitTree": self.established.trees.pristine().tree}
+            yield Resource("kernel tree", digest=digest, annotations=encode(facts))
         for role in self._used_roles(covered):
             yield from self._role(role)
 
@@ -193,17 +201,15 @@ class Materials:
 
     def _role(self, role: RoleName) -> Iterator[Resource]:
         trees, proof = self.established.trees, self.established.proofs[role]
-        pristine, left, source = trees.pristine(), trees.of(role), str(self.line.data.kernel_source)
-        before = statement.TreeFacts(source, "", 0)
-        yield Resource("kernel tree", digest={"gitTree": pristine.tree}, annotations=encode(before))
-        after = statement.TreeFacts(source, role.value, left.changed)
+        left = trees.of(role)
+        after = statement.TreeFacts(str(self.line.data.kernel_source), role.value, left.changed)
         yield Resource(f"kernel tree of {role}", digest={"gitTree": left.tree}, annotations=encode(after))
         rule = statement.RuleFacts(
             role.value, proof.found.by, proof.proven_by, proof.found.option.numbers if proof.found.option else ()
         )
         reports = trees.report(role).patches
         for position, (item, report) in enumerate(zip(trees.series[role], reports, strict=True), 1):
-            yield self._patch(item.parsed, report, rule, role.value, position, item)
+            yield self._patch(item.parsed, report, rule, (role.value, position, item.where), item)
 
     def _tool_series(self, covered: str) -> Iterator[Resource]:
         for tool, model in self.line.data.tools.items():
@@ -211,26 +217,25 @@ class Materials:
                 tools = self.established.tools
                 proof = tools.of(tool)
                 rule = statement.RuleFacts("", proof.by, f"the series of {tool}", ())
-                found = zip(tools.series[tool].patches, proof.report.patches, strict=True)
-                for position, (item, report) in enumerate(found, 1):
-                    yield self._patch(item.parsed, report, rule, tool, position)
+                found = zip(tools.series[tool].patches, proof.report.patches, model.patches, strict=True)
+                for position, (item, report, pinned) in enumerate(found, 1):
+                    yield self._patch(item.parsed, report, rule, (tool, position, pinned.file))
 
     def _patch(
         self,
         parsed: PatchFile,
         report: PatchReport,
         rule: statement.RuleFacts,
-        series: str,
-        position: int,
+        place: tuple[str, int, str],
         item: VerifiedPatch | None = None,
     ) -> Resource:
-        """Describe a patch; `item` is a kernel's, of which parts may have been left out."""
+        """Describe a patch at its `place`: series, position, path. `item` is a kernel's, which may leave parts out."""
         member = item is not None and item.model.source is not None
         facts = statement.PatchFacts(
-            series=series,
-            position=position,
+            series=place[0],
+            position=place[1],
             origin=item.origin if item and member else "a file of the project",
-            path=item.where if item else parsed.name,
+            path=place[2],
             patch_id=parsed.patch_id or "",
             applied_sha256=hashlib.sha256(item.data).hexdigest() if item else parsed.sha256,
             left_out=tuple(

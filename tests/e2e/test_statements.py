@@ -97,6 +97,8 @@ def test_a_patch_is_embedded_with_each_hunk_s_result_what_was_left_out_and_the_r
     assert found.origin.startswith("Lvs-fullnat-synproxy.tar.gz (sha256 ")
     trees = [facts(row, statement.TreeFacts) for row in of_kind(stated("kernel:director"), Kind.TREE)]
     assert [(tree.role, tree.changed > 0) for tree in trees] == [("", False), ("director", True)]
+    assert [facts(row, statement.TreeFacts).role for row in of_kind(stated("kernel:stock"), Kind.TREE)] == [""]
+    assert not of_kind(stated("keepalived"), Kind.TREE), "it is made from no kernel's source"
 
 
 def test_a_digest_of_the_project_s_own_line_was_pinned_by_a_commit(stated: Stated) -> None:
