@@ -60,10 +60,10 @@ def changed(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutant(path: Path, chance: random.Random) -> Path:
-    """A package in which a file, the archive, the compressed payload or the whole was changed."""
+    """A package in which a file, the archive, the compressed payload, the header or the whole was changed."""
     content: Sequence[Entry] = chance.choice(BASES)
     compression = chance.choice(list(COMPRESSIONS))
-    kind = chance.randrange(4)
+    kind = chance.randrange(5)
     if kind == 0:
         number = chance.randrange(len(content))
         content = [
@@ -75,6 +75,8 @@ def mutant(path: Path, chance: random.Random) -> Path:
     if kind == 2:
         packed = changed(COMPRESSIONS[compression](cpio(content)), chance)
         return write(path, content, payload=packed, compression="none")
+    if kind == 3:
+        return write(path, content, compression=compression, header_damage=lambda data: changed(data, chance))
     whole = write(path, content, compression=compression, old=True)
     path.write_bytes(changed(whole.read_bytes(), chance))
     return path
