@@ -122,7 +122,10 @@ def _claims(path: Path, headers: RpmFile) -> Iterable[Claim]:
             found["file name", role] = path.name
     for row in headers.dependencies("PROVIDE"):
         name, _, rest = row.partition(" ")
-        if not _SYMBOL.match(name) and name != headers.name and (role := claimed(name.partition("(")[0], rest)):
+        own = (
+            name.removeprefix("config(").partition("(")[0].rstrip(")") == headers.name
+        )  # its name is a claim by itself
+        if not own and not _SYMBOL.match(name) and (role := claimed(name.partition("(")[0], rest)):
             found.setdefault(("Provides", role), row)
     yield from (Claim(source, text, role) for (source, role), text in found.items())
 

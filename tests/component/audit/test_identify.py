@@ -70,7 +70,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def lvs_toa(place: Path, reader: bytes, setting: str = "option = 200\n") -> Path:
     content = [entry("/usr/sbin/lvs-toa", reader), entry("/etc/lvs-toa.conf", setting.encode())]
-    return package(place, "lvs-toa", content, "fnat.1")
+    names = ("lvs-toa", "config(lvs-toa)", "lvs-toa(x86-64)")  # as rpmbuild adds them
+    return package(place, "lvs-toa", content, "fnat.1", provides=[f"{name} = 1.0-fnat.1" for name in names])
 
 
 @pytest.mark.parametrize("compression", COMPRESSIONS)
