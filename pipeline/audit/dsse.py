@@ -56,6 +56,11 @@ def payload(envelope: bytes) -> bytes:
     return _decoded(documents.parse(Envelope, envelope).payload)
 
 
+def key_ids(envelope: bytes) -> list[str]:
+    """Return the ids of the keys that an envelope names. Raises `ValueError`."""
+    return [signature.keyid for signature in documents.parse(Envelope, envelope).signatures]
+
+
 def verify(envelope: bytes, pem: bytes) -> bytes:
     """Return the payload of an envelope that the public key `pem` has signed.
 

@@ -41,7 +41,7 @@ def find_snapshots(names: tuple[str, str], artifacts: Path) -> tuple[Path, Path]
     name.
     """
     known = inventory.snapshots(artifacts)
-    given = [None if name == LATEST else _find(name, known) for name in names]
+    given = [None if name == LATEST else find_snapshot(name, artifacts) for name in names]
     directories = {path.resolve().parent.parent.name for path in given if path is not None}
     latest = [snapshot for snapshot in known if snapshot.is_latest]
     fitting = [snapshot for snapshot in latest if snapshot.directory in directories] or latest
@@ -56,9 +56,14 @@ def find_snapshots(names: tuple[str, str], artifacts: Path) -> tuple[Path, Path]
     return first, second
 
 
-def _find(name: str, known: list[inventory.Snapshot]) -> Path:
+def find_snapshot(name: str, artifacts: Path) -> Path:
+    """Return a snapshot's directory: by its id or the beginning of that, a path, or the name of a line for its latest.
+
+    Raises `UsageError` for any other name.
+    """
+    known = inventory.snapshots(artifacts)
     for snapshot in known:
-        if snapshot.is_latest and name == f"{snapshot.directory}/{LATEST}":
+        if snapshot.is_latest and name in (snapshot.directory, f"{snapshot.directory}/{LATEST}"):
             return snapshot.path
     found = [one.path for one in known if one.id == name or (len(name) >= _LEAST and one.id.startswith(name))]
     path = Path(name)

@@ -58,6 +58,16 @@ class RunAttester:
         """Return the signed statement of an execution that is over."""
         from pipeline.audit import dsse
 
+        return dsse.sign(self._statements.of_execution(work, record).text(), self.open_key())
+
+    def open_key(self) -> AttestationKey:
+        """Return the key, a development key made on first use. Raises as `attestation_key.open_key`."""
         if self._key is None:
             self._key = attestation_key.open_key(self.setting(), self.artifacts / "keys")
-        return dsse.sign(self._statements.of_execution(work, record).text(), self._key)
+        return self._key
+
+    def state_latest(self, place: Path, days: int) -> None:
+        """State what a line's latest snapshot is, so that nobody can put an older one in its place."""
+        from pipeline.audit import freshness
+
+        freshness.renew(place, self.key_id, self.open_key, days)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.commands.attesting import RunAttester
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
-from pipeline.commands.publishing import DEVELOPMENT, PUBLISH, Publishing, last_publications
+from pipeline.commands.publishing import DEVELOPMENT, Publishing, last_publications
 from pipeline.config import line_loader, next_command
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.core import resources
@@ -25,6 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.packaging import progress
 from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
+from pipeline.publish.layout import PUBLISH
 from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import MODULES_STEP, Recipe
 from pipeline.recipes.builder_images import check_image
@@ -156,6 +157,10 @@ class BuildCommand:
             summary.tell(self.context.console, f"line {self.line.label}", self.command, steps=steps)
             if error := failure(outcomes):
                 raise error
+            if PUBLISH in outcomes:
+                settings = self.context.settings
+                place = settings.artifacts / "repo" / self.publishing.directory
+                self.attester.state_latest(place, settings.valid_days)
             return BuildResult(self.line, summary, comparison)
 
     def _check_names(self) -> None:

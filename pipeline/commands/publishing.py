@@ -17,7 +17,7 @@ from pipeline.core import documents
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import STATEMENT, Published
-from pipeline.publish.layout import PLACEHOLDER, directory_of
+from pipeline.publish.layout import PLACEHOLDER, PUBLISH, directory_of, statement_name
 from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pipeline.packaging.scheduler import Scheduler
     from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
-PUBLISH = "repository"
 DEVELOPMENT = "development"  # a value of the settings gpg-key and attestation-key
 _TOOLS = ("ipvsadm", "keepalived")
 
@@ -119,7 +118,7 @@ class Publishing:
         bills = sbom.publish(made.path, statements)
         record = signers.record_path(artifacts, wanted.directory)
         work.elsewhere.extend([made.path, made.latest, record, *copies, bills])
-        work.statements.append(statements / _statement_name(PUBLISH))
+        work.statements.append(statements / statement_name(PUBLISH))
 
     def _copy_statements(self, work: Work, into: Path) -> list[Path]:
         """Copy the statements of the steps that made the packages into the directory `into`; return the copies."""
@@ -127,7 +126,7 @@ class Publishing:
         for name, out in work.needs.items():
             if work.records[name].attested:
                 into.mkdir(parents=True, exist_ok=True)
-                copies.append(into / _statement_name(name))
+                copies.append(into / statement_name(name))
                 write_atomic(copies[-1], read_limited(out.parent / STATEMENT, documents.MOST))
         return copies
 
@@ -177,10 +176,6 @@ class Publishing:
             for name, entry in sorted(made.output.items())
             if PurePosixPath(name).match(f"rpms/{prefix}*.rpm")
         ]
-
-
-def _statement_name(step: str) -> str:
-    return f"{step.replace(':', '-')}.intoto.json"
 
 
 def last_publications(runner: Scheduler, *, small: bool) -> tuple[Mapping[str, str], Mapping[str, str]]:

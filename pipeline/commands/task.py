@@ -83,13 +83,15 @@ def verb(
             return function(context, **given)
 
         def run(given: Mapping[str, object]) -> int:
-            values = {p.name: given.get(p.name, parameters[p.name].empty()) for p in own}
-            options = {name.replace("-", "_"): value for name, value in given.items() if name not in values}
+            values = {p.name: given.get(_dashed(p), parameters[_dashed(p)].empty()) for p in own}
+            options = {
+                name.replace("-", "_"): value for name, value in given.items() if name.replace("-", "_") not in values
+            }
             return _run(checked, values, options, plain=plain)
 
         name = function.__name__.replace("_", "-")
         summary = " ".join((function.__doc__ or "").split())
-        required = [p.name for p in own if parameters[p.name].required and p.name not in words]
+        required = [_dashed(p) for p in own if parameters[_dashed(p)].required and p.name not in words]
         ordered = (*required, *words, *filter(None, (many,)))
         made = VERBS[name] = Verb(name, summary, parameters, ordered, many, group, example, run)
         return _task(function, made, [*own, *map(_signature, rows)])
@@ -129,7 +131,7 @@ class _Described:
 
     def parameter(self, own: inspect.Parameter) -> Parameter:
         """Describe a parameter of the function."""
-        name, kinds = own.name, {"bool": Kind.FLAG, "list[str] | None": Kind.LIST}
+        name, kinds = _dashed(own), {"bool": Kind.FLAG, "list[str] | None": Kind.LIST}
         kind = Kind.PAIR if name in self.pairs else kinds.get(str(own.annotation), Kind.TEXT)
         value, choices = self.values.get(name, name.upper()), tuple(self.choices.get(name, ()))
         required = own.default is inspect.Parameter.empty
@@ -139,10 +141,15 @@ class _Described:
 def _check_choices(made: Verb, given: Mapping[str, object]) -> None:
     """Raise `UsageError` for words that the verb does not know."""
     for name, value in given.items():
-        parameter = made.parameters[name]
+        parameter = made.parameters[name.replace("_", "-")]
         words = [str(word) for word in (value if isinstance(value, list | tuple) else (value,))]
         if parameter.choices and value and (wrong := [word for word in words if word not in parameter.choices]):
             raise unknown(f"{parameter.value} of {made.name}", wrong, parameter.choices, hint=made.help_command)
+
+
+def _dashed(own: inspect.Parameter) -> str:
+    """Return the option of a function's parameter, without its dashes."""
+    return own.name.replace("_", "-")
 
 
 def _of_setting(row: Setting) -> Parameter:

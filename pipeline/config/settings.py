@@ -174,6 +174,14 @@ class Settings:
             value="FILE",
         ),
     ] = ""
+    valid_days: Annotated[
+        int,
+        Row(
+            "days for which a published snapshot is stated to be the latest; each build-all states it anew, once a day",
+            least=1,
+            group="keys and repository",
+        ),
+    ] = 30
     baseurl: Annotated[
         str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
     ] = ""

@@ -109,6 +109,7 @@ TABLE = (
     _row("musl-gcc", "musl-tools", "musl-gcc", "test", "build the toy's static programs"),
     _row("qemu-system-x86_64", "qemu-system-x86", "qemu-system-x86-core", "test lab", "boot kernels"),
     _row("node", "nodejs", "nodejs", "test", "verify statements with the verifiers of others"),
+    _row("jq", "jq", "jq", "test", "read statements as docs/audit.md tells an auditor to"),
     _row("npm", "npm", "npm", "test", "install these verifiers"),
     _row("chromium", "chromium", "chromium", "test", "look at the lab's page as a person would"),
     _row("bwrap", "bubblewrap", "bubblewrap", "build test", "run builds without network and without a daemon"),

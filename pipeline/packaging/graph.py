@@ -92,7 +92,7 @@ class StepGraph:
         self.parts: dict[str, dict[str, str]] = {}
         for step in self.steps.values():
             self.parts[step.name] = self._parts(step)
-            self.keys[step.name] = _digest(self.parts[step.name])[:KEY_DIGITS]
+            self.keys[step.name] = key_of(self.parts[step.name])
 
     def _parts(self, step: Step) -> dict[str, str]:
         """Return all inputs of the key under the names that `--explain` uses."""
@@ -137,5 +137,6 @@ def _in_order(steps: Mapping[str, Step]) -> Iterator[Step]:
         raise UsageError("the plan cannot be put in order", why=why)
 
 
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def key_of(parts: Mapping[str, str]) -> str:
+    """Return the key of a step with these inputs."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:KEY_DIGITS]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+PUBLISH = "repository"  # the step that publishes a line's packages
 PLACEHOLDER = "http://repository.example/repo"  # serves nothing, until an administrator gives an address
 
 
 def directory_of(line: str, *, small: bool) -> str:
     """Return the directory of a line in the repository; a small snapshot never becomes a line's latest."""
     return f"{line}-small" if small else line
+
+
+def statement_name(step: str) -> str:
+    """Return the file name of the statement about a step's execution."""
+    return f"{step.replace(':', '-')}.intoto.json"

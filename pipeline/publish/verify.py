@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core import documents
@@ -33,18 +34,27 @@ def verify_snapshot(path: Path, fingerprint: str) -> Document:
     """
     path = path.resolve()
     document = read_document(path)
-    key = _key(path, document, fingerprint)
+    key = signing_key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
-    sums = _check_sums(path)
+    sums = listed_digests(path)
+    for what, file in differences(path, sums):
+        raise _refused(what, file, _CHANGED)
+    check_id(path, document)
+    check_attestation_key(path, document)
+    for name, files in document.sets.items():
+        check_set(path / name, files, sums, key)
+    with package_checker(path, document, key) as check:
+        for package in document.packages:
+            check(package)
+    return document
+
+
+def check_id(path: Path, document: Document) -> None:
+    """Raise `Refused` unless the snapshot's id is the digest of what its snapshot.json says."""
     actual = snapshot_contents.snapshot_id(document)
     if actual != document.id:
         what = f"snapshot.json: wrong snapshot id; expected {actual}, got {document.id}"
         raise _refused(what, path / "snapshot.json", "the id is the digest of the document's content")
-    _check_attestation_key(path, document)
-    for name, files in document.sets.items():
-        _check_set(path / name, files, sums, key)
-    _check_packages(path, document, key)
-    return document
 
 
 def _refused(what: str, where: Path, why: str) -> Refused:
@@ -52,11 +62,15 @@ def _refused(what: str, where: Path, why: str) -> Refused:
 
 
 def read_document(path: Path) -> Document:
-    """Read snapshot.json without any check; its types restrict the names that are opened as files. Raises `Refused`."""
+    """Read the snapshot.json of a snapshot; its types restrict the names that are opened as files.
+
+    Verifies nothing else: `verify_snapshot` does.
+    """
     return documents.read(path / "snapshot.json", Document, hint=_HINT, most=MAX_DOCUMENT)
 
 
-def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
+def signing_key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
+    """Return the key that signs the snapshot. Raises `Refused` unless it has this fingerprint and is in its file."""
     stated = document.key.fingerprint
     if stated != fingerprint:
         what = f"the snapshot: signed by another key; expected {fingerprint}, got {stated}"
@@ -70,8 +84,8 @@ def _key(path: Path, document: Document, fingerprint: str) -> openpgp.PublicKey:
     return keys.public_key(document.key.name, stated, armor)
 
 
-def _check_attestation_key(path: Path, document: Document) -> None:
-    """Check that the attestation key's file, whose digest was checked, is the key that snapshot.json names."""
+def check_attestation_key(path: Path, document: Document) -> None:
+    """Raise `Refused` unless the attestation key's file, whose digest was checked, is what snapshot.json names."""
     stated = document.attestation
     if stated is None:
         return
@@ -85,20 +99,23 @@ def _check_attestation_key(path: Path, document: Document) -> None:
         raise _refused(what, path / stated.file, "the statements about the packages are verified with this key")
 
 
-def _check_sums(path: Path) -> dict[str, str]:
-    """Return the digests by file, after hashing all files. Raises `Refused` unless exactly the listed files exist."""
+def listed_digests(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by SHA256SUMS. Raises `Refused` unless exactly the listed files exist."""
     rows = (line.partition("  ") for line in documents.read_text(path / SUMS, hint=_HINT).splitlines())
     listed = {name: digest for digest, _, name in rows}
     there = set(_files(path)) - {SUMS, f"{SUMS}.asc"}
     if there != set(listed):
         what = f"SHA256SUMS: lists other files than there are; {difference(listed, there)}"
         raise _refused(what, path / SUMS, _CHANGED)
+    return listed
+
+
+def differences(path: Path, listed: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+    """Hash all files; yield each that is not as listed, with the difference."""
     for name, digest in listed.items():
         actual = sha256_of(path / name)
         if actual != digest:
-            what = f"{name}: not as SHA256SUMS lists it; expected SHA-256 {digest}, got {actual}"
-            raise _refused(what, path / name, _CHANGED)
-    return listed
+            yield f"{name}: not as SHA256SUMS lists it; expected SHA-256 {digest}, got {actual}", path / name
 
 
 def _files(path: Path) -> Iterator[str]:
@@ -110,8 +127,11 @@ def _files(path: Path) -> Iterator[str]:
             yield str(entry.relative_to(path))
 
 
-def _check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], key: openpgp.PublicKey) -> None:
-    """Check repomd.xml's signature, and that metadata, directory and snapshot.json list the same packages."""
+def check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], key: openpgp.PublicKey) -> None:
+    """Check repomd.xml's signature, and that metadata, directory and snapshot.json list the same packages.
+
+    Raises `Refused`.
+    """
     repomd = directory / repodata.REPOMD
     if not repomd.is_file():
         what = f"the repository {directory.name}: no metadata; expected {repodata.REPOMD}"
@@ -125,20 +145,29 @@ def _check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], k
         raise _refused(what, directory, _CHANGED)
 
 
-def _check_packages(path: Path, document: Document, key: openpgp.PublicKey) -> None:
+@contextlib.contextmanager
+def package_checker(path: Path, document: Document, key: openpgp.PublicKey) -> Iterator[Callable[[str], None]]:
+    """Yield a check of one package by file name: its signatures by `key`, and its row in snapshot.json.
+
+    Raises `Refused`; here where packages and sets differ.
+    """
     places = {file: path / name / file for name, files in document.sets.items() for file in files}
     if set(places) != set(document.packages):
         what = f"snapshot.json: packages and sets differ; {difference(places, document.packages)}"
         raise _refused(what, path / "snapshot.json", _CHANGED)
-    with openpgp.rpm_checker([key]) as check:
-        for file, place in places.items():
+    with openpgp.rpm_checker([key]) as check_signatures:
+
+        def check(file: str) -> None:
+            place = places[file]
             try:
-                check(place)
+                check_signatures(place)
             except Refused as error:
                 raise _refused(error.what, place, error.why) from None
             _check_row(place, document.packages[file])
             if document.readers:
                 el6_compat.check(place, key_id=key.fingerprint[-16:])
+
+        yield check
 
 
 def _check_row(place: Path, row: Row) -> None:

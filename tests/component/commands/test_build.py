@@ -16,7 +16,6 @@ import pytest
 from pipeline.commands import clean, preparation, shell
 from pipeline.commands.build import BuildCommand
 from pipeline.commands.build_summary import Summary
-from pipeline.commands.publishing import PUBLISH
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
@@ -30,6 +29,7 @@ from pipeline.packaging.ccache import CacheStatistics
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Facts
 from pipeline.publish import signers, signing
+from pipeline.publish.layout import PUBLISH
 from pipeline.sandbox.runtime import Image, Job
 from pipeline.sources.records import Verified
 from pipeline.sources.resolver import Sources

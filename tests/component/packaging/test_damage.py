@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from pipeline.commands import shell
-from pipeline.commands.publishing import PUBLISH
 from pipeline.config import line_loader
 from pipeline.core import fs, manifest, process
 from pipeline.core.fs import sha256_of
@@ -22,6 +21,7 @@ from pipeline.errors import BuildFailed, ExitCode, Refused
 from pipeline.packaging import step_record
 from pipeline.packaging.graph import Work
 from pipeline.publish import signing
+from pipeline.publish.layout import PUBLISH
 from pipeline.publish.verify import verify_snapshot
 from tests.component.commands.test_build import MADE, Bench, ToyJob
 from tests.fixtures.rpms import rpm, shared_keys

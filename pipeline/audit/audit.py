@@ -1,0 +1,133 @@
+"""Audit a published snapshot: from its bytes up, offline, as any user, without checkout or git.
+
+Everything that is compared lies in the snapshot, in the statements beside it, and in the policy. Only what is signed
+by an accepted key counts.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.audit import freshness, role_checks, snapshot_checks, statement, statement_checks
+from pipeline.audit.findings import Finding, Findings, Result
+from pipeline.audit.policy import LinePolicy, PolicyFile
+from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit.statement import Kind
+from pipeline.audit.statement_checks import Stated
+from pipeline.config.line_model import RoleName
+from pipeline.core.fs import sha256_of
+from pipeline.publish.verify import SUMS
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The result of an audit: the verdict is the worst of the findings. `sums` is the SHA-256 of SHA256SUMS.
+
+    `statements` has the digest of each verified envelope by its file's name.
+    """
+
+    snapshot: str
+    path: Path
+    line: str
+    sums: str
+    policy: str
+    policy_sha256: str
+    verdict: Result
+    findings: tuple[Finding, ...]
+    statements: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Examined:
+    """An audit with what it read, for those who go on with it."""
+
+    audit: Audit
+    audited: Audited | None
+    stated: dict[str, Stated]
+    sequence: int
+
+
+def examine(path: Path, policy: PolicyFile, *, latest: bool) -> Examined:
+    """Audit the snapshot `path`; `latest`: it was requested as the line's latest, and must be that."""
+    path = path.resolve()
+    findings = Findings()
+    audited = snapshot_checks.check(path, policy, findings)
+    stated: dict[str, Stated] = {}
+    sequence = 0
+    if audited is not None:
+        stated = statement_checks.check(audited, policy, findings)
+        role_checks.check(audited, stated, policy, findings)
+        sequence = _check_freshness(audited, policy, findings, latest=latest)
+    result = Audit(
+        snapshot=audited.document.id if audited else path.name,
+        path=path,
+        line=audited.document.line if audited else "",
+        sums=sha256_of(path / SUMS) if (path / SUMS).is_file() else "",
+        policy=policy.path,
+        policy_sha256=policy.sha256,
+        verdict=findings.worst,
+        findings=tuple(findings.rows),
+        statements={each.file: each.sha256 for each in stated.values()},
+    )
+    return Examined(result, audited, stated, sequence)
+
+
+def _check_freshness(audited: Audited, policy: PolicyFile, findings: Findings, *, latest: bool) -> int:
+    """Check that the snapshot is the one last stated to be the latest, and that this has not expired."""
+    check, place = "freshness", audited.path.parent.parent
+    if audited.pem is None:
+        return 0
+    with findings.failing(check, freshness.FILE):
+        try:
+            stated, sums = freshness.read(freshness.path_in(place), audited.pem)
+        except FileNotFoundError:
+            findings.fail(
+                check,
+                freshness.FILE,
+                f"missing from {freshness.path_in(place).parent}: an older snapshot is as well signed",
+            )
+            return 0
+        wanted, problem = policy.policy.freshness, ""
+        is_it = (stated.snapshot, sums) == (audited.document.id, sha256_of(audited.path / SUMS))
+        age = int(time.time()) - stated.issued
+        if not is_it:
+            problem = f"the latest is {stated.snapshot}, number {stated.sequence}; this is an older one, or none of it"
+        elif age > stated.expires - stated.issued:
+            problem = f"expired {_day(stated.expires)}: whoever publishes states a newer one before that"
+        elif wanted.most_days is not None and age > wanted.most_days * freshness.DAY:
+            problem = f"issued {_day(stated.issued)}: the policy accepts {wanted.most_days} days"
+        elif stated.sequence < wanted.least_sequence:
+            problem = f"its number is {stated.sequence}: the policy accepts {wanted.least_sequence} and above"
+        if problem and not is_it and not latest:
+            findings.warn(check, audited.document.id, problem)
+        else:
+            good = f"number {stated.sequence}, issued {_day(stated.issued)}, valid until {_day(stated.expires)}"
+            findings.require(check, audited.document.id, problem, good)
+        return stated.sequence
+    return 0
+
+
+def _day(seconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def accepted_content(examined: Examined) -> LinePolicy:
+    """Return the part of a policy that accepts the line of this snapshot as it is."""
+    sources: dict[str, str] = {}
+    patches: dict[str, dict[int, str]] = {}
+    for each in examined.stated.values():
+        sources |= {resource.name: resource.digest["sha256"] for resource in each.found(Kind.SOURCE)}
+        for resource in each.found(Kind.PATCH):
+            facts = resource.facts(statement.PatchFacts)
+            patches.setdefault(facts.series, {})[facts.position] = resource.digest["sha256"]
+    ordered = {name: tuple(digest for _, digest in sorted(rows.items())) for name, rows in patches.items()}
+    numbers = {
+        int(row.subject)
+        for row in examined.audit.findings
+        if row.check == "option number" and row.subject.isdecimal() and row.result is Result.PASS
+    }
+    roles = tuple(RoleName(name) for name in examined.audited.document.sets) if examined.audited else ()
+    number = numbers.pop() if len(numbers) == 1 else None
+    return LinePolicy.model_validate({"roles": roles, "option-number": number, "sources": sources, "patches": ordered})

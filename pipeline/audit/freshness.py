@@ -1,0 +1,135 @@
+"""State which snapshot is a line's latest: signed, with a number that only grows and a time at which it expires.
+
+    <root>/<line>/attestations/latest.intoto.json
+
+An older snapshot stays validly signed for ever. Who puts one back must put back its statement too, whose number is
+lower and whose time has run out. A snapshot's id is the digest of its content, so none of this can be inside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pipeline.audit import dsse
+from pipeline.audit.statement import STATEMENT_TYPE
+from pipeline.core import decoder, documents
+from pipeline.core.decoder import Mismatch
+from pipeline.core.fs import read_limited, sha256_of, write_atomic
+from pipeline.core.locks import locked
+from pipeline.publish.attestation_key import AttestationKey
+from pipeline.publish.verify import SUMS
+
+PREDICATE_TYPE = "urn:lvs-fullnat:freshness:v1"  # docs/buildtype.md
+FILE = "latest.intoto.json"
+MOST = 1 << 16  # bytes of the statement
+DAY = 86_400  # seconds
+RENEWED_AFTER = DAY  # seconds: a nightly run that changes nothing renews it, a second run within a day does not
+
+
+@dataclass(frozen=True)
+class Digest:
+    """A digest of in-toto."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The list of the snapshot's digests, which OpenPGP signs."""
+
+    name: Literal["SHA256SUMS"]
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Facts of the latest snapshot: `directory` is the line's in the repository; times are seconds since 1970."""
+
+    directory: str
+    snapshot: Annotated[str, re.compile("[0-9a-f]{32}")]
+    sequence: int
+    issued: int
+    expires: int
+
+
+@dataclass(frozen=True)
+class Statement:
+    """The in-toto statement about a line's latest snapshot."""
+
+    subject: tuple[Subject, ...]
+    predicate: Freshness
+
+    def to_json(self) -> dict[str, object]:
+        """Return the statement with its types."""
+        types = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
+        return {**types, "subject": self.subject, "predicate": self.predicate}
+
+    @classmethod
+    def from_json(cls, value: object) -> Statement:
+        """Read what `to_json` returned. Raises `Mismatch`."""
+        document = decoder.decode(dict[str, object], value)
+        for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
+            if document.get(name) != wanted:
+                raise Mismatch(wanted, ascii(document.get(name))[:60], (name,))
+        subject = decoder.decode(tuple[Subject, ...], document.get("subject"))
+        if len(subject) != 1:
+            raise Mismatch("one subject, SHA256SUMS", str(len(subject)), ("subject",))
+        return cls(subject, decoder.decode(Freshness, document.get("predicate")))
+
+
+def path_in(place: Path) -> Path:
+    """Return the statement's path below a line's directory in the repository."""
+    return place / "attestations" / FILE
+
+
+def renew(place: Path, key_id: str, open_key: Callable[[], AttestationKey], days: int) -> Freshness | None:
+    """State that the snapshot which `latest` leads to is the latest, for `days` from now, with the key of id `key_id`.
+
+    None where that was stated within a day. A sequence number is at least the time in seconds, so that it grows even
+    when the statement before was lost, and above that one's, so that it grows when a clock is set back.
+    """
+    latest, now = (place / "latest").resolve(), int(time.time())
+    with locked(place / ".lock"):
+        sums = sha256_of(latest / SUMS)
+        if _is_current(path_in(place), key_id, (latest.name, sums), now, days):
+            return None
+        key = open_key()
+        try:
+            least = read(path_in(place), key.public.pem)[0].sequence + 1
+        except (OSError, ValueError):
+            least = 1
+        stated = Freshness(place.name, latest.name, max(least, now), now, now + days * DAY)
+        text = json.dumps(decoder.encode(Statement((Subject("SHA256SUMS", Digest(sums)),), stated)), sort_keys=True)
+        path_in(place).parent.mkdir(exist_ok=True)
+        write_atomic(path_in(place), dsse.sign(text.encode(), key))
+    return stated
+
+
+def read(path: Path, pem: bytes) -> tuple[Freshness, str]:
+    """Return what the public key `pem` stated, and the digest of the snapshot's SHA256SUMS.
+
+    Raises `OSError`, and `ValueError` for anything else than a statement that is signed with that key.
+    """
+    return _parsed(dsse.verify(read_limited(path, MOST), pem))
+
+
+def _is_current(path: Path, key_id: str, latest: tuple[str, str], now: int, days: int) -> bool:
+    """Tell whether there is nothing to state. The signature is not verified: nobody relies on the answer."""
+    try:
+        envelope = read_limited(path, MOST)
+        ids, (stated, digest) = dsse.key_ids(envelope), _parsed(dsse.payload(envelope))
+    except (OSError, ValueError):
+        return False
+    same = (ids, stated.snapshot, digest, stated.expires - stated.issued) == ([key_id], *latest, days * DAY)
+    return same and 0 <= now - stated.issued < RENEWED_AFTER
+
+
+def _parsed(payload: bytes) -> tuple[Freshness, str]:
+    found = documents.parse(Statement, payload)
+    return found.predicate, found.subject[0].digest.sha256

@@ -1,0 +1,126 @@
+"""Check by content what the packages of a snapshot are: the role of each set, the option number, the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from pipeline.audit import identify, statement
+from pipeline.audit.findings import Findings, Result
+from pipeline.audit.identity import Identity, Kind, Role
+from pipeline.audit.policy import LinePolicy, PolicyFile
+from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit.statement_checks import Stated
+from pipeline.config.line_model import RoleName
+from pipeline.formats import kconfig
+from pipeline.inspect import kernel_files
+from pipeline.inspect.contents import Depth
+from pipeline.packaging import rpmbuild
+from pipeline.publish.snapshot_contents import Document
+
+_ROLES = "role"
+_MAKING_A_ROLE = (Kind.KERNEL, Kind.MODULES, Kind.READER)
+
+
+def check(audited: Audited, stated: Mapping[str, Stated], policy: PolicyFile, findings: Findings) -> None:
+    """Check the packages whose signatures and digests hold; the content of another one is anybody's."""
+    good = {row.subject for row in findings.rows if row.check == "package" and row.result is Result.PASS}
+    document = audited.document
+    places = {
+        file: audited.path / name / file for name, files in document.sets.items() for file in files if file in good
+    }
+    _check_line(document, policy, findings)
+    identities = _identities(places, findings)
+    for name, files in document.sets.items():
+        _check_set(name, [identities[file] for file in files if file in identities], findings)
+    _check_options(identities.values(), policy.policy.lines or {}, document, findings)
+    _check_configurations(places, stated, findings)
+
+
+def _check_line(document: Document, policy: PolicyFile, findings: Findings) -> None:
+    lines = policy.policy.lines
+    if lines is None:
+        findings.warn("line", document.line, "no policy names the accepted lines")
+        return
+    problem = "" if document.line in lines else f"the policy accepts {', '.join(lines) or 'no line'}"
+    findings.require("line", document.line, problem, "accepted by the policy")
+    accepted = lines.get(document.line, LinePolicy()).roles
+    if accepted is not None:
+        surplus = sorted(document.sets.keys() - set(accepted))
+        problem = f"the policy accepts {', '.join(accepted)}; surplus: {', '.join(surplus)}" if surplus else ""
+        findings.require("line", "roles", problem, f"{', '.join(document.sets)}: accepted by the policy")
+
+
+def _identities(places: Mapping[str, Path], findings: Findings) -> dict[str, Identity]:
+    found = {}
+    for file, place in places.items():
+        with findings.failing(_ROLES, file):
+            (found[file],) = identify.identify([place], None, Depth.MODULES).packages
+    for file, identity in found.items():
+        for problem in identity.problems:
+            findings.fail(_ROLES, file, f"{problem.what}: {problem.why}")
+    return found
+
+
+def _check_set(name: str, packages: Collection[Identity], findings: Findings) -> None:
+    """Check that a role's set has what makes the role, and nothing that makes another one."""
+    if name not in RoleName.__members__.values():
+        findings.warn(_ROLES, name, "no role has this name")
+        return
+    wanted, making = Role(name), [package for package in packages if package.kind in _MAKING_A_ROLE]
+    for package in making:
+        if package.role not in (wanted, Role.STOCK):
+            findings.fail(_ROLES, name, f"{package.file} is {package.role} by content")
+    proofs = [
+        row.text for package in making if package.role is wanted for row in package.evidence if row.about == _ROLES
+    ]
+    problem = "" if proofs else f"no package of the set is {wanted} by content"
+    findings.require(_ROLES, name, problem, "; ".join(dict.fromkeys(proofs)))
+
+
+def _check_options(
+    packages: Collection[Identity], lines: Mapping[str, LinePolicy], document: Document, findings: Findings
+) -> None:
+    """Check that directors write the option that real servers read, and that it is the policy's."""
+    options = [(package.file, option) for package in packages for option in package.options]
+    numbers = {number for _, option in options for number in option.numbers}
+    unknown = [f"{file}: {option.how}" for file, option in options if not option.numbers]
+    if not options:
+        return
+    accepted = lines.get(document.line, LinePolicy()).option_number
+    if unknown:
+        findings.warn("option number", "unknown", "; ".join(unknown))
+    if numbers:
+        shown = ", ".join(map(str, sorted(numbers)))
+        problem = "director and real server differ: client addresses are lost in silence" if len(numbers) > 1 else ""
+        if not problem and accepted is not None and numbers != {accepted}:
+            problem = f"the policy accepts {accepted}"
+        findings.require("option number", shown, problem, f"in {len(options)} packages: {options[0][1].how}")
+
+
+def _check_configurations(places: Mapping[str, Path], stated: Mapping[str, Stated], findings: Findings) -> None:
+    """Compare the configuration inside each kernel package with the one its build step stated."""
+    for each in stated.values():
+        for resource in each.found(statement.Kind.CONFIGURATION):
+            nevra = resource.facts(statement.ConfigurationFacts).package
+            place = places.get(f"{nevra}.rpm")
+            if place is None:
+                continue
+            with findings.failing("configuration", place.name):
+                package = rpmbuild.read_package(place)
+                names = [name for name in package.files if name.startswith("/boot/config-")]
+                inside = list(kernel_files.read(package, names).values())
+                problem = "; ".join(_differences(resource.data, text) for text in inside if text != resource.data)
+                findings.require(
+                    "configuration",
+                    place.name,
+                    problem if inside else "no configuration in it",
+                    f"{names[0] if names else ''} is the one that {each.file} states",
+                )
+
+
+def _differences(stated: bytes, inside: bytes) -> str:
+    before, after = (kconfig.values(text.decode(errors="replace")) for text in (stated, inside))
+    names = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    shown = ", ".join(f"{name}={after.get(name, 'n')}, stated {before.get(name, 'n')}" for name in names[:5])
+    return f"{len(names)} options differ from the stated ones: {shown}" if names else "its text differs, no option does"

@@ -1,0 +1,271 @@
+"""Check the statements about a snapshot: signed, complete, about these packages, and as the policy wants them.
+
+Reads what is embedded in them, no checkout and no git.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.audit import dsse, statement
+from pipeline.audit.findings import Findings
+from pipeline.audit.policy import LinePolicy, PolicyFile
+from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit.statement import Kind, Resource, Statement
+from pipeline.core import documents
+from pipeline.core.fs import read_limited, sha256_of
+from pipeline.packaging.graph import key_of
+from pipeline.publish.layout import PUBLISH, statement_name
+from pipeline.publish.snapshot import attestations
+from pipeline.publish.verify import SUMS
+
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+_CHECK = "statement"
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A verified statement, and the digest of its envelope."""
+
+    step: str
+    statement: Statement
+    sha256: str
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return statement_name(self.step)
+
+    def found(self, kind: Kind) -> list[Resource]:
+        """Return the materials and by-products of a kind."""
+        return self.statement.predicate.found(kind)
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The inputs of the step's key."""
+        return self.statement.predicate.buildDefinition.internalParameters.inputs
+
+
+def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str, Stated]:
+    """Check all statements of a snapshot; return the verified ones by step."""
+    if audited.pem is None:
+        return {}
+    place = attestations(audited.path)
+    stated = _verified(place, audited.pem, findings)
+    _check_all_there(audited, place, stated, findings)
+    for each in stated.values():
+        with findings.failing(_CHECK, each.file):
+            problems = [*_own_problems(each), *_problems_of_step(audited, each), *_link_problems(each, stated)]
+            for problem in problems:
+                findings.fail(_CHECK, each.file, problem)
+            if not problems:
+                findings.good(_CHECK, each.file, "signed; its key, inputs, materials and subjects agree")
+    _check_subjects(audited, stated, findings)
+    _check_recipe(stated, policy, findings)
+    _check_sources(stated, _of_line(audited, policy), findings)
+    _check_patches(stated, _of_line(audited, policy), findings)
+    return stated
+
+
+def _of_line(audited: Audited, policy: PolicyFile) -> LinePolicy:
+    return (policy.policy.lines or {}).get(audited.document.line, LinePolicy())
+
+
+def _verified(place: Path, pem: bytes, findings: Findings) -> dict[str, Stated]:
+    """Return the statements whose signature is by `pem` and by no other key; record what is wrong with the others."""
+    found: dict[str, Stated] = {}
+    for path in sorted(place.iterdir()) if place.is_dir() else ():
+        with findings.failing(_CHECK, path.name):
+            data = read_limited(path, documents.MOST)
+            read = statement.parse(dsse.verify(data, pem))
+            step = read.predicate.buildDefinition.externalParameters.step
+            if path.name != statement_name(step):
+                raise ValueError(f"it is about the step {step}; expected that in a file {statement_name(step)}")
+            found[step] = Stated(step, read, hashlib.sha256(data).hexdigest())
+    return found
+
+
+def _check_all_there(audited: Audited, place: Path, stated: Mapping[str, Stated], findings: Findings) -> None:
+    wanted = {PUBLISH, *(step for row in audited.document.packages.values() for step in row.steps)}
+    for step in sorted(wanted - stated.keys()):
+        if not (place / statement_name(step)).exists():
+            findings.fail(
+                _CHECK, statement_name(step), f"missing from {place}: how the step {step} was executed is unknown"
+            )
+    for step in sorted(stated.keys() - wanted):
+        findings.fail(_CHECK, statement_name(step), "surplus: no package of this snapshot is of this step")
+
+
+def _own_problems(stated: Stated) -> Iterator[str]:
+    """Yield what in a statement contradicts itself: its key, the embedded files, and dependencies left out."""
+    definition = stated.statement.predicate.buildDefinition
+    actual = key_of(stated.inputs)
+    if actual != definition.internalParameters.key:
+        yield f"its inputs give the key {actual}; expected the stated {definition.internalParameters.key}"
+    for resource in (*definition.resolvedDependencies, *stated.statement.predicate.runDetails.byproducts):
+        if resource.content and resource.digest.get("sha256") != hashlib.sha256(resource.data).hexdigest():
+            yield f"{resource.name}: its content has not the digest beside it"
+    for digest, why in sorted(_required(stated).items()):
+        yield f"a dependency is missing: {digest}, {why}"
+
+
+def _required(stated: Stated) -> dict[str, str]:
+    """Return the digests and keys that the step's inputs name and no dependency has."""
+    known = {resource.digest.get("sha256", "") for kind in (Kind.SOURCE, Kind.PATCH) for resource in stated.found(kind)}
+    patches = [resource.facts(statement.PatchFacts) for resource in stated.found(Kind.PATCH)]
+    known |= {patch.applied_sha256 for patch in patches}
+    known |= {left.sha256_after for patch in patches for left in patch.left_out}
+    declared = _declared(stated)
+    wanted = {}
+    for name, value in stated.inputs.items():
+        for digest in _DIGEST.findall(value):
+            if name in ("source", "sources", "patches") or digest in declared:
+                wanted[digest] = declared.get(digest) or f"of its input {name}"
+    steps = {r.name: r.facts(statement.StepFacts).key for r in stated.found(Kind.STEP)}
+    keys = {name.removeprefix("step "): key for name, key in stated.inputs.items() if name.startswith("step ")}
+    wanted |= {key: f"the step {name}" for name, key in keys.items() if steps.get(name) != key}
+    images = {resource.facts(statement.ImageFacts).key for resource in stated.found(Kind.IMAGE)}
+    if (image := stated.inputs.get("image", "")) and image not in images:
+        wanted[image] = "the builder image"
+    return {digest: why for digest, why in wanted.items() if digest not in known}
+
+
+def _declared(stated: Stated) -> dict[str, str]:
+    """Return the digests that the embedded line files and lock files pin, each with what it is of."""
+    found = {}
+    for resource in (*stated.found(Kind.LINE_FILE), *stated.found(Kind.LOCK_FILE)):
+        document = tomllib.loads(resource.data.decode())
+        locked = resource.kind == Kind.LOCK_FILE
+        for name, table in _tables(document if locked else document.get("sources")):
+            found[str(table.get("sha256", ""))] = f"the source {name} by {resource.name}"
+        if not locked:
+            for name, table in _tables(document.get("patches")):
+                found[str(table.get("sha256", ""))] = f"the patch {name} by {resource.name}"
+            for name, table in _tables(document.get("tools")):
+                for patch in table.get("patches", ()):
+                    found[str(patch.get("sha256", ""))] = f"the patch {patch.get('file')} of {name} by {resource.name}"
+    return {digest: what for digest, what in found.items() if digest}
+
+
+def _tables(value: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(value, dict):
+        yield from ((name, table) for name, table in value.items() if isinstance(table, dict))
+
+
+def _problems_of_step(audited: Audited, stated: Stated) -> Iterator[str]:
+    """Yield how the statement is about another line, or another run than the one that snapshot.json lists."""
+    line = stated.statement.predicate.buildDefinition.externalParameters.line.name
+    if line != audited.document.line:
+        yield f"it is about the line {line}; expected {audited.document.line}"
+    key = stated.statement.predicate.buildDefinition.internalParameters.key
+    listed = {
+        listed_key
+        for row in audited.document.packages.values()
+        for step, listed_key in zip(row.steps, row.keys, strict=True)
+        if step == stated.step
+    }
+    if listed and listed != {key}:
+        yield f"it is about the execution {key}; expected {', '.join(sorted(listed))}, as snapshot.json lists"
+
+
+def _link_problems(stated: Stated, all_of_them: Mapping[str, Stated]) -> Iterator[str]:
+    """Yield the steps whose output was used and whose statement here is another one."""
+    for resource in stated.found(Kind.STEP):
+        other, digest = all_of_them.get(resource.name), resource.digest.get("sha256")
+        if other is not None and other.sha256 != digest:
+            yield f"it used the step {resource.name} as {digest} states it; expected {other.sha256}, the statement here"
+
+
+def _check_subjects(audited: Audited, stated: Mapping[str, Stated], findings: Findings) -> None:
+    """Check that each package is a subject of the statements of its steps and of the publication."""
+    for file, row in audited.document.packages.items():
+        problems = []
+        published = _digests(stated.get(PUBLISH))
+        if PUBLISH in stated and (published.get(file), published.get(f"{file}#body")) != (row.sha256, row.body_sha256):
+            problems.append(f"{statement_name(PUBLISH)} is about another package of this name")
+        for step in row.steps:
+            made = {Path(name).name: digest for name, digest in _digests(stated.get(step)).items()}
+            if step in stated and (made.get(file), made.get(f"{file}#body")) != (row.unsigned_sha256, row.body_sha256):
+                problems.append(f"{statement_name(step)} is not about this package")
+        found = {PUBLISH, *row.steps} <= stated.keys()
+        if problems or found:
+            findings.require("subject", file, "; ".join(problems), f"made by {', '.join(row.steps)}, by its statement")
+    if PUBLISH in stated:
+        with contextlib.suppress(OSError):  # which is a failure already
+            problem = "" if _digests(stated[PUBLISH]).get(SUMS) == sha256_of(audited.path / SUMS) else "another list"
+            findings.require("subject", SUMS, problem, "the one that the publication's statement is about")
+
+
+def _digests(stated: Stated | None) -> dict[str, str]:
+    return {r.name: r.digest.get("sha256", "") for r in stated.statement.subject} if stated else {}
+
+
+def _check_recipe(stated: Mapping[str, Stated], policy: PolicyFile, findings: Findings) -> None:
+    recipes = [resource.facts(statement.RecipeFacts) for _, resource in _all(stated, Kind.RECIPE)]
+    for commit, dirty in sorted({(recipe.commit, recipe.dirty) for recipe in recipes}):
+        if not commit:
+            findings.warn("recipe", "unknown", "from a copy without git: no commit is known")
+        elif dirty and not policy.policy.dirty:
+            record = findings.warn if policy.is_default else findings.fail
+            record("recipe", commit, "from a checkout with changes that no commit has")
+        else:
+            findings.good(
+                "recipe", commit, "from a checkout with changes, which the policy accepts" if dirty else "no changes"
+            )
+
+
+def _check_sources(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:
+    """Check that each source is pinned by an embedded file or a signed index, and is the policy's."""
+    found = {
+        (resource.name, resource.digest.get("sha256", "")): (each, resource)
+        for each, resource in _all(stated, Kind.SOURCE)
+    }
+    for (name, digest), (each, resource) in sorted(found.items(), key=lambda item: item[0]):
+        facts = resource.facts(statement.SourceFacts)
+        pinned = _declared(each).get(digest) or ("a signed index of Debian" if facts.pin.indexes else "")
+        if accepted.sources is not None and accepted.sources.get(name) != digest:
+            known = accepted.sources.get(name)
+            findings.fail("source", name, f"{digest}; the policy accepts {known or 'no source of this name'}")
+        else:
+            reason = f"{digest}: {pinned}, {facts.how}"
+            findings.require("source", name, "" if pinned else f"{digest}: pinned by no embedded file", reason)
+    if accepted.sources is None and found:
+        findings.warn("source", "all", "no policy names the accepted sources")
+
+
+def _check_patches(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:
+    """Check that each series is pinned by the embedded files, applied without fuzz, and is the policy's."""
+    series: dict[str, dict[int, tuple[Stated, Resource]]] = {}
+    for each, resource in _all(stated, Kind.PATCH):
+        facts = resource.facts(statement.PatchFacts)
+        series.setdefault(facts.series, {})[facts.position] = each, resource
+    for name, patches in sorted(series.items()):
+        digests = tuple(resource.digest.get("sha256", "") for _, (_, resource) in sorted(patches.items()))
+        problems = [
+            f"{resource.name} has the digest {digest}, which no embedded file pins"
+            for digest, (_, (each, resource)) in zip(digests, sorted(patches.items()), strict=True)
+            if digest not in _declared(each)
+        ]
+        if accepted.patches is not None and accepted.patches.get(name, ()) != digests:
+            wanted = accepted.patches.get(name, ())
+            names = [resource.name for _, (_, resource) in sorted(patches.items())]
+            unknown = [f"{n} ({d})" for n, d in zip(names, digests, strict=True) if d not in wanted]
+            problems.append(f"the policy does not accept {', '.join(unknown) or 'this selection or order'}")
+        rule = next(iter(patches.values()))[1].facts(statement.PatchFacts).rule
+        proof = f"{len(patches)} patches; {rule.by}" if len(patches) > 1 else rule.by
+        findings.require("patches", name, "; ".join(problems), proof)
+    if accepted.patches is None and series:
+        findings.warn("patches", "all", "no policy names the accepted patches")
+
+
+def _all(stated: Mapping[str, Stated], kind: Kind) -> Iterator[tuple[Stated, Resource]]:
+    for each in stated.values():
+        for resource in each.found(kind):
+            yield each, resource

@@ -1,0 +1,290 @@
+"""The audit of a published line: what holds, and that each forgery is found and named."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.audit import audit, dsse, freshness, policy
+from pipeline.audit.findings import Result
+from pipeline.audit.statement import Kind
+from pipeline.core.process import run
+from pipeline.errors import ExitCode
+from pipeline.formats import archive, rpm_header
+from pipeline.formats.rpm_header import Tag
+from tests.fixtures.commandline import ROOT
+from tests.fixtures.forged import STRANGERS, Forged, edit_content
+from tests.fixtures.rpms import of_files
+from tests.fixtures.snapshots import changed
+from tests.fixtures.workshop import ToyShop
+
+pytestmark = pytest.mark.timeout(1200, func_only=True)
+STOCK = "kernel:stock"
+
+
+@dataclass
+class Published:
+    """The published toy: its directory in the repository, the keys, and a policy that accepts it."""
+
+    shop: ToyShop
+    repo: Path
+    keys: Path
+    policy: Path
+
+
+@pytest.fixture(scope="module")
+def published(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    with ToyShop.opened(images) as shop:
+        shop.all()
+        place = tmp_path_factory.mktemp("audit")
+        rules = place / "policy.toml"
+        shop.inv("audit", "toy", "--write-policy", rules)
+        rules.write_text(rules.read_text().replace("schema = 1\n", "schema = 1\ndirty = true\n"))
+        yield Published(shop, shop.inv.artifacts / "repo" / "toy", shop.inv.artifacts / "keys", rules)
+
+
+@pytest.fixture
+def forged(published: Published, tmp_path: Path) -> Forged:
+    return Forged(published.repo, published.keys, tmp_path)
+
+
+def test_what_was_published_holds_by_a_policy_of_its_own(published: Published) -> None:
+    done = published.shop.inv("audit", "toy", "--policy", published.policy, "--json").json
+    assert done["verdict"] == "pass", [row for row in done["findings"] if row["result"] != "pass"]
+    checks = {row["check"] for row in done["findings"]}
+    wanted = {"signature", "files", "package", "statement", "subject", "source", "patches", "role", "configuration"}
+    assert wanted | {"option number", "freshness", "line", "release key", "attestation key"} <= checks
+
+
+def test_without_a_policy_the_audit_tells_what_it_could_not_judge(forged: Forged) -> None:
+    warned = {row.check for row in forged.examined().audit.findings if row.result is Result.WARN}
+    assert {"release key", "attestation key", "line", "source", "patches"} <= warned
+    assert not forged.failures()
+
+
+def test_a_package_swapped_for_one_that_another_key_signed_is_named(forged: Forged) -> None:
+    file = next(path.name for path in forged.latest.glob("stock/ipvsadm-*.rpm"))
+    forged.replace_package(file, forged.latest / "stock" / file, STRANGERS)
+    failures = forged.failures()
+    assert f"files: stock/{file}" in failures
+    assert "NOKEY" in failures[f"package: {file}"]
+
+
+def test_a_snapshot_that_a_stranger_signed_whole_fails_by_the_policy(forged: Forged, published: Published) -> None:
+    other = published.policy.read_text()
+    key = next(line for line in other.splitlines() if line.startswith("release"))
+    rules = forged.repo / "policy.toml"
+    rules.write_text(other.replace(key, f'release = ["{"A" * 40}"]'))
+    ((what, reason),) = forged.failures(rules).items()
+    assert what.startswith("release key: ") and "does not accept" in reason
+
+
+def test_a_statement_in_the_place_of_another_is_named(forged: Forged) -> None:
+    shutil.copy(forged.envelope(STOCK), forged.envelope("kernel:director"))
+    failures = forged.failures()
+    assert "it is about the step kernel:stock" in failures["statement: kernel-director.intoto.json"]
+
+
+def test_a_statement_about_other_packages_is_named(forged: Forged) -> None:
+    with forged.statement(STOCK) as ours, forged.statement("ipvsadm") as others:
+        ours["subject"] = [{**mine, "digest": others["subject"][0]["digest"]} for mine in ours["subject"]]
+    failures = [what for what in forged.failures() if what.startswith("subject: kernel-")]
+    assert len(failures) == 4
+
+
+@pytest.mark.parametrize("kind", [Kind.SOURCE, Kind.IMAGE, Kind.PATCH, Kind.LINE_FILE])
+def test_a_dependency_that_was_dropped_is_named(forged: Forged, kind: Kind) -> None:
+    with forged.statement("kernel:director") as statement:
+        definition = statement["predicate"]["buildDefinition"]
+        found = [r for r in definition["resolvedDependencies"] if r["annotations"]["kind"] == kind]
+        definition["resolvedDependencies"].remove(found[0])
+    assert forged.failures(), kind
+
+
+def test_a_dropped_step_is_named(forged: Forged) -> None:
+    with forged.statement("keepalived") as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        rows[:] = [row for row in rows if row["annotations"]["kind"] != Kind.STEP]
+    assert "the step kernel:director" in forged.failures()["statement: keepalived.intoto.json"]
+
+
+def test_inputs_that_were_changed_give_another_key(forged: Forged) -> None:
+    with forged.statement(STOCK) as statement:
+        statement["predicate"]["buildDefinition"]["internalParameters"]["inputs"]["image"] = "0" * 16
+    assert "its inputs give the key" in forged.failures()["statement: kernel-stock.intoto.json"]
+
+
+def test_a_second_signature_by_an_unknown_key_is_refused(forged: Forged) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    with forged.signatures("ipvsadm") as strangers:
+        second = strangers[0]
+    with forged.statement("ipvsadm"):
+        pass
+    with forged.signatures("ipvsadm") as signatures:
+        signatures.append(second)
+    reason = forged.failures()["statement: ipvsadm.intoto.json"]
+    assert "signed with another key" in reason and second["keyid"] in reason
+
+
+def test_a_key_in_the_statement_itself_is_not_believed(forged: Forged) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    with forged.signatures("ipvsadm") as signatures:
+        signatures[0]["publicKey"] = forged.attestation(STRANGERS).public.pem.decode()
+    assert "publicKey" in forged.failures()["statement: ipvsadm.intoto.json"]
+
+
+def test_one_changed_byte_of_a_statement_is_found(forged: Forged) -> None:
+    data = forged.envelope("ipvsadm").read_text()
+    forged.envelope("ipvsadm").write_text(data.replace('"payload": "eyJ', '"payload": "eyI', 1))
+    assert "signature" in forged.failures()["statement: ipvsadm.intoto.json"]
+
+
+def test_a_statement_that_is_missing_or_surplus_is_named(forged: Forged) -> None:
+    forged.envelope("ipvsadm").rename(forged.envelope("ipvsadm").with_name("other.intoto.json"))
+    failures = forged.failures()
+    assert "missing" in failures["statement: ipvsadm.intoto.json"]
+    assert "expected that in a file" in failures["statement: other.intoto.json"]
+
+
+def test_a_lock_file_that_was_edited_after_the_build_is_found(forged: Forged) -> None:
+    with forged.statement(STOCK) as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (lock,) = (row for row in rows if row["annotations"]["kind"] == Kind.LOCK_FILE)
+        (source,) = (row for row in rows if row["annotations"]["kind"] == Kind.SOURCE)
+        edit_content(lock, lambda data: data.replace(source["digest"]["sha256"].encode(), b"0" * 64))
+    failures = forged.failures()
+    assert "pinned by no embedded file" in failures[f"source: {source['name']}"]
+
+
+def test_another_patch_under_the_same_name_is_found(forged: Forged, published: Published) -> None:
+    with forged.statement("kernel:director") as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (patch,) = (row for row in rows if row["annotations"]["kind"] == Kind.PATCH)
+        edit_content(patch, lambda data: data + b"\n")
+    assert "which no embedded file pins" in forged.failures()["patches: director"]
+    assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
+
+
+def test_a_configuration_changed_in_a_package_that_the_accepted_key_signed_is_named(forged: Forged) -> None:
+    (kernel,) = forged.latest.glob("stock/kernel-2*.rpm")
+    forged.replace_package(kernel.name, repacked(kernel, "CONFIG_IP_VS_TAB_BITS=12", "CONFIG_IP_VS_TAB_BITS=22"))
+    forged.publish()
+    forged.state_latest()
+    failures = forged.failures()
+    assert "CONFIG_IP_VS_TAB_BITS=22, stated 12" in failures[f"configuration: {kernel.name}"]
+    assert "kernel-stock.intoto.json is not about this package" in failures[f"subject: {kernel.name}"]
+    assert not [what for what in failures if what.startswith(("signature", "files", "package"))], "all signed anew"
+
+
+def repacked(package: Path, old: str, new: str) -> Path:
+    """The package with a changed configuration, built by rpmbuild under the same name."""
+    found = {f"/{item.path}": data for item, data in archive.members(package) if item.kind == "file"}
+    (config,) = (path for path in found if path.startswith("/boot/config-"))
+    assert old.encode() in found[config]
+    found[config] = found[config].replace(old.encode(), new.encode())
+    header = rpm_header.read(package).header
+    return of_files("kernel", header.text(Tag.VERSION), header.text(Tag.RELEASE), found)
+
+
+def test_a_package_that_was_added_or_removed_is_named(forged: Forged) -> None:
+    (package,) = forged.latest.glob("stock/ipvsadm-*.rpm")
+    package.rename(package.with_name("more.rpm"))
+    reason = forged.failures()["files: SHA256SUMS"]
+    assert f"missing: stock/{package.name}; unexpected: stock/more.rpm" in reason
+
+
+def test_an_older_night_that_was_put_back_is_found(forged: Forged, published: Published) -> None:
+    before = forged.latest
+    newer = before.with_name("0" * 32)
+    shutil.copytree(before, newer)
+    forged.point_latest(newer.name)
+    old = freshness.path_in(forged.repo).read_bytes()
+    forged.state_latest()
+    forged.point_latest(before.name)
+    assert f"the latest is {newer.name}" in forged.failures()[f"freshness: {before.name}"]
+    number, _ = freshness.read(freshness.path_in(forged.repo), forged.attestation("own").public.pem)
+    freshness.path_in(forged.repo).write_bytes(old)
+    rules = forged.repo / "policy.toml"
+    lines = published.policy.read_text().splitlines()
+    rules.write_text("\n".join(f"least-sequence = {number.sequence}" if "least" in line else line for line in lines))
+    assert f"the policy accepts {number.sequence} and above" in forged.failures(rules)[f"freshness: {before.name}"]
+
+
+def test_a_snapshot_whose_statement_expired_is_found(forged: Forged, monkeypatch: pytest.MonkeyPatch) -> None:
+    later = time.time() + 31 * freshness.DAY
+    monkeypatch.setattr("pipeline.audit.audit.time.time", lambda: later)
+    assert "expired" in forged.failures()[f"freshness: {forged.latest.name}"]
+
+
+def test_an_older_snapshot_that_is_named_is_only_told_of(forged: Forged) -> None:
+    before = forged.latest
+    shutil.copytree(before, before.with_name("0" * 32))
+    forged.point_latest("0" * 32)
+    forged.state_latest()
+    rows = audit.examine(before, policy.load(None), latest=False).audit.findings
+    assert {row.result for row in rows if row.check == "freshness"} == {Result.WARN}
+
+
+def test_a_failed_audit_ends_with_its_code_and_a_signed_summary(published: Published, tmp_path: Path) -> None:
+    inv, key = published.shop.inv, tmp_path / "key.pem"
+    run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])
+    copied = tmp_path / "toy"
+    shutil.copytree(published.repo, copied, symlinks=True)
+    inv("audit", copied / "latest", "--vsa", tmp_path / "good.json", "--vsa-key", key)
+    shutil.rmtree(copied / "attestations")
+    done = inv("audit", copied / "latest", "--vsa", tmp_path / "bad.json", "--vsa-key", key, expect=ExitCode.REFUSED)
+    assert "FAILED" in done.out
+    public = run(["openssl", "pkey", "-in", key, "-pubout"]).out
+    assert b'"PASSED"' in dsse.verify((tmp_path / "good.json").read_bytes(), public)
+    assert b'"FAILED"' in dsse.verify((tmp_path / "bad.json").read_bytes(), public)
+
+
+def test_the_documents_commands_of_other_peoples_tools_hold_and_find_a_change(
+    forged: Forged, published: Published
+) -> None:
+    script = _transcript(published)
+    done = run(["bash", "-euxo", "pipefail", "-c", script], cwd=forged.latest, accept=range(256))
+    assert done.status == 0, done.error_text
+    statements = len(list(forged.envelope("ipvsadm").parent.iterdir()))
+    assert done.text.count("Verified OK") == statements
+    changed(forged.envelope("ipvsadm"), lambda data: data.replace(b'"payload": "eyJ', b'"payload": "eyI', 1))
+    assert run(["bash", "-euo", "pipefail", "-c", script], cwd=forged.latest, accept=range(256)).status != 0
+
+
+@pytest.mark.parametrize("file", ["README", "SHA256SUMS"])
+def test_the_documents_commands_find_a_changed_file(forged: Forged, published: Published, file: str) -> None:
+    changed(forged.latest / file, lambda data: data + b"\n")
+    assert (
+        run(["bash", "-euo", "pipefail", "-c", _transcript(published)], cwd=forged.latest, accept=range(256)).status
+        != 0
+    )
+
+
+def _transcript(published: Published) -> str:
+    """The commands of the documents for tools of others, for the fingerprint of the release key."""
+    section = (ROOT / "docs/audit.md").read_text().partition("### With other people's tools only")[2]
+    (fingerprint,) = re.findall('release = ."([0-9A-F]{40})"', published.policy.read_text())
+    return "\n".join([f"K={fingerprint}", *re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)])
+
+
+def test_a_snapshot_that_is_not_there_is_a_mistake_of_the_command_line(published: Published) -> None:
+    done = published.shop.inv("audit", "toi", expect=ExitCode.USAGE)
+    assert "got no id, path or latest" in done.err
+    done = published.shop.inv("audit", published.shop.place, expect=ExitCode.USAGE)
+    assert "no snapshot; expected a directory with snapshot.json" in done.err
+
+
+def test_every_mistake_of_a_policy_is_told_with_its_line(published: Published, tmp_path: Path) -> None:
+    rules = tmp_path / "policy.toml"
+    rules.write_text('schema = 1\n[keys]\nrelease = ["abc"]\n[freshness]\nmost-days = 0\n[lines.toy]\nrole = []\n')
+    done = published.shop.inv("audit", "toy", "--policy", rules, expect=ExitCode.USAGE)
+    for number in (3, 5, 7):
+        assert f"policy.toml:{number}: " in done.err
