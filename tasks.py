@@ -349,7 +349,7 @@ def cves(context: RunContext, path: str) -> CveReport:
     return command.cves(context, _line(context, writes=False), path)
 
 
-LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture")
+LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture", "patience")
 
 
 @verb("line", *FETCHING, *LAB, group=LABS, example="smoke lts61 --scenario nat", words=("line",))

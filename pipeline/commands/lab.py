@@ -238,6 +238,7 @@ class LabCommand:
             note=context.console.note,
             keep=by_hand if keep else None,
             capture=context.settings.capture,
+            patience=context.settings.patience,
         )
 
     def _repository(self) -> Repository:

@@ -201,6 +201,10 @@ class Settings:
         Row("scenario of the lab to play; may be repeated; default: all of the line's", value="SCENARIO", group="lab"),
     ] = ()
     keep: Annotated[bool, Row("leave each scenario's network running at its end, with a shell in each guest")] = False
+    patience: Annotated[
+        float,
+        Row("how many times as long as usual the lab waits for guests: for a kernel that checks itself", least=1),
+    ] = 1.0
     capture: Annotated[bool, Row("keep the packets of each segment, as pcap files beside the report")] = False
     no_smoke: Annotated[bool, Row("do not play the lab's scenarios at the end")] = False
     json: Annotated[bool, Row("print one JSON document on standard output", group="output")] = False

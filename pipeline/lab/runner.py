@@ -41,6 +41,7 @@ class LabEnvironment:
     note: Callable[[str], None]
     keep: Callable[[ScenarioContext], None] | None = None  # called before the guests end
     capture: bool = False  # whether the packets of each segment are kept
+    patience: float = 1.0  # how many times as long as usual guests may take
 
 
 def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
@@ -93,7 +94,7 @@ class _ScenarioRun:
         captures = {segment: self.directory / f"{segment}.pcap" for segment in self.plan.segments}
         state, why = results.State.PASSED, ""
         self.directory.mkdir(parents=True)
-        with network.running_lab(self.directory, self.environment.accelerator) as lab:
+        with network.running_lab(self.directory, self.environment.accelerator, self.environment.patience) as lab:
             for segment, file in captures.items():
                 lab.add_segment(segment, capture=file, frames=self.plan.captured_frames)
             try:
@@ -114,7 +115,15 @@ class _ScenarioRun:
         releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
         dialect = dialects.of_line(self.environment.line.data)
         self.context = ScenarioContext(
-            self.plan.guests, machines, captures, self.macs, releases, self.roles, dialect, self.known
+            self.plan.guests,
+            machines,
+            captures,
+            self.macs,
+            releases,
+            self.roles,
+            dialect,
+            self.known,
+            patience=self.environment.patience,
         )
         self.context.configure_networks()
         for name in machines:

@@ -66,6 +66,7 @@ class ScenarioContext:
     roles: Mapping[str, str]  # of the kernels, by guest
     dialect: Dialect  # of the line's FULLNAT and TOA
     known_defects: Mapping[str, str] = field(default_factory=dict)  # defects of upstream, by what does not work
+    patience: float = 1.0  # how many times as long as usual guests may take
     checks: list[Check] = field(default_factory=list)
     distributions: list[Distribution] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -105,7 +106,7 @@ class ScenarioContext:
         self, name: str, expected: object, read: Callable[[], object], within: float, hint: str = ""
     ) -> bool:
         """Read repeatedly until the value is as expected, for `within` seconds; record a check of the last value."""
-        begun = time.monotonic()
+        begun, within = time.monotonic(), within * self.patience
         while (actual := read()) != expected and time.monotonic() - begun < within:
             time.sleep(_POLL)
         return self.check(f"{name}, within {within:g} s", expected, actual, hint=hint)

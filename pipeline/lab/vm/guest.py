@@ -37,13 +37,17 @@ class Guest:
         cards: Sequence[NicSpec],
         switches: Sequence[Path],
         check_alive: Callable[[], None],
+        patience: float = 1.0,
     ) -> None:
-        """`switches` are the sockets of the cards' segments; `look` raises when any guest of the lab is lost."""
+        """`switches` are the sockets of the cards' segments; `check_alive` raises when any guest of the lab is lost.
+
+        Every limit of time is taken `patience` times.
+        """
         self.name, self.files, self.boot = files.name, files, boot
         self.cards = tuple(cards)
         self.was_stopped = False
         self._links = [(switch, card.mac) for switch, card in zip(switches, cards, strict=True)]
-        self._check_all_alive = check_alive
+        self._check_all_alive, self._patience = check_alive, patience
         self._running: contextlib.ExitStack = contextlib.ExitStack()
         self._qemu: Qemu | None = None
         self._channel: Channel | None = None
@@ -137,7 +141,7 @@ class Guest:
     def start(self, *argv: str) -> int:
         """Start a background command; return its number, for `stop`. Its outputs go to the guest's /run/NUMBER.log."""
         with self._channel_errors():
-            number, refused = self._open_channel().start(argv, START_TIMEOUT)
+            number, refused = self._open_channel().start(argv, START_TIMEOUT * self._patience)
         if refused:
             raise CommandFailed(self.name, argv, 127, "", "", f"could not be started: {refused}")
         return number
@@ -182,6 +186,7 @@ class Guest:
         self, argv: Sequence[str], stdin: bytes, timeout: float, accept: Sequence[int] = (0,)
     ) -> tuple[CommandResult, int]:
         """Run a command; return its result and its accepted exit status."""
+        timeout *= self._patience
         with self._channel_errors():
             ended = self._open_channel().run(argv, stdin, timeout)
         if ended.flooded:

@@ -92,8 +92,15 @@ class Segment:
 class Lab:
     """Segments and guests, created by `running_lab`."""
 
-    def __init__(self, directory: Path, sockets: Path, accelerator: Accelerator, running: contextlib.ExitStack) -> None:
-        self.directory, self.accelerator = directory, accelerator
+    def __init__(
+        self,
+        directory: Path,
+        sockets: Path,
+        accelerator: Accelerator,
+        running: contextlib.ExitStack,
+        patience: float = 1.0,
+    ) -> None:
+        self.directory, self.accelerator, self.patience = directory, accelerator, patience
         self.guests: dict[str, Guest] = {}
         self._sockets, self._running = sockets, running
         self.segments: dict[str, Segment] = {}
@@ -130,7 +137,8 @@ class Lab:
         if name in self.guests:
             raise ValueError(f"guest {name}: exists already; expected a new name")
         switches = [self.segments[card.segment].socket for card in cards]
-        guest = Guest(GuestFiles(self._sockets, self.directory, name), boot, cards, switches, self.check_alive)
+        files = GuestFiles(self._sockets, self.directory, name)
+        guest = Guest(files, boot, cards, switches, self.check_alive, self.patience)
         self.guests[name] = guest
         self._running.callback(guest.end)
         guest.boot_with(self.accelerator.name, self._monitors)
@@ -152,12 +160,13 @@ class Lab:
         silence_limit: float = SILENCE_LIMIT,
         first_output_limit: float = FIRST_OUTPUT_LIMIT,
     ) -> None:
-        """Wait until all guests' agents answer, within `timeout` seconds.
+        """Wait until all guests' agents answer, within `timeout` seconds times the lab's patience, as all its limits.
 
         Raises `GuestLost` as soon as one is lost: by what its console shows, by saying nothing for
         `silence` seconds, by saying the same again and again, or by being too slow. One that shows no
         sign of life within `life` seconds under KVM is started again without.
         """
+        timeout, silence_limit = timeout * self.patience, silence_limit * self.patience
         deadline = time.monotonic() + timeout
         while waiting := [guest for guest in self.guests.values() if not (guest.ready or guest.was_stopped)]:
             process.raise_if_stopped()
@@ -202,19 +211,22 @@ def _check_progress(guest: Guest, silence: float, late: bool, timeout: float) ->
         raise qemu.silent_error(f"silent for {quiet:.0f} s while booting; {qemu.last_lines()}; it got to: {got}")
     if late:
         what = f"slow: not ready within {timeout:g} s, but it still says something new; it got to: {got}"
-        raise qemu.lost_error(LossReason.SLOW, what, f"give it more time, or the host less to do: {host_load()}")
+        hint = f"`--patience 5` gives it more time; or give the host less to do: {host_load()}"
+        raise qemu.lost_error(LossReason.SLOW, what, hint)
 
 
 @contextlib.contextmanager
-def running_lab(directory: Path, accelerator: Accelerator) -> Iterator[Lab]:
+def running_lab(directory: Path, accelerator: Accelerator, patience: float = 1.0) -> Iterator[Lab]:
     """Provide an empty lab; nothing of it runs after the block. `directory` keeps consoles and QEMU's messages.
+
+    `patience` is how many times as long as usual it waits for guests.
 
     Raises `Locked` when another lab is in that directory.
     """
     with locked(directory / "lab.lock", wait=False), contextlib.ExitStack() as running:
         # A connection to a guest is root in it, one to a monitor acts as this user: others cannot enter the directory.
         sockets = running.enter_context(temporary.socket_directory("lab-", _LONGEST_NAME))
-        yield Lab(directory.resolve(), sockets, accelerator, running)
+        yield Lab(directory.resolve(), sockets, accelerator, running, patience)
 
 
 __all__ = ["Accelerator", "Boot", "Guest", "GuestLost", "Lab", "NicSpec", "running_lab"]
