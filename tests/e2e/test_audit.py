@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import time
@@ -20,9 +22,10 @@ from pipeline.formats import archive, rpm_header
 from pipeline.formats.rpm_header import Tag
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.forged import STRANGERS, Forged, edit_content
+from tests.fixtures.plainuser import as_user, python
 from tests.fixtures.rpms import of_files
 from tests.fixtures.snapshots import changed
-from tests.fixtures.workshop import ToyShop
+from tests.fixtures.workshop import ToyShop, reachable
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 STOCK = "kernel:stock"
@@ -273,6 +276,26 @@ def _transcript(published: Published) -> str:
     section = (ROOT / "docs/audit.md").read_text().partition("### With other people's tools only")[2]
     (fingerprint,) = re.findall('release = ."([0-9A-F]{40})"', published.policy.read_text())
     return "\n".join([f"K={fingerprint}", *re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)])
+
+
+def test_an_auditor_needs_no_network_no_privileges_no_git_and_no_place_to_write(published: Published) -> None:
+    with reachable() as place:
+        copied, home, rules = place / "copy", place / "home", place / "policy.toml"
+        shutil.copytree(published.repo, copied, symlinks=True)
+        shutil.copy(published.policy, rules)
+        for path in (*copied.rglob("*"), copied):
+            if not path.is_symlink():
+                path.chmod(0o555 if path.is_dir() else 0o444)
+        home.mkdir()
+        interpreter, path_of_modules = python()
+        alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
+        words: list[str | Path] = ["-B", "-m", "pipeline", "audit", copied / "latest", "--policy", rules, "--json"]
+        variables = ["env", "-i", f"PYTHONPATH={path_of_modules}", f"HOME={home}", f"PATH={place}:/usr/bin", "LC_ALL=C"]
+        (place / "git").write_text("#!/bin/sh\nexit 1\n")
+        (place / "git").chmod(0o755)
+        done = run([*alone, *as_user(place / "etc", home), *variables, interpreter, *words], accept=range(256))
+        assert done.status == 0, done.text + done.error_text
+        assert json.loads(done.text)["verdict"] == "pass"
 
 
 def test_a_snapshot_that_is_not_there_is_a_mistake_of_the_command_line(published: Published) -> None:

@@ -392,9 +392,7 @@ def seconds_up(guest: Guest) -> float:
     return float(guest.read_file("/proc/uptime").split()[0])
 
 
-def lost_at_boot(
-    made: Parts, tmp_path: Path, init: str, timeout: float = PATIENT, patience: float = 1.0
-) -> GuestLost:
+def lost_at_boot(made: Parts, tmp_path: Path, init: str, timeout: float = PATIENT, patience: float = 1.0) -> GuestLost:
     with running_lab(tmp_path / "lab", tcg(), patience) as running:
         running.add_guest("victim", made.boot(tmp_path / "initramfs", modules=(), init=init))
         with pytest.raises(GuestLost) as caught:
