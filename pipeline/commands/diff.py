@@ -33,7 +33,7 @@ def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
         console.say(f"not known: {text}")
     if found.is_same:
         console.say("nothing differs")
-    console.say("compared as it lies there; ./inv status --verify checks digests and signatures")
+    console.say("compared as it lies there; `./inv status --verify` checks digests and signatures")
     return found
 
 

@@ -73,7 +73,8 @@ def test_every_setting_that_outlives_the_run_is_repeated_as_it_is_read(row: sett
     for verb in command_line.VERBS.values():
         if row.name not in verb.parameters or row.name == "line-file" or not verb.parameters[row.name].setting:
             continue
-        words = {"pin": "el6 x", "mirror": "export d", "store": "gc", "shell": "x"}.get(verb.name, "")
+        of_verbs = {"pin": "el6 x", "mirror": "export d", "store": "gc", "shell": "x"}
+        words = {**of_verbs, "audit": "x", "cves": "x", "diff": "x y"}.get(verb.name, "")
         completed = next_command.complete(f"./inv {verb.name} {words}".rstrip(), given)
         (call,) = command_line.parse(shlex.split(completed)[1:], command_line.VERBS)
         once = row.name in next_command.ONCE
