@@ -133,6 +133,9 @@ def patches(
     if refresh and (diff or classify):
         what = "--refresh: it is about all patches of a line; expected neither --diff nor --classify"
         raise UsageError(what, hint="./inv patches LINE --refresh")
+    if context.settings.dry_run and not refresh:
+        what = "--dry-run: only --refresh changes anything; expected both or neither"
+        raise UsageError(what, hint="./inv patches LINE --refresh --dry-run")
     chosen = _line(context, writes=not (diff or classify))
     if diff:
         return command.compare_files(diff, chosen, context)

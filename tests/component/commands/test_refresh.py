@@ -330,6 +330,12 @@ def test_it_is_about_no_single_file(inv: Inv, option: tuple[str, ...]) -> None:
     assert "expected neither --diff nor --classify" in done.err
 
 
+def test_only_a_refresh_has_a_dry_run(inv: Inv) -> None:
+    done = inv("patches", "lts61", "--dry-run", expect=ExitCode.USAGE)
+    assert "only --refresh changes anything" in done.err
+    assert "./inv patches LINE --refresh --dry-run" in done.err
+
+
 def test_an_override_does_not_change_its_bases_patches(inv: Inv, tmp_path: Path) -> None:
     file = tmp_path / "house.toml"
     file.write_text('schema = 1\nextends = "lts61"\nname = "house"\n[sources.linux]\nversion = "6.1.8-1"\n')
