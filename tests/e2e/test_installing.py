@@ -86,6 +86,13 @@ class Machine(Dnf):
         path = self.typed(f"modinfo -k {self.uname} -F filename {name}").text.strip()
         return path.removeprefix(f"/lib/modules/{self.uname}/")
 
+    def required_version(self, place: str, scheduler: str) -> str:
+        """The version of the symbol that registers a scheduler: one whose version ip_vs does not have is not loaded."""
+        module = f"/lib/modules/{self.uname}/{place}/{scheduler}.ko"
+        rows = self.typed(f"modprobe --dump-modversions {module}").text.splitlines()
+        (version,) = (row.split()[0] for row in rows if row.split()[1] == "register_ip_vs_scheduler")
+        return version
+
     def boot_files(self) -> list[str]:
         """Every file that belongs to the kernel, in /boot."""
         boot = self.root / "boot"
@@ -126,7 +133,9 @@ def test_a_director_is_installed_up_to_its_boot_files_and_taken_back(machine: Ma
     assert machine.version("ipvsadm") == "1:1.31-fnat.2.lts61"
     assert (machine.module("ip_vs"), machine.module("ip_vs_rr")) == ("updates/ip_vs.ko", "updates/ip_vs_rr.ko")
     magic = machine.typed(f"modinfo -k {machine.uname} -F vermagic ip_vs").text.split()
-    assert "modversions" in magic, "else the kernel's own scheduler would be loaded beside it, and corrupt memory"
+    assert "modversions" in magic
+    stock, ours = (machine.required_version(place, "ip_vs_rr") for place in ("kernel/net/netfilter/ipvs", "updates"))
+    assert stock != ours, "else the kernel's own scheduler would be loaded beside our ip_vs, and corrupt memory"
     # The distribution's have a higher release and a higher version, and stay out.
     upgraded = machine("upgrade")
     assert upgraded.status == 0 and machine.version("keepalived").startswith("1:")
