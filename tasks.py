@@ -5,6 +5,7 @@ Everything a verb needs is imported when it runs, so that asking for help costs 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.commands.task import Outcome, verb
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.audit.snapshot_diff import SnapshotDiff
     from pipeline.commands.build_summary import BuildResult, Forecast
     from pipeline.commands.image import MadeImage
-    from pipeline.commands.lab import BuildAllResult
+    from pipeline.commands.lab import BuildAllResult, LabCommand
     from pipeline.commands.lines import ListedLine, ShownLine
     from pipeline.commands.logs import Log
     from pipeline.commands.patches import VerifiedLine
@@ -355,12 +356,29 @@ def cves(context: RunContext, path: str) -> CveReport:
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture", "patience")
 
 
-@verb("line", *FETCHING, *LAB, group=LABS, example="smoke lts61 --scenario nat", words=("line",))
+def _lab(context: RunContext) -> LabCommand:
+    """Return the lab of the chosen line, with real servers of another line where the settings name one."""
+    from pipeline.commands.lab import LabCommand
+    from pipeline.config import line_names
+
+    chosen, other = _line(context), context.settings.server_line
+    if not other:
+        return LabCommand(chosen, context)
+    if other == chosen.name:
+        what = f"--server-line: expected another line than the director's, got {other}"
+        raise UsageError(what, hint="leave --server-line out")
+    servers = line_names.load(other, context.settings.artifacts)
+    if servers.notice:
+        context.console.warn(servers.notice)
+    file = None if other in resources.line_names() else servers.files[0]
+    settings = replace(context.settings, line=other, line_file=file, server_line="")
+    return LabCommand(chosen, context, LabCommand(servers, replace(context, settings=settings)))
+
+
+@verb("line", *FETCHING, *LAB, "server-line", group=LABS, example="smoke lts61 --scenario nat", words=("line",))
 def smoke(context: RunContext) -> Report:
     """Boot the published packages in QEMU, send real traffic through them, and report what was seen."""
-    from pipeline.commands.lab import LabCommand
-
-    return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=context.settings.keep)
+    return _lab(context).smoke(context.settings.scenario, keep=context.settings.keep)
 
 
 @verb("line", *FETCHING, *LAB, group=LABS, example="boot lts61", words=("line",))
@@ -371,17 +389,16 @@ def boot(context: RunContext) -> Report:
     return LabCommand(_line(context), context).smoke(("boot",), keep=context.settings.keep)
 
 
-@verb("line", *FETCHING, *LAB, group=LABS, example="lab lts61 --scenario nat", words=("line",))
+@verb("line", *FETCHING, *LAB, "server-line", group=LABS, example="lab lts61 --scenario nat", words=("line",))
 def lab(context: RunContext) -> Report:
     """Play one scenario, leave its network running, and give a shell in each guest."""
-    from pipeline.commands.lab import LabCommand
     from pipeline.lab.scenarios import NAMES
 
     if len(context.settings.scenario) != 1:
         got = ", ".join(context.settings.scenario) or "none"
         what = f"--scenario: expected one scenario, got {got}"
         raise UsageError(what, why=f"known: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
-    return LabCommand(_line(context), context).smoke(context.settings.scenario, keep=True)
+    return _lab(context).smoke(context.settings.scenario, keep=True)
 
 
 @verb(

@@ -96,6 +96,7 @@ def _images() -> Iterable[str]:
 _NAMES: Mapping[str, Callable[[], Iterable[str]]] = {
     LINE: resources.line_names,
     "show": resources.line_names,
+    "server-line": resources.line_names,
     "scenario": _scenarios,
     "image": _images,
     "step": _steps,

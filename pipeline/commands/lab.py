@@ -63,10 +63,11 @@ class BuildAllResult:
 
 @dataclass(frozen=True)
 class LabCommand:
-    """The lab of one line in one run."""
+    """The lab of one line in one run; `servers` is that of another line, whose packages the real servers have."""
 
     line: Line
     context: RunContext
+    servers: LabCommand | None = None
 
     @cached_property
     def job(self) -> BuildCommand:
@@ -87,7 +88,8 @@ class LabCommand:
     @property
     def reports(self) -> Path:
         """Where a run's results go."""
-        return self.context.settings.artifacts / "reports" / "lab" / self.latest.parent.name
+        names = [self.latest.parent.name, *([self.servers.latest.parent.name] if self.servers else [])]
+        return self.context.settings.artifacts / "reports" / "lab" / "+".join(names)  # a line's name has no plus
 
     def smoke(self, names: Sequence[str], *, keep: bool = False) -> results.Report:
         """Play scenarios, all that the line has where none is named, and return the report.
@@ -105,6 +107,8 @@ class LabCommand:
         from pipeline.lab.report import terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
+        if self.servers:
+            chosen = _of_two_lines(chosen, named=bool(names))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
             environment = self.environment(keep=keep)
             with run_record.recording(environment.work, self._beginning(environment)) as recorder:
@@ -124,17 +128,23 @@ class LabCommand:
         from pipeline.lab.report import results
 
         repository, accelerator = environment.repository, environment.accelerator
+        servers, label, sets = environment.servers, self.line.label, [*repository.sets.values()]
+        if servers:
+            label = f"{label} with real servers of {servers.line.label}"
+            sets += servers.repository.sets.values()
         checkout = None
         with contextlib.suppress(HostLacks):  # without git
             checkout = git_checkout.of_project()
         before = run_record.runs(self.reports)
         return results.Report(
-            line=self.line.label,
+            line=label,
             snapshot=repository.id,
             fingerprint=repository.fingerprint,
+            server_snapshot=servers.repository.id if servers else "",
+            server_fingerprint=servers.repository.fingerprint if servers else "",
             accelerator=accelerator.name,
             accelerator_why=accelerator.why,
-            packages={p.nevra: p.sha256 for packages in repository.sets.values() for p in packages.values()},
+            packages={package.nevra: package.sha256 for packages in sets for package in packages.values()},
             started=time.time(),
             host=f"{platform.node()}, {platform.system()} {platform.release()}, {os.cpu_count()} processors",
             pid=os.getpid(),
@@ -221,7 +231,9 @@ class LabCommand:
 
         context = self.context
         programs.ensure({"lab"}, context.console)
-        repository = self._repository()
+        repository, servers = self._repository(), None
+        if self.servers:
+            servers = runner.Published(self.servers.line, self.servers._repository())
         programs_of_guests, builder = self._userland()
         work = self.reports / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
         work.mkdir(parents=True)
@@ -239,6 +251,7 @@ class LabCommand:
             keep=by_hand if keep else None,
             capture=context.settings.capture,
             patience=context.settings.patience,
+            servers=servers,
         )
 
     def _repository(self) -> Repository:
@@ -386,6 +399,17 @@ def _chosen(names: Sequence[str]) -> list[str]:
     if wrong := [name for name in names if name not in NAMES]:
         raise unknown("scenario", wrong, NAMES, hint="./inv smoke --scenario boot")
     return [name for name in NAMES if name in names]
+
+
+def _of_two_lines(chosen: Sequence[str], *, named: bool) -> list[str]:
+    """Return the scenarios whose servers may be another line's; refuse others that were named."""
+    from pipeline.lab.scenarios import load_scenario
+
+    possible = [name for name in NAMES if not load_scenario(name, ()).of_one_line]
+    if named and (wrong := [name for name in chosen if name not in possible]):
+        what = f"--server-line: expected a scenario that two lines can play together, got {', '.join(wrong)}"
+        raise UsageError(what, why=f"those are {', '.join(possible)}", hint="./inv smoke --scenario fullnat")
+    return [name for name in chosen if name in possible]
 
 
 def _say(text: str) -> None:

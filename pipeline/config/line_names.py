@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import line_loader
 from pipeline.config.line_model import Line
 from pipeline.core import disk_space, documents, resources
 from pipeline.core.fs import read_limited, sha256_of, write_atomic
 from pipeline.core.locks import locked
+from pipeline.core.suggestion import unknown
 from pipeline.errors import HostLacks, UsageError
 
 _LARGEST = 1 << 16  # bytes of a record
@@ -55,6 +57,20 @@ def claim(line: Line, artifacts: Path, *, write: bool = True) -> None:
     except OSError as error:
         other = HostLacks(f"a line's name cannot be remembered: {error.strerror}", where=str(record))
         raise disk_space.host_error(error, artifacts) or other from None
+
+
+def load(name: str, artifacts: Path) -> Line:
+    """Load the line called `name`: one of the project's, or that of the line file which has the name in `artifacts`.
+
+    Raises as `line_loader.load` does.
+    """
+    if name in resources.line_names():
+        return line_loader.load(name)
+    records = {path.stem: path for path in sorted((artifacts / "lines").glob("*.json"))}
+    owner = _read(records[name]) if name in records else None
+    if owner is None:
+        raise unknown("line", name, (*resources.line_names(), *records), hint="./inv lines")
+    return line_loader.load(name, Path(owner.file))
 
 
 def _read(record: Path) -> Owner | None:

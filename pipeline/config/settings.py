@@ -200,6 +200,10 @@ class Settings:
         tuple[str, ...],
         Row("scenario of the lab to play; may be repeated; default: all of the line's", value="SCENARIO", group="lab"),
     ] = ()
+    server_line: Annotated[
+        str,
+        Row("line whose packages real servers have, where it is not LINE; published in the same DIR", value="LINE"),
+    ] = ""
     keep: Annotated[bool, Row("leave each scenario's network running at its end, with a shell in each guest")] = False
     patience: Annotated[
         float,

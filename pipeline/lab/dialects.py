@@ -60,7 +60,10 @@ class ReaderDialect:
 
 @dataclass(frozen=True)
 class Dialect:
-    """The words of a line. `option` is the number of TOA's option; None where no rule of the line names it."""
+    """The words of a director's line and a real server's.
+
+    `option` is the number of TOA's option that the director writes; None where no rule of its line names it.
+    """
 
     director: DirectorDialect
     reader: ReaderDialect
@@ -133,12 +136,15 @@ lvs-toa start
 )
 
 
-def of_line(line: LineData) -> Dialect:
-    """Return the words of a line, by the kinds of the packages that its roles have beside the stock kernel."""
+def of_line(line: LineData, servers: LineData | None = None) -> Dialect:
+    """Return the words of a line, by the kinds of the packages that its roles have beside the stock kernel.
+
+    `servers` is the line of the real servers, where that is another.
+    """
     director, reader = PATCHED_DIRECTOR, MODULE_READER
     if "module-set" in _kinds(line, RoleName.DIRECTOR):
         director = MODULES_DIRECTOR
-    if "toa-reader" in _kinds(line, RoleName.REALSERVER):
+    if "toa-reader" in _kinds(servers or line, RoleName.REALSERVER):
         reader = PROGRAM_READER
     rule = line.rules.get(RoleName.DIRECTOR)
     return Dialect(director, reader, rule.option_number if rule else None)

@@ -18,7 +18,7 @@ from pipeline.lab.report import results, sequence_diagram
 from pipeline.lab.repository import Package, Repository
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import ScenarioContext
-from pipeline.lab.topology import GuestPlan
+from pipeline.lab.topology import GuestPlan, Part
 from pipeline.lab.vm import console_lines, initramfs, network
 from pipeline.lab.vm.machine import Machine
 from pipeline.lab.vm.network import Accelerator, Boot, Lab, NicSpec
@@ -28,8 +28,19 @@ READY_TIMEOUT = 120.0  # seconds until every guest answers; under emulation on t
 
 
 @dataclass(frozen=True)
+class Published:
+    """A line and the verified snapshot of its packages."""
+
+    line: Line
+    repository: Repository
+
+
+@dataclass(frozen=True)
 class LabEnvironment:
-    """The environment of all scenarios of a run. `work` holds consoles and captures, `note` reports progress."""
+    """The environment of all scenarios of a run. `work` holds consoles and captures, `note` reports progress.
+
+    `servers` is what real servers are made of, where that is not the line of the other guests.
+    """
 
     line: Line
     repository: Repository
@@ -42,17 +53,30 @@ class LabEnvironment:
     keep: Callable[[ScenarioContext], None] | None = None  # called before the guests end
     capture: bool = False  # whether the packets of each segment are kept
     patience: float = 1.0  # how many times as long as usual guests may take
+    servers: Published | None = None
+
+    def published(self, part: Part) -> Published:
+        """Return what guests of a part are made of."""
+        return self.servers if self.servers and part is Part.SERVER else Published(self.line, self.repository)
 
 
 def run_scenario(environment: LabEnvironment, name: str) -> results.Scenario:
     """Run a scenario to its end; raises only for missing host features, never for findings."""
-    row = environment.line.data.lab.get(
-        name, LabScenario.model_validate({"left-out": "the line file has no table for it"})
-    )
+    row = _row(environment, name)
     plan = scenarios.load_scenario(name, environment.repository.roles)
     if row.left_out:
         return results.Scenario(name=name, title=plan.title, state=results.State.LEFT_OUT, why=row.left_out)
     return run_plan(environment, plan, row)
+
+
+def _row(environment: LabEnvironment, name: str) -> LabScenario:
+    """Return the roles of a scenario's parts, or why a line leaves it out, each as the line of the part says it."""
+    missing = LabScenario.model_validate({"left-out": "the line file has no table for it"})
+    row = environment.line.data.lab.get(name, missing)
+    if environment.servers is None:
+        return row
+    other = environment.servers.line.data.lab.get(name, missing)
+    return row.model_copy(update={"server": other.server, "left_out": row.left_out or other.left_out})
 
 
 def run_plan(environment: LabEnvironment, plan: ScenarioPlan, row: LabScenario) -> results.Scenario:
@@ -79,14 +103,18 @@ class _ScenarioRun:
         self.roles = {guest.name: guest.role or sets[guest.name] for guest in plan.guests}
         self.directory = environment.work / plan.name
         self.macs = {guest.name: _mac_addresses(plan, guest) for guest in plan.guests}
-        self.kernels = {name: environment.repository.package(role, "kernel") for name, role in self.roles.items()}
-        self.beside = {name: self._role_packages(role) for name, role in self.roles.items()}
+        self.published = {guest.name: environment.published(guest.part) for guest in plan.guests}
+        self.kernels = {
+            name: self.published[name].repository.package(role, "kernel") for name, role in self.roles.items()
+        }
+        self.beside = {name: self._role_packages(self.published[name], role) for name, role in self.roles.items()}
         self.context: ScenarioContext | None = None
 
-    def _role_packages(self, role: str) -> tuple[Package, ...]:
+    @staticmethod
+    def _role_packages(published: Published, role: str) -> tuple[Package, ...]:
         """Return the packages that make the role, where it has no kernel of its own."""
-        names = self.environment.line.data.packages_of(RoleName(role))
-        return tuple(self.environment.repository.package(role, name) for name in names)
+        names = published.line.data.packages_of(RoleName(role))
+        return tuple(published.repository.package(role, name) for name in names)
 
     def run(self) -> results.Scenario:
         """Run the scenario and return its result."""
@@ -113,7 +141,7 @@ class _ScenarioRun:
         machines = {guest.name: self._start_guest(lab, guest) for guest in self.plan.guests}
         lab.wait_until_ready(READY_TIMEOUT)
         releases = {name: f"{kernel.release}.x86_64" for name, kernel in self.kernels.items()}
-        dialect = dialects.of_line(self.environment.line.data)
+        dialect = dialects.of_line(self.environment.line.data, self.environment.published(Part.SERVER).line.data)
         self.context = ScenarioContext(
             self.plan.guests,
             machines,
@@ -145,7 +173,8 @@ class _ScenarioRun:
             self.environment.keep(self.context)
 
     def _start_guest(self, lab: Lab, guest: GuestPlan) -> Machine:
-        packages = [self.environment.repository.nearest(self.sets[guest.name], name) for name in guest.packages]
+        repository = self.published[guest.name].repository
+        packages = [repository.nearest(self.sets[guest.name], name) for name in guest.packages]
         image = initramfs.make_image(self._contents(guest, packages), self.environment.cache, self.environment.note)
         boot = Boot(image.kernel, image.initramfs, guest.memory, image.virtio)
         cards = [NicSpec(wire.segment, mac) for wire, mac in zip(guest.interfaces, self.macs[guest.name], strict=True)]

@@ -14,7 +14,8 @@ class ScenarioPlan:
     """The guests of a scenario, and its function.
 
     `captured_frames` is how many frames of each segment are captured, the first ones; None for all. A capture is read
-    whole, and cannot be of a scenario whose traffic is hundreds of thousands.
+    whole, and cannot be of a scenario whose traffic is hundreds of thousands. `of_one_line`: it is about what each line
+    has, so that its real servers are never those of another.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ScenarioPlan:
     guests: tuple[GuestPlan, ...]
     act: Callable[[ScenarioContext], None]
     captured_frames: int | None = None
+    of_one_line: bool = False
 
     @property
     def segments(self) -> tuple[str, ...]:

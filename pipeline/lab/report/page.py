@@ -93,6 +93,8 @@ def _facts(report: Report) -> tuple[tuple[str, str, str], ...]:
         ("Guests run", report.acceleration, ""),
         ("Snapshot", report.snapshot, "mono"),
         ("Signed by", report.fingerprint, "mono"),
+        ("Servers' snapshot", report.server_snapshot, "mono"),
+        ("Servers signed by", report.server_fingerprint, "mono"),
     )
     return tuple(row for row in known if row[1])
 

@@ -139,6 +139,7 @@ class Scenario(Model):
 class Report(Model):
     """One run of the lab. `packages` are NEVRAs with their sha256, `snapshot` the repository's they came from.
 
+    `server_snapshot` and `server_fingerprint` are those of the real servers, where they are another line's.
     `started` in seconds since 1970, `seconds` of wall time, `pid` the run's process on `host`, `commit` the checkout's
     whose code ran, `dirty` whether its files were changed since, `previous` the page of the run before.
     """
@@ -147,6 +148,8 @@ class Report(Model):
     line: str
     snapshot: str
     fingerprint: str  # of the key that signed it
+    server_snapshot: str = ""
+    server_fingerprint: str = ""
     accelerator: str
     accelerator_why: str
     state: RunState = RunState.RUNNING

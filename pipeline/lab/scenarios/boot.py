@@ -64,4 +64,5 @@ def plan(roles: Sequence[str]) -> ScenarioPlan:
     guests = tuple(
         GuestPlan(role, _PARTS[RoleName(role)], wires, optional_modules=("ip_vs", "toa"), role=role) for role in roles
     )
-    return ScenarioPlan("boot", "Boot: every kernel starts and shows its role from inside", guests, act)
+    title = "Boot: every kernel starts and shows its role from inside"
+    return ScenarioPlan("boot", title, guests, act, of_one_line=True)

@@ -36,6 +36,7 @@ PLAN = replace(
     fullnat.PLAN,
     name="guide",
     title="The guides' mistake: real servers made as directors are caught",
+    of_one_line=True,
     act=act,
     guests=tuple(
         replace(guest, role=RoleName.DIRECTOR.value, optional_modules=("ip_vs", *guest.optional_modules))

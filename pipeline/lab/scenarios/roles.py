@@ -81,6 +81,7 @@ def _commands(machine: Machine, role: str) -> dict[str, tuple[str, ...]]:
 PLAN = ScenarioPlan(
     name="roles",
     title="Role packages: start, stop and status as an init system calls them",
+    of_one_line=True,
     guests=(
         GuestPlan(
             "director",

@@ -36,6 +36,7 @@ LINES = resources.line_names()
         ("fetch --artifacts ", []),
         ("fetch lts61 smoke --sc", ["--scenario"]),
         ("smoke lts61 --scenario ", sorted(NAMES)),
+        ("smoke lts61 --server-line el", ["el6"]),
         ("smoke --scenario nat --scen", ["--scenario"]),
         ("build-all --kernel-config=s", ["--kernel-config=small"]),
         ("build-all --image ", ["auto", *resources.image_names()]),

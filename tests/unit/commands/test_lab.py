@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+import tasks
 from pipeline.commands.closing_summary import LabResult
 from pipeline.commands.lab import LabCommand, by_hand
-from pipeline.config import line_loader, settings
+from pipeline.config import line_loader, line_names, settings
 from pipeline.config.context import RunContext
 from pipeline.core import fs, manifest
 from pipeline.core.console import Console
@@ -95,6 +96,31 @@ def test_scenarios_that_are_not_there_are_named_with_those_that_are(tmp_path: Pa
 def test_small_kernels_are_played_from_their_own_repository(tmp_path: Path) -> None:
     assert job(tmp_path).latest == tmp_path / "repo/lts61/latest"
     assert job(tmp_path, kernel_config="small").latest == tmp_path / "repo/lts61-small/latest"
+
+
+def mixed(tmp_path: Path, **options: Any) -> LabCommand:
+    given = settings.load({"artifacts": str(tmp_path), "line": "lts61", "kernel_config": "small", **options})
+    return tasks._lab(RunContext(given, Console(out=io.StringIO(), err=io.StringIO())))
+
+
+def test_real_servers_are_those_of_the_line_that_is_named_from_its_own_repository(tmp_path: Path) -> None:
+    assert mixed(tmp_path).servers is None
+    file = tmp_path / "house.toml"
+    file.write_text('schema = 1\nextends = "el6"\nname = "house"\n')
+    line_names.claim(line_loader.load(None, file), tmp_path)
+    for name in ("el6", "house"):
+        command = mixed(tmp_path, server_line=name)
+        assert command.servers is not None and command.servers.line.name == name
+        assert command.servers.latest == tmp_path / f"repo/{name}-small/latest"
+        assert command.reports == tmp_path / f"reports/lab/lts61-small+{name}-small"
+        with pytest.raises(UsageError, match="no repository to boot from") as caught:
+            command.servers._repository()
+        assert f"./inv build-all {'--line-file' if name == 'house' else '--line el6'}" in caught.value.hint
+
+
+def test_real_servers_of_the_directors_own_line_are_no_other_lines(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected another line than the director's, got lts61"):
+        mixed(tmp_path, server_line="lts61")
 
 
 # --- A run that passed ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,7 @@ from pipeline.config import line_loader, settings
 from pipeline.config.context import RunContext
 from pipeline.core import manifest, process
 from pipeline.core.console import Console
-from pipeline.errors import TestsFailed
+from pipeline.errors import TestsFailed, UsageError
 from pipeline.lab import run_record, runner
 from pipeline.lab.report.results import Report, RunState, Scenario, State
 from pipeline.packaging.scheduler import Outcome
@@ -43,6 +44,7 @@ class Lab:
         self.command = LabCommand(line_loader.load("lts61"), RunContext(given, Console(out=self.out)))
         self.play: Play = labruns.passed
         self.begun = 0
+        self.servers: Any = None
         monkeypatch.setattr(LabCommand, "environment", lambda _, *, keep: self.environment())
         monkeypatch.setattr(runner, "run_scenario", lambda _, name: self.play(name))
 
@@ -52,7 +54,9 @@ class Lab:
         work.mkdir(parents=True)
         repository = SimpleNamespace(id="a", fingerprint="F", sets={})
         accelerator = SimpleNamespace(name="tcg", why="/dev/kvm is not there")
-        return SimpleNamespace(repository=repository, accelerator=accelerator, work=work, keep=None)
+        return SimpleNamespace(
+            repository=repository, accelerator=accelerator, work=work, keep=None, servers=self.servers
+        )
 
     @property
     def latest(self) -> Path:
@@ -70,6 +74,29 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return Lab(tmp_path, monkeypatch)
+
+
+def test_the_report_of_a_mixed_pair_names_both_lines_snapshots_and_packages(lab: Lab, tmp_path: Path) -> None:
+    package = SimpleNamespace(nevra="kernel-2.6.32-220.el6.x86_64", sha256="0" * 64)
+    repository = SimpleNamespace(id="b", fingerprint="E", sets={"realserver": {"kernel": package}})
+    lab.servers = SimpleNamespace(line=line_loader.load("el6"), repository=repository)
+    lab.command = replace(lab.command, servers=replace(lab.command, line=lab.servers.line))
+    report = lab.command.smoke(())
+    assert lab.latest == tmp_path / "reports/lab/lts61+el6/latest"
+    assert report.line == "lts61 with real servers of el6"
+    assert (report.snapshot, report.server_snapshot, report.fingerprint, report.server_fingerprint) == tuple("abFE")
+    assert report.packages == {package.nevra: package.sha256}
+    played = [scenario.name for scenario in report.scenarios]
+    assert "fullnat" in played and not {"boot", "roles", "guide"} & set(played)
+    text = (lab.latest / "report.html").read_text()
+    assert "lab of lts61 with real servers of el6" in text and "Servers&#39; snapshot" in text
+
+
+def test_a_scenario_of_each_lines_own_is_refused_for_a_mixed_pair(lab: Lab) -> None:
+    mixed = replace(lab.command, servers=replace(lab.command, line=line_loader.load("el6")))
+    with pytest.raises(UsageError, match="two lines can play together, got boot") as caught:
+        mixed.smoke(("fullnat", "boot"))
+    assert caught.value.why.startswith("those are nat, dr, tun, fullnat")
 
 
 def test_a_run_is_there_as_running_while_its_scenarios_are_played(lab: Lab) -> None:

@@ -55,6 +55,20 @@ def test_another_name_the_projects_own_and_a_damaged_record_hinder_nobody(tmp_pa
     line_names.claim(override(tmp_path / "two/mine.toml"), tmp_path)
 
 
+def test_a_name_is_the_projects_line_or_the_file_that_has_it_here(tmp_path: Path) -> None:
+    line_names.claim(override(tmp_path / "one/house.toml"), tmp_path)
+    assert line_names.load("mine", tmp_path).override is not None
+    assert line_names.load("el6", tmp_path).name == "el6"
+    (tmp_path / "lines/other.json").write_text("[")
+    for name in ("mines", "other"):
+        with pytest.raises(UsageError, match=f"line '{name}': not found; did you mean ") as caught:
+            line_names.load(name, tmp_path)
+        assert "lts61, lts612, mine, other" in caught.value.why
+    (tmp_path / "one/house.toml").unlink()
+    with pytest.raises(UsageError, match="the line file: not found"):
+        line_names.load("mine", tmp_path)
+
+
 def test_who_only_looks_leaves_nothing(tmp_path: Path) -> None:
     line_names.claim(override(tmp_path / "one/mine.toml"), tmp_path / "artifacts", write=False)
     assert not (tmp_path / "artifacts").exists()

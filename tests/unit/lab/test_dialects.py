@@ -56,6 +56,15 @@ def test_the_words_follow_from_the_kinds_of_the_roles_packages_not_from_their_na
     assert found.option is None
 
 
+def test_directors_and_real_servers_of_two_lines_each_speak_as_their_own() -> None:
+    el6, lts61 = (line_loader.load(name).data for name in ("el6", "lts61"))
+    found = dialects.of_line(lts61, el6)
+    assert (found.director, found.reader) == (dialects.MODULES_DIRECTOR, dialects.MODULE_READER)
+    found = dialects.of_line(el6, lts61)
+    assert (found.director, found.reader) == (dialects.PATCHED_DIRECTOR, dialects.PROGRAM_READER)
+    assert dialects.of_line(el6, line_of("[roles.stock]")).option == 200, "the number that the director writes"
+
+
 def test_a_line_without_roles_but_stock_has_words_all_the_same() -> None:
     assert dialects.of_line(line_of("[roles.stock]")).option is None
 

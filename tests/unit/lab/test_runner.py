@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -47,25 +47,38 @@ def line_of(text: str) -> LineData:
     return LineData.model_validate({**given, **tomllib.loads(text)})
 
 
-def played(name: str, sets: dict[str, str], line: LineData) -> Any:
-    """A run of a scenario whose snapshot has every package, which tells its set."""
-    plan = scenarios.load_scenario(name, tuple(line.roles))
+def published(line: LineData, place: str = "") -> Any:
+    """A line and a snapshot that has every package, which tells its set."""
 
     def package(role: str, name: str) -> Package:
-        return Package(Path(f"{role}/{name}.rpm"), f"{name}-1-1.x86_64", f"sha256 of {name}", "6.1-1")
+        return Package(Path(place, role, f"{name}.rpm"), f"{name}-1-1.x86_64", f"sha256 of {name}", "6.1-1")
 
-    repository = SimpleNamespace(package=package, nearest=package)
-    environment: Any = SimpleNamespace(
-        work=Path("reports/run"),
-        repository=repository,
-        capture=True,
-        line=SimpleNamespace(data=line),
-        userland=Path("userland"),
-        builder=None,
-        cache=Path("cache"),
-        note=lambda _: None,
+    return SimpleNamespace(
+        line=SimpleNamespace(data=line), repository=SimpleNamespace(package=package, nearest=package, roles=())
     )
-    return runner._ScenarioRun(environment, plan, {guest.name: sets[guest.part.value] for guest in plan.guests}, {})
+
+
+def environment_of(line: LineData, servers: Any = None) -> runner.LabEnvironment:
+    own, unused = published(line), cast("Any", None)
+    return runner.LabEnvironment(
+        line=own.line,
+        repository=own.repository,
+        userland=Path("userland"),
+        builder=unused,
+        cache=Path("cache"),
+        work=Path("reports/run"),
+        accelerator=unused,
+        note=lambda _: None,
+        capture=True,
+        servers=servers,
+    )
+
+
+def played(name: str, sets: dict[str, str], line: LineData, servers: Any = None) -> Any:
+    """A run of a scenario."""
+    plan = scenarios.load_scenario(name, tuple(line.roles))
+    roles = {guest.name: sets[guest.part.value] for guest in plan.guests}
+    return runner._ScenarioRun(environment_of(line, servers), plan, roles, {})
 
 
 @pytest.fixture
@@ -168,3 +181,61 @@ def test_a_module_that_only_a_package_beside_the_kernel_has_is_taken_along(
         "director": (),
         "realserver": ("toa",),
     }
+
+
+# --- Real servers of another line -------------------------------------------------------------------------
+
+SETS = {"director": "director", "server": "realserver", "client": "stock"}
+OWN_KERNELS = "[roles.stock]\n[roles.director]\n[roles.realserver]\n"
+
+
+def test_real_servers_of_another_line_have_its_kernel_and_packages_and_other_guests_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(initramfs, "unpacked_kernel", lambda contents, cache, note: Kernel(contents))
+    mixed = {
+        "old": played("fullnat", SETS, line_of(PACKAGED), published(line_of(OWN_KERNELS), "old")),
+        "new": played("fullnat", SETS, line_of(OWN_KERNELS), published(line_of(PACKAGED), "new")),
+    }
+    made = {name: {g.name: run._contents(g, []) for g in run.plan.guests} for name, run in mixed.items()}
+    for name, guests in made.items():
+        kernels = {guest: str(contents.kernel) for guest, contents in guests.items()}
+        assert kernels == {
+            "client": "stock/kernel.rpm",
+            "director": "director/kernel.rpm",
+            "server1": f"{name}/realserver/kernel.rpm",
+            "server2": f"{name}/realserver/kernel.rpm",
+        }
+    beside = {name: {g: [*map(str, c.beside)] for g, c in guests.items()} for name, guests in made.items()}
+    assert beside["old"] == {
+        "client": [],
+        "director": ["director/fullnat-modules.rpm"],
+        "server1": [],
+        "server2": [],
+    }
+    assert beside["new"]["director"] == [] and beside["new"]["server1"] == ["new/realserver/reader.rpm"]
+
+
+LAB = """
+[lab.fullnat]
+director = "director"
+server = "realserver"
+[lab.fullnat.known]
+udp = "it has no checksum"
+[lab.nat]
+left-out = "not tried"
+"""
+OTHER_LAB = '[lab.fullnat]\nserver = "stock"\n[lab.fullnat.known]\nicmp = "x"\n[lab.nat]\n[lab.dr]\n[lab.tun]\n'
+
+
+def test_each_lines_table_of_a_scenario_names_the_roles_of_its_own_guests_or_leaves_it_out() -> None:
+    own, other = line_of(OWN_KERNELS + LAB), line_of(OWN_KERNELS + OTHER_LAB)
+    mixed = environment_of(own, published(other))
+    row = runner._row(mixed, "fullnat")
+    assert (row.director, row.server, row.left_out) == ("director", "stock", "")
+    assert row.known == {"udp": "it has no checksum"}, "what does not work is the director's"
+    assert runner._row(environment_of(own), "fullnat").server == "realserver"
+    result = runner.run_scenario(mixed, "nat")
+    assert (result.state, result.why) == (State.LEFT_OUT, "not tried")
+    assert runner.run_scenario(environment_of(other, published(own)), "nat").why == "not tried"
+    assert runner.run_scenario(mixed, "dr").why == "the line file has no table for it"
