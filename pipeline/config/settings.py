@@ -206,9 +206,9 @@ class Settings:
     ] = ""
     keep: Annotated[bool, Row("leave each scenario's network running at its end, with a shell in each guest")] = False
     patience: Annotated[
-        float,
-        Row("how many times as long as usual the lab waits for guests: for a kernel that checks itself", least=1),
-    ] = 1.0
+        int,
+        Row("how many times as long as usual the lab waits for guests", least=1, value="TIMES"),
+    ] = 1
     capture: Annotated[bool, Row("keep the packets of each segment, as pcap files beside the report")] = False
     no_smoke: Annotated[bool, Row("do not play the lab's scenarios at the end")] = False
     json: Annotated[bool, Row("print one JSON document on standard output", group="output")] = False
