@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 DIRECTOR_MEMORY, MEMORY = 512, 192  # MiB; a table of 2^22 connections takes 64: CONFIG_IP_VS_TAB_BITS=22
+KASAN_FACTOR = 4  # its shadow is an eighth, and what is freed is kept back to be watched
 
 
 class Part(StrEnum):
@@ -43,10 +45,10 @@ class GuestPlan:
     vip: str = ""  # that it holds, or may hold, and where: for the report's drawing
     role: str = ""  # of its kernel, where it is not the one that the line gives to its part
 
-    @property
-    def memory(self) -> int:
-        """The guest's memory in MiB."""
-        return DIRECTOR_MEMORY if self.part is Part.DIRECTOR else MEMORY
+    def memory(self, config: Mapping[str, str]) -> int:
+        """Return the guest's memory in MiB, for a kernel of this configuration."""
+        usual = DIRECTOR_MEMORY if self.part is Part.DIRECTOR else MEMORY
+        return usual * KASAN_FACTOR if config.get("CONFIG_KASAN") == "y" else usual
 
 
 # For iptables; kernels differ in which of them they have, and in the names.

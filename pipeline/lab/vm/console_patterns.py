@@ -92,7 +92,7 @@ _LOCKDEP = (  # kernel/locking/lockdep.c, in brackets until 4.10
 )
 _LOCKUP_ADVICE = "which function the trace names, and what it waits for; under emulation on a busy host also the load"
 _PATCH_ADVICE = "the file and line it names, and the patch that touches that file"
-_MEMORY_ADVICE = "the guest's memory in the line file: a director's table of 2^22 entries alone takes 64 MiB"
+_MEMORY_ADVICE = "what pipeline/lab/topology.py gives the guest: a director's table of 2^22 entries alone takes 64 MiB"
 _INITRAMFS_ADVICE = (
     "whether the initramfs was unpacked ('Unpacking initramfs', 'Initramfs unpacking failed'), is compressed in a way "
     "this kernel knows, fits into the guest's memory, and has an executable static /init"
@@ -227,7 +227,7 @@ TABLE = (
         r"Task in \S+ killed as a result of limit of |Killed process \d+",
         end=_KILL_END,
         meaning="memory ran out, and the kernel killed a process",
-        look="the guest's memory in the line file, and which process grew",
+        look="which process grew, and the memory that pipeline/lab/topology.py gives the guest",
     ),
     _row(
         Kind.MEMORY,

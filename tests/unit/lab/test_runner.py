@@ -14,7 +14,7 @@ from pipeline.config.line_model import LineData
 from pipeline.lab import runner, scenarios
 from pipeline.lab.report.results import State
 from pipeline.lab.repository import Package
-from pipeline.lab.topology import Part
+from pipeline.lab.topology import GuestPlan, Part
 from pipeline.lab.vm import initramfs
 from pipeline.lab.vm.qemu import GuestFiles
 
@@ -239,3 +239,8 @@ def test_each_lines_table_of_a_scenario_names_the_roles_of_its_own_guests_or_lea
     assert (result.state, result.why) == (State.LEFT_OUT, "not tried")
     assert runner.run_scenario(environment_of(other, published(own)), "nat").why == "not tried"
     assert runner.run_scenario(mixed, "dr").why == "the line file has no table for it"
+
+
+def test_a_guest_whose_kernel_watches_its_memory_has_more_of_it() -> None:
+    guest = GuestPlan("client", Part.CLIENT, ())
+    assert guest.memory({"CONFIG_KASAN": "y"}) == 4 * guest.memory({"CONFIG_KASAN": "n"}) == 4 * guest.memory({})
