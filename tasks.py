@@ -298,24 +298,31 @@ def shell(context: RunContext, step: str) -> ShellResult:
     group=RESULTS,
     example="audit lts61 --policy policy.toml",
     words=("snapshot",),
-    values={"policy": "FILE", "write-policy": "FILE", "vsa": "FILE", "vsa-key": "FILE"},
+    values={"policy": "FILE", "write-policy": "FILE", "html": "FILE", "vsa": "FILE", "vsa-key": "FILE"},
     help={
         "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
         "policy": "what is accepted: keys, lines, roles, sources, patches; docs/audit.md",
         "write-policy": "write a policy that accepts what this snapshot is, to go on from",
+        "html": "write one page for people: findings, drawing, patches, roles, bill of materials",
         "vsa": "write the result as a signed SLSA verification summary",
         "vsa-key": "the ECDSA P-256 key in PEM to sign it with",
     },
     plain=True,
 )
 def audit(
-    context: RunContext, snapshot: str, policy: str = "", write_policy: str = "", vsa: str = "", vsa_key: str = ""
+    context: RunContext,
+    snapshot: str,
+    policy: str = "",
+    write_policy: str = "",
+    html: str = "",
+    vsa: str = "",
+    vsa_key: str = "",
 ) -> Outcome:
     """Audit a published snapshot from its bytes up: signatures, statements, sources, patches, roles, freshness."""
     from pipeline.commands import audit as auditing
 
     return auditing.audit_snapshot(
-        context, snapshot, policy_file=policy, write_policy=write_policy, vsa=vsa, vsa_key=vsa_key
+        context, snapshot, policy_file=policy, write_policy=write_policy, html=html, vsa=vsa, vsa_key=vsa_key
     )
 
 

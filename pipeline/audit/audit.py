@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.audit import freshness, role_checks, snapshot_checks, statement, statement_checks
 from pipeline.audit.findings import Finding, Findings, Result
+from pipeline.audit.identity import Identity
 from pipeline.audit.policy import LinePolicy, PolicyFile
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind
@@ -46,6 +47,7 @@ class Examined:
     audit: Audit
     audited: Audited | None
     stated: dict[str, Stated]
+    identities: dict[str, Identity]
     sequence: int
 
 
@@ -55,10 +57,11 @@ def examine(path: Path, policy: PolicyFile, *, latest: bool) -> Examined:
     findings = Findings()
     audited = snapshot_checks.check(path, policy, findings)
     stated: dict[str, Stated] = {}
+    identities: dict[str, Identity] = {}
     sequence = 0
     if audited is not None:
         stated = statement_checks.check(audited, policy, findings)
-        role_checks.check(audited, stated, policy, findings)
+        identities = role_checks.check(audited, stated, policy, findings)
         sequence = _check_freshness(audited, policy, findings, latest=latest)
     result = Audit(
         snapshot=audited.document.id if audited else path.name,
@@ -71,7 +74,7 @@ def examine(path: Path, policy: PolicyFile, *, latest: bool) -> Examined:
         findings=tuple(findings.rows),
         statements={each.file: each.sha256 for each in stated.values()},
     )
-    return Examined(result, audited, stated, sequence)
+    return Examined(result, audited, stated, identities, sequence)
 
 
 def _check_freshness(audited: Audited, policy: PolicyFile, findings: Findings, *, latest: bool) -> int:

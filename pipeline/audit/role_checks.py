@@ -22,8 +22,13 @@ _ROLES = "role"
 _MAKING_A_ROLE = (Kind.KERNEL, Kind.MODULES, Kind.READER)
 
 
-def check(audited: Audited, stated: Mapping[str, Stated], policy: PolicyFile, findings: Findings) -> None:
-    """Check the packages whose signatures and digests hold; the content of another one is anybody's."""
+def check(
+    audited: Audited, stated: Mapping[str, Stated], policy: PolicyFile, findings: Findings
+) -> dict[str, Identity]:
+    """Check the packages whose signatures and digests hold; return what they are, by file.
+
+    The content of another one is anybody's.
+    """
     good = {row.subject for row in findings.rows if row.check == "package" and row.result is Result.PASS}
     document = audited.document
     places = {
@@ -35,6 +40,7 @@ def check(audited: Audited, stated: Mapping[str, Stated], policy: PolicyFile, fi
         _check_set(name, [identities[file] for file in files if file in identities], findings)
     _check_options(identities.values(), policy.policy.lines or {}, document, findings)
     _check_configurations(places, stated, findings)
+    return identities
 
 
 def _check_line(document: Document, policy: PolicyFile, findings: Findings) -> None:

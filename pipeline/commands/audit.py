@@ -17,7 +17,7 @@ from pipeline.errors import ExitCode, UsageError
 
 
 def audit_snapshot(
-    context: RunContext, chosen: str, *, policy_file: str, write_policy: str, vsa: str, vsa_key: str
+    context: RunContext, chosen: str, *, policy_file: str, write_policy: str, html: str, vsa: str, vsa_key: str
 ) -> Outcome:
     """Audit a snapshot, print the findings, and write the requested files; the exit code is 4 when one failed.
 
@@ -32,6 +32,8 @@ def audit_snapshot(
     _print(context.console, examined.audit)
     if write_policy:
         _write_policy(Path(write_policy), examined, context.console)
+    if html:
+        _write_page(Path(html), examined, context)
     if vsa:
         _write_summary(Path(vsa), vsa_key, examined.audit, context.console)
     return Outcome(examined.audit, ExitCode.REFUSED if examined.audit.verdict is Result.FAIL else ExitCode.OK)
@@ -83,6 +85,16 @@ def _write_policy(path: Path, examined: Examined, console: Console) -> None:
     with writing(path.parent):
         write_atomic(path, text)
     console.say(f"wrote {path}: it accepts what this snapshot is; compare its keys before you rely on it")
+
+
+def _write_page(path: Path, examined: Examined, context: RunContext) -> None:
+    from pipeline.audit import page
+
+    document = examined.audited.document if examined.audited else None
+    reports = context.settings.artifacts / "reports" / "lab" / (document.directory if document else "")
+    with writing(path.parent):
+        write_atomic(path, page.render(examined, reports))
+    context.console.say(f"wrote {path}: the page of this audit, which needs no other file")
 
 
 def _write_summary(path: Path, key: str, result: Audit, console: Console) -> None:

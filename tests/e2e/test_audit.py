@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.audit import audit, dsse, freshness, policy
+from pipeline.audit import audit, dsse, freshness, page, policy
 from pipeline.audit.findings import Result
 from pipeline.audit.statement import Kind
 from pipeline.core.process import run
@@ -296,6 +297,56 @@ def test_an_auditor_needs_no_network_no_privileges_no_git_and_no_place_to_write(
         done = run([*alone, *as_user(place / "etc", home), *variables, interpreter, *words], accept=range(256))
         assert done.status == 0, done.text + done.error_text
         assert json.loads(done.text)["verdict"] == "pass"
+
+
+@pytest.fixture(scope="module")
+def page_file(published: Published) -> Path:
+    file = published.policy.with_name("audit.html")
+    published.shop.inv("audit", "toy", "--policy", published.policy, "--html", file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "the tests need Chromium: python -m pipeline.host.programs test installs it"
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=program, timeout=120_000)  # ms: a busy machine
+        yield running
+        running.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_needs_nothing_else_and_fits(browser: Browser, page_file: Path, width: int) -> None:
+    shown = browser.new_page(viewport={"width": width, "height": 800}, java_script_enabled=False)
+    requests: list[str] = []
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto(page_file.as_uri())
+    assert requests == [page_file.as_uri()]
+    assert shown.evaluate("document.documentElement.scrollWidth") <= width
+    assert shown.locator("main > :first-child h1").inner_text().endswith("audit of toy")
+    text = shown.locator("main").inner_text()
+    for part in ("From source to package", "kernel:director", "Lvs-fullnat-synproxy.tar.gz", "Bill of materials"):
+        assert part in text
+    assert not shown.locator("#search").is_visible(), "a field that does nothing without a script"
+    assert shown.locator("#parts tbody tr").count() > 10
+
+
+def test_the_pages_search_leaves_the_rows_that_have_the_text(browser: Browser, page_file: Path) -> None:
+    shown = browser.new_page()
+    shown.goto(page_file.as_uri())
+    shown.locator("#search").fill("KEEPALIVED")
+    rows = shown.locator("#parts tbody tr:visible").all_inner_texts()
+    assert rows and all("keepalived" in row.lower() for row in rows)
+
+
+def test_what_a_stranger_says_is_text_on_the_page(forged: Forged) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    with forged.signatures("ipvsadm") as signatures:
+        signatures[0]["keyid"] = "<script>alert(1)</script>\x1b[31m"
+    text = page.render(forged.examined(), forged.repo / "none")
+    assert "&lt;script&gt;alert(1)" in text and "<script>alert" not in text and "\x1b" not in text
 
 
 def test_a_snapshot_that_is_not_there_is_a_mistake_of_the_command_line(published: Published) -> None:
