@@ -1,6 +1,6 @@
 // Show of the bill of materials only the rows that have the searched text. Without this the page has all rows.
 const field = document.getElementById("search");
-field.parentElement.hidden = false;
+field.closest("[hidden]").hidden = false;
 field.addEventListener("input", () => {
   const wanted = field.value.toLowerCase();
   for (const row of document.querySelectorAll("#parts tbody tr")) {
