@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.audit.cve_report import CveReport
     from pipeline.audit.snapshot_diff import SnapshotDiff
+    from pipeline.audit.trace import Trace
     from pipeline.commands.build_summary import BuildResult, Forecast
     from pipeline.commands.image import MadeImage
     from pipeline.commands.lab import BuildAllResult, LabCommand
@@ -324,6 +325,23 @@ def audit(
     return auditing.audit_snapshot(
         context, snapshot, policy_file=policy, write_policy=write_policy, html=html, vsa=vsa, vsa_key=vsa_key
     )
+
+
+@verb(
+    group=RESULTS,
+    example="trace lts61 net/netfilter/ipvs/ip_vs_conn.c",
+    words=("snapshot", "thing"),
+    help={
+        "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
+        "thing": "a source file, a file of a package, a symbol that a patch adds, an option of a kernel, a patch",
+    },
+    plain=True,
+)
+def trace(context: RunContext, snapshot: str, thing: str) -> Trace:
+    """Trace something of a snapshot back to patch, source, address and who pinned it, and forward to packages."""
+    from pipeline.commands import trace as tracing
+
+    return tracing.trace(context, snapshot, thing)
 
 
 @verb(

@@ -65,7 +65,7 @@ class ShownSeries:
 
 @dataclass(frozen=True)
 class Proof:
-    """What shows the role of a package: about what, the text, and where it was read."""
+    """Evidence of a package's role: what it is about, its text, and where it was read."""
 
     package: str
     role: str

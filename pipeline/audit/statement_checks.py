@@ -21,6 +21,7 @@ from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind, Resource, Statement
 from pipeline.core import documents
 from pipeline.core.fs import read_limited, sha256_of
+from pipeline.errors import Refused
 from pipeline.packaging.graph import key_of
 from pipeline.publish.layout import PUBLISH, statement_name
 from pipeline.publish.snapshot import attestations
@@ -72,6 +73,21 @@ def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str,
     _check_sources(stated, _of_line(audited, policy), findings)
     _check_patches(stated, _of_line(audited, policy), findings)
     return stated
+
+
+def read_all(audited: Audited) -> dict[str, Stated]:
+    """Return the statements of a snapshot by step. Raises `Refused` for one that the snapshot's key did not sign."""
+    place, findings = attestations(audited.path), Findings()
+    found = _verified(place, audited.pem, findings) if audited.pem else {}
+    if findings.rows or not found:
+        what = findings.rows[0] if findings.rows else None
+        raise Refused(
+            f"{what.subject}: {what.reason}" if what else f"{place}: no statements; expected those of the steps",
+            where=str(place),
+            why="what a statement says counts when the snapshot's attestation key signed it",
+            hint="`./inv audit SNAPSHOT` names everything that is wrong",
+        )
+    return found
 
 
 def _of_line(audited: Audited, policy: PolicyFile) -> LinePolicy:

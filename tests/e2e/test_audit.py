@@ -349,6 +349,40 @@ def test_what_a_stranger_says_is_text_on_the_page(forged: Forged) -> None:
     assert "&lt;script&gt;alert(1)" in text and "<script>alert" not in text and "\x1b" not in text
 
 
+@pytest.mark.parametrize(
+    ("thing", "back"),
+    [
+        (
+            "lvs",
+            ("patch: lvs", "member: lvs-fullnat-synproxy/lvs-", "source: Lvs-fullnat-synproxy.tar.gz", "pinned by: "),
+        ),
+        ("tcp_opt_add_toa", ("added in: net/netfilter/ipvs/ip_vs_synproxy.c, line", "patch: lvs")),
+        ("net/netfilter/ipvs/ip_vs_conn.c", ("compiled as: SHA-256", "hunks: 1 (line", "source: kernel-2.6.32")),
+        ("CONFIG_IP_VS_TAB_BITS", ("set by: ", "source: kernel-2.6.32")),
+        ("/sbin/ipvsadm", ("package: ipvsadm-1.2.1", "built by: ipvsadm", "source: popt")),
+    ],
+)
+def test_a_thing_is_traced_back_to_its_source_and_forward_to_packages(
+    published: Published, thing: str, back: tuple[str, ...]
+) -> None:
+    done = published.shop.inv("trace", "toy", thing, "--json").json
+    rows = [f"{link['what']}: {link['text']}" for chain in done["chains"] for link in chain["back"]]
+    for beginning in back:
+        assert any(row.startswith(beginning) for row in rows), (beginning, rows)
+    assert all(chain["forward"] for chain in done["chains"])
+
+
+def test_a_thing_that_is_not_there_and_a_statement_of_a_stranger_are_no_trace(
+    published: Published, forged: Forged
+) -> None:
+    done = published.shop.inv("trace", "toy", "nothing", expect=ExitCode.USAGE)
+    assert "nothing: not in this snapshot" in done.err
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    done = published.shop.inv("trace", forged.repo / "latest", "lvs", expect=ExitCode.REFUSED)
+    assert "ipvsadm.intoto.json: signed with another key" in done.err
+
+
 def test_a_snapshot_that_is_not_there_is_a_mistake_of_the_command_line(published: Published) -> None:
     done = published.shop.inv("audit", "toi", expect=ExitCode.USAGE)
     assert "got no id, path or latest" in done.err

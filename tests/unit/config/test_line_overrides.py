@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import line_loader, line_model
-from pipeline.config.line_model import Override
+from pipeline.config.line_model import Override, RoleName
 from pipeline.errors import UsageError
+from tests.fixtures.commandline import ROOT
 from tests.fixtures.linefiles import BLOB, DIGEST, FINGERPRINT, edit, house, mistakes, only_mistake
+
+
+def test_the_debug_kernel_of_the_documents_is_an_override(tmp_path: Path) -> None:
+    """docs/lab.md has it as text, for whoever wants to type it."""
+    (text,) = re.findall(r"^```\n(schema = 1\n.*?)^```$", (ROOT / "docs/lab.md").read_text(), re.MULTILINE | re.DOTALL)
+    file = tmp_path / "lts61-debug.toml"
+    file.write_text(text)
+    config = line_loader.load(None, file).data.roles[RoleName.STOCK].config
+    assert {config[name] for name in ("CONFIG_KASAN", "CONFIG_PROVE_LOCKING", "CONFIG_DEBUG_KMEMLEAK")} == {"y"}
 
 
 def test_an_override_is_laid_over_its_base_key_by_key(project: Path) -> None:

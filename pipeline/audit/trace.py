@@ -1,0 +1,251 @@
+"""Trace a file, symbol, option or patch of a snapshot back to where it came from, and forward to what it is in.
+
+Reads the signed statements beside the snapshot and the headers of its packages; no checkout, no artifacts. A symbol is
+looked for in the lines that patches add: one that none adds is upstream's.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from pipeline.audit import statement, statement_checks
+from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit.statement import Kind, Pin, Resource
+from pipeline.audit.statement_checks import Stated
+from pipeline.core import documents
+from pipeline.core.fs import read_limited
+from pipeline.errors import Refused, UsageError
+from pipeline.formats import kconfig, rpm_header
+from pipeline.packaging.compiled_sources import CompiledSources
+from pipeline.patching.parser import Hunk, scan
+from pipeline.publish import verify
+
+_OPTION = re.compile(r"CONFIG_[A-Za-z0-9_]+")
+_DIGEST = re.compile(r"[0-9a-f]{6,64}")
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Subject(StrEnum):
+    """The kinds of things that are traced."""
+
+    OPTION = "option of a configuration"
+    PATCH = "patch"
+    SOURCE_FILE = "source file"
+    PACKAGED_FILE = "file of a package"
+    SYMBOL = "symbol"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One link of a chain: what it is, and its name with all that identifies it."""
+
+    what: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The way of one thing: back to its origin, each link made of the next, and forward to what it is in."""
+
+    of: str
+    back: tuple[Link, ...]
+    forward: tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The chains of one thing in a snapshot."""
+
+    wanted: str
+    kind: Subject
+    snapshot: str
+    chains: tuple[Chain, ...]
+
+
+def trace(path: Path, wanted: str) -> Trace:
+    """Trace `wanted` in the snapshot `path`.
+
+    Raises `Refused` where its statements are missing or not signed by the key in the snapshot, `UsageError` for a thing
+    that is in none of them.
+    """
+    tracer = _Tracer(path, statement_checks.read_all(_audited(path)))
+    for kind, find in (
+        (Subject.OPTION, tracer.option),
+        (Subject.PATCH, tracer.patch),
+        (Subject.SOURCE_FILE, tracer.source_file),
+        (Subject.PACKAGED_FILE, tracer.packaged_file),
+        (Subject.SYMBOL, tracer.symbol),
+    ):
+        if chains := tuple(find(wanted)):
+            return Trace(wanted, kind, path.name, chains)
+    raise UsageError(
+        f"{wanted}: not in this snapshot; expected a file, a symbol that a patch adds, an option or a patch",
+        where=str(path),
+        why="a source that no patch touches is traced by its path below the source tree, if it was compiled",
+        hint="./inv trace lts61 net/netfilter/ipvs/ip_vs_conn.c",
+    )
+
+
+def _audited(path: Path) -> Audited:
+    document = verify.read_document(path)
+    if document.attestation is None:
+        raise Refused("the snapshot: no statements; expected an attestation key", where=str(path))
+    verify.check_attestation_key(path, document)
+    return Audited(path, document, read_limited(path / document.attestation.file, verify.MAX_DOCUMENT))
+
+
+class _Tracer:
+    """The statements of a snapshot, by step."""
+
+    def __init__(self, path: Path, stated: Mapping[str, Stated]) -> None:
+        self.path, self.stated, self.document = path, stated, verify.read_document(path)
+
+    def option(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each kernel: value, who set it."""
+        if not _OPTION.fullmatch(wanted):
+            return
+        for each in self.stated.values():
+            for resource in each.found(Kind.CONFIGURATION):
+                package = resource.facts(statement.ConfigurationFacts).package
+                value = kconfig.values(resource.data.decode(errors="replace")).get(wanted, "n: not set")
+                by = [Link("set by", text) for text in _set_by(each, wanted)] or [
+                    Link("set by", f"the configurations of {self._recipe(each)}, or their defaults")
+                ]
+                yield Chain(f"{wanted}={value} in {package}", (*by, *self._origin(each)), self._packages(each))
+
+    def patch(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each patch of the name, or whose digest begins so."""
+        seen = set()
+        for each in self.stated.values():
+            for resource in each.found(Kind.PATCH):
+                digest = resource.digest.get("sha256", "")
+                names = {resource.name, Path(resource.name).name, resource.facts(statement.PatchFacts).path}
+                named = wanted in names or (_DIGEST.fullmatch(wanted) and digest.startswith(wanted))
+                if named and (each.step, digest) not in seen:
+                    seen.add((each.step, digest))
+                    files = resource.facts(statement.PatchFacts).files
+                    counts = ((file.path, _count(len(file.hunks), "hunk")) for file in files)
+                    changed = tuple(Link("changes", f"{name}: {hunks}") for name, hunks in counts)
+                    sources = self._origin(each, holding=digest)
+                    yield Chain(
+                        f"{resource.name} in {each.step}",
+                        (*self._patch_links(each, resource), *sources),
+                        (*changed, *self._packages(each)),
+                    )
+
+    def source_file(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each step that compiled the file, or whose patches change it."""
+        for each in self.stated.values():
+            compiled = [digest for tree in _compiled(each) for path, digest in tree if path == wanted]
+            patches = list(_touching(each, wanted))
+            if not compiled and not patches:
+                continue
+            back = [Link("compiled as", f"SHA-256 {digest}") for digest in compiled]
+            for resource, file in patches:
+                hunks = ", ".join(f"{hunk.number} (line {hunk.line} of the patch)" for hunk in file.hunks)
+                back.append(Link("hunks", f"{hunks or 'none'}, of {resource.name}"))
+                back += self._patch_links(each, resource)
+            yield Chain(f"{wanted} in {each.step}", (*back, *self._origin(each)), self._packages(each))
+
+    def packaged_file(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each package that has the file."""
+        places = {file: self.path / name / file for name, files in self.document.sets.items() for file in files}
+        for file, row in self.document.packages.items():
+            found = [item for item in rpm_header.read(places[file]).files() if item.path == wanted]
+            for each in (self.stated[step] for step in row.steps if step in self.stated) if found else ():
+                sets = [name for name, files in self.document.sets.items() if file in files]
+                package = (Link("package", f"{file}, SHA-256 {row.sha256}"), Link("built by", self._step(each)))
+                patches = [link for resource in each.found(Kind.PATCH) for link in self._patch_links(each, resource)]
+                forward = tuple(Link("in the set", name) for name in sets)
+                yield Chain(f"{wanted} in {file}", (*package, *patches, *self._origin(each)), forward)
+
+    def symbol(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each line that a patch adds with the symbol in it."""
+        if not _SYMBOL.fullmatch(wanted):
+            return
+        word = re.compile(rb"\b" + wanted.encode() + rb"\b")
+        for each in self.stated.values():
+            for resource in each.found(Kind.PATCH):
+                for change in scan(resource.data, resource.name).files:
+                    lines = [line for hunk in change.hunks for line in _added(hunk, word)]
+                    if lines:
+                        where = Link("added in", f"{change.path}, line{'s' * (len(lines) > 1)} {', '.join(lines)}")
+                        back = (where, *self._patch_links(each, resource), *self._origin(each))
+                        yield Chain(f"{wanted} in {each.step}", back, self._packages(each))
+
+    def _patch_links(self, each: Stated, resource: Resource) -> Iterator[Link]:
+        facts, digest = resource.facts(statement.PatchFacts), resource.digest.get("sha256", "")
+        yield Link("patch", f"{resource.name}, {facts.position} of the series {facts.series}, SHA-256 {digest}")
+        yield Link("proven", facts.rule.by)
+        yield Link("pinned by", _pin(facts.pin))
+        sources = [(source, source.facts(statement.SourceFacts).members) for source in each.found(Kind.SOURCE)]
+        members = [f"{name} of {source.name}" for source, rows in sources for name in rows if rows[name] == digest]
+        yield Link("member" if members else "origin", ", ".join(members) or f"{facts.path}, {facts.origin}")
+
+    def _origin(self, each: Stated, holding: str = "") -> Iterator[Link]:
+        """Yield the sources of a step, or those that have a member: file, digest, address, proof, who pinned it."""
+        for source in each.found(Kind.SOURCE):
+            facts = source.facts(statement.SourceFacts)
+            if holding and holding not in facts.members.values():
+                continue
+            yield Link("source", f"{source.name}, SHA-256 {source.digest.get('sha256', '')}")
+            yield Link("from", source.downloadLocation)
+            yield Link("proof", facts.how)
+            yield Link("pinned by", _pin(facts.pin))
+
+    def _packages(self, each: Stated) -> tuple[Link, ...]:
+        rows = [file for file, row in self.document.packages.items() if each.step in row.steps]
+        return (Link("step", self._step(each)), *(Link("package", file) for file in rows))
+
+    def _step(self, each: Stated) -> str:
+        return f"{each.step}, {each.statement.predicate.runDetails.metadata.startedOn}, by {self._recipe(each)}"
+
+    @staticmethod
+    def _recipe(each: Stated) -> str:
+        facts = [resource.facts(statement.RecipeFacts) for resource in each.found(Kind.RECIPE)]
+        commit = facts[0].commit if facts else ""
+        return f"commit {commit}{' with changes' * facts[0].dirty}" if commit else "a copy without git"
+
+
+def _set_by(each: Stated, option: str) -> Iterator[str]:
+    """Yield the embedded line files that set an option, with the table."""
+    for resource in each.found(Kind.LINE_FILE):
+        for name, role in (tomllib.loads(resource.data.decode()).get("roles") or {}).items():
+            if isinstance(role, dict) and option in (role.get("config") or {}):
+                yield f"[roles.{name}.config] in {resource.name}"
+
+
+def _compiled(each: Stated) -> Iterator[Iterator[tuple[str, str]]]:
+    for resource in each.found(Kind.COMPILED):
+        for tree in documents.parse(CompiledSources, resource.data).trees.values():
+            yield iter(tree.files.items())
+
+
+def _touching(each: Stated, path: str) -> Iterator[tuple[Resource, statement.FileFacts]]:
+    for resource in each.found(Kind.PATCH):
+        for file in resource.facts(statement.PatchFacts).files:
+            if path in (file.path, file.old_path):
+                yield resource, file
+
+
+def _added(hunk: Hunk, word: re.Pattern[bytes]) -> Iterator[str]:
+    """Yield the numbers, in the new file, of the added lines that hold the word."""
+    number = hunk.new_start
+    for line in hunk.body:
+        if line[:1] == b"+" and word.search(line):
+            yield str(number)
+        number += line[:1] in (b"+", b" ")
+
+
+def _pin(pin: Pin) -> str:
+    who = ", ".join(filter(None, (pin.by, pin.at, pin.commit and f"commit {pin.commit}")))
+    return f"{pin.file}: {who}" if who and pin.file else who or pin.file or "nobody"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"
