@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.audit.cve_report import CveReport
-    from pipeline.audit.snapshot_diff import SnapshotDiff
-    from pipeline.audit.trace import Trace
     from pipeline.commands.build_summary import BuildResult, Forecast
     from pipeline.commands.image import MadeImage
     from pipeline.commands.lab import BuildAllResult, LabCommand
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.sources.resolver import NewPin
     from pipeline.sources.store_maintenance import Cleaned
 
-# Groups of verbs in the help, in its order.
+# Groups of verbs in the help, in its order; the last one is AUDITS.
 ALL = "everything at once"
 SOURCES = "sources and patches"
 BUILDS = "builds"
@@ -295,89 +293,6 @@ def shell(context: RunContext, step: str) -> ShellResult:
     return enter(line, step, context, BuildCommand(line, context).options)
 
 
-@verb(
-    group=RESULTS,
-    example="audit lts61 --policy policy.toml",
-    words=("snapshot",),
-    values={"policy": "FILE", "write-policy": "FILE", "html": "FILE", "vsa": "FILE", "vsa-key": "FILE"},
-    help={
-        "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
-        "policy": "what is accepted: keys, lines, roles, sources, patches; docs/audit.md",
-        "write-policy": "write a policy that accepts what this snapshot is, to go on from",
-        "html": "write one page for people: findings, drawing, patches, roles, bill of materials",
-        "vsa": "write the result as a signed SLSA verification summary",
-        "vsa-key": "the ECDSA P-256 key in PEM to sign it with",
-    },
-    plain=True,
-)
-def audit(
-    context: RunContext,
-    snapshot: str,
-    policy: str = "",
-    write_policy: str = "",
-    html: str = "",
-    vsa: str = "",
-    vsa_key: str = "",
-) -> Outcome:
-    """Audit a published snapshot from its bytes up: signatures, statements, sources, patches, roles, freshness."""
-    from pipeline.commands import audit as auditing
-
-    return auditing.audit_snapshot(
-        context, snapshot, policy_file=policy, write_policy=write_policy, html=html, vsa=vsa, vsa_key=vsa_key
-    )
-
-
-@verb(
-    group=RESULTS,
-    example="trace lts61 net/netfilter/ipvs/ip_vs_conn.c",
-    words=("snapshot", "thing"),
-    help={
-        "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
-        "thing": "a source file, a file of a package, a symbol that a patch adds, an option of a kernel, a patch",
-    },
-    plain=True,
-)
-def trace(context: RunContext, snapshot: str, thing: str) -> Trace:
-    """Trace something of a snapshot back to patch, source, address and who pinned it, and forward to packages."""
-    from pipeline.commands import trace as tracing
-
-    return tracing.trace(context, snapshot, thing)
-
-
-@verb(
-    group=RESULTS,
-    example="diff lts61/latest 4f0c2a91",
-    words=("before", "after"),
-    help={
-        "before": "a published snapshot: its id or how that begins, its directory, latest, or lts61/latest",
-        "after": "the snapshot to compare it with",
-    },
-    values={"before": "SNAPSHOT", "after": "SNAPSHOT"},
-    plain=True,
-)
-def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
-    """Compare two snapshots: sources, patches, configuration, packages with their files and dependencies, sizes."""
-    from pipeline.commands import diff as comparing
-
-    return comparing.diff(context, before, after)
-
-
-@verb(
-    "line",
-    *FETCHING,
-    "kernel-config",
-    group=RESULTS,
-    example="cves vulns/cve lts61",
-    words=("path", "line"),
-    help={"path": "a file or a directory of CVE records in JSON 5, as cvelistV5 and the kernel's vulns.git have them"},
-)
-def cves(context: RunContext, path: str) -> CveReport:
-    """Tell which CVE records concern a line's kernel, by its version and by the files that were compiled."""
-    from pipeline.commands import cves as command
-
-    return command.cves(context, _line(context, writes=False), path)
-
-
 LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture", "patience")
 
 
@@ -424,29 +339,6 @@ def lab(context: RunContext) -> Report:
         what = f"--scenario: expected one scenario, got {got}"
         raise UsageError(what, why=f"known: {', '.join(NAMES)}", hint="./inv lab --scenario nat")
     return _lab(context).smoke(context.settings.scenario, keep=True)
-
-
-@verb(
-    group=RESULTS,
-    example="identify kernel.rpm --expect realserver",
-    many="file",
-    values={"file": "FILE.rpm", "expect": "ROLE", "depth": "HOW-FAR"},
-    choices={"expect": ("director", "realserver", "both", "stock"), "depth": ("header", "boot", "modules")},
-    help={
-        "file": "a package of anyone; of two it is said whether they work together",
-        "expect": "director, realserver, both or stock; another one ends with exit code 4",
-        "depth": "how far a package is read: header, boot or modules [modules]",
-        "installed": "the running kernel of this host instead of a package",
-    },
-    plain=True,
-)
-def identify(
-    context: RunContext, file: list[str] | None = None, expect: str = "", depth: str = "", installed: bool = False
-) -> Outcome:
-    """Identify what a kernel, module set or tool is by its content, whatever its name says."""
-    from pipeline.commands import identify as identifying
-
-    return identifying.identify(context, file or [], expect, depth, installed=installed)
 
 
 @verb(
@@ -533,3 +425,25 @@ def test(context: RunContext, only: str = "", match: str = "", real: bool = Fals
         testing.accept_real(context, match)
     else:
         testing.run(context.console, only, match)
+
+
+# Here, since the help has the verbs in the order of their definitions.
+from pipeline.commands.audits import AUDITS, audit, diff, identify, trace  # noqa: E402
+
+__all__ = ["audit", "diff", "identify", "trace"]
+
+
+@verb(
+    "line",
+    *FETCHING,
+    "kernel-config",
+    group=AUDITS,
+    example="cves vulns/cve lts61",
+    words=("path", "line"),
+    help={"path": "a file or a directory of CVE records in JSON 5, as cvelistV5 and the kernel's vulns.git have them"},
+)
+def cves(context: RunContext, path: str) -> CveReport:
+    """Tell which CVE records concern a line's kernel, by its version and by the files that were compiled."""
+    from pipeline.commands import cves as command
+
+    return command.cves(context, _line(context, writes=False), path)

@@ -87,7 +87,7 @@ def trace(path: Path, wanted: str) -> Trace:
         f"{wanted}: not in this snapshot; expected a file, a symbol that a patch adds, an option or a patch",
         where=str(path),
         why="a source that no patch touches is traced by its path below the source tree, if it was compiled",
-        hint="./inv trace lts61 net/netfilter/ipvs/ip_vs_conn.c",
+        hint="./inv trace SNAPSHOT net/netfilter/ipvs/ip_vs_conn.c",
     )
 
 

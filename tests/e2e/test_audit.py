@@ -291,10 +291,11 @@ def test_an_auditor_needs_no_network_no_privileges_no_git_and_no_place_to_write(
         interpreter, path_of_modules = python()
         alone = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--net"]
         words: list[str | Path] = ["-B", "-m", "pipeline", "audit", copied / "latest", "--policy", rules, "--json"]
-        variables = ["env", "-i", f"PYTHONPATH={path_of_modules}", f"HOME={home}", f"PATH={place}:/usr/bin", "LC_ALL=C"]
+        variables = {"PYTHONPATH": path_of_modules, "HOME": str(home), "PATH": f"{place}:/usr/bin:/bin", "LC_ALL": "C"}
         (place / "git").write_text("#!/bin/sh\nexit 1\n")
         (place / "git").chmod(0o755)
-        done = run([*alone, *as_user(place / "etc", home), *variables, interpreter, *words], accept=range(256))
+        argv = [*alone, *as_user(place / "etc", home), interpreter, *words]
+        done = run(argv, env=variables, accept=range(256))
         assert done.status == 0, done.text + done.error_text
         assert json.loads(done.text)["verdict"] == "pass"
 

@@ -198,7 +198,7 @@ def test_the_second_run_builds_nothing_and_asks_nobody(built: Built) -> None:
 def test_a_kernel_is_built_from_a_series_of_two(images: Path) -> None:
     """Upstream's patch and a fix of the house: what is compiled is the tree that both leave, in their order."""
     with ToyShop.opened(images) as shop:
-        add_fix(shop.toy, "toa", "net/toa/toa.c", "opcode == TCPOPT_TOA", "TCPOPT_TOA == opcode")
+        add_fix(shop.toy, "toa", "net/toa/toa.c", "option[0] == TCPOPT_TOA", "TCPOPT_TOA == option[0]")
         proven = shop.inv("patches", "--line-file", shop.toy.line_file, "--json").json["roles"]["realserver"]
         [step] = shop.build("kernel:realserver", "--json").json["steps"].values()
         evidence = json.loads((shop.inv.cwd / step["out"] / "evidence.json").read_text())

@@ -134,12 +134,12 @@ def test_any_patch_file_can_be_held_against_the_rules(inv: Inv, tmp_path: Path) 
     assert "fits the rules of no role" in said.err
 
 
-TOA_C, TEST = "net/toa/toa.c", "opcode == TCPOPT_TOA"
+TOA_C, TEST = "net/toa/toa.c", "option[0] == TCPOPT_TOA"
 
 
 def test_a_fix_of_ones_own_stands_beside_upstreams_patch(inv: Inv, tmp_path: Path) -> None:
     toy = pinned(inv, tmp_path)
-    fix = add_fix(toy, "toa", TOA_C, TEST, "TCPOPT_TOA == opcode")
+    fix = add_fix(toy, "toa", TOA_C, TEST, "TCPOPT_TOA == option[0]")
     ended = proven(inv, toy)
     row = next(row for row in ended.out.splitlines() if row.startswith("fix  "))
     assert "part of realserver" in row
