@@ -92,8 +92,8 @@ def test_every_verb_that_takes_a_line_takes_it_as_a_word_too() -> None:
     for name, verb in VERBS.items():
         if "line" in verb.parameters:
             assert "line" in verb.words, name
-            needed = ["export", "DIR"] if name == "mirror" else ["x"] if name in ("shell", "pin") else []
-            typed = [*needed, "lts61"] if name == "mirror" else ["lts61", *needed]
+            needed = ["export", "DIR"] if name == "mirror" else ["x"] if name in ("shell", "pin", "cves") else []
+            typed = [*needed, "lts61"] if name in ("mirror", "cves") else ["lts61", *needed]
             (call,) = parse([name, *typed], VERBS)
             assert call.values["line"] == "lts61"
 
