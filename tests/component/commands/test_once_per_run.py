@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.commands.attesting import RunAttester
 from pipeline.commands.lab import LabCommand
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
@@ -87,6 +88,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     monkeypatch.setattr(Scheduler, "run", run)
     monkeypatch.setattr(LabCommand, "_play", play)
+    monkeypatch.setattr(RunAttester, "state_latest", lambda *_: None)  # of a snapshot that is not there
     monkeypatch.setattr("pipeline.lab.run_record.record", lambda *_: None)
     monkeypatch.setattr(builder_images, "_image", lambda _, name, __: Image(name, "0", Path(), Path()))
     counting(monkeypatch, Sources, "_verify", lambda _, item, __: found.update([f"source {item.name}"]))
