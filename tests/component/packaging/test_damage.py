@@ -234,14 +234,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     shutil.copytree(shared_keys(), bench.artifacts / "keys", symlinks=True)
     bench.build_all()
     process.run(["cp", "-a", bench.artifacts / "repo", bench.artifacts / "whole"])
+    process.run(["cp", "-a", bench.artifacts / "steps", bench.artifacts / "whole-steps"])
     return bench
 
 
 @pytest.fixture
 def snapshot(published: Bench) -> Path:
     """The snapshot, whole again whatever the test before did to the repository."""
-    removed(published.artifacts / "repo")
-    process.run(["cp", "-a", published.artifacts / "whole", published.artifacts / "repo"])
+    for name, copy in (("repo", "whole"), ("steps", "whole-steps")):  # a record knows the statements beside a snapshot
+        removed(published.artifacts / name)
+        process.run(["cp", "-a", published.artifacts / copy, published.artifacts / name])
     return published.latest.resolve()
 
 
