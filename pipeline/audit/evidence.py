@@ -76,7 +76,8 @@ def find_snapshot(name: str, artifacts: Path) -> Path:
         raise UsageError(what, where=str(path), why="a snapshot is one directory below snapshots/", hint=_HINT)
     got = f"got the beginning of {len(found)} ids" if found else "got no id, path or latest"
     why = f"published: {', '.join(one.id for one in known) or 'none'}"
-    raise UsageError(f"{name!r}: not a snapshot; expected one, {got}", why=why, hint=_HINT)
+    hint = _HINT if known else "`./inv build-all` publishes one; or give the directory of one"
+    raise UsageError(f"{name!r}: not a snapshot; expected one, {got}", why=why, hint=hint)
 
 
 def stored_step(artifacts: Path, line: str, step: str, key: str) -> StoredStep | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pipeline.audit import dsse
-from pipeline.audit.statement import STATEMENT_TYPE
+from pipeline.audit.statement import of_type, with_types
 from pipeline.core import decoder, documents
 from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import read_limited, sha256_of, write_atomic
@@ -67,16 +67,12 @@ class Statement:
 
     def to_json(self) -> dict[str, object]:
         """Return the statement with its types."""
-        types = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
-        return {**types, "subject": self.subject, "predicate": self.predicate}
+        return with_types(PREDICATE_TYPE, self.subject, self.predicate)
 
     @classmethod
     def from_json(cls, value: object) -> Statement:
         """Read what `to_json` returned. Raises `Mismatch`."""
-        document = decoder.decode(dict[str, object], value)
-        for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-            if document.get(name) != wanted:
-                raise Mismatch(wanted, ascii(document.get(name))[:60], (name,))
+        document = of_type(PREDICATE_TYPE, value)
         subject = decoder.decode(tuple[Subject, ...], document.get("subject"))
         if len(subject) != 1:
             raise Mismatch("one subject, SHA256SUMS", str(len(subject)), ("subject",))

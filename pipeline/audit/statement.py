@@ -26,6 +26,20 @@ BUILDER = "urn:lvs-fullnat:builder:local"
 T = TypeVar("T")
 
 
+def with_types(predicate_type: str, subject: object, predicate: object) -> dict[str, object]:
+    """Return the JSON of an in-toto statement of this predicate type."""
+    return {"_type": STATEMENT_TYPE, "predicateType": predicate_type, "subject": subject, "predicate": predicate}
+
+
+def of_type(predicate_type: str, value: object) -> dict[str, object]:
+    """Return the JSON of an in-toto statement of this predicate type. Raises `Mismatch` for anything else."""
+    document = decoder.decode(dict[str, object], value)
+    for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", predicate_type)):
+        if document.get(name) != wanted:
+            raise Mismatch(wanted, ascii(document.get(name))[:60], (name,))
+    return document
+
+
 class Kind(StrEnum):
     """The kinds of materials and by-products: `kind` in their annotations."""
 
@@ -200,16 +214,12 @@ class Statement:
 
     def to_json(self) -> dict[str, object]:
         """Return the statement with its types."""
-        types = {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}
-        return {**types, "subject": self.subject, "predicate": self.predicate}
+        return with_types(PREDICATE_TYPE, self.subject, self.predicate)
 
     @classmethod
     def from_json(cls, value: object) -> Statement:
         """Read what `to_json` returned. Raises `Mismatch`."""
-        document = decoder.decode(dict[str, object], value)
-        for name, wanted in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-            if document.get(name) != wanted:
-                raise Mismatch(wanted, ascii(document.get(name))[:60], (name,))
+        document = of_type(PREDICATE_TYPE, value)
         subject = decoder.decode(tuple[Resource, ...], document.get("subject"))
         return cls(subject, decoder.decode(Provenance, document.get("predicate")))
 

@@ -32,12 +32,8 @@ def text(audit: Audit, when: datetime) -> bytes:
         "verifiedLevels": ["FAILED"] if audit.verdict is Result.FAIL else [LEVEL],
         "slsaVersion": "1.0",
     }
-    whole = {
-        "_type": statement.STATEMENT_TYPE,
-        "subject": [{"name": SUMS, "digest": {"sha256": audit.sums}}],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": predicate,
-    }
+    subject = [{"name": SUMS, "digest": {"sha256": audit.sums}}]
+    whole = statement.with_types(PREDICATE_TYPE, subject, predicate)
     return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode()
 
 

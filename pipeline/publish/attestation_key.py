@@ -148,7 +148,7 @@ def _secret_key(file: Path, data: bytes) -> EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(data, None)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise _unusable(file, "not read", f"the file is no secret key in PEM: {error}") from None
+        raise _unusable(file, "not read", "the file is no secret key in PEM") from error
     except TypeError:
         raise _unusable(
             file, "has a passphrase", "a night signs without a person; protect the file by its mode"

@@ -66,6 +66,51 @@ def test_what_was_published_holds_by_a_policy_of_its_own(published: Published) -
     assert wanted | {"option number", "freshness", "line", "release key", "attestation key"} <= checks
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "check"),
+    [
+        ("development = true", "development = false", "release key"),
+        ("attestation = [", f'attestation = ["{"0" * 64}"] # [', "attestation key"),
+        ("[lines.toy", "[lines.other", "line: toy"),
+        ('"realserver", "stock"]', '"realserver"]', "line: roles"),
+        ("option-number = 200", "option-number = 254", "option number: 200"),
+        ('"popt_', '"other_', "source: popt_"),
+        ("least-sequence = ", "least-sequence = 9", "freshness"),
+    ],
+)
+def test_each_rule_of_a_policy_refuses(forged: Forged, published: Published, old: str, new: str, check: str) -> None:
+    rules = forged.repo / "policy.toml"
+    text = published.policy.read_text()
+    assert old in text
+    rules.write_text(text.replace(old, new))
+    assert [what for what in forged.failures(rules) if what.startswith(check)]
+
+
+def test_a_policy_limits_the_days_since_a_snapshot_was_the_latest(
+    forged: Forged, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = forged.repo / "policy.toml"
+    rules.write_text(published.policy.read_text().replace("[freshness]\n", "[freshness]\nmost-days = 7\n"))
+    assert not forged.failures(rules)
+    later = time.time() + 8 * freshness.DAY
+    monkeypatch.setattr("pipeline.audit.audit.time.time", lambda: later)
+    assert "the policy accepts 7 days" in forged.failures(rules)[f"freshness: {forged.latest.name}"]
+
+
+def test_changes_that_no_commit_has_are_refused_but_where_the_policy_takes_them(
+    forged: Forged, published: Published
+) -> None:
+    with forged.statement("ipvsadm") as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (recipe,) = (row for row in rows if row["annotations"]["kind"] == Kind.RECIPE)
+        recipe["digest"], recipe["annotations"]["dirty"] = {"gitCommit": "0" * 40}, True
+        recipe["annotations"]["commit"] = "0" * 40
+    rules, text = forged.repo / "policy.toml", published.policy.read_text()
+    rules.write_text(text.replace("dirty = true\n", ""))
+    assert f"recipe: {'0' * 40}" in forged.failures(rules)
+    assert f"recipe: {'0' * 40}" not in forged.failures(published.policy)
+
+
 def test_without_a_policy_the_audit_tells_what_it_could_not_judge(forged: Forged) -> None:
     warned = {row.check for row in forged.examined().audit.findings if row.result is Result.WARN}
     assert {"release key", "attestation key", "line", "source", "patches"} <= warned
