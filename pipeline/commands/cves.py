@@ -18,8 +18,9 @@ _PATHS = 2  # of a record, in a table
 
 def cves(context: RunContext, line: Line, path: str) -> CveReport:
     """Join the records at `path` with the line's kernel and print the result. Raises `UsageError` and `Refused`."""
+    records = cve_records.read(Path(path))  # first: a mistyped path must not wait for sources
     build, notes = kernel_build.find(line, context)
-    found = cve_report.report(cve_records.read(Path(path)), build, notes)
+    found = cve_report.report(records, build, notes)
     console = context.console
     steps = ", ".join(f"{step} {key[:8]}" for step, key in found.steps.items())
     console.say(f"kernel {found.uname} of the line {found.line}: {found.compiled} files compiled in {steps}")
