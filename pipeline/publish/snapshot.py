@@ -6,6 +6,7 @@
     <root>/<line>/attestations/<id>/<step>.intoto.json
     <root>/<line>/sboms/<id>/<package>.{cdx,spdx}.json
     <root>/<line>/latest -> snapshots/<id>
+    <root>/<line>/mirrorlist-<set>, keys/             what .repo files name: pipeline/publish/mirrorlist.py
 
 Statements lie beside snapshots, not inside: they tell when a step ran, and a snapshot's id is the digest of its
 content.
@@ -27,7 +28,7 @@ from pipeline.core.disk_space import FULL, writing
 from pipeline.core.fs import scratch, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import Refused, UsageError
-from pipeline.publish import el6_compat, repodata, snapshot_contents
+from pipeline.publish import el6_compat, mirrorlist, repodata, snapshot_contents
 from pipeline.publish.signing import SignedPackage, Signer
 from pipeline.publish.snapshot_contents import Contents, Document, Member
 from pipeline.publish.verify import SUMS, verify_snapshot
@@ -68,7 +69,9 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
         else:
             _make(place, path, document, members, signer)
         _make_read_only(path)
+        mirrorlist.add_key(place, path)
         _replace_link(place / "latest", path)
+        mirrorlist.write(place)
     key = signer.key
     sets = tuple(document.sets)
     return Snapshot(
@@ -109,6 +112,7 @@ def remove_snapshot(path: Path, *, wait: bool = True) -> None:
                 why="installed systems read the repository through `latest`",
                 hint="`./inv build-all` publishes a newer snapshot",
             )
+        mirrorlist.forget(place, path.name)
         with scratch(place, _WORK_PREFIX) as work:
             _make_writable(path)
             path.rename(work / path.name)

@@ -29,6 +29,10 @@ FORMAT: Final = 2  # 2 added the attestation key
 FileName = Annotated[str, re.compile(r"[A-Za-z0-9_+~^][A-Za-z0-9._+~^-]*")]  # of a package, or a set
 ID_DIGITS = 32
 RPM48_READERS = "rpm 4.8 and yum 3.2"
+MIRRORLIST_PREFIX, KEYS = "mirrorlist-", "keys"  # beside `latest`: a mirrorlist for each set, the directory of keys
+METADATA_EXPIRE = 3600  # seconds for which clients use metadata, and yum 3.2 a mirrorlist, without a look at ours
+# yum 3.2 would begin at a random address of a mirrorlist and keep the list for a day; dnf knows neither option.
+_OLD_YUM = {"failovermethod": "priority", "mirrorlist_expire": METADATA_EXPIRE}
 # Not in the id: what follows from the content and the key, and how the same content came about.
 _DERIVED = ("size", "sha256", "keys", "unsigned_sha256")
 
@@ -281,17 +285,19 @@ def key_file(document: Document) -> str:
 def repo_file(document: Document, name: str) -> str:
     """Return the .repo file of one set, for yum and dnf."""
     directory = document.directory
-    base = f"{document.baseurl}/{directory}/latest"
+    base = f"{document.baseurl}/{directory}"
     development = document.key.development
     lines = [f"# {text}" for text in _heading(document)]
     lines += [f"# {text}" for text in (_priority_guards(document, name) if document.readers else ())]
     values = {
         "name": f"{document.label}: {name}" + (f" ({WARNING})" if development else ""),
-        "baseurl": f"{base}/{name}",
+        "mirrorlist": f"{base}/{MIRRORLIST_PREFIX}{name}",
+        **(_OLD_YUM if document.readers else {}),
+        "metadata_expire": METADATA_EXPIRE,
         "enabled": 1,
         "gpgcheck": 1,
         "repo_gpgcheck": 1,
-        "gpgkey": f"{base}/{key_file(document)}",
+        "gpgkey": f"{base}/{KEYS}/{key_file(document)}",
         "skip_if_unavailable": 0,  # a repository that is not what it must be is an error, not less to choose from
         "priority": 1,
     }

@@ -24,7 +24,7 @@ def repo_file(bench: Bench) -> str:
 
 def test_without_an_address_the_files_name_a_placeholder_and_are_told_to(bench: Bench) -> None:
     bench.build_all()
-    assert f"baseurl={PLACEHOLDER}/lts61" in repo_file(bench)
+    assert f"mirrorlist={PLACEHOLDER}/lts61" in repo_file(bench)
     assert "PLACEHOLDER ADDRESS" in repo_file(bench)
     assert f"a placeholder, {PLACEHOLDER}; publish with --baseurl URL" in bench.said
 
@@ -50,7 +50,7 @@ def test_a_forgotten_key_is_the_last_one_and_the_development_key_has_a_name(benc
 def test_a_small_build_has_an_address_of_its_own(bench: Bench) -> None:
     bench.build_all(baseurl=ADDRESS)
     assert (
-        f"baseurl={PLACEHOLDER}"
+        f"mirrorlist={PLACEHOLDER}"
         in Path(bench.build_all(kernel_config="small")["snapshot"]["path"])
         .joinpath("lts61-small-stock.repo")
         .read_text()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.snapshots import BESIDE
+
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
@@ -14,4 +16,4 @@ def root(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "artifacts" / "repo"
     yield directory
     for line in directory.glob("*"):
-        assert {entry.name for entry in line.iterdir()} <= {".lock", "snapshots", "latest"}
+        assert {entry.name for entry in line.iterdir() if not entry.name.startswith("mirrorlist-")} <= BESIDE

@@ -129,7 +129,7 @@ def test_dnf_refuses_an_unsigned_package_although_the_metadata_is_signed(
     shutil.copy(rpm(), loose)
     signer.sign_detached(repodata.create(loose, WHEN, databases=False), WHEN)
     lines = repo_of(made).splitlines()
-    other = "\n".join(f"baseurl=file://{loose}" if line.startswith("baseurl=") else line for line in lines)
+    other = "\n".join(f"baseurl=file://{loose}" if line.startswith("mirrorlist=") else line for line in lines)
     dnf = Dnf(tmp_path / "dnf")
     done = dnf.install(other, "ipvsadm")
     assert done.status != 0 and not dnf.installed("ipvsadm")

@@ -102,14 +102,18 @@ def test_a_repo_file_asks_for_both_signatures_and_guards_our_old_versions(signer
     packages = wanted(rpm(), rpm("keepalived"), baseurl="http://mirror.example.org/fnat/", label="a\nb", notice="c\nd")
     made = make_snapshot(packages, signer, root)
     lines = (made.path / "el6-director.repo").read_text().splitlines()
-    base = "http://mirror.example.org/fnat/el6/latest"
-    for line in ("gpgcheck=1", "repo_gpgcheck=1", "skip_if_unavailable=0", "priority=1", f"baseurl={base}/director"):
+    base = "http://mirror.example.org/fnat/el6"
+    for line in ("gpgcheck=1", "repo_gpgcheck=1", "skip_if_unavailable=0", "priority=1"):
         assert line in lines
-    assert f"gpgkey={base}/RPM-GPG-KEY-lvs-fullnat-development" in lines
+    assert f"mirrorlist={base}/mirrorlist-director" in lines and "baseurl" not in "".join(lines)
+    assert f"gpgkey={base}/keys/RPM-GPG-KEY-lvs-fullnat-development" in lines
+    for old in ("failovermethod=priority", "mirrorlist_expire=3600"):
+        assert old in lines, "yum 3.2 would begin anywhere in the list, and keep it for a day"
     assert "#    exclude=ipvsadm keepalived" in lines
     assert lines[0].startswith("# Line a b, snapshot ") and lines[1] == "# NOTICE: c d."
     current = make_snapshot(wanted(old_readers=False), signer, root)
-    assert "exclude" not in (current.path / "el6-director.repo").read_text()
+    of_today = (current.path / "el6-director.repo").read_text()
+    assert not any(word in of_today for word in ("exclude", "failovermethod", "mirrorlist_expire")), "dnf knows none"
 
 
 def test_metadata_is_gzip_with_sha256_and_for_old_yum_with_databases(signer: Signer, root: Path) -> None:
@@ -245,7 +249,7 @@ def test_a_small_snapshot_is_apart_and_says_what_it_is(signer: Signer, root: Pat
     assert small.path.parent.parent == root / "el6-small"
     assert full.latest.resolve() == full.path and small.latest.resolve() == small.path
     repo = (small.path / "el6-small-director.repo").read_text()
-    assert "[el6-small-director-development]" in repo and "/el6-small/latest/" in repo
+    assert "[el6-small-director-development]" in repo and "/el6-small/mirrorlist-director\n" in repo
     assert "SMALL CONFIGURATION" in repo and "SMALL CONFIGURATION" in (small.path / "README").read_text()
 
 
