@@ -35,16 +35,14 @@ class RunAttester:
         places = [*line.files, *([line.lock_file] if line.lock_file.is_file() else [])]
         self._texts: Mapping[Path, bytes] = {path: read_limited(path, LARGEST) for path in places}
         self._key: AttestationKey | None = None
+        self._known: PublicKey | None = None
 
     @property
     def key_id(self) -> str:
         """The id of the key; empty for a development key that was not made yet. Raises as `attestation_key.known`."""
-        known = self._key.public if self._key else self._known
-        return known.id if known else ""
-
-    @cached_property
-    def _known(self) -> PublicKey | None:
-        return attestation_key.known(self.setting(), self.artifacts / "keys")
+        if self._known is None:  # again each time: another run may have made the development key meanwhile
+            self._known = attestation_key.known(self.setting(), self.artifacts / "keys")
+        return self._known.id if self._known else ""
 
     @cached_property
     def _statements(self) -> Statements:
@@ -64,6 +62,7 @@ class RunAttester:
         """Return the key, a development key made on first use. Raises as `attestation_key.open_key`."""
         if self._key is None:
             self._key = attestation_key.open_key(self.setting(), self.artifacts / "keys")
+            self._known = self._key.public
         return self._key
 
     def state_latest(self, place: Path, days: int) -> None:
