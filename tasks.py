@@ -293,7 +293,7 @@ def shell(context: RunContext, step: str) -> ShellResult:
     return enter(line, step, context, BuildCommand(line, context).options)
 
 
-LAB = ("runtime", "image", "kernel-config", "gpg-key", "scenario", "keep", "capture", "patience")
+LAB = ("runtime", "image", "kernel-config", "gpg-key", "snapshot", "scenario", "keep", "capture", "patience")
 
 
 def _lab(context: RunContext) -> LabCommand:
@@ -311,7 +311,7 @@ def _lab(context: RunContext) -> LabCommand:
     if servers.notice:
         context.console.warn(servers.notice)
     file = None if other in resources.line_names() else servers.files[0]
-    settings = replace(context.settings, line=other, line_file=file, server_line="")
+    settings = replace(context.settings, line=other, line_file=file, server_line="", snapshot="")
     return LabCommand(chosen, context, LabCommand(servers, replace(context, settings=settings)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from pipeline.audit import freshness, role_checks, snapshot_checks, statement, statement_checks
@@ -51,8 +52,16 @@ class Examined:
     sequence: int
 
 
-def examine(path: Path, policy: PolicyFile, *, latest: bool) -> Examined:
-    """Audit the snapshot `path`; `latest`: it was requested as the line's latest, and must be that."""
+class Standing(StrEnum):
+    """The claim that is made of a snapshot: the line's latest, a published one, or one that is not released yet."""
+
+    LATEST = "latest"
+    PUBLISHED = "published"
+    HELD = "held"
+
+
+def examine(path: Path, policy: PolicyFile, standing: Standing) -> Examined:
+    """Audit the snapshot `path`: as the latest it must be stated to be that, as a held one it need not be stated."""
     path = path.resolve()
     findings = Findings()
     audited = snapshot_checks.check(path, policy, findings)
@@ -62,7 +71,8 @@ def examine(path: Path, policy: PolicyFile, *, latest: bool) -> Examined:
     if audited is not None:
         stated = statement_checks.check(audited, policy, findings)
         identities = role_checks.check(audited, stated, policy, findings)
-        sequence = _check_freshness(audited, policy, findings, latest=latest)
+        if standing is not Standing.HELD:
+            sequence = _check_freshness(audited, policy, findings, latest=standing is Standing.LATEST)
     result = Audit(
         snapshot=audited.document.id if audited else path.name,
         path=path,

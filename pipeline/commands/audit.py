@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.audit import audit, evidence, policy
-from pipeline.audit.audit import Audit, Examined
+from pipeline.audit.audit import Audit, Examined, Standing
 from pipeline.audit.findings import Finding, Result
 from pipeline.commands.task import Outcome
 from pipeline.config.context import RunContext
@@ -28,7 +28,8 @@ def audit_snapshot(
         raise UsageError(what, hint="./inv audit SNAPSHOT --vsa FILE --vsa-key KEY.pem")
     rules = policy.load(Path(policy_file) if policy_file else None)
     path = evidence.find_snapshot(chosen, context.settings.artifacts)
-    examined = audit.examine(path, rules, latest=not path.name.startswith(Path(chosen).name))
+    by_id = path.name.startswith(Path(chosen).name)
+    examined = audit.examine(path, rules, Standing.PUBLISHED if by_id else Standing.LATEST)
     _print(context.console, examined.audit)
     if write_policy:
         _write_policy(Path(write_policy), examined, context.console)

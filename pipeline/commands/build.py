@@ -41,10 +41,11 @@ PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", guest_userland.S
 
 @dataclass
 class BuildCommand:
-    """One line's way from sources to a repository, in one run."""
+    """One line's way from sources to a repository, in one run; `hold`: what is published does not become the latest."""
 
     line: Line
     context: RunContext
+    hold: bool = False
 
     @cached_property
     def preparation(self) -> Preparation:
@@ -154,14 +155,20 @@ class BuildCommand:
             outcomes, comparison = self._run(graph)
             summary = Summary(outcomes, PUBLISH, time.monotonic() - begun)
             steps = self.context.settings.explain
-            summary.tell(self.context.console, f"line {self.line.label}", self.command, steps=steps)
+            title = f"line {self.line.label}"
+            summary.tell(self.context.console, title, self.command, steps=steps, held=self.hold)
             if error := failure(outcomes):
                 raise error
-            if PUBLISH in outcomes:
-                settings = self.context.settings
-                place = settings.artifacts / "repo" / self.publishing.directory
-                self.attester.state_latest(place, settings.valid_days)
+            if summary.snapshot and not self.hold:
+                self.make_latest(summary.snapshot.path)
             return BuildResult(self.line, summary, comparison)
+
+    def make_latest(self, snapshot: Path) -> None:
+        """Make a snapshot of this line its latest: point the link to it, and state that."""
+        from pipeline.publish import snapshot as snapshots
+
+        snapshots.move_latest(snapshot)
+        self.attester.state_latest(snapshot.parent.parent, self.context.settings.valid_days)
 
     def _check_names(self) -> None:
         """Raise `UsageError` for an unknown line, image or step before any request."""

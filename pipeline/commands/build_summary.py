@@ -87,8 +87,11 @@ class Summary:
             "seconds": round(self.seconds, 2),
         }
 
-    def tell(self, console: Console, title: str, publishing: str, *, steps: bool) -> None:
-        """Print the summary. `publishing` is the command that signs and publishes; `steps` prints each one."""
+    def tell(self, console: Console, title: str, publishing: str, *, steps: bool, held: bool = False) -> None:
+        """Print the summary. `publishing` is the command that signs and publishes; `steps` prints each one.
+
+        `held`: the snapshot does not become the latest.
+        """
         if steps or any(outcome.state is not State.REUSED for outcome in self.outcomes.values()):
             rows = [(o.step, o.state.value, f"{o.seconds:.1f} s", o.why) for o in self.outcomes.values()]
             console.table(("step", "what", "took", "because"), rows, title)
@@ -101,18 +104,21 @@ class Summary:
             console.say(f"{name}: the compiler cache had {counted}")
         if len(self.compiled) > 1:
             console.say(f"in all: the compiler cache had {total(self.compiled.values())}")
-        self._tell_repository(console, publishing)
+        self._tell_repository(console, publishing, held=held)
         reused = sum(outcome.state is State.REUSED for outcome in self.outcomes.values())
         count = f"{len(self.outcomes)} step{'s' * (len(self.outcomes) != 1)}"
         console.say(f"{count} in {self.seconds:.1f} s, {reused} of them reused")
 
-    def _tell_repository(self, console: Console, publishing: str) -> None:
+    def _tell_repository(self, console: Console, publishing: str, *, held: bool) -> None:
         snapshot = self.snapshot
         if self.publish not in self.outcomes and self.packages:
             console.say(f"neither signed nor published: `{publishing}` does both")
         if snapshot:
             kind = "development key, NOT for production" if snapshot.development else "key"
             console.say(f"signed by the {kind}: {snapshot.fingerprint}")
+            if held:
+                console.say(f"held, {snapshot.latest} stays as it is: {snapshot.path}")
+                return
             console.say(f"repository: {snapshot.latest} -> {snapshot.path}")
             if snapshot.baseurl == PLACEHOLDER:
                 console.say(f"the address in these files is a placeholder, {PLACEHOLDER}; publish with --baseurl URL")

@@ -102,15 +102,17 @@ class LabCommand:
             raise self._failure(found.failed, work / PAGE)
         return found
 
-    def _play(self, names: Sequence[str], *, keep: bool = False) -> tuple[results.Report, Path]:
-        """Play scenarios; return the report, whatever came of it, and its directory."""
+    def _play(
+        self, names: Sequence[str], *, keep: bool = False, snapshot: Path | None = None
+    ) -> tuple[results.Report, Path]:
+        """Play scenarios with a snapshot, that of the settings where None; return the report and its directory."""
         from pipeline.lab.report import terminal
 
         chosen = _chosen(names or tuple(self.line.data.lab))
         if self.servers:
             chosen = _of_two_lines(chosen, named=bool(names))
         with locked(self.guests / LOCK, shared=True):  # so that what guests boot is not cleaned away
-            environment = self.environment(keep=keep)
+            environment = self.environment(keep=keep, snapshot=snapshot)
             with run_record.recording(environment.work, self._beginning(environment)) as recorder:
                 self._remember(environment.work)
 
@@ -159,10 +161,12 @@ class LabCommand:
         if not failed:
             why = f"`./inv lines {line_checks.option(self.line)}` says why"
             return TestsFailed("no scenario applies to this line", where=str(path), hint=why)
+        chosen = self.context.settings.snapshot
+        repeat = f"--scenario {failed[0]}" + (f" --snapshot {neutral.word(chosen)}" if chosen else "")
         return TestsFailed(
             f"the lab's scenarios failed: {', '.join(failed)}",
             where=str(path),
-            hint=f"the page shows each check and console; `./inv lab --scenario {failed[0]}` plays it and stays",
+            hint=f"the page shows each check and console; `./inv lab {repeat}` plays it and stays",
         )
 
     def build_all(self) -> BuildAllResult:
@@ -201,7 +205,7 @@ class LabCommand:
             return LabResult.of(run_record.states(path.parent), path, reused=True)
         if before := run_record.unresolved(self.reports, snapshot):
             self.context.console.say(f"the lab failed with this snapshot before: {before.page}")
-        found, work = self._play(())
+        found, work = self._play((), snapshot=self.latest.with_name("snapshots") / snapshot)
         states = {scenario.name: scenario.state for scenario in found.scenarios}
         if not found.passed:
             return LabResult.of(states, work / PAGE, reused=False)
@@ -220,7 +224,7 @@ class LabCommand:
             return None
         return place / PAGE if known == what else None
 
-    def environment(self, *, keep: bool = False) -> runner.LabEnvironment:
+    def environment(self, *, keep: bool = False, snapshot: Path | None = None) -> runner.LabEnvironment:
         """Return what scenarios run in: the verified snapshot, the guests' programs, and a new directory of results.
 
         Raises as `_repository` does, and `HostLacks` for missing programs.
@@ -231,7 +235,7 @@ class LabCommand:
 
         context = self.context
         programs.ensure({"lab"}, context.console)
-        repository, servers = self._repository(), None
+        repository, servers = self._repository(snapshot), None
         if self.servers:
             servers = runner.Published(self.servers.line, self.servers._repository())
         programs_of_guests, builder = self._userland()
@@ -254,11 +258,26 @@ class LabCommand:
             servers=servers,
         )
 
-    def _repository(self) -> Repository:
-        """Return the verified snapshot to boot. Raises as `opened`, and `Refused` for another signer."""
+    def _chosen_snapshot(self) -> Path:
+        """Return the snapshot of the settings, else the line's latest. Raises `UsageError` without one."""
+        from pipeline.audit import evidence
+
+        settings = self.context.settings
+        if settings.snapshot:
+            path, place = evidence.find_snapshot(settings.snapshot, settings.artifacts), self.latest.parent
+            if path.resolve().parent.parent != place.resolve():
+                what = f"--snapshot: expected one of {place.name}, got one of {path.parent.parent.name}"
+                raise UsageError(
+                    what, where=str(path), why="a line's guests boot its own packages", hint="./inv status"
+                )
+            return path
         if not self.latest.exists():
             raise UsageError("there is no repository to boot from", where=str(self.latest), hint=self.job.command)
-        path = self.latest.resolve()
+        return self.latest.resolve()
+
+    def _repository(self, snapshot: Path | None = None) -> Repository:
+        """Return the verified snapshot to boot. Raises as `opened`, and `Refused` for another signer."""
+        path = snapshot or self._chosen_snapshot()
         try:
             return opened(path, self._signer(path))
         except Refused as error:

@@ -117,7 +117,7 @@ class Publishing:
         copies = self._copy_statements(work, statements)
         bills = sbom.publish(made.path, statements)
         record = signers.record_path(artifacts, wanted.directory)
-        work.elsewhere.extend([made.path, made.latest, record, *copies, bills])
+        work.elsewhere.extend([made.path, record, *copies, bills])
         work.statements.append(statements / statement_name(PUBLISH))
 
     def _copy_statements(self, work: Work, into: Path) -> list[Path]:

@@ -200,6 +200,10 @@ class Settings:
         tuple[str, ...],
         Row("scenario of the lab to play; may be repeated; default: all of the line's", value="SCENARIO", group="lab"),
     ] = ()
+    snapshot: Annotated[
+        str,
+        Row("published snapshot to boot: its id, or how that begins; default: the line's latest", value="SNAPSHOT"),
+    ] = ""
     server_line: Annotated[
         str,
         Row("line whose packages real servers have, where it is not LINE; published in the same DIR", value="LINE"),

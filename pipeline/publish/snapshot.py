@@ -12,7 +12,8 @@ Statements lie beside snapshots, not inside: they tell when a step ran, and a sn
 content.
 
 A published snapshot never changes. `latest` does: readers resolve it once, since files of two snapshots do not
-belong together. A killed run leaves `latest` unchanged; the next run removes the leftovers.
+belong together. Making a snapshot and making it the latest are two things: one that must pass tests first is held, and
+readers do not see it. A killed run leaves `latest` unchanged; the next run removes the leftovers.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core import faults, fingerprint, neutral
-from pipeline.core.disk_space import FULL, writing
+from pipeline.core.disk_space import FULL, removed_error, writing
 from pipeline.core.fs import scratch, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import Refused, UsageError
@@ -52,7 +53,7 @@ class Snapshot:
 
 
 def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
-    """Publish `contents` below `root`, <artifacts>/repo, and point `latest` to the snapshot.
+    """Publish `contents` below `root`, <artifacts>/repo; `latest` stays, until `move_latest` is called.
 
     An existing snapshot of the same content and key is verified and reused. Raises `UsageError` and `Refused`
     for unpublishable content, `Refused` for a damaged snapshot, `HostLacks` without disk space.
@@ -69,9 +70,6 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
         else:
             _make(place, path, document, members, signer)
         _make_read_only(path)
-        mirrorlist.add_key(place, path)
-        _replace_link(place / "latest", path)
-        mirrorlist.write(place)
     key = signer.key
     sets = tuple(document.sets)
     return Snapshot(
@@ -85,6 +83,18 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
         sets,
         reused,
     )
+
+
+def move_latest(path: Path) -> None:
+    """Point `latest` and the mirrorlists to the snapshot `path`. Raises `HostLacks` where it was removed meanwhile."""
+    place = path.parent.parent
+    with writing(place), locked(place / ".lock"):
+        _remove_leftovers(place)
+        if not (path / SUMS).is_file():
+            raise removed_error(path)
+        mirrorlist.add_key(place, path)
+        _replace_link(place / "latest", path)
+        mirrorlist.write(place)
 
 
 def attestations(path: Path) -> Path:

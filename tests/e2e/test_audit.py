@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from pipeline.audit import audit, dsse, freshness, page, policy
+from pipeline.audit.audit import Standing
 from pipeline.audit.findings import Result
 from pipeline.audit.statement import Kind
 from pipeline.core.process import run
@@ -278,8 +279,18 @@ def test_an_older_snapshot_that_is_named_is_only_told_of(forged: Forged) -> None
     shutil.copytree(before, before.with_name("0" * 32))
     forged.point_latest("0" * 32)
     forged.state_latest()
-    rows = audit.examine(before, policy.load(None), latest=False).audit.findings
+    rows = audit.examine(before, policy.load(None), Standing.PUBLISHED).audit.findings
     assert {row.result for row in rows if row.check == "freshness"} == {Result.WARN}
+
+
+def test_a_held_snapshot_needs_no_statement_that_it_is_the_latest(forged: Forged) -> None:
+    freshness.path_in(forged.repo).unlink()
+    rows = {standing: audit.examine(forged.latest, policy.load(None), standing).audit for standing in Standing}
+    assert {standing for standing, found in rows.items() if found.verdict is Result.FAIL} == {
+        Standing.LATEST,
+        Standing.PUBLISHED,
+    }
+    assert "freshness" not in {row.check for row in rows[Standing.HELD].findings}
 
 
 def test_a_failed_audit_ends_with_its_code_and_a_signed_summary(published: Published, tmp_path: Path) -> None:

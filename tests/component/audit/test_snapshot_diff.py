@@ -17,11 +17,10 @@ from pipeline.packaging import compiled_sources, step_record
 from pipeline.packaging.compiled_sources import CompiledSources, SourceTree
 from pipeline.packaging.step_record import Phase, Record
 from pipeline.publish import signing
-from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.snapshot_contents import BuiltPackage
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import of_files, rpm, shared_keys
-from tests.fixtures.snapshots import wanted
+from tests.fixtures.snapshots import publish, wanted
 
 KEYS = {187: "1" * 20, 190: "2" * 20}  # of the kernel's step
 CONFIG = b"CONFIG_A=y\nCONFIG_B=m\n"
@@ -44,7 +43,7 @@ class Published:
         new = [kernel(190, b"CONFIG_A=y\nCONFIG_D=y\n", b"aaa"), *tools, BuiltPackage(rpm("keepalived"), "keepalived")]
         with signing.open_signer("", shared_keys()) as signer:
             self.old, self.new = (
-                make_snapshot(
+                publish(
                     wanted(line="lts61", label="lts61", old_readers=False, sets={"director": built, "stock": built}),
                     signer,
                     self.artifacts / "repo",

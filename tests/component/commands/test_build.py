@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 import pytest
 
+from pipeline.audit import dsse, freshness
 from pipeline.commands import clean, preparation, shell
 from pipeline.commands.build import BuildCommand
-from pipeline.commands.build_summary import Summary
+from pipeline.commands.build_summary import BuildResult, Summary
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
@@ -120,6 +121,20 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     yield Bench(tmp_path)
+
+
+def test_a_held_snapshot_becomes_the_latest_only_when_a_run_makes_it_that(bench: Bench) -> None:
+    old = bench.build_all()["snapshot"]["id"]
+    job = bench.job(baseurl="http://other.example")
+    job.hold = True
+    held = job.build_all()
+    assert isinstance(held, BuildResult)
+    stated = bench.latest.parent / "attestations" / freshness.FILE
+    assert old == bench.latest.resolve().name != held.snapshot and old.encode() in dsse.payload(stated.read_bytes())
+    assert f"held, {bench.latest} stays as it is" in bench.out.getvalue()
+    assert bench.build_all()["steps"]["repository"]["state"] == "reused"
+    assert bench.latest.resolve().name == held.snapshot
+    assert held.snapshot.encode() in dsse.payload(stated.read_bytes())
 
 
 def test_every_package_is_told_with_digest_size_and_whether_it_was_reused(bench: Bench) -> None:

@@ -15,9 +15,9 @@ import pytest
 
 from pipeline.publish import repodata
 from pipeline.publish.signing import Signer
-from pipeline.publish.snapshot import Snapshot, make_snapshot
+from pipeline.publish.snapshot import Snapshot
 from tests.fixtures.rpms import WHEN, Dnf, person, rpm
-from tests.fixtures.snapshots import changed, flipped, wanted
+from tests.fixtures.snapshots import changed, flipped, publish, wanted
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def packages() -> list[Path]:
 
 @pytest.mark.parametrize("old_readers", [True, False])
 def test_dnf_installs_from_a_directory(signer: Signer, root: Path, tmp_path: Path, old_readers: bool) -> None:
-    made = make_snapshot(wanted(*packages(), baseurl=f"file://{root}", old_readers=old_readers), signer, root)
+    made = publish(wanted(*packages(), baseurl=f"file://{root}", old_readers=old_readers), signer, root)
     dnf = Dnf(tmp_path / "dnf")
     done = dnf.install(repo_of(made), "keepalived")
     assert done.status == 0, done.text + done.error_text
@@ -60,7 +60,7 @@ def test_dnf_installs_from_a_directory(signer: Signer, root: Path, tmp_path: Pat
 def test_dnf_installs_over_http(signer: Signer, root: Path, tmp_path: Path) -> None:
     root.mkdir(parents=True)
     with served(root) as url:
-        made = make_snapshot(wanted(*packages(), baseurl=url), signer, root)
+        made = publish(wanted(*packages(), baseurl=url), signer, root)
         dnf = Dnf(tmp_path / "dnf")
         done = dnf.install(repo_of(made), "keepalived")
     assert done.status == 0, done.text + done.error_text
@@ -100,7 +100,7 @@ def test_dnf_refuses_what_was_touched(
 ) -> None:
     root.mkdir(parents=True)
     with served(root) as url:
-        made = make_snapshot(wanted(baseurl=url if over == "http" else f"file://{root}"), signer, root)
+        made = publish(wanted(baseurl=url if over == "http" else f"file://{root}"), signer, root)
         touch(made.path)
         dnf = Dnf(tmp_path / "dnf")
         done = dnf.install(repo_of(made), "ipvsadm")
@@ -109,7 +109,7 @@ def test_dnf_refuses_what_was_touched(
 
 
 def test_dnf_refuses_a_repository_of_another_key(signer: Signer, root: Path, tmp_path: Path) -> None:
-    made = make_snapshot(wanted(baseurl=f"file://{root}"), signer, root)
+    made = publish(wanted(baseurl=f"file://{root}"), signer, root)
     public = person("packager").public
     lines = repo_of(made).splitlines()
     other = "\n".join(f"gpgkey=file://{public}" if line.startswith("gpgkey=") else line for line in lines)
@@ -123,7 +123,7 @@ def test_dnf_refuses_an_unsigned_package_although_the_metadata_is_signed(
     signer: Signer, root: Path, tmp_path: Path
 ) -> None:
     """gpgcheck by itself: nothing is wrong with the digests."""
-    made = make_snapshot(wanted(baseurl=f"file://{root}"), signer, root)
+    made = publish(wanted(baseurl=f"file://{root}"), signer, root)
     loose = tmp_path / "loose"
     loose.mkdir()
     shutil.copy(rpm(), loose)

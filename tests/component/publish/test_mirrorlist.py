@@ -10,11 +10,10 @@ import pytest
 from pipeline.core import process
 from pipeline.publish import mirrorlist, snapshot
 from pipeline.publish.signing import Signer, open_signer
-from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import person, rpm
-from tests.fixtures.snapshots import built, publishing, wanted
+from tests.fixtures.snapshots import built, publish, publishing, wanted
 
 BASE = "http://repository.example/repo/el6/snapshots"
 
@@ -24,22 +23,22 @@ def lines(root: Path, name: str = "director") -> list[str]:
 
 
 def test_it_names_the_latest_snapshot_and_then_those_before_it_once_each(signer: Signer, root: Path) -> None:
-    one = make_snapshot(wanted(), signer, root)
+    one = publish(wanted(), signer, root)
     assert lines(root) == [f"{BASE}/{one.id}/director/"]
-    two = make_snapshot(wanted(rpm(text="two")), signer, root)
+    two = publish(wanted(rpm(text="two")), signer, root)
     assert lines(root) == [f"{BASE}/{two.id}/director/", f"{BASE}/{one.id}/director/"]
-    make_snapshot(wanted(), signer, root)
+    publish(wanted(), signer, root)
     assert mirrorlist.ids(root / "el6" / "mirrorlist-director") == [one.id, two.id]
 
 
 def test_an_address_that_changed_is_that_of_earlier_snapshots_too(signer: Signer, root: Path) -> None:
-    make_snapshot(wanted(), signer, root)
-    make_snapshot(wanted(rpm(text="two"), baseurl="https://other.example/x/"), signer, root)
+    publish(wanted(), signer, root)
+    publish(wanted(rpm(text="two"), baseurl="https://other.example/x/"), signer, root)
     assert [line.partition("/el6/")[0] for line in lines(root)] == ["https://other.example/x"] * 2
 
 
 def test_it_has_an_end(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     place = root / "el6"
     many = [f"{number:032x}" for number in range(mirrorlist.MOST + 5)]
     for name in many:
@@ -53,21 +52,21 @@ def test_it_has_an_end(signer: Signer, root: Path) -> None:
 def test_a_snapshot_leaves_the_list_when_it_is_removed_and_one_without_the_set_is_not_in_it(
     signer: Signer, root: Path
 ) -> None:
-    one = make_snapshot(wanted(), signer, root)
+    one = publish(wanted(), signer, root)
     sets = {"director": built(rpm(text="two")), "stock": built(rpm(text="two"))}
-    two = make_snapshot(wanted(sets=sets), signer, root)
+    two = publish(wanted(sets=sets), signer, root)
     assert lines(root, "stock") == [f"{BASE}/{two.id}/stock/"]
     snapshot.remove_snapshot(one.path)
     assert lines(root) == [f"{BASE}/{two.id}/director/"]
-    make_snapshot(wanted(), signer, root)
+    publish(wanted(), signer, root)
     assert not (root / "el6" / "mirrorlist-stock").exists(), "readers of a set that is gone must get an error"
 
 
 @pytest.mark.parametrize("damage", ["", "no address", "\udcff"], ids=["empty", "text", "bytes"])
 def test_a_damaged_list_is_written_anew(signer: Signer, root: Path, damage: str) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     (root / "el6" / "mirrorlist-director").write_bytes(damage.encode(errors="surrogateescape"))
-    make_snapshot(wanted(), signer, root)
+    publish(wanted(), signer, root)
     assert lines(root) == [f"{BASE}/{made.id}/director/"]
 
 
@@ -75,7 +74,7 @@ def test_a_damaged_list_is_written_anew(signer: Signer, root: Path, damage: str)
 def test_a_kill_leaves_a_list_of_whole_snapshots_and_the_next_run_repairs_it(
     inv: Inv, signer: Signer, root: Path, point: str
 ) -> None:
-    old = make_snapshot(wanted(), signer, root)
+    old = publish(wanted(), signer, root)
     argv = publishing(root, rpm(text="two"))
     with process.start(argv, env=inv.environment(FNAT_TRACE_KILL=point)) as child:
         assert child.wait(60) == -signal.SIGKILL
@@ -88,9 +87,9 @@ def test_a_kill_leaves_a_list_of_whole_snapshots_and_the_next_run_repairs_it(
 def test_the_key_that_a_repo_file_names_stays_when_another_one_signs(
     inv: Inv, signer: Signer, root: Path, tmp_path: Path
 ) -> None:
-    first = make_snapshot(wanted(), signer, root)
+    first = publish(wanted(), signer, root)
     with open_signer(str(person("packager").secret), tmp_path / "keys") as other:
-        second = make_snapshot(wanted(), other, root)
+        second = publish(wanted(), other, root)
     for made in (first, second):
         [named] = [
             line.removeprefix("gpgkey=")

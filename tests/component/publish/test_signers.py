@@ -18,8 +18,9 @@ from pipeline.core.console import Console
 from pipeline.errors import Refused, UsageError
 from pipeline.publish import signers, signing
 from pipeline.publish.signing import Signer
-from pipeline.publish.snapshot import Snapshot, make_snapshot
+from pipeline.publish.snapshot import Snapshot
 from pipeline.publish.snapshot_contents import BuiltPackage, Contents
+from tests.fixtures import snapshots
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import person, rpm
 
@@ -48,7 +49,7 @@ def theirs(inv: Inv, tmp_path: Path) -> Iterator[Snapshot]:
 
 def publish(artifacts: Path, by: Signer) -> Snapshot:
     wanted = Contents("lts61", "lts61", {"stock": [BuiltPackage(rpm("kernel"), "kernel:stock")]})
-    return make_snapshot(wanted, by, artifacts / "repo")
+    return snapshots.publish(wanted, by, artifacts / "repo")
 
 
 def job(artifacts: Path, **options: Any) -> LabCommand:

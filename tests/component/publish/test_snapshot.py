@@ -15,15 +15,14 @@ import pytest
 
 from pipeline.core import process
 from pipeline.core.fs import sha256_of
-from pipeline.errors import Refused, UsageError
+from pipeline.errors import HostLacks, Refused, UsageError
 from pipeline.publish import repodata, signing, snapshot, snapshot_contents
 from pipeline.publish.signing import Signer
-from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.snapshot_contents import Contents
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import GZIP, WHEN, XZ, ZSTD, person, rpm, shared_keys
-from tests.fixtures.snapshots import built, changed, everything, flipped, wanted
+from tests.fixtures.snapshots import built, changed, everything, flipped, publish, wanted
 
 # --- What a snapshot is ----------------------------------------------------------------------------------
 
@@ -31,7 +30,7 @@ from tests.fixtures.snapshots import built, changed, everything, flipped, wanted
 def test_a_snapshot_holds_each_set_with_what_it_needs(signer: Signer, root: Path) -> None:
     common, fnat, toa = rpm("perf"), rpm("kernel", release="220.el6.fnat"), rpm("kernel", release="220.el6.toa")
     sets = {"director": built(fnat, common), "realserver": built(toa, common), "stock": built(common)}
-    made = make_snapshot(wanted(sets=sets), signer, root)
+    made = publish(wanted(sets=sets), signer, root)
     assert made.path == root / "el6" / "snapshots" / made.id
     assert made.sets == ("director", "realserver", "stock") and not made.reused
     found = {name: sorted(path.name for path in (made.path / name).glob("*.rpm")) for name in made.sets}
@@ -47,7 +46,7 @@ def test_a_snapshot_holds_each_set_with_what_it_needs(signer: Signer, root: Path
 
 
 def test_nothing_in_a_snapshot_can_be_written(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     for path in [made.path, *made.path.rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o555 if path.is_dir() else 0o444), path
 
@@ -57,7 +56,7 @@ def test_snapshot_json_says_what_everything_is_and_where_it_comes_from(signer: S
         "director": built(rpm("kernel", "Epoch: 2"), step="k1"),
         "stock": built(rpm("kernel", "Epoch: 2"), step="k2"),
     }
-    made = make_snapshot(wanted(sets=sets, label="el6-x (OVERRIDES el6)", notice="not the line el6"), signer, root)
+    made = publish(wanted(sets=sets, label="el6-x (OVERRIDES el6)", notice="not the line el6"), signer, root)
     said = json.loads((made.path / "snapshot.json").read_text())
     file = "kernel-1.2.1-fnat.0.noarch.rpm"
     path = made.path / "director" / file
@@ -79,7 +78,7 @@ def test_snapshot_json_says_what_everything_is_and_where_it_comes_from(signer: S
 
 
 def test_a_development_key_is_named_as_such_everywhere(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     assert made.development
     assert json.loads((made.path / "snapshot.json").read_text())["key"]["development"] is True
     repo = (made.path / "el6-director.repo").read_text()
@@ -91,7 +90,7 @@ def test_a_development_key_is_named_as_such_everywhere(signer: Signer, root: Pat
 
 def test_a_key_of_somebodys_own_is_not_called_a_development_key(inv: Inv, root: Path, tmp_path: Path) -> None:
     with signing.open_signer(str(person("packager").secret), tmp_path / "keys") as signer:
-        made = make_snapshot(wanted(), signer, root)
+        made = publish(wanted(), signer, root)
     texts = "".join(path.read_text() for path in made.path.iterdir() if path.is_file())
     assert not made.development and "evelopment" not in texts.replace('"development": false', "")
     assert "[el6-director]\n" in texts
@@ -100,7 +99,7 @@ def test_a_key_of_somebodys_own_is_not_called_a_development_key(inv: Inv, root: 
 
 def test_a_repo_file_asks_for_both_signatures_and_guards_our_old_versions(signer: Signer, root: Path) -> None:
     packages = wanted(rpm(), rpm("keepalived"), baseurl="http://mirror.example.org/fnat/", label="a\nb", notice="c\nd")
-    made = make_snapshot(packages, signer, root)
+    made = publish(packages, signer, root)
     lines = (made.path / "el6-director.repo").read_text().splitlines()
     base = "http://mirror.example.org/fnat/el6"
     for line in ("gpgcheck=1", "repo_gpgcheck=1", "skip_if_unavailable=0", "priority=1"):
@@ -111,13 +110,13 @@ def test_a_repo_file_asks_for_both_signatures_and_guards_our_old_versions(signer
         assert old in lines, "yum 3.2 would begin anywhere in the list, and keep it for a day"
     assert "#    exclude=ipvsadm keepalived" in lines
     assert lines[0].startswith("# Line a b, snapshot ") and lines[1] == "# NOTICE: c d."
-    current = make_snapshot(wanted(old_readers=False), signer, root)
+    current = publish(wanted(old_readers=False), signer, root)
     of_today = (current.path / "el6-director.repo").read_text()
     assert not any(word in of_today for word in ("exclude", "failovermethod", "mirrorlist_expire")), "dnf knows none"
 
 
 def test_metadata_is_gzip_with_sha256_and_for_old_yum_with_databases(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(rpm(), rpm("keepalived")), signer, root)
+    made = publish(wanted(rpm(), rpm("keepalived")), signer, root)
     names = [path.name for path in (made.path / "director" / "repodata").iterdir()]
     kinds = sorted(name.partition("-")[2] for name in names if not name.startswith("repomd"))
     tables = ("filelists", "other", "primary")
@@ -130,13 +129,13 @@ def test_metadata_is_gzip_with_sha256_and_for_old_yum_with_databases(signer: Sig
     plain.write_bytes(gzip.decompress(database.read_bytes()))
     rows = sqlite3.connect(plain).execute("select name, checksum_type from packages order by name").fetchall()
     assert rows == [("ipvsadm", "sha256"), ("keepalived", "sha256")]
-    current = make_snapshot(wanted(old_readers=False), signer, root)
+    current = publish(wanted(old_readers=False), signer, root)
     assert not list((current.path / "director" / "repodata").glob("*sqlite*"))
 
 
 def test_the_revision_is_the_time_of_the_content(inv: Inv, root: Path, tmp_path: Path) -> None:
     with signing.open_signer(str(person("old", clock="20110101T120000").secret), tmp_path / "keys") as signer:
-        made = make_snapshot(wanted(), signer, root)
+        made = publish(wanted(), signer, root)
     assert f"<revision>{WHEN}</revision>" in (made.path / "director" / repodata.REPOMD).read_text()
 
 
@@ -146,19 +145,19 @@ def test_the_revision_is_the_time_of_the_content(inv: Inv, root: Path, tmp_path:
 def test_the_same_content_is_found_again_and_nothing_is_signed(
     signer: Signer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = make_snapshot(wanted(), signer, root)
+    first = publish(wanted(), signer, root)
     before = everything(root)
     monkeypatch.setattr(Signer, "sign", None)
-    second = make_snapshot(wanted(), signer, root)
+    second = publish(wanted(), signer, root)
     assert second.reused and second.path == first.path
     assert everything(root) == before
 
 
 def test_the_same_content_gives_the_same_bytes_elsewhere(signer: Signer, root: Path, tmp_path: Path) -> None:
     packages = wanted(rpm(), rpm("keepalived"), rpm("perf"))
-    made = make_snapshot(packages, signer, root)
+    made = publish(packages, signer, root)
     with signing.open_signer("", shared_keys()) as another:
-        again = make_snapshot(packages, another, tmp_path / "elsewhere")
+        again = publish(packages, another, tmp_path / "elsewhere")
     assert made.path != again.path
     assert everything(made.path) == everything(again.path)
 
@@ -188,38 +187,51 @@ def test_the_order_of_the_packages_and_the_place_they_come_from_do_not_matter(
     signer: Signer, root: Path, tmp_path: Path
 ) -> None:
     moved = Path(shutil.copy(rpm(), tmp_path / "moved.rpm"))
-    first = make_snapshot(wanted(rpm(), rpm("perf")), signer, root)
-    assert make_snapshot(wanted(rpm("perf"), moved, moved), signer, root).id == first.id
+    first = publish(wanted(rpm(), rpm("perf")), signer, root)
+    assert publish(wanted(rpm("perf"), moved, moved), signer, root).id == first.id
 
 
 def test_an_unsigned_and_a_signed_copy_of_a_package_are_the_same_content(
     signer: Signer, root: Path, tmp_path: Path
 ) -> None:
     [signed] = signer.sign([rpm()], tmp_path / "signed")
-    first = make_snapshot(wanted(), signer, root)
-    assert make_snapshot(wanted(signed.path), signer, root).id == first.id
+    first = publish(wanted(), signer, root)
+    assert publish(wanted(signed.path), signer, root).id == first.id
 
 
 def test_latest_goes_back_to_an_earlier_snapshot_that_is_published_again(signer: Signer, root: Path) -> None:
-    first = make_snapshot(wanted(), signer, root)
-    second = make_snapshot(wanted(rpm(text="two")), signer, root)
+    first = publish(wanted(), signer, root)
+    second = publish(wanted(rpm(text="two")), signer, root)
     assert first.latest.resolve() == second.path
-    make_snapshot(wanted(), signer, root)
+    publish(wanted(), signer, root)
     assert first.latest.resolve() == first.path
 
 
+def test_a_snapshot_is_made_beside_the_latest_and_becomes_it_when_it_is_moved(signer: Signer, root: Path) -> None:
+    held = snapshot.make_snapshot(wanted(), signer, root)
+    assert not held.latest.is_symlink()
+    old = publish(wanted(rpm(text="two")), signer, root)
+    assert snapshot.make_snapshot(wanted(), signer, root).reused and old.latest.resolve() == old.path
+    snapshot.move_latest(held.path)
+    assert held.latest.readlink() == Path("snapshots", held.id)
+    snapshot.remove_snapshot(old.path)
+    with pytest.raises(HostLacks, match="missing"):
+        snapshot.move_latest(old.path)
+    assert held.latest.resolve() == held.path
+
+
 def test_a_damaged_snapshot_is_not_reused_and_the_way_out_is_named(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     changed(made.path / "director" / "ipvsadm-1.2.1-fnat.0.noarch.rpm", flipped)
     with pytest.raises(Refused, match="the snapshot: damaged") as refused:
-        make_snapshot(wanted(), signer, root)
+        publish(wanted(), signer, root)
     process.run(["sh", "-c", refused.value.hint.partition(",")[0]])
-    assert not make_snapshot(wanted(), signer, root).reused
+    assert not publish(wanted(), signer, root).reused
 
 
 def test_a_snapshot_can_be_removed_but_not_the_latest(signer: Signer, root: Path) -> None:
-    first = make_snapshot(wanted(), signer, root)
-    second = make_snapshot(wanted(rpm(text="two")), signer, root)
+    first = publish(wanted(), signer, root)
+    second = publish(wanted(rpm(text="two")), signer, root)
     snapshot.remove_snapshot(first.path)
     assert not first.path.exists()
     with pytest.raises(UsageError, match="is the latest; expected an older one"):
@@ -232,7 +244,7 @@ def test_a_snapshot_can_be_removed_but_not_the_latest(signer: Signer, root: Path
 
 def refusal(packages: Contents, signer: Signer, root: Path) -> str:
     with pytest.raises((Refused, UsageError)) as refused:
-        make_snapshot(packages, signer, root)
+        publish(packages, signer, root)
     assert not root.exists(), "nothing may be written"
     return str(refused.value)
 
@@ -244,8 +256,8 @@ def test_packages_of_the_small_configuration_never_get_into_a_full_snapshot(sign
 
 
 def test_a_small_snapshot_is_apart_and_says_what_it_is(signer: Signer, root: Path) -> None:
-    full = make_snapshot(wanted(), signer, root)
-    small = make_snapshot(wanted(sets={"director": built(rpm(), small=True)}, small=True), signer, root)
+    full = publish(wanted(), signer, root)
+    small = publish(wanted(sets={"director": built(rpm(), small=True)}, small=True), signer, root)
     assert small.path.parent.parent == root / "el6-small"
     assert full.latest.resolve() == full.path and small.latest.resolve() == small.path
     repo = (small.path / "el6-small-director.repo").read_text()
@@ -269,12 +281,12 @@ def test_what_old_rpm_cannot_take_is_refused_for_it_only(
     signer: Signer, root: Path, package: Callable[[], Path], why: str
 ) -> None:
     assert why in refusal(wanted(package()), signer, root)
-    assert make_snapshot(wanted(package(), old_readers=False), signer, root).path.is_dir()
+    assert publish(wanted(package(), old_readers=False), signer, root).path.is_dir()
 
 
 @pytest.mark.parametrize("payload", [GZIP, XZ, "w9.bzdio"])
 def test_payloads_that_old_rpm_unpacks_are_published(signer: Signer, root: Path, payload: str) -> None:
-    assert make_snapshot(wanted(rpm(payload=payload)), signer, root).path.is_dir()
+    assert publish(wanted(rpm(payload=payload)), signer, root).path.is_dir()
 
 
 def test_two_different_packages_of_one_name_are_refused_even_in_different_sets(signer: Signer, root: Path) -> None:

@@ -16,11 +16,10 @@ from pipeline.core.fs import sha256_of
 from pipeline.errors import HostLacks, Refused
 from pipeline.publish import repodata, signing, verify
 from pipeline.publish.signing import Signer
-from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import agents, rpm, shared_keys
-from tests.fixtures.snapshots import BESIDE, POINTS, everything, publishing, wanted
+from tests.fixtures.snapshots import BESIDE, POINTS, everything, publish, publishing, wanted
 from tests.fixtures.stores import no_room
 
 
@@ -28,7 +27,7 @@ from tests.fixtures.stores import no_room
 def test_a_kill_leaves_the_old_snapshot_and_the_next_run_completes(
     inv: Inv, signer: Signer, root: Path, point: str
 ) -> None:
-    old = make_snapshot(wanted(), signer, root)
+    old = publish(wanted(), signer, root)
     before = everything(old.path)
     argv = publishing(root, rpm(text="two"))
     with process.start(argv, env=inv.environment(FNAT_TRACE_KILL=point)) as child:
@@ -46,11 +45,11 @@ def test_a_kill_leaves_the_old_snapshot_and_the_next_run_completes(
 
 
 def test_what_a_kill_left_goes_even_when_the_next_run_has_nothing_to_do(inv: Inv, signer: Signer, root: Path) -> None:
-    old = make_snapshot(wanted(), signer, root)
+    old = publish(wanted(), signer, root)
     argv = publishing(root, rpm(text="two"))
     with process.start(argv, env=inv.environment(FNAT_TRACE_KILL="latest.before-rename")) as child:
         child.wait(60)
-    assert make_snapshot(wanted(), signer, root).reused
+    assert publish(wanted(), signer, root).reused
     assert {entry.name for entry in (root / "el6").iterdir()} == BESIDE
     assert old.latest.resolve() == old.path
 
@@ -67,7 +66,7 @@ def test_a_snapshot_is_complete_beside_its_place_and_moved_there_by_one_rename(
                 seen.setdefault(name, []).append(file.parent.stat().st_ino)
 
     monkeypatch.setattr(faults, "point", point)
-    make_snapshot(wanted(), signer, root)
+    publish(wanted(), signer, root)
     points = ["snapshot.before-rename", "snapshot.after-rename", "latest.before-rename", "mirrorlist.before-rename"]
     assert list(seen) == points
     assert len({number for numbers in seen.values() for number in numbers}) == 1
@@ -105,7 +104,7 @@ def test_two_publishers_of_different_content_make_two_whole_snapshots(inv: Inv, 
 
 
 def test_a_reader_never_sees_a_broken_repository(signer: Signer, root: Path) -> None:
-    latest = make_snapshot(wanted(), signer, root).latest
+    latest = publish(wanted(), signer, root).latest
     over, seen, broken = threading.Event(), list[str](), list[str]()
 
     def read() -> None:
@@ -128,8 +127,8 @@ def test_a_reader_never_sees_a_broken_repository(signer: Signer, root: Path) -> 
     reader.start()
     try:
         for number in range(4):
-            make_snapshot(wanted(rpm(text=str(number))), signer, root)
-            make_snapshot(wanted(), signer, root)
+            publish(wanted(rpm(text=str(number))), signer, root)
+            publish(wanted(), signer, root)
     finally:
         over.set()
         reader.join()
@@ -139,15 +138,15 @@ def test_a_reader_never_sees_a_broken_repository(signer: Signer, root: Path) -> 
 
 @pytest.mark.parametrize("limit", [0, 2000, 5000, 20_000], ids=["nothing", "copying", "rpmsign", "createrepo_c"])
 def test_no_room_is_the_hosts_fault_and_the_old_snapshot_stays(signer: Signer, root: Path, limit: int) -> None:
-    old, new = make_snapshot(wanted(), signer, root), wanted(rpm(text="two"))
+    old, new = publish(wanted(), signer, root), wanted(rpm(text="two"))
     before = everything(root)
     with no_room(limit), pytest.raises(HostLacks, match="the shell's limit `ulimit -f`"):
-        make_snapshot(new, signer, root)
+        publish(new, signer, root)
     assert {name: row for name, row in everything(root).items() if name != "el6/.lock"} == {
         name: row for name, row in before.items() if name != "el6/.lock"
     }
     verify_snapshot(old.latest, signer.key.fingerprint)
-    assert make_snapshot(new, signer, root).latest.resolve() != old.path
+    assert publish(new, signer, root).latest.resolve() != old.path
 
 
 def test_a_disk_that_is_really_full_is_told_apart_at_every_point(inv: Inv, tmp_path: Path) -> None:
@@ -205,6 +204,6 @@ def test_createrepo_that_is_not_installed_is_the_hosts_fault(monkeypatch: pytest
 
 
 def test_the_sums_file_is_one_that_sha256sum_reads(signer: Signer, root: Path) -> None:
-    made = make_snapshot(wanted(), signer, root)
+    made = publish(wanted(), signer, root)
     done = process.run(["sha256sum", "--check", "--strict", verify.SUMS], cwd=made.path)
     assert done.text.count(": OK") == len([p for p in made.path.rglob("*") if p.is_file()]) - 2

@@ -17,17 +17,16 @@ from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused
 from pipeline.publish import repodata, signing, verify
 from pipeline.publish.signing import Signer
-from pipeline.publish.snapshot import make_snapshot
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import WHEN, rpm
-from tests.fixtures.snapshots import changed, flipped, wanted
+from tests.fixtures.snapshots import changed, flipped, publish, wanted
 
 
 @pytest.fixture
 def copy(signer: Signer, tmp_path: Path) -> Path:
     """A copy of a snapshot that a test may damage."""
-    made = make_snapshot(wanted(rpm(), rpm("perf")), signer, tmp_path / "original")
+    made = publish(wanted(rpm(), rpm("perf")), signer, tmp_path / "original")
     target = tmp_path / "copy"
     shutil.copytree(made.path, target)
     for directory in [target, *(path for path in target.rglob("*") if path.is_dir())]:
@@ -126,10 +125,10 @@ def test_a_package_without_a_signature_is_found_even_when_all_lists_are_right(
 
     monkeypatch.setattr(Signer, "sign", pretended)
     with pytest.raises(Refused, match="signature or digests are not good") as refused:
-        make_snapshot(wanted(old_readers=False), signer, root)
+        publish(wanted(old_readers=False), signer, root)
     assert "NOTFOUND" in refused.value.why
     with pytest.raises(Refused, match=r"not installable with rpm 4\.8"):
-        make_snapshot(wanted(), signer, root)
+        publish(wanted(), signer, root)
     assert not (root / "el6" / "latest").exists()
 
 

@@ -21,6 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.lab import dialects, run_record, scenarios
 from pipeline.lab.report import page, results
 from pipeline.lab.scenario_context import ScenarioContext
+from tests.fixtures.built import Built
 
 
 class Entered:
@@ -98,6 +99,16 @@ def test_small_kernels_are_played_from_their_own_repository(tmp_path: Path) -> N
     assert job(tmp_path, kernel_config="small").latest == tmp_path / "repo/lts61-small/latest"
 
 
+def test_another_snapshot_of_the_line_is_booted_and_that_of_another_line_is_not(tmp_path: Path) -> None:
+    built = Built(tmp_path)
+    for line, name in (("lts61", "a" * 32), ("lts61", "b" * 32), ("lts612", "c" * 32)):
+        built.snapshot(line, name, published=1.0)
+    assert job(tmp_path)._chosen_snapshot().name == "b" * 32
+    assert job(tmp_path, snapshot="aaaaaa")._chosen_snapshot().name == "a" * 32
+    with pytest.raises(UsageError, match="expected one of lts61, got one of lts612"):
+        job(tmp_path, snapshot="c" * 32)._chosen_snapshot()
+
+
 def mixed(tmp_path: Path, **options: Any) -> LabCommand:
     given = settings.load({"artifacts": str(tmp_path), "line": "lts61", "kernel_config": "small", **options})
     return tasks._lab(RunContext(given, Console(out=io.StringIO(), err=io.StringIO())))
@@ -147,7 +158,8 @@ def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Pat
     """The directories of runs that were played, each of which passed; one has been recorded."""
     runs: list[Path] = []
 
-    def play(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+    def play(self: LabCommand, names: object, *, snapshot: Path) -> tuple[results.Report, Path]:
+        assert snapshot == self.latest.parent / "snapshots" / BUILT[0]
         work = self.reports / f"run{len(runs)}"
         work.mkdir(parents=True)
         page.write(outcome(), work)

@@ -45,7 +45,7 @@ class Lab:
         self.play: Play = labruns.passed
         self.begun = 0
         self.servers: Any = None
-        monkeypatch.setattr(LabCommand, "environment", lambda _, *, keep: self.environment())
+        monkeypatch.setattr(LabCommand, "environment", lambda _, *, keep, snapshot: self.environment())
         monkeypatch.setattr(runner, "run_scenario", lambda _, name: self.play(name))
 
     def environment(self) -> Any:
