@@ -31,14 +31,22 @@ _COMMAND = re.compile(rf"(?<![\w/])\./inv((?: {_WORD})+)")
 def options(settings: Settings, line: str) -> tuple[str, ...]:
     """Return the options that commands about the line called `line` repeat, each value behind its option."""
     found = ["--line-file", str(settings.line_file)] if settings.line_file else ["--line", line]
-    for row in TABLE.values():
-        if row.name not in (LINE, LINE_FILE):
-            found += _given(row, settings)
-    return tuple(found)
+    return (*found, *without_line(settings))
+
+
+def without_line(settings: Settings) -> tuple[str, ...]:
+    """Return the options that commands repeat whichever their lines are, each value behind its option."""
+    rows = [row for row in TABLE.values() if row.name not in (LINE, LINE_FILE)]
+    return tuple(word for row in rows for word in _given(row, settings))
 
 
 def command(verb: str, words: Sequence[str], repeated: Sequence[str]) -> str:
     """Format the command `./inv VERB WORDS` with those of the `repeated` options that the verb takes and lacks."""
+    return neutral.command(["./inv", *completed_words(verb, words, repeated)])
+
+
+def completed_words(verb: str, words: Sequence[str], repeated: Sequence[str]) -> tuple[str, ...]:
+    """Return VERB and WORDS with those of the `repeated` options that the verb takes and lacks."""
     taken = VERBS[verb].parameters if verb in VERBS else TABLE
     own = {word.partition("=")[0] for word in words if word.startswith("--")}
     left, added = list(repeated), list[str]()
@@ -48,7 +56,7 @@ def command(verb: str, words: Sequence[str], repeated: Sequence[str]) -> str:
         values = [] if equals or name not in TABLE or TABLE[name].kind == "flag" else [left.pop(0)]
         if name in taken and f"--{name}" not in own:
             added += [option, *values]
-    return neutral.command(["./inv", verb, *words, *added])
+    return (verb, *words, *added)
 
 
 def complete(text: str, settings: Settings) -> str:

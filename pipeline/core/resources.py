@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def data_root() -> Path:
-    """Return the directory of `lines/`, `patches/`, `specs/` and `containers/`."""
+    """Return the directory of `lines/`, `patches/`, `specs/`, `containers/` and `ci/`."""
     checkout = PACKAGE.parent
     return checkout if (checkout / "inv").is_file() else PACKAGE / "_data"
 
@@ -46,6 +46,11 @@ def specs_dir() -> Path:
 def containers_dir() -> Path:
     """Return the directory of builder images, one directory per image."""
     return data_root() / "containers"
+
+
+def ci_dir() -> Path:
+    """Return the directory of templates for timers and CI services, one directory per kind."""
+    return data_root() / "ci"
 
 
 def image_names() -> list[str]:

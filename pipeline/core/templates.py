@@ -1,6 +1,6 @@
-"""Render templates: RPM spec files and the files of builder images.
+"""Render templates: RPM spec files, the files of builder images and those of CI services.
 
-Templates are Jinja2 files below the project's `specs/` and `containers/`. A variable that is missing
+Templates are Jinja2 files below the project's `specs/`, `containers/` and `ci/`. A variable that is missing
 is an error, never an empty string. Nor can a variable be more than a value where it stands: outside of
 pages it holds no character that begins a line or cannot be seen, and in a spec file no `%`, which begins a
 macro that rpmbuild runs. Our own text with such characters is marked in the template: `| safe`.
@@ -77,7 +77,8 @@ def _loader(own: OwnSpecs | None) -> BaseLoader:
     specs: BaseLoader = FileSystemLoader(resources.specs_dir())
     if own is not None:
         specs = ChoiceLoader([PrefixLoader({own.name: FunctionLoader(_reader(own.root / own.name))}), specs])
-    return PrefixLoader({"specs": specs, "containers": FileSystemLoader(resources.containers_dir())})
+    containers, ci = (FileSystemLoader(top) for top in (resources.containers_dir(), resources.ci_dir()))
+    return PrefixLoader({"specs": specs, "containers": containers, "ci": ci})
 
 
 @cache

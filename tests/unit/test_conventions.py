@@ -41,6 +41,7 @@ ORDER = (
     ("publish",),
     ("lab",),
     ("audit",),
+    ("ci",),
     ("commands",),
     ("tasks",),
     ("cli",),

@@ -28,12 +28,12 @@ DATA = sorted(
     [ROOT / "inv", ROOT / "pyproject.toml"]
     + [
         path
-        for top in ("specs", "containers", "lines", "patches")
+        for top in ("specs", "containers", "lines", "patches", "ci")
         for path in (ROOT / top).rglob("*")
         if path.is_file() and path.suffix != ".patch"  # in the words of the program that is patched
     ]
 )
-TOPS = ("pipeline", "tests", "docs", "lines", "patches", "specs", "containers", "bench", "requirements")
+TOPS = ("pipeline", "tests", "docs", "lines", "patches", "specs", "containers", "ci", "bench", "requirements")
 
 VERBS: Mapping[str, frozenset[str]] = {
     name: frozenset(task.verb.parameters) for name, task in Collection.from_module(tasks).tasks.items()
@@ -47,6 +47,10 @@ FOREIGN: Mapping[str, str] = {
         "ipvsadm",
     ),
     "now": "systemctl",
+    "system": "useradd",
+    "create-home": "useradd",
+    "export-secret-keys": "gpg",
+    "armor": "gpg",
     "all": "git",
     "backup": "mv",
     "check-sigs": "gpg",

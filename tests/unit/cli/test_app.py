@@ -47,7 +47,7 @@ ONE_LINE = {
     "cves": ["vulns"],
 }  # fmt: skip
 # A line is a word that must be typed, or limits what is looked at.
-OTHERWISE = {"pin", "lines", "status", "clean", "logs"}
+OTHERWISE = {"pin", "lines", "status", "clean", "logs", "ci"}
 
 
 def test_every_verb_that_takes_a_line_is_known_here() -> None:
@@ -405,6 +405,7 @@ def test_a_name_that_is_not_known_is_refused_with_the_one_meant(typed: str, mean
 
 
 def test_the_words_of_verbs_are_those_that_their_commands_know() -> None:
+    from pipeline.ci import registry
     from pipeline.commands import build, clean
     from pipeline.config.line_model import RoleName
 
@@ -412,3 +413,4 @@ def test_the_words_of_verbs_are_those_that_their_commands_know() -> None:
     assert verbs["build"].parameters["name"].choices == build.PACKAGES
     assert set(verbs["build"].parameters["role"].choices) == set(RoleName)
     assert verbs["clean"].parameters["what"].choices == tuple(clean.WORDS)
+    assert verbs["ci"].parameters["kind"].choices == tuple(registry.KINDS)

@@ -74,7 +74,9 @@ def test_every_setting_that_outlives_the_run_is_repeated_as_it_is_read(row: sett
         if row.name not in verb.parameters or row.name == "line-file" or not verb.parameters[row.name].setting:
             continue
         of_verbs = {"pin": "el6 x", "mirror": "export d", "store": "gc", "shell": "x"}
-        words = {**of_verbs, "audit": "x", "cves": "x", "diff": "x y", "trace": "x y"}.get(verb.name, "")
+        words = {**of_verbs, "audit": "x", "ci": "systemd", "cves": "x", "diff": "x y", "trace": "x y"}.get(
+            verb.name, ""
+        )
         completed = next_command.complete(f"./inv {verb.name} {words}".rstrip(), given)
         (call,) = command_line.parse(shlex.split(completed)[1:], command_line.VERBS)
         once = row.name in next_command.ONCE

@@ -1,0 +1,106 @@
+"""Render files for timers and CI services, and say how they are put to use: the verb `ci`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.task import verb
+from pipeline.config.context import RunContext
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.ci.kinds import Kind, Request
+    from pipeline.ci.own_files import WrittenFile
+
+NIGHTS = "every night"
+KINDS = ("systemd",)
+# The settings that a night's commands repeat.
+REPEATED = (
+    *("mirror", "debian-mirror", "jobs", "retries", "stall", "connect"),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key"),
+    *("build-time", "build-silence", "build-memory", "build-disk", "build-processes"),
+    *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "patience"),
+)
+
+
+@dataclass(frozen=True)
+class RenderedFiles:
+    """The files of a kind, and the commands to type next."""
+
+    kind: str
+    lines: tuple[str, ...]
+    files: tuple[WrittenFile, ...]
+    next: tuple[str, ...]
+
+
+@verb(
+    *REPEATED,
+    group=NIGHTS,
+    example="ci systemd --at 03:17",
+    words=("kind",),
+    many="line",
+    choices={"kind": KINDS},
+    values={"line": "LINE", "output": "DIR", "at": "HH:MM", "user": "NAME", "checkout": "DIR"},
+    help={
+        "kind": "systemd: a hardened service with its timer",
+        "line": "a line to build; several are built one after the other [the line of the settings]",
+        "output": "directory to write to, laid out as the service reads it [artifacts/ci/KIND]",
+        "at": "when a night begins, in UTC [03:17]",
+        "user": "systemd: the user that runs the service [you]",
+        "checkout": "systemd: the checkout that the service runs [this one]",
+        "overwrite": "write over files that were edited or are others' too",
+    },
+)
+def ci(
+    context: RunContext,
+    kind: str,
+    line: list[str] | None = None,
+    output: str = "",
+    at: str = "",
+    user: str = "",
+    checkout: str = "",
+    overwrite: bool = False,
+) -> RenderedFiles:
+    """Render the files by which a timer or CI service runs the lines every night, and say how to install them."""
+    from pipeline.ci.kinds import Request, TimeOfDay
+    from pipeline.ci.registry import KINDS as FOUND
+    from pipeline.config import line_loader
+
+    made = FOUND[kind]()
+    given = {name: value for name, value in {"user": user, "checkout": checkout}.items() if value}
+    _check_options(kind, made, given)
+    settings = context.settings
+    lines = tuple(line_loader.load(name) for name in dict.fromkeys(line or [settings.line]))
+    request = Request(lines, settings, TimeOfDay.parse(at or "03:17"), given)
+    place = Path(output) if output else settings.artifacts / "ci" / kind
+    return _render(context, kind, made, request, place, overwrite=overwrite)
+
+
+def _check_options(kind: str, made: Kind, given: Mapping[str, str]) -> None:
+    """Raise `UsageError` for an option of another kind."""
+    if foreign := next((name for name in given if name not in made.takes), None):
+        what = f"--{foreign}: {kind} has no use for it; expected it with another kind"
+        raise UsageError(what, hint="./inv --help ci")
+
+
+def _render(
+    context: RunContext, kind: str, made: Kind, request: Request, place: Path, *, overwrite: bool
+) -> RenderedFiles:
+    from pipeline.ci import own_files
+
+    edited = request.made_by(kind) + " --overwrite"
+    files = own_files.write_all(place, made.files(request), overwrite=overwrite, hint=edited)
+    rows = [(file.path, file.state) for file in files]
+    context.console.table(("file", "state"), rows, f"{kind}: {', '.join(request.names)}")
+    commands = tuple(made.commands(request, place))
+    _say_next(context, commands)
+    return RenderedFiles(kind, request.names, files, commands)
+
+
+def _say_next(context: RunContext, commands: Sequence[str]) -> None:
+    context.console.say("next, in this order:")
+    for command in commands:
+        context.console.say(f"    {command}")

@@ -1,0 +1,122 @@
+"""The service and its timer as text: what people chose, quoted, and nothing that bubblewrap cannot live with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.ci import systemd
+from pipeline.ci.kinds import Request, TimeOfDay
+from pipeline.ci.systemd import Systemd
+from pipeline.config import line_loader
+from pipeline.config.settings import Settings
+from pipeline.errors import UsageError
+
+CHECKOUT = "/opt/lvs-fullnat"
+SERVICE, TIMER = "lvs-fullnat-nightly.service", "lvs-fullnat-nightly.timer"
+
+
+def request(*lines: str, at: str = "03:17", user: str = "builder", checkout: str = CHECKOUT, **given: Any) -> Request:
+    loaded = tuple(map(line_loader.load, lines or ("lts61",)))
+    options = {"user": user, "checkout": checkout}
+    return Request(loaded, replace(Settings(), **given), TimeOfDay.parse(at), options)
+
+
+def service(**given: Any) -> list[str]:
+    return Systemd().files(request(**given))[SERVICE].splitlines()
+
+
+def test_the_service_runs_the_lines_one_after_the_other() -> None:
+    text = Systemd().files(request("lts61", "el6", kernel_config="small"))[SERVICE].splitlines()
+    assert [row.removeprefix("ExecStart=") for row in text if row.startswith("ExecStart=")] == [
+        f"{CHECKOUT}/inv build-all {name} --artifacts {CHECKOUT}/artifacts --kernel-config small"
+        for name in ("lts61", "el6")
+    ]
+    assert {"User=builder", f"WorkingDirectory={CHECKOUT}", f"ReadWritePaths={CHECKOUT}/artifacts"} <= set(text)
+
+
+def test_the_same_request_gives_the_same_bytes() -> None:
+    assert Systemd().files(request("lts61", "el6")) == Systemd().files(request("lts61", "el6"))
+
+
+@pytest.mark.parametrize(("at", "calendar"), [("03:17", "*-*-* 03:17:00 UTC"), ("00:05", "*-*-* 00:05:00 UTC")])
+def test_the_timer_begins_at_a_time_in_utc(at: str, calendar: str) -> None:
+    text = Systemd().files(request(at=at))[TIMER].splitlines()
+    assert f"OnCalendar={calendar}" in text
+    assert "Persistent=true" in text
+
+
+@pytest.mark.parametrize("at", ["24:00", "3:17", "03:60", "03:17 ", "", "0\u0663:17"])
+def test_another_time_is_refused(at: str) -> None:
+    with pytest.raises(UsageError, match="expected a time of the day in UTC"):
+        TimeOfDay.parse(at)
+
+
+def test_words_are_quoted_as_units_have_them() -> None:
+    text = service(artifacts=Path('/srv/a b"%$c'), baseurl="https://x/$y")
+    assert 'ReadWritePaths="/srv/a b\\"%%$c"' in text
+    [command] = [row for row in text if row.startswith("ExecStart=")]
+    assert '--artifacts "/srv/a b\\"%%$$c"' in command
+    assert '--baseurl "https://x/$$y"' in command
+
+
+# What would keep bubblewrap or QEMU from working, each with the reason in the template's head.
+FORBIDDEN = (
+    "RestrictNamespaces", "ProtectHostname", "ProtectKernelTunables", "ProtectKernelLogs", "ProcSubset",
+    "PrivateDevices", "MemoryDenyWriteExecute", "PrivateUsers", "PrivateNetwork",
+)  # fmt: skip
+
+
+def test_nothing_is_restricted_that_builds_need() -> None:
+    set_here = {row.partition("=")[0] for row in service() if not row.startswith("#")}
+    assert not set_here & set(FORBIDDEN)
+    assert {"NoNewPrivileges", "SystemCallFilter", "ProtectSystem"} <= set_here
+
+
+def test_homes_are_hidden_but_for_what_the_service_reads(tmp_path: Path) -> None:
+    assert "ProtectHome=yes" in service()
+    text = service(checkout="/home/ada/lvs", module_key=Path("/root/module.key"), mirror=("https://x/y", "/home/m"))
+    assert "ProtectHome=tmpfs" in text
+    assert [row for row in text if row.startswith("BindReadOnlyPaths=")] == [
+        "BindReadOnlyPaths=/home/ada/lvs",
+        "BindReadOnlyPaths=/home/m",
+        "BindReadOnlyPaths=/root/module.key",
+    ]
+    assert "BindPaths=/home/ada/lvs/artifacts" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"user": "root"}, "--user: root; expected another user"),
+        ({"user": "a b"}, "expected the name of a user"),
+        ({"checkout": "/tmp/x"}, "expected a place outside of /tmp"),
+        ({"artifacts": Path("/var/tmp/x")}, "expected a place outside of /tmp"),
+        ({"gpg_key": "0123456789ABCDEF0123456789ABCDEF01234567"}, "expected the file of an exported key"),
+    ],
+)
+def test_what_the_service_could_not_use_is_refused(given: Mapping[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        Systemd().files(request(**given))
+
+
+def test_a_checkout_that_the_user_cannot_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "_PRIVATE", ())
+    (tmp_path / "closed").mkdir(mode=0o700)
+    with pytest.raises(UsageError, match="expected a checkout that nobody can read") as caught:
+        Systemd().files(request(checkout=f"{tmp_path}/closed/lvs", user="nobody"))
+    assert caught.value.hint == f"cp -a {tmp_path}/closed/lvs /opt"
+
+
+def test_the_commands_name_the_files_and_the_image_that_the_service_cannot_make() -> None:
+    commands = Systemd().commands(request("lts61", "el6"), Path("out dir"))
+    images = [each for each in commands if " image " in each]
+    assert [each.partition("/inv ")[2] for each in images] == [
+        f"image {name} --artifacts {CHECKOUT}/artifacts" for name in ("lts61", "el6")
+    ]
+    assert any(f"'out dir/{SERVICE}' 'out dir/{TIMER}' /etc/systemd/system/" in each for each in commands)
+    assert commands[-1] == f"systemctl list-timers {TIMER}"
