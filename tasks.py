@@ -428,10 +428,10 @@ def test(context: RunContext, only: str = "", match: str = "", real: bool = Fals
 
 
 # Here, since the help has the verbs in the order of their definitions.
-from pipeline.commands.audits import AUDITS, audit, diff, identify, trace  # noqa: E402
+from pipeline.commands.audits import AUDITS, audit, diff, identify, reproduce, trace  # noqa: E402
 from pipeline.commands.ci import ci  # noqa: E402
 
-__all__ = ["audit", "ci", "diff", "identify", "trace"]
+__all__ = ["audit", "ci", "diff", "identify", "reproduce", "trace"]
 
 
 @verb(

@@ -87,6 +87,21 @@ def trace(context: RunContext, snapshot: str, thing: str) -> Trace:
 
 
 @verb(
+    *("runtime", "mirror", "debian-mirror", "offline", "line-file", "build-jobs", "module-key", "module-certificate"),
+    "only",
+    group=AUDITS,
+    example="reproduce 4f0c2a91",
+    words=("snapshot",),
+    help={"snapshot": "a snapshot's directory or id, or the name of a line, which means its latest"},
+)
+def reproduce(context: RunContext, snapshot: str) -> Outcome:
+    """Rebuild a snapshot from its statements and the store: each package identical, different and why, or cannot."""
+    from pipeline.commands import reproduce as rebuilding
+
+    return rebuilding.reproduce(context, snapshot)
+
+
+@verb(
     group=AUDITS,
     example="diff 4f0c2a91 latest",
     words=("before", "after"),

@@ -25,8 +25,9 @@ from pipeline.recipes import module_key
 from pipeline.recipes.base import BuildInputs
 from pipeline.recipes.builder_images import builder
 from pipeline.recipes.module_key import ModuleKey
+from pipeline.sandbox import images
 from pipeline.sandbox.runtime import Image, Job, JobResult, Limits, Runtime
-from pipeline.sources.records import Verified
+from pipeline.sources.records import Answer, Verified
 from pipeline.sources.resolver import Sources
 
 
@@ -63,18 +64,27 @@ class LazyRuntime:
         return []
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The start of an earlier run: Debian's answers by source, and the key of each builder image by its name."""
+
+    answers: Mapping[str, Answer]
+    images: Mapping[str, str]
+
+
 @dataclass
 class Preparation:
     """The parts of a line that one run establishes, each once and when first needed.
 
-    `usable` are the builder images that the line's recipe names, `plan` makes its steps. `proofs` are those of the
-    roles, established with `trees`.
+    `usable` are the builder images that the line's recipe names, `plan` makes its steps. `earlier`: start from what
+    that run did, as far as it is kept. `proofs` are those of the roles, established with `trees`.
     """
 
     line: Line
     context: RunContext
     usable: Sequence[str]
     plan: Callable[[BuildInputs], Sequence[Step]]
+    earlier: Earlier | None = None
     proofs: dict[RoleName, RoleProof] = field(init=False, default_factory=dict)
     _found: dict[str, Mapping[str, Verified]] = field(init=False, default_factory=dict)
     _steps: dict[str, Sequence[Step]] = field(init=False, default_factory=dict)
@@ -83,7 +93,8 @@ class Preparation:
     @cached_property
     def sources(self) -> Sources:
         """The line's sources, each resolved and verified once."""
-        return Sources(self.line, self.context.settings, self.context.console)
+        answers = self.earlier.answers if self.earlier else None
+        return Sources(self.line, self.context.settings, self.context.console, answers)
 
     @cached_property
     def patches(self) -> Mapping[RoleName, Sequence[VerifiedPatch]]:
@@ -128,9 +139,13 @@ class Preparation:
             if not self._images:
                 leftovers.remove(self.context.settings.artifacts)
             context = replace(self.context, settings=replace(self.context.settings, image=requested))
-            made = builder(context, self.usable, fresh=fresh)
+            made = self._kept(requested) or builder(context, self.usable, fresh=fresh)
             self._images |= {requested: made, made.name: made}
         return self._images[requested]
+
+    def _kept(self, name: str) -> Image | None:
+        key = self.earlier.images.get(name) if self.earlier else None
+        return images.kept_image(name, key, self.context.settings.artifacts / "images") if key else None
 
     def steps(self, image: str = "") -> Sequence[Step]:
         """Return what the recipe makes in the builder image `image`, that of the settings without one.

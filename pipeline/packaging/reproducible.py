@@ -18,8 +18,11 @@ from pipeline.errors import BuildFailed, Refused
 from pipeline.packaging import rpmbuild
 from pipeline.sources import rpm_query
 
-# Tags that differ whenever anything does, and so tell nothing.
-_DERIVED_TAGS = frozenset({"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Payloaddigest", "Payloaddigestalt"})
+# Tags that differ whenever anything does, and those of signatures: they tell nothing.
+_DERIVED_TAGS = frozenset(
+    {"Sha1header", "Sha256header", "Sigmd5", "Sigsize", "Longsigsize", "Payloaddigest", "Payloaddigestalt"}
+    | {"Rsaheader", "Dsaheader", "Sigpgp", "Siggpg", "Filesignatures"}
+)
 _OUTPUTS = ("rpms/*.rpm", "bin/*")  # of a step: packages, or programs
 _MAX_NAMES = 8  # names of one kind in an error
 _DIFFOSCOPE_TIMEOUT = 3600.0  # seconds for diffoscope, which unpacks everything that is in a kernel
@@ -92,10 +95,18 @@ def _compare_file(step: str, one: Path, other: Path, reports: Path) -> Compariso
         return Comparison(step, one.name, first, second)
     if not (first and second):
         return Comparison(step, one.name, first, second, ("only one of the two builds made it",))
-    report = _diffoscope(one, other, reports / step.replace(":", "-") / f"{one.name}.txt")
-    reported = (f"report: {report}",) if report else ()
+    differences, report = explain(one, other, reports / step.replace(":", "-") / f"{one.name}.txt")
+    return Comparison(step, one.name, first, second, differences, report)
+
+
+def explain(one: Path, other: Path, report: Path) -> tuple[tuple[str, ...], str]:
+    """Return sentences about what differs in two files, signatures apart, and the path of diffoscope's report.
+
+    It is written to `report`; the path is empty without diffoscope.
+    """
+    written = _diffoscope(one, other, report)
     differences = _header_differences(one, other) if one.suffix == ".rpm" else ()
-    return Comparison(step, one.name, first, second, (*differences, *reported), report)
+    return (*differences, *((f"report: {written}",) if written else ())), written
 
 
 def _diffoscope(one: Path, other: Path, report: Path) -> str:

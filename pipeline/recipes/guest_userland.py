@@ -60,8 +60,9 @@ class Parameters:
 
 
 def steps(inputs: BuildInputs) -> list[Step]:
-    """Return the step, where this line names the sources and builds in the image that can make static programs."""
-    return [_step(inputs)] if inputs.environment.image.name == IMAGE and has_sources(inputs.line) else []
+    """Return the step, where its sources are there and the line builds in the image that can make static programs."""
+    there = has_sources(inputs.line) and all(name in inputs.verified for name in SOURCES)
+    return [_step(inputs)] if there and inputs.environment.image.name == IMAGE else []
 
 
 def has_sources(line: Line) -> bool:

@@ -91,6 +91,13 @@ def cached_image_for(name: str, request: str, root: Path) -> Image | None:
     return _cached(name, root / name / request, request)
 
 
+def kept_image(name: str, key: str, root: Path) -> Image | None:
+    """Return the image `name` with this key, for whatever request it was made; None where it is not kept."""
+    place = root / name / key
+    whole = (place / "rootfs").is_dir() and not place.is_symlink() and _key(place / "packages.json") == key
+    return Image(name, key, place / "rootfs", place / "packages.json") if whole else None
+
+
 def check(image: Image) -> None:
     """Raise `Refused` unless the image is as it was made; call this before use, not for planning."""
     if problems := differences(image):

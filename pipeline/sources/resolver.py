@@ -72,10 +72,16 @@ _ANOTHER = "look at the file that was kept; --mirror DIR uses a good copy from D
 
 
 class Sources:
-    """The sources of one line in one run."""
+    """The sources of one line in one run.
 
-    def __init__(self, line: Line, settings: Settings, console: Console) -> None:
-        self.line, self.settings, self.console = line, settings, console
+    `answers` are Debian's answers that an earlier run used: what it used none of is not fetched, and a fetch with them
+    is not recorded as the line's last.
+    """
+
+    def __init__(
+        self, line: Line, settings: Settings, console: Console, answers: Mapping[str, Answer] | None = None
+    ) -> None:
+        self.line, self.settings, self.console, self.answers = line, settings, console, answers
         self.store = Store(settings.store, console.warn)
         self.options = Options.from_settings(settings)
         self.lock = lock_file.read(line)
@@ -91,7 +97,7 @@ class Sources:
         builds in another one, or not at all, may have no apt to find them with. What an earlier call
         verified is not resolved a second time.
         """
-        wanted = {name: source for name, source in self._sources() if _needed(source, image)}
+        wanted = {name: source for name, source in self._used() if _needed(source, image)}
         unpinned = [name for name, source in wanted.items() if not self._known(name, source)]
         left_out = {*unpinned, *self._verified}
         pinned = [self._pinned(name, source) for name, source in wanted.items() if name not in left_out]
@@ -100,7 +106,8 @@ class Sources:
             for item, fetched in zip(pinned, fetched_all, strict=True):
                 self._verified[item.name] = self._verify(item, fetched)
         found = [self._verified[name] for name in wanted if name in self._verified]
-        self._record(found)
+        if self.answers is None:
+            self._record(found)
         if unpinned:
             raise self._not_pinned(unpinned)
         return found
@@ -115,7 +122,7 @@ class Sources:
         source = self.line.data.sources[name]
         if not isinstance(source, DebianSource):
             return None
-        return self.store.record(self._record_name(name, source), Answer)
+        return (self.answers or {}).get(name) or self.store.record(self._record_name(name, source), Answer)
 
     def has_own(self, image: str) -> bool:
         """Return whether there are sources that only building in `image` needs."""
@@ -185,6 +192,11 @@ class Sources:
 
     def _sources(self) -> Iterator[tuple[str, FileSource | SrpmSource | DebianSource]]:
         yield from self.line.data.sources.items()
+
+    def _used(self) -> Iterator[tuple[str, FileSource | SrpmSource | DebianSource]]:
+        for name, source in self._sources():
+            if self.answers is None or name in self.answers or not isinstance(source, DebianSource):
+                yield name, source
 
     def _known(self, name: str, source: FileSource | SrpmSource | DebianSource) -> bool:
         return not isinstance(source, SrpmSource) or source.sha256 is not None or name in self.lock
@@ -314,11 +326,10 @@ class Sources:
     # Debian: the signed index is asked once, and its answer recorded.
 
     def _resolved(self, name: str, source: DebianSource) -> _Pinned:
-        record_name = self._record_name(name, source)
-        record = self.store.record(record_name, Answer)
+        record = self.answer(name)
         if record is None or self.settings.refresh:
             record = self._ask_index(name, source)
-            self.store.write_record(record_name, record)
+            self.store.write_record(self._record_name(name, source), record)
         suites = " and ".join(index.suite for index in record.indexes)
         how = f"digest in Debian's signed index of {suites}"
         how += "".join(f"; {version} is newer and not available" for version in record.passed[:1])

@@ -65,6 +65,21 @@ OTHERS: Mapping[str, Any] = {
 }
 
 
+# Verbs that need some.
+WORDS = {
+    "audit": "x",
+    "ci": "systemd",
+    "cves": "x",
+    "diff": "x y",
+    "mirror": "export d",
+    "pin": "el6 x",
+    "reproduce": "x",
+    "shell": "x",
+    "store": "gc",
+    "trace": "x y",
+}
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_setting_that_outlives_the_run_is_repeated_as_it_is_read(row: settings.Setting) -> None:
     value = row.choices[-1] if row.choices else OTHERS[row.kind]
@@ -73,10 +88,7 @@ def test_every_setting_that_outlives_the_run_is_repeated_as_it_is_read(row: sett
     for verb in command_line.VERBS.values():
         if row.name not in verb.parameters or row.name == "line-file" or not verb.parameters[row.name].setting:
             continue
-        of_verbs = {"pin": "el6 x", "mirror": "export d", "store": "gc", "shell": "x"}
-        words = {**of_verbs, "audit": "x", "ci": "systemd", "cves": "x", "diff": "x y", "trace": "x y"}.get(
-            verb.name, ""
-        )
+        words = WORDS.get(verb.name, "")
         completed = next_command.complete(f"./inv {verb.name} {words}".rstrip(), given)
         (call,) = command_line.parse(shlex.split(completed)[1:], command_line.VERBS)
         once = row.name in next_command.ONCE
