@@ -91,9 +91,8 @@ class StatedBuild:
 
     @classmethod
     def of(cls, examined: Examined) -> StatedBuild:
-        """Return the build of an audited snapshot. Raises `Refused` where the audit failed, its age apart."""
-        findings = examined.audit.findings
-        failed = [row for row in findings if row.result is Result.FAIL and row.check != "freshness"]
+        """Return the build of an audited snapshot. Raises `Refused` where the audit failed."""
+        failed = [row for row in examined.audit.findings if row.result is Result.FAIL]
         if failed or examined.audited is None:
             first = failed[0]
             raise Refused(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.audit import audit, evidence, policy
+from pipeline.audit.audit import Standing
 from pipeline.audit.reproduction import Comparison, Package, Reproduction, StatedBuild, Verdict
 from pipeline.commands.preparation import Earlier, Preparation
 from pipeline.commands.task import Outcome
@@ -37,7 +38,7 @@ def reproduce(context: RunContext, chosen: str) -> Outcome:
     for a source that neither the store has nor anybody else.
     """
     path = evidence.find_snapshot(chosen, context.settings.artifacts)
-    build = StatedBuild.of(audit.examine(path, policy.load(None), latest=False))
+    build = StatedBuild.of(audit.examine(path, policy.load(None), Standing.HELD))  # its age does not matter
     reports = context.settings.artifacts / "reports" / "reproduced" / build.document.id
     if reports.exists():
         trees.remove(reports)

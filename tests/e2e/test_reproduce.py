@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.audit import audit, policy
+from pipeline.audit.audit import Standing
 from pipeline.audit.reproduction import Comparison, StatedBuild, Verdict
 from pipeline.errors import ExitCode
 from pipeline.packaging import step_record
@@ -52,7 +53,7 @@ def emptied(directory: Path) -> Iterator[tuple[Path, Path]]:
 def published(images: Path) -> Iterator[Published]:
     with ToyShop.opened(images, spec_changed=[(MODULES, CHANCE)]) as shop:
         shop.all()
-        examined = audit.examine(shop.latest(), policy.load(None), latest=True)
+        examined = audit.examine(shop.latest(), policy.load(None), Standing.LATEST)
         yield Published(shop, StatedBuild.of(examined))
 
 
