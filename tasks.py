@@ -152,6 +152,7 @@ def patches(
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
 BUILDING = (
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key", *LIMITS),
+    *("shared-store", "shared-keys"),
     *("force", "keep-going", "explain", "dry-run", "verify", "check-reproducible"),
 )
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", "userland")

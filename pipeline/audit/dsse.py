@@ -43,11 +43,11 @@ def encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def sign(payload: bytes, key: AttestationKey) -> bytes:
-    """Return the envelope of an in-toto statement, signed with `key`."""
-    signature = base64.b64encode(key.sign(encoding(PAYLOAD_TYPE, payload))).decode()
+def sign(payload: bytes, key: AttestationKey, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Return the envelope of a payload, by default an in-toto statement, signed with `key`."""
+    signature = base64.b64encode(key.sign(encoding(payload_type, payload))).decode()
     text = base64.b64encode(payload).decode()
-    envelope = Envelope(PAYLOAD_TYPE, text, (Signature(key.public.id, signature),))
+    envelope = Envelope(payload_type, text, (Signature(key.public.id, signature),))
     return json.dumps(decoder.encode(envelope)).encode() + b"\n"
 
 
@@ -61,14 +61,14 @@ def key_ids(envelope: bytes) -> list[str]:
     return [signature.keyid for signature in documents.parse(Envelope, envelope).signatures]
 
 
-def verify(envelope: bytes, pem: bytes) -> bytes:
+def verify(envelope: bytes, pem: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Return the payload of an envelope that the public key `pem` has signed.
 
-    Raises `ValueError` for anything but one in-toto payload with one good signature.
+    Raises `ValueError` for anything but one payload of the type with one good signature.
     """
     found = documents.parse(Envelope, envelope)
-    if found.payloadType != PAYLOAD_TYPE:
-        raise ValueError(f"a payload of another type: expected {PAYLOAD_TYPE}, got {found.payloadType}")
+    if found.payloadType != payload_type:
+        raise ValueError(f"a payload of another type: expected {payload_type}, got {found.payloadType}")
     wanted = attestation_key.key_id(pem)
     if [signature.keyid for signature in found.signatures] != [wanted]:
         got = ", ".join(signature.keyid for signature in found.signatures) or "none"

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from pipeline.core import documents
 from pipeline.core.fs import read_limited, sha256_of
 from pipeline.errors import Refused
 from pipeline.packaging.graph import key_of
-from pipeline.publish.layout import PUBLISH, statement_name
+from pipeline.publish import attestation_key
+from pipeline.publish.layout import HOST_KEYS, PUBLISH, statement_name
 from pipeline.publish.snapshot import attestations
 from pipeline.publish.verify import SUMS
 
@@ -59,7 +60,7 @@ def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str,
     if audited.pem is None:
         return {}
     place = attestations(audited.path)
-    stated = _verified(place, audited.pem, findings)
+    stated = _verified(place, _Keys(audited.pem, policy.policy.keys.attestation), findings)
     _check_all_there(audited, place, stated, findings)
     for each in stated.values():
         with findings.failing(_CHECK, each.file):
@@ -78,7 +79,7 @@ def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str,
 def read_all(audited: Audited) -> dict[str, Stated]:
     """Return the statements of a snapshot by step. Raises `Refused` for one that the snapshot's key did not sign."""
     place, findings = attestations(audited.path), Findings()
-    found = _verified(place, audited.pem, findings) if audited.pem else {}
+    found = _verified(place, _Keys(audited.pem), findings) if audited.pem else {}
     if findings.rows or not found:
         what = findings.rows[0] if findings.rows else None
         raise Refused(
@@ -94,18 +95,45 @@ def _of_line(audited: Audited, policy: PolicyFile) -> LinePolicy:
     return (policy.policy.lines or {}).get(audited.document.line, LinePolicy())
 
 
-def _verified(place: Path, pem: bytes, findings: Findings) -> dict[str, Stated]:
-    """Return the statements whose signature is by `pem` and by no other key; record what is wrong with the others."""
+@dataclass(frozen=True)
+class _Keys:
+    """The keys that statements may be signed with: the snapshot's own, and those of hosts whose steps were taken.
+
+    The latter lie beside the statements. Only those count that a policy accepts, where it names any, for statements
+    that the publication's own lists by digest.
+    """
+
+    own: bytes
+    accepted: tuple[str, ...] = ()
+
+    def verify(self, envelope: bytes, place: Path, listed: Collection[str]) -> bytes:
+        """Return the payload of an envelope. Raises `ValueError` and `OSError`."""
+        signers = dsse.key_ids(envelope)
+        if signers == [attestation_key.key_id(self.own)] or hashlib.sha256(envelope).hexdigest() not in listed:
+            return dsse.verify(envelope, self.own)
+        if self.accepted and not set(signers) <= set(self.accepted):
+            raise ValueError(f"signed with the key {', '.join(signers)}, which the policy does not accept")
+        for pem in attestation_key.trusted(place / HOST_KEYS).values() if (place / HOST_KEYS).is_dir() else ():
+            if signers == [attestation_key.key_id(pem)]:
+                return dsse.verify(envelope, pem)
+        return dsse.verify(envelope, self.own)
+
+
+def _verified(place: Path, keys: _Keys, findings: Findings) -> dict[str, Stated]:
+    """Return the statements whose signature is by one of the `keys`; record what is wrong with the others."""
     found: dict[str, Stated] = {}
-    for path in sorted(place.iterdir()) if place.is_dir() else ():
+    files = sorted(path for path in place.iterdir() if path.name != HOST_KEYS) if place.is_dir() else []
+    published = statement_name(PUBLISH)
+    for path in sorted(files, key=lambda path: path.name != published):  # it lists the others
         with findings.failing(_CHECK, path.name):
             data = read_limited(path, documents.MOST)
-            read = statement.parse(dsse.verify(data, pem))
+            listed = {r.digest.get("sha256", "") for r in found[PUBLISH].found(Kind.STEP)} if PUBLISH in found else ()
+            read = statement.parse(keys.verify(data, place, listed))
             step = read.predicate.buildDefinition.externalParameters.step
             if path.name != statement_name(step):
                 raise ValueError(f"it is about the step {step}; expected that in a file {statement_name(step)}")
             found[step] = Stated(step, read, hashlib.sha256(data).hexdigest())
-    return found
+    return {step: found[step] for step in sorted(found, key=statement_name)}
 
 
 def _check_all_there(audited: Audited, place: Path, stated: Mapping[str, Stated], findings: Findings) -> None:

@@ -23,8 +23,10 @@ from pipeline.core import resources
 from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
+from pipeline.packaging.exchange import Exchange
 from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
+from pipeline.packaging.shared_store import DirectoryStore
 from pipeline.publish.layout import PUBLISH
 from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import MODULES_STEP, Recipe
@@ -75,14 +77,27 @@ class BuildCommand:
             self.context.console.warn,
             settings.verify,
             attester=self.attester,
+            exchange=self._exchange,
         )
 
     @cached_property
     def attester(self) -> RunAttester:
         """The maker of the statements about this run's steps."""
         # The key is that of the last publication, which the runner reads: so only when a statement is looked at.
-        artifacts = self.context.settings.artifacts
-        return RunAttester(self.line, self.preparation, artifacts, lambda: self.publishing.attestation_key)
+        settings = self.context.settings
+        return RunAttester(
+            *(self.line, self.preparation, settings.artifacts),
+            lambda: self.publishing.attestation_key,
+            settings.shared_keys,
+        )
+
+    @property
+    def _exchange(self) -> Exchange | None:
+        """The exchange of results with other hosts; None without a shared store."""
+        shared = self.context.settings.shared_store
+        if shared is None:
+            return None
+        return Exchange(self.line.name, DirectoryStore(shared), self.attester, self.context.console.warn)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -138,7 +153,7 @@ class BuildCommand:
         begun = time.monotonic()
         self._check_names()
         _ = self.preparation.module_key  # an unusable one is reported before hours of building
-        self._check_attestation_key()
+        self._check_sharing_and_keys()
         tried = self.publishing.is_certain()
         if tried:
             self.publishing.try_key()
@@ -179,9 +194,9 @@ class BuildCommand:
             if wrong := [name for name in names if name not in known]:
                 raise unknown(f"step of {option}", wrong, known, hint="`./inv build-all --dry-run` shows the steps")
 
-    def _check_attestation_key(self) -> None:
-        """Raise `UsageError` or `Refused` for an attestation key that cannot sign, before hours of building."""
-        _ = self.attester.key_id
+    def _check_sharing_and_keys(self) -> None:
+        """Raise `UsageError` or `Refused` for keys and a shared store that cannot be used, before hours of building."""
+        _ = self.attester.key_id, self.attester.trusted, self.runner
 
     def _look(self) -> None:
         """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""
@@ -211,7 +226,7 @@ class BuildCommand:
         return {**self._run_plan(graph, self.runner), **outcomes}, comparison
 
     def _run_plan(self, graph: StepGraph, runner: Scheduler) -> Mapping[str, Outcome]:
-        self._check_attestation_key()
+        self._check_sharing_and_keys()
         with progress.progress_reported(graph, runner, self.context.console):
             return runner.run(graph)
 

@@ -17,7 +17,7 @@ from pipeline.core import documents
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import STATEMENT, Published
-from pipeline.publish.layout import PLACEHOLDER, PUBLISH, directory_of, statement_name
+from pipeline.publish.layout import HOST_KEYS, PLACEHOLDER, PUBLISH, directory_of, statement_name
 from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Publishing:
             "small": self.small,
             "old-readers": self.old_readers,
         }
-        return Step(PUBLISH, self._publish, inputs, tuple(needs), (__name__,))
+        return Step(PUBLISH, self._publish, inputs, tuple(needs), (__name__,), local=True)
 
     def is_certain(self) -> bool:
         """Return whether a run publishes with a person's key, as far as that is known before its plan is."""
@@ -121,8 +121,18 @@ class Publishing:
         work.statements.append(statements / statement_name(PUBLISH))
 
     def _copy_statements(self, work: Work, into: Path) -> list[Path]:
-        """Copy the statements of the steps that made the packages into the directory `into`; return the copies."""
+        """Copy the statements of the steps that made the packages into the directory `into`; return the copies.
+
+        Beside them the public keys of the other hosts that made some.
+        """
+        from pipeline.publish import attestation_key
+
         copies = []
+        others = attestation_key.trusted(self.settings.shared_keys)
+        for signer in sorted({work.records[name].attested for name in work.needs} & others.keys()):
+            (into / HOST_KEYS).mkdir(parents=True, exist_ok=True)
+            copies.append(into / HOST_KEYS / f"{signer}.pem")
+            write_atomic(copies[-1], others[signer])
         for name, out in work.needs.items():
             if work.records[name].attested:
                 into.mkdir(parents=True, exist_ok=True)

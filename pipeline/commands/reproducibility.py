@@ -51,6 +51,7 @@ class Rebuild:
         second = replace(
             self.first, root=root, force=tuple(wanted.steps), force_reason="to be compared", compiler_cache=False
         )
+        second.exchange = None  # what another host made says nothing about this second build
         second.attester = None  # what it makes is removed, and a statement is about what can be had
         with locked(root.with_name(f"{root.name}.lock")):
             made = self._rebuilt(wanted, second)

@@ -185,6 +185,21 @@ class Settings:
     baseurl: Annotated[
         str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
     ] = ""
+    shared_store: Annotated[
+        Path | None,
+        Row(
+            "directory that several hosts share: finished steps go there, and missing ones are taken from there",
+            value="DIR",
+            group="many machines",
+        ),
+    ] = None
+    shared_keys: Annotated[
+        Path | None,
+        Row(
+            "directory of public attestation keys, *.pem, of other hosts whose steps count; default: only this host's",
+            value="DIR",
+        ),
+    ] = None
     only: Annotated[
         tuple[str, ...], Row("build only this step and what it needs; may be repeated", value="STEP", group="steps")
     ] = ()

@@ -76,8 +76,11 @@ def copy_hashed(source: Path, target: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
-    """Yield a stream whose bytes appear at `path` by one rename; remove leftovers of killed runs."""
+def atomic(path: Path, mode: int = 0o644, *, exclusive: bool = False) -> Iterator[BinaryIO]:
+    """Yield a stream whose bytes appear at `path` by one rename; remove leftovers of killed runs.
+
+    `exclusive`: raise `FileExistsError` where something is there, and leave it as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name}."
     for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
@@ -92,7 +95,10 @@ def atomic(path: Path, mode: int = 0o644) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
             temporary.chmod(mode)
-            temporary.replace(path)  # still locked: no other run takes it for a leftover
+            if exclusive:
+                path.hardlink_to(temporary)
+            else:
+                temporary.replace(path)  # still locked: no other run takes it for a leftover
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -62,7 +62,7 @@ class Step:
 
     The key covers these modules with all that they import (`fingerprint`).
     `weight` is how many of the build jobs it uses: 0 for all of them. `differs` is why two builds of it
-    cannot have the same bytes, empty where they must.
+    cannot have the same bytes, empty where they must. A `local` one changes its host: no other host's result will do.
     """
 
     name: str
@@ -72,6 +72,7 @@ class Step:
     code: tuple[str, ...] = ()
     weight: int = 1
     differs: str = ""
+    local: bool = False
 
     @property
     def directory(self) -> str:

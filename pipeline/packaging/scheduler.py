@@ -35,12 +35,14 @@ from pipeline.errors import BuildFailed, PipelineError, Refused
 from pipeline.packaging import attestation, step_record
 from pipeline.packaging.attestation import Attester
 from pipeline.packaging.compilations import CompilationCounter
+from pipeline.packaging.exchange import Exchange
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.step_record import Damaged, Phase, Record
 
 _STOP_TIMEOUT = 1.5  # seconds for steps to clean up after a request to stop
 
 LOCK = "lock"
+TAKEN = "taken from the shared store"
 DAMAGED = ".damaged-"  # before the key: what was no longer as its step had made it
 SHELL_LOCK = "shell.lock"  # beside a step's lock: shared by those who look around in what failed
 
@@ -50,6 +52,7 @@ class State(StrEnum):
 
     RAN = "ran"
     REUSED = "reused"
+    TAKEN = "taken"  # from the shared store
     FAILED = "failed"
     BLOCKED = "blocked"
 
@@ -92,8 +95,8 @@ class Scheduler:
     `options` are what a verb needs to mean the same line, for the commands that errors tell. `warn` gets what a
     person must know although the run goes on; None for `say`. `content`: what is reused is read whole, whatever its
     stamps say. Without `compiler_cache` every file is compiled. `attester` makes the
-    statements, None for none. `force_reason` is why `force` names steps. `outcomes`
-    are those of the last or current run.
+    statements, None for none. `exchange` shares results with other hosts. `force_reason` is why `force` names steps.
+    `outcomes` are those of the last or current run.
     """
 
     root: Path
@@ -107,6 +110,7 @@ class Scheduler:
     compiler_cache: bool = True
     force_reason: str = "forced"
     attester: Attester | None = None
+    exchange: Exchange | None = None
     outcomes: dict[str, Outcome] = field(init=False, default_factory=dict)
     _records: dict[str, Record] = field(init=False, default_factory=dict)
     _free_jobs: int = field(init=False, default=0)
@@ -222,9 +226,12 @@ class Scheduler:
         with locked(self.directory(step) / LOCK, waiting=lambda holder: self._report_waiting(step, holder)):
             found = self._refresh_stamps(place, self.stored(step, key))
             others = self._changed_needs(step, found.record) if found.record else []
-            if found.record and not others and not self._is_forced(step.name):
-                self._records[step.name] = found.record
-                return Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=found.record)
+            usable = found.record if found.record and not others and not self._is_forced(step.name) else None
+            if taken := self._taken(step, key, usable):
+                took = time.monotonic() - begun
+                return self._ended(Outcome(step.name, key, State.TAKEN, TAKEN, took, place, record=taken))
+            if usable:
+                return self._ended(Outcome(step.name, key, State.REUSED, "nothing changed", 0.0, place, record=usable))
             why = f"made from another output of {', '.join(others)}" if others else self._why(graph, step, found)
             (self.warn if found.problem and self.warn else self.say)(f"{step.name}: {why}")
             if found.problem and not found.elsewhere:
@@ -235,10 +242,50 @@ class Scheduler:
                 took = time.monotonic() - begun
                 self.say(f"{step.name}: failed after {took:.0f} s")
                 return Outcome(step.name, key, State.FAILED, why, took, place, error)
+            made = self._taken(step, key, made) or made
         took = time.monotonic() - begun
-        self._records[step.name] = made
         self.say(f"{step.name}: done in {took:.1f} s")
-        return Outcome(step.name, key, State.RAN, why, took, place, record=made)
+        return self._ended(Outcome(step.name, key, State.RAN, why, took, place, record=made))
+
+    def _ended(self, outcome: Outcome) -> Outcome:
+        """Note what a step made, for those that need it."""
+        if outcome.record:
+            self._records[outcome.step] = outcome.record
+        return outcome
+
+    def _taken(self, step: Step, key: str, known: Record | None) -> Record | None:
+        """Put the shared store's result into the place of the step where it has another one than the `known` one.
+
+        Offer the known one where the store has none. Return None where what is here stays.
+        """
+        if self.exchange is None or step.local:
+            return None
+        place, forced = self.published(step, key), self._is_forced(step.name)
+        if known:
+            shared = self.exchange.settle(place, known, keep=forced)
+        elif forced:
+            return None
+        else:
+            used = {name: self._records[name].digest for name in step.needs}
+            shared = self.exchange.find(step.name, step.directory, key, used)
+        if shared is None:
+            return None
+        self._remove_leftovers(place.parent)
+        work = place.with_name(f".work-{key}")
+        with writing(place.parent):
+            work.mkdir(parents=True)
+            taken = self.exchange.take(shared, work, self.root)
+            if taken is None:
+                fs.remove(work)
+                return None
+            self._replace(work, place)
+        self.say(f"{step.name}: {TAKEN}, made with the key {taken.attested[:16]}…")
+        return taken
+
+    def _remove_leftovers(self, directory: Path) -> None:
+        """Remove what earlier runs left of a step whose lock is held; what failed too: it may be why disk is full."""
+        for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
+            fs.remove(leftover)
 
     def _report_waiting(self, step: Step, holder: str) -> None:
         self.say(f"{step.name}: another run is at it, and its result will be ours: {holder}")
@@ -266,9 +313,7 @@ class Scheduler:
     def _execute(self, graph: StepGraph, step: Step, key: str, jobs: int, why: str) -> Record:
         directory = self.directory(step)
         work = directory / f".work-{key}"
-        # Ours alone: we hold the lock. What failed before goes too: it may be why there is no room.
-        for leftover in (*directory.glob(".work-*"), *directory.glob(".old-*"), *directory.glob(".failed")):
-            fs.remove(leftover)
+        self._remove_leftovers(directory)
         work.mkdir(parents=True)
         needs = {name: self.published(graph.steps[name], graph.keys[name]) / step_record.OUT for name in step.needs}
         records = {name: self._records[name] for name in step.needs}

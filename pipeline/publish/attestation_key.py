@@ -97,6 +97,29 @@ def verify(pem: bytes, signature: bytes, data: bytes) -> bool:
     return True
 
 
+def trusted(directory: Path | None) -> dict[str, bytes]:
+    """Return by id the public keys of the files *.pem in the directory of the setting `shared-keys`.
+
+    Raises `UsageError` for a directory or a file that is none of that.
+    """
+    if directory is None:
+        return {}
+    hint = "openssl pkey -in attestation.pem -pubout -out NAME.pem"
+    if not directory.is_dir():
+        what = "shared-keys: expected a directory of public attestation keys"
+        raise UsageError(what, where=str(directory), why="results that other hosts share count by these", hint=hint)
+    found = {}
+    for file in sorted(directory.glob("*.pem")):
+        try:
+            pem = read_limited(file, _MOST)
+            found[key_id(pem)] = pem
+        except (OSError, ValueError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            what = f"shared-keys: {problem}; expected the public half of an attestation key, ECDSA P-256 in PEM"
+            raise UsageError(what, where=str(file), hint=hint) from None
+    return found
+
+
 def known(setting: str, directory: Path) -> PublicKey | None:
     """Return the public half of the key of the setting `attestation-key`; None for a development key not made yet.
 

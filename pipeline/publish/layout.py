@@ -5,6 +5,8 @@ from __future__ import annotations
 PUBLISH = "repository"  # the step that publishes a line's packages
 PLACEHOLDER = "http://repository.example/repo"  # serves nothing, until an administrator gives an address
 
+HOST_KEYS = "keys"  # beside a snapshot's statements: public attestation keys of other hosts that executed steps
+
 
 def directory_of(line: str, *, small: bool) -> str:
     """Return the directory of a line in the repository; a small snapshot never becomes a line's latest."""

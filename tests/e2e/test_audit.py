@@ -18,10 +18,12 @@ from pipeline.audit import audit, dsse, freshness, page, policy
 from pipeline.audit.audit import Standing
 from pipeline.audit.findings import Result
 from pipeline.audit.statement import Kind
+from pipeline.core.fs import sha256_of
 from pipeline.core.process import run
 from pipeline.errors import ExitCode
 from pipeline.formats import archive, rpm_header
 from pipeline.formats.rpm_header import Tag
+from pipeline.publish.layout import HOST_KEYS, PUBLISH
 from tests.fixtures.commandline import ROOT
 from tests.fixtures.forged import STRANGERS, Forged, edit_content
 from tests.fixtures.plainuser import as_user, python
@@ -96,6 +98,32 @@ def test_a_policy_limits_the_days_since_a_snapshot_was_the_latest(
     later = time.time() + 8 * freshness.DAY
     monkeypatch.setattr("pipeline.audit.audit.time.time", lambda: later)
     assert "the policy accepts 7 days" in forged.failures(rules)[f"freshness: {forged.latest.name}"]
+
+
+def test_a_step_of_another_host_counts_by_the_publication_s_word_and_the_key_beside_it(
+    forged: Forged, published: Published
+) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    envelope, stranger = forged.envelope("ipvsadm"), forged.attestation(STRANGERS).public
+    keys = envelope.parent / HOST_KEYS
+    keys.mkdir()
+    (keys / "host.pem").write_bytes(stranger.pem)
+    name = f"statement: {envelope.name}"
+    assert "signed with another key" in forged.failures()[name], "the publication lists another statement"
+    with forged.statement(PUBLISH) as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        for row in rows:
+            if row["name"] == "ipvsadm":
+                row["digest"]["sha256"] = sha256_of(envelope)
+    assert name not in forged.failures()
+    rules = forged.repo / "policy.toml"
+    rules.write_text(published.policy.read_text())
+    assert "the policy does not accept" in forged.failures(rules)[name]
+    rules.write_text(rules.read_text().replace("attestation = [", f'attestation = ["{stranger.id}", '))
+    assert name not in forged.failures(rules)
+    (keys / "host.pem").unlink()
+    assert "signed with another key" in forged.failures()[name]
 
 
 def test_changes_that_no_commit_has_are_refused_but_where_the_policy_takes_them(

@@ -24,6 +24,7 @@ class Notary:
     key_id: str
     made: list[str] = field(default_factory=list)
     broken: bool = False
+    trusted: tuple[str, ...] = ()
 
     def statement(self, work: Work, record: Record) -> bytes:
         if self.broken:
