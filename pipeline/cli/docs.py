@@ -131,7 +131,7 @@ def _example(code: ExitCode) -> tuple[str, str]:
 def _verb(verb: Verb) -> str:
     """Return the section of a verb: usage, purpose, its own words and options, and its settings."""
     own = [each for each in verb.parameters.values() if each.name in verb.words or not each.setting]
-    settings = [row for row in ROWS if row.name in verb.parameters]
+    settings = [row for row in ROWS if (found := verb.parameters.get(row.name)) and found.setting]
     parts = [
         f"## {verb.name}\n",
         f"    ./inv {verb.usage}\n",
