@@ -6,8 +6,11 @@ what hangs, crashes or stays behind.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from pipeline.lab.scenario import ScenarioPlan
-from pipeline.lab.scenario_context import ANY_STATUS, GUEST, ScenarioContext, parse_responses
+from pipeline.lab.scenario_context import ANY_STATUS, GUEST, Response, ScenarioContext, parse_responses
 from pipeline.lab.scenarios import boot, fullnat, ipvs
 from pipeline.lab.scenarios.fullnat import LOCAL, SERVICE, VIP
 from pipeline.lab.vm.machine import Machine
@@ -108,9 +111,17 @@ def _check_changes(context: ScenarioContext) -> None:
     # The last round must be over: an ipvsadm that finds no IPVS loads it, into the midst of unloading.
     context.run_script(director, ": >/run/stop\nuntil [ -e /run/ended ]; do usleep 50000; done", timeout=120)
     good = sum(answer.is_client_preserved for answer in found)
-    context.check("FULLNAT beside changes: connections whose client the server sees", SURE * EACH, good)
+    name = "FULLNAT beside changes: connections whose client the server sees"
+    context.check(name, SURE * EACH, _with_reasons(found), passed=good == SURE * EACH)
     rounds = int(director.run("cat", "/run/rounds").out)
     context.check("director: rounds of changes meanwhile", "10 or more", rounds, passed=rounds >= 10)
+
+
+def _with_reasons(found: Sequence[Response]) -> str:
+    """Return how many connections were good, and of the others how many for which reason."""
+    bad = [row for row in found if not row.is_client_preserved]
+    reasons = Counter(row.error or f"seen as one of {row.observed_client[0]}" for row in bad)
+    return "; ".join([str(len(found) - len(bad)), *(f"{number}: {why}" for why, number in reasons.most_common(5))])
 
 
 def _check_unloading(context: ScenarioContext) -> None:

@@ -20,7 +20,7 @@ from pipeline.lab import dialects, scenarios
 from pipeline.lab.dialects import Dialect
 from pipeline.lab.scenario import ScenarioPlan
 from pipeline.lab.scenario_context import Response, ScenarioContext, parse_responses
-from pipeline.lab.scenarios import boot, ipvs, keepalived, nat
+from pipeline.lab.scenarios import boot, fullnat_churn, ipvs, keepalived, nat
 from pipeline.lab.topology import Part
 from pipeline.lab.vm.machine import CompletedCommand
 
@@ -156,7 +156,18 @@ def test_servers_are_found_in_the_kernels_own_table_of_connections() -> None:
 
 def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() -> None:
     log = "<6>[    0.1] fine\n<3>[    0.2] toa: cannot hook\n<4>[    0.3] WARNING: CPU: 0 PID: 1 at net/core\n"
-    assert boot.kernel_errors(log) == ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]
+    found = ["[    0.2] toa: cannot hook", "[    0.3] WARNING: CPU: 0 PID: 1 at net/core"]
+    assert boot.kernel_errors(log) == found
+    slow = (
+        "<3>[   33.0] ACPI Error: Method execution failed \\_SB.PCI0._PRT due to previous error (AE_AML_LOOP_TIMEOUT)\n"
+    )
+    assert boot.kernel_errors(slow + log) == found, "a slow host is no error of the kernel"
+
+
+def test_connections_that_failed_are_counted_by_reason() -> None:
+    good, hidden = (f"ok server {seen} 1 10.0.0.9 80 | 10.0.0.1 1 3.1" for seen in ("10.0.0.1", "10.0.0.2"))
+    rows = parse_responses("\n".join([good, "timeout", hidden, good, "timeout"]))
+    assert fullnat_churn._with_reasons(rows) == "2; 2: timeout; 1: seen as one of 10.0.0.2"
 
 
 # --- Checks ----------------------------------------------------------------------------------------------
