@@ -112,7 +112,12 @@ def read(path: Path, pem: bytes) -> tuple[Freshness, str]:
 
     Raises `OSError`, and `ValueError` for anything else than a statement that is signed with that key.
     """
-    return _parsed(dsse.verify(read_limited(path, MOST), pem))
+    return verified(read_limited(path, MOST), pem)
+
+
+def verified(envelope: bytes, pem: bytes) -> tuple[Freshness, str]:
+    """Return the same of a statement's bytes. Raises `ValueError`."""
+    return _parsed(dsse.verify(envelope, pem))
 
 
 def _is_current(path: Path, key_id: str, latest: tuple[str, str], now: int, days: int) -> bool:

@@ -18,7 +18,7 @@ from pipeline.core import neutral, process
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode, HostLacks, PipelineError
 
-Group = Literal["fetch", "debian", "test", "lab", "build"]
+Group = Literal["fetch", "debian", "test", "lab", "build", "publish"]
 Manager = Literal["apt", "dnf"]
 
 GROUPS: dict[Group, str] = {
@@ -27,6 +27,7 @@ GROUPS: dict[Group, str] = {
     "test": "run the test suite",
     "lab": "boot guests in the lab",
     "build": "make builder images and build packages",
+    "publish": "copy published repositories to where clients read them",
 }
 UPDATE_TIMEOUT, INSTALL_TIMEOUT = 300.0, 1800.0  # seconds; a slow mirror, not a hung one
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -96,6 +97,7 @@ TABLE = (
     _row("mount", "mount", "util-linux", "test", "make small file systems to fill"),
     _row("ldd", "libc-bin", "glibc-common", "test", "find what a program needs, for small root file systems"),
     _row("nsenter", "util-linux", "util-linux", "test", "enter namespaces"),
+    _row("rsync", "rsync", "rsync", "publish test", "copy published repositories"),
     _row("flock", "util-linux", "util-linux", "test", "lock in shell scripts"),
     _row("dnf", "dnf", "dnf", "test", "install from the repositories we make"),
     _row("fish", "fish", "fish", "test", "complete our command lines in it"),

@@ -44,7 +44,7 @@ def inv(*words: str, cwd: Path = ROOT, **environ: str) -> Result:
 ONE_LINE = {
     "fetch": [], "patches": [], "build-all": [], "build": ["kernel"], "image": [], "shell": ["ipvsadm"], "smoke": [],
     "boot": [], "lab": ["--scenario", "nat"], "mirror": ["export", "there"],
-    "cves": ["vulns"],
+    "cves": ["vulns"], "publish": ["--to", "there"],
 }  # fmt: skip
 # A line is a word that must be typed, or limits what is looked at.
 OTHERWISE = {"pin", "lines", "status", "clean", "logs", "ci"}

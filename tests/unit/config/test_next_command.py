@@ -73,6 +73,7 @@ WORDS = {
     "diff": "x y",
     "mirror": "export d",
     "pin": "el6 x",
+    "publish": "--to x",
     "reproduce": "x",
     "shell": "x",
     "store": "gc",

@@ -1,0 +1,92 @@
+"""Copy a line's latest snapshot to a directory or with rsync, and print what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.audit import freshness
+from pipeline.config import line_loader
+from pipeline.config.context import RunContext
+from pipeline.core.disk_space import writing
+from pipeline.errors import Refused, UsageError
+from pipeline.host import programs
+from pipeline.publish import keys, signers, upload, verify
+from pipeline.publish.layout import directory_of
+from pipeline.publish.rsync import Target
+from pipeline.publish.upload import Uploaded
+
+
+def publish(context: RunContext, to: str, keep: str) -> Uploaded:
+    """Publish to a target. Raises as `upload.upload`, and `Refused` for a target that has a newer publication."""
+    settings, console = context.settings, context.console
+    kept = _number(keep) if keep else upload.KEPT
+    line = line_loader.load(settings.line or None, settings.line_file)
+    place = settings.artifacts / "repo" / directory_of(line.name, small=settings.kernel_config == "small")
+    if not (place / "latest").exists():
+        what = f"there is no repository of the line {line.name}; expected a published one"
+        raise UsageError(what, where=str(place / "latest"), hint="./inv build-all")
+    programs.ensure({"publish"}, console)
+    target = Target(to)
+    _check_newer(place, target)
+    console.note(f"verifying and copying {(place / 'latest').resolve().name} to {to}")
+    with writing(target.directory or settings.artifacts):
+        done = upload.upload(place, _signer(context, place), target, kept)
+    console.say(
+        f"{place.name}: {done.snapshot} is the latest at {to}; {len(done.kept)} kept, {len(done.removed)} removed"
+    )
+    return done
+
+
+def _number(keep: str) -> int:
+    if not keep.isascii() or not keep.isdigit() or not int(keep):
+        what = f"--keep: expected a number, 1 or more, got {keep!r}"
+        raise UsageError(what, hint="./inv --help publish")
+    return int(keep)
+
+
+def _signer(context: RunContext, place: Path) -> str:
+    """Return the fingerprint of the key that must have signed: `gpg-key`, else the last signer's."""
+    settings = context.settings
+    if settings.gpg_key:
+        return keys.named(settings.gpg_key)
+    if known := signers.recorded_fingerprint(settings.artifacts, place.name):
+        return known
+    raise Refused(
+        f"the signing key of {place.name}: expected its fingerprint in a record, got none",
+        where=str(signers.record_path(settings.artifacts, place.name)),
+        why="the key that lies beside a snapshot proves nothing",
+        hint="./inv publish --to DIR --gpg-key FINGERPRINT",
+    )
+
+
+def _check_newer(place: Path, target: Target) -> None:
+    """Raise `Refused` unless the snapshot is stated to be the latest, by a number no less than the target's."""
+    document = verify.read_document((place / "latest").resolve())
+    if document.attestation is None:
+        return
+    pem = document.attestation.pem.encode()
+    try:
+        stated = freshness.read(freshness.path_in(place), pem)[0]
+    except (OSError, ValueError) as error:
+        raise _not_stated(place, document.id, str(error)) from None
+    if stated.snapshot != document.id:
+        raise _not_stated(place, document.id, stated.snapshot)
+    there = target.read(f"{place.name}/{upload.LATEST_STATEMENT}", freshness.MOST)
+    if there is None:
+        return
+    try:
+        number = freshness.verified(there, pem)[0].sequence
+    except ValueError:
+        return  # another key's: a rollover, which the audit reports
+    if number > stated.sequence:
+        raise Refused(
+            f"the target: has a newer publication, number {number}; expected none after {stated.sequence}",
+            where=target.name,
+            why="another host published there, or these artifacts are old ones",
+            hint="`./inv build-all` states anew what is the latest here",
+        )
+
+
+def _not_stated(place: Path, identity: str, got: str) -> Refused:
+    what = f"the statement of the latest snapshot: expected one about {identity}, got {got}"
+    return Refused(what, where=str(freshness.path_in(place)), hint="./inv build-all")

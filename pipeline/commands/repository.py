@@ -1,0 +1,45 @@
+"""The verbs of a repository's publisher: copy it to where clients read it, and serve it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.commands.task import verb
+from pipeline.config.context import RunContext
+
+if TYPE_CHECKING:
+    from pipeline.publish.upload import Uploaded
+
+REPOSITORY = "repository"
+
+
+@verb(
+    *("line", "line-file", "kernel-config", "gpg-key"),
+    group=REPOSITORY,
+    example="publish lts61 --to repo.example.com:/srv/lvs",
+    words=("line",),
+    values={"to": "TARGET", "keep": "NUMBER"},
+    help={
+        "to": "a directory, HOST:DIRECTORY for rsync over ssh, or rsync://HOST/MODULE; empty or published to before",
+        "keep": "snapshots to keep there; younger ones that clients may still read stay too [5]",
+    },
+)
+def publish(context: RunContext, to: str, keep: str = "") -> Uploaded:
+    """Copy the latest snapshot, verified, to where clients read it, and lead them to it when all of it is there."""
+    from pipeline.commands import publish_copy
+
+    return publish_copy.publish(context, to, keep)
+
+
+@verb(
+    group=REPOSITORY,
+    example="serve --listen 127.0.0.1:8000",
+    values={"listen": "ADDRESS:PORT"},
+    help={"listen": "where to listen; port 0 is a free one [127.0.0.1:8000, for this host alone]"},
+    plain=True,
+)
+def serve(context: RunContext, listen: str = "") -> None:
+    """Serve the published repositories over HTTP, read-only, until it is interrupted."""
+    from pipeline.commands import serving
+
+    serving.serve(context, listen)
