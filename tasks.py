@@ -157,7 +157,7 @@ BUILDING = (
 )
 PACKAGES = ("kernel", "ipvsadm", "keepalived", "role-packages", "userland")
 ROLES = ("director", "realserver", "stock")
-PUBLISHING = ("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "only", "no-smoke")
+PUBLISHING = ("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "sign-later", "only", "no-smoke")
 
 
 @verb(
@@ -431,9 +431,9 @@ def test(context: RunContext, only: str = "", match: str = "", real: bool = Fals
 # Here, since the help has the verbs in the order of their definitions.
 from pipeline.commands.audits import AUDITS, audit, diff, identify, reproduce, trace  # noqa: E402
 from pipeline.commands.ci import ci  # noqa: E402
-from pipeline.commands.repository import publish, serve  # noqa: E402
+from pipeline.commands.repository import publish, serve, sign  # noqa: E402
 
-__all__ = ["audit", "ci", "diff", "identify", "publish", "reproduce", "serve", "trace"]
+__all__ = ["audit", "ci", "diff", "identify", "publish", "reproduce", "serve", "sign", "trace"]
 
 
 @verb(

@@ -300,6 +300,9 @@ def _needs(work: Work) -> Iterator[Resource]:
         digest = {"sha256": made.content if made else known.digest}
         yield Resource(name, digest=digest, annotations=encode(facts))
         yield from packages(out, known.output, statement.PackageFacts(name))
+    for name, execution in work.stated.items():
+        facts = statement.StepFacts(execution.key, "")
+        yield Resource(name, digest={"sha256": execution.statement_sha256}, annotations=encode(facts))
 
 
 def packages(out: Path, made: Manifest, facts: statement.PackageFacts) -> Sequence[Resource]:

@@ -378,7 +378,10 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """A step whose output was used: its key, and the digest of that output. The digest beside is its statement's."""
+    """A step whose output was used: its key, and the digest of that output. The digest beside is its statement's.
+
+    `output` is empty for packages that another host built and this one signed.
+    """
 
     key: str
     output: str

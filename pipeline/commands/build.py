@@ -20,6 +20,7 @@ from pipeline.commands.publishing import DEVELOPMENT, Publishing, last_publicati
 from pipeline.config import line_loader, next_command
 from pipeline.config.line_model import BuildSpec, DebianSource, Line, RoleName, required
 from pipeline.core import resources
+from pipeline.core.fs import read_limited
 from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
@@ -27,7 +28,7 @@ from pipeline.packaging.exchange import Exchange
 from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
 from pipeline.packaging.shared_store import DirectoryStore
-from pipeline.publish.layout import PUBLISH
+from pipeline.publish.layout import PUBLISH, UNSIGNED
 from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import MODULES_STEP, Recipe
 from pipeline.recipes.builder_images import check_image
@@ -176,7 +177,33 @@ class BuildCommand:
                 raise error
             if summary.snapshot and not self.hold:
                 self.make_latest(summary.snapshot.path)
-            return BuildResult(self.line, summary, comparison)
+            return BuildResult(self.line, summary, comparison, self._unsigned(outcomes))
+
+    def _unsigned(self, outcomes: Mapping[str, Outcome]) -> Path | None:
+        """Return the unsigned snapshot that this run left; None without one."""
+        if UNSIGNED not in outcomes:
+            return None
+        identity = read_limited(self.runner.output(outcomes[UNSIGNED]) / "id", 100).decode().strip()
+        return self.context.settings.artifacts / UNSIGNED / self.publishing.directory / identity
+
+    def sign(self, path: Path) -> BuildResult:
+        """Sign and publish an unsigned snapshot of this line, verified first, and make it the latest."""
+        from pipeline.audit import unsigned_checks
+        from pipeline.publish import attestation_key
+
+        begun, own = time.monotonic(), self.attester.open_key().public
+        known = {own.id: own.pem, **attestation_key.trusted(self.context.settings.shared_keys)}
+        found = unsigned_checks.verify(path, known)
+        graph = StepGraph([self.publishing.signing_step(path, found)])
+        with self.runner.shared_lock():
+            outcomes = self._run_plan(graph, self.runner)
+            summary = Summary(outcomes, PUBLISH, time.monotonic() - begun)
+            summary.tell(self.context.console, f"line {self.line.label}", self.command, steps=False)
+            if error := failure(outcomes):
+                raise error
+            if summary.snapshot:
+                self.make_latest(summary.snapshot.path)
+            return BuildResult(self.line, summary)
 
     def make_latest(self, snapshot: Path) -> None:
         """Make a snapshot of this line its latest: point the link to it, and state that."""
@@ -189,7 +216,8 @@ class BuildCommand:
         """Raise `UsageError` for an unknown line, image or step before any request."""
         settings = self.context.settings
         check_image(settings.image, self.build_spec.images)
-        known = (*PACKAGES, *_steps_by_name(self.line), PUBLISH)
+        last = UNSIGNED if settings.sign_later else PUBLISH
+        known = (*PACKAGES, *_steps_by_name(self.line), last)
         for option, names in (("--only", settings.only), ("--force", settings.force)):
             if wrong := [name for name in names if name not in known]:
                 raise unknown(f"step of {option}", wrong, known, hint="`./inv build-all --dry-run` shows the steps")
@@ -212,7 +240,7 @@ class BuildCommand:
 
     def _run(self, graph: StepGraph) -> tuple[Mapping[str, Outcome], RebuildResult | None]:
         """Run the plan; where the settings say so, publish only what a second build gave the same bytes of."""
-        packages = [name for name in graph.steps if name != PUBLISH]
+        packages = [name for name in graph.steps if name not in (PUBLISH, UNSIGNED)]
         if not self.context.settings.check_reproducible or not packages:
             return self._run_plan(graph, self.runner), None
         outcomes = self._run_plan(graph.only(packages), self.runner)
@@ -222,7 +250,7 @@ class BuildCommand:
 
         rebuild = Rebuild(self.line, self.context, self.runner, self._run_plan)
         comparison = rebuild.compare(graph.only(packages), outcomes)
-        self.runner.force = tuple(name for name in self.runner.force if name == PUBLISH)
+        self.runner.force = tuple(name for name in self.runner.force if name in (PUBLISH, UNSIGNED))
         return {**self._run_plan(graph, self.runner), **outcomes}, comparison
 
     def _run_plan(self, graph: StepGraph, runner: Scheduler) -> Mapping[str, Outcome]:

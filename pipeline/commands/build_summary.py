@@ -186,6 +186,7 @@ class BuildResult:
     line: Line
     summary: Summary
     comparison: RebuildResult | None = None
+    unsigned: Path | None = None
 
     @property
     def snapshot(self) -> str:
@@ -200,7 +201,8 @@ class BuildResult:
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""
         compared = vars(self.comparison) if self.comparison else {}
-        return {**vars(LineIdentity(*self.line.identity)), **self.summary.to_json(), **compared}
+        left = {"unsigned": self.unsigned} if self.unsigned else {}
+        return {**vars(LineIdentity(*self.line.identity)), **self.summary.to_json(), **compared, **left}
 
 
 def failure(outcomes: Mapping[str, Outcome]) -> PipelineError | None:

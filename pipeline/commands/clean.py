@@ -22,6 +22,8 @@ from pipeline.errors import ExitCode, HostLacks, PipelineError
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import Run, RunState
 from pipeline.packaging.scheduler import LOCK, SHELL_LOCK
+from pipeline.publish import unsigned
+from pipeline.publish.layout import UNSIGNED
 from pipeline.publish.snapshot import remove_snapshot
 from pipeline.sandbox import container
 
@@ -176,6 +178,7 @@ def _items(context: RunContext, line: str) -> Iterator[Item]:
         if line in ("", cache.line):
             yield _item(cache.path, ("ccache",), users)
     yield from _snapshots(artifacts, line)
+    yield from _unsigned(artifacts, line)
     if not line:  # a line owns no image
         for place in (path for path in inventory.entries(artifacts / "lab") if path.is_dir()):
             yield _item(place, ("guests",), (artifacts / "lab" / LOCK,))
@@ -222,6 +225,16 @@ def _snapshots(artifacts: Path, line: str) -> Iterator[Item]:
             for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.is_latest):
                 remove = partial(remove_snapshot, old.path, wait=False)
                 yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)
+
+
+def _unsigned(artifacts: Path, line: str) -> Iterator[Item]:
+    """Return snapshots that wait for a signature; the newest of a line is a result of its steps."""
+    for place in inventory.entries(artifacts / UNSIGNED):
+        directory = place.name.removesuffix("-small")
+        found = sorted(place.glob(f"*/{unsigned.FILE}"), key=lambda file: file.lstat().st_mtime)
+        locks = (artifacts / "steps" / directory / LOCK,)
+        for file in found if line in ("", place.name, directory) else ():
+            yield _item(file.parent, ("steps",) if file is found[-1] else ("old", "steps"), locks)
 
 
 def _images(artifacts: Path, users: tuple[Path, ...]) -> Iterator[Item]:

@@ -68,6 +68,8 @@ def _result_and_next(built: BuildResult, played: LabResult | None, options: Sequ
         return next_command.command(verb, words, options)
 
     snapshot = built.summary.snapshot
+    if built.unsigned is not None:
+        return f"an unsigned snapshot, in {built.unsigned}", command("sign", built.unsigned.name, "--gpg-key", "KEY")
     if snapshot is None:
         return "unsigned packages", command("build-all")
     if played is None:

@@ -17,12 +17,15 @@ from pipeline.core import documents
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.step_record import STATEMENT, Published
-from pipeline.publish.layout import HOST_KEYS, PLACEHOLDER, PUBLISH, directory_of, statement_name
+from pipeline.publish import unsigned as unsigned_snapshots
+from pipeline.publish.layout import HOST_KEYS, PLACEHOLDER, PUBLISH, UNSIGNED, directory_of, statement_name
 from pipeline.recipes.base import MODULES_STEP
 
 if TYPE_CHECKING:
+    from pipeline.audit.unsigned_checks import Verified
     from pipeline.config.settings import Settings
     from pipeline.packaging.scheduler import Scheduler
+    from pipeline.publish.attestation_key import PublicKey
     from pipeline.publish.snapshot_contents import BuiltPackage, Contents
 
 DEVELOPMENT = "development"  # a value of the settings gpg-key and attestation-key
@@ -74,24 +77,45 @@ class Publishing:
         return directory_of(self.line.name, small=self.small)
 
     def step(self, needs: Sequence[str]) -> Step:
-        """Return the step that publishes what the steps `needs` made."""
-        inputs = {
+        """Return the step that publishes what the steps `needs` made; with `sign-later` one that leaves it unsigned."""
+        if self.settings.sign_later:
+            return Step(UNSIGNED, self._leave_unsigned, self._inputs(), tuple(needs), (__name__,), local=True)
+        inputs = {**self._inputs(), "gpg-key": self.gpg_key or DEVELOPMENT}
+        return Step(PUBLISH, self._publish, inputs, tuple(needs), (__name__,), local=True)
+
+    def signing_step(self, path: Path, verified: Verified) -> Step:
+        """Return the step that signs and publishes the verified unsigned snapshot `path`."""
+        inputs = {**self._inputs(), "gpg-key": self.gpg_key or DEVELOPMENT, "unsigned": path.resolve().name}
+
+        def sign(work: Work) -> None:
+            work.stated.update(verified.stated)
+            key = self._public_attestation_key()
+            beside = {name: data for name, data in verified.beside.items() if name != f"{HOST_KEYS}/{key.id}.pem"}
+            self._publish_contents(work, verified.document.contents(path, key), beside)
+
+        return Step(PUBLISH, sign, inputs, (), (__name__,), local=True)
+
+    def _inputs(self) -> dict[str, object]:
+        return {
             "line": self.line.label,
             "notice": self.line.notice,
-            "gpg-key": self.gpg_key or DEVELOPMENT,
             "attestation-key": self.attestation_key or DEVELOPMENT,
             "baseurl": self.baseurl,
             "small": self.small,
             "old-readers": self.old_readers,
         }
-        return Step(PUBLISH, self._publish, inputs, tuple(needs), (__name__,), local=True)
 
     def is_certain(self) -> bool:
         """Return whether a run publishes with a person's key, as far as that is known before its plan is."""
         from pipeline.publish import signers
 
         settings = self.settings
-        if not self.gpg_key or settings.dry_run or (settings.only and PUBLISH not in settings.only):
+        if (
+            not self.gpg_key
+            or settings.sign_later
+            or settings.dry_run
+            or (settings.only and PUBLISH not in settings.only)
+        ):
             return False
         return PUBLISH in settings.force or not signers.recorded_fingerprint(settings.artifacts, self.directory)
 
@@ -103,46 +127,58 @@ class Publishing:
             pass
 
     def _publish(self, work: Work) -> None:
+        self._publish_contents(work, self._contents(work), self._statements(work))
+
+    def _leave_unsigned(self, work: Work) -> None:
+        path = unsigned_snapshots.write(
+            self.settings.artifacts / UNSIGNED, self._contents(work), self._statements(work)
+        )
+        write_atomic(work.out / "id", f"{path.name}\n")
+        work.elsewhere.append(path)
+
+    def _publish_contents(self, work: Work, wanted: Contents, statements: Mapping[str, bytes]) -> None:
+        """Publish; `statements` are files to write beside the snapshot, by name."""
         from pipeline.audit import sbom
         from pipeline.publish import signers, signing, snapshot
 
-        artifacts, wanted = self.settings.artifacts, self._contents(work)
+        artifacts = self.settings.artifacts
         with signing.open_signer(self.gpg_key, artifacts / "keys") as signer:
             made = snapshot.make_snapshot(wanted, signer, artifacts / "repo")
         signers.record(artifacts, wanted.directory, made.fingerprint)
         work.facts.snapshot = Published(
             made.id, made.path, made.latest, made.fingerprint, made.development, self.baseurl
         )
-        statements = snapshot.attestations(made.path)
-        copies = self._copy_statements(work, statements)
-        bills = sbom.publish(made.path, statements)
+        beside = snapshot.attestations(made.path)
+        copies = [beside / name for name in statements]
+        for copy, data in zip(copies, statements.values(), strict=True):
+            write_atomic(copy, data)
+        bills = sbom.publish(made.path, beside)
         record = signers.record_path(artifacts, wanted.directory)
         work.elsewhere.extend([made.path, record, *copies, bills])
-        work.statements.append(statements / statement_name(PUBLISH))
+        work.statements.append(beside / statement_name(PUBLISH))
 
-    def _copy_statements(self, work: Work, into: Path) -> list[Path]:
-        """Copy the statements of the steps that made the packages into the directory `into`; return the copies.
+    def _statements(self, work: Work) -> dict[str, bytes]:
+        """Return the statements of the steps that made the packages, by their names beside a snapshot.
 
-        Beside them the public keys of the other hosts that made some.
+        With them the public keys of the other hosts that made some.
         """
         from pipeline.publish import attestation_key
 
-        copies = []
         others = attestation_key.trusted(self.settings.shared_keys)
-        for signer in sorted({work.records[name].attested for name in work.needs} & others.keys()):
-            (into / HOST_KEYS).mkdir(parents=True, exist_ok=True)
-            copies.append(into / HOST_KEYS / f"{signer}.pem")
-            write_atomic(copies[-1], others[signer])
-        for name, out in work.needs.items():
-            if work.records[name].attested:
-                into.mkdir(parents=True, exist_ok=True)
-                copies.append(into / statement_name(name))
-                write_atomic(copies[-1], read_limited(out.parent / STATEMENT, documents.MOST))
-        return copies
+        signers = sorted({work.records[name].attested for name in work.needs} & others.keys())
+        keys = {f"{HOST_KEYS}/{signer}.pem": others[signer] for signer in signers}
+        attested = {name: out for name, out in work.needs.items() if work.records[name].attested}
+        return keys | {
+            statement_name(name): read_limited(out.parent / STATEMENT, documents.MOST) for name, out in attested.items()
+        }
+
+    def _public_attestation_key(self) -> PublicKey:
+        from pipeline.publish import attestation_key
+
+        return attestation_key.open_key(self.attestation_key, self.settings.artifacts / "keys").public
 
     def _contents(self, work: Work) -> Contents:
         """Return which package goes into which set: a role's kernel, and what that role needs beside it."""
-        from pipeline.publish import attestation_key
         from pipeline.publish.snapshot_contents import Contents
 
         data = self.line.data
@@ -169,7 +205,7 @@ class Publishing:
             old_readers=self.old_readers,
             small=self.small,
             baseurl=self.baseurl,
-            attestation=attestation_key.open_key(self.attestation_key, self.settings.artifacts / "keys").public,
+            attestation=self._public_attestation_key(),
         )
 
     def _built(self, work: Work, step: str, prefix: str = "") -> list[BuiltPackage]:

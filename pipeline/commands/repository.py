@@ -8,6 +8,7 @@ from pipeline.commands.task import verb
 from pipeline.config.context import RunContext
 
 if TYPE_CHECKING:
+    from pipeline.commands.build_summary import BuildResult
     from pipeline.publish.upload import Uploaded
 
 REPOSITORY = "repository"
@@ -16,7 +17,7 @@ REPOSITORY = "repository"
 @verb(
     *("line", "line-file", "kernel-config", "gpg-key"),
     group=REPOSITORY,
-    example="publish lts61 --to repo.example.com:/srv/lvs",
+    example="publish --to repo.example.com:/srv/lvs",
     words=("line",),
     values={"to": "TARGET", "keep": "NUMBER"},
     help={
@@ -29,6 +30,20 @@ def publish(context: RunContext, to: str, keep: str = "") -> Uploaded:
     from pipeline.commands import publish_copy
 
     return publish_copy.publish(context, to, keep)
+
+
+@verb(
+    *("line-file", "gpg-key", "attestation-key", "shared-keys", "valid-days"),
+    group=REPOSITORY,
+    example="sign 4f0c2a91 --gpg-key FINGERPRINT",
+    values={"unsigned": "UNSIGNED"},
+    help={"unsigned": "what `build-all --sign-later` made: its directory, or its id or how that begins"},
+)
+def sign(context: RunContext, unsigned: str) -> BuildResult:
+    """Sign an unsigned snapshot, verified by its steps' statements, and publish it as the line's latest."""
+    from pipeline.commands import sign_later
+
+    return sign_later.sign(context, unsigned)
 
 
 @verb(

@@ -20,7 +20,7 @@ LINE_FILE = "line-file"
 ONCE = frozenset(
     {
         *("offline", "refresh", "only", "force", "keep-going", "explain", "dry-run", "verify", "check-reproducible"),
-        *("snapshot", "scenario", "keep", "capture", "no-smoke", "json", "quiet"),
+        *("snapshot", "scenario", "keep", "capture", "no-smoke", "sign-later", "json", "quiet"),
     }
 )
 # A word as a shell reads it; the comma or semicolon at its end belongs to the sentence around.

@@ -185,6 +185,10 @@ class Settings:
     baseurl: Annotated[
         str, Row("address that the .repo files name; default: the last one, first a placeholder", value="URL")
     ] = ""
+    sign_later: Annotated[
+        bool,
+        Row("make everything but signatures: a snapshot that `./inv sign UNSIGNED` signs, here or on another host"),
+    ] = False
     shared_store: Annotated[
         Path | None,
         Row(

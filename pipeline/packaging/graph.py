@@ -25,12 +25,21 @@ def _with_all_options(verb: str, words: Sequence[str], options: Sequence[str]) -
 
 
 @dataclass(frozen=True)
+class StatedExecution:
+    """An execution of a step that another host stated: its key, and the digest of the signed statement."""
+
+    key: str
+    statement_sha256: str
+
+
+@dataclass(frozen=True)
 class Work:
     """The input of a step's action: an empty `out` to fill, a `scratch` of its own, its log, and its needs' outputs.
 
     `records` are those of its needs: which files their outputs must hold. `elsewhere` is for the paths that the
     action published outside of `out`: they count as made by the step. `statements` is for paths outside of `out` that
-    get a copy of the signed statement about this run. `facts` is for what is true of this run and
+    get a copy of the signed statement about this run; `stated` is for executions on other hosts, by step,
+    whose packages the action used. `facts` is for what is true of this run and
     not of its output. `options` are what a person must add to a verb to mean the same line. Without `compiler_cache`
     every file is compiled. `note` prints a line for the person who waits.
     `format_command` makes a command of a verb, its words and those of `options` that the verb takes.
@@ -47,6 +56,7 @@ class Work:
     records: Mapping[str, Record] = field(default_factory=dict)
     elsewhere: list[Path] = field(default_factory=list)
     statements: list[Path] = field(default_factory=list)
+    stated: dict[str, StatedExecution] = field(default_factory=dict)
     compiler_cache: bool = True
     note: Callable[[str], None] = lambda _: None
     format_command: Callable[[str, Sequence[str], Sequence[str]], str] = _with_all_options

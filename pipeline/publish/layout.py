@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 PUBLISH = "repository"  # the step that publishes a line's packages
+UNSIGNED = "unsigned"  # the step that leaves them to be signed elsewhere, and the directory below the artifacts
 PLACEHOLDER = "http://repository.example/repo"  # serves nothing, until an administrator gives an address
 
 HOST_KEYS = "keys"  # beside a snapshot's statements: public attestation keys of other hosts that executed steps

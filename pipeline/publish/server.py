@@ -84,6 +84,7 @@ class Application:
         except HTTPException as error:
             response = _refusal(error)
         response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers.pop("Date", None)  # the server adds it
         return response(environ, start_response)
 
     def _answer(self, environ: WSGIEnvironment) -> Response:

@@ -49,7 +49,7 @@ class Publication:
 
 @dataclass(frozen=True)
 class Publications:
-    """What was published to a target, the oldest first."""
+    """The snapshots that were published to a target, the oldest first."""
 
     format: Literal[1]
     publications: tuple[Publication, ...]
@@ -116,7 +116,7 @@ def _publications(target: Target, line: str) -> tuple[Publication, ...]:
 
 
 def _with(before: tuple[Publication, ...], document: Document) -> tuple[Publication, ...]:
-    """Return the publications with a new latest one; a snapshot that became it again is listed once."""
+    """Return the publications with a new latest one; no snapshot is listed twice."""
     if before and before[-1].id == document.id:
         return before
     new = Publication(document.id, int(time.time()), tuple(document.sets))
@@ -136,7 +136,9 @@ def _mark(target: Target, line: str) -> None:
     if (directory := target.directory) is not None:
         directory.mkdir(parents=True, exist_ok=True)
     with temporary.scratch("upload-") as staged:
-        write_atomic(staged / MARKER, "Snapshots of this directory are published and removed by `./inv publish`.\n")
+        write_atomic(
+            staged / MARKER, "Snapshots of this directory are published and removed by `./inv publish --to TARGET`.\n"
+        )
         (staged / line / "snapshots").mkdir(parents=True)
         target.copy(staged, [MARKER, f"{line}/snapshots"], "")
 

@@ -85,6 +85,7 @@ def test_a_file_comes_whole_also_through_the_link_to_the_latest(served: Served) 
         answer = served(path)
         assert (answer.status, body(answer)) == (200, BODY)
         assert answer.headers["Content-Length"] == str(len(BODY)) and answer.headers["Accept-Ranges"] == "bytes"
+        assert len(answer.headers.get_all("Date", [])) == 1
     head = served(RPM, "HEAD")
     assert (head.status, body(head), head.headers["Content-Length"]) == (200, b"", str(len(BODY)))
 

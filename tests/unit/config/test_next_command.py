@@ -76,6 +76,7 @@ WORDS = {
     "publish": "--to x",
     "reproduce": "x",
     "shell": "x",
+    "sign": "x",
     "store": "gc",
     "trace": "x y",
 }
