@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import stat
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ _TEXTS = {
     Role.STOCK: "stock kernel",
     Role.BOTH: "both roles",
 }
+_PARSING = threading.Lock()  # it gains nothing from several threads, and capstone is not for several
 _SYMBOL = re.compile(r"k?(?:ernel|sym)\(")  # Provides of exported symbols, of which a kernel has thousands
 
 
@@ -37,15 +39,15 @@ def identify(paths: Sequence[Path], expected: Role | None, depth: Depth) -> Iden
 
     Raises `Refused` for a package that is damaged or hostile.
     """
-    read = [_read(path, depth) for path in paths]
+    found = [read(path, depth) for path in paths]
     parts: dict[str, list[tuple[Identity, Contents]]] = {}
-    for identity, found in read:
+    for identity, content in found:
         if identity.role is Role.PARTIAL and identity.kernel:
-            parts.setdefault(identity.kernel, []).append((identity, found))
+            parts.setdefault(identity.kernel, []).append((identity, content))
     whole = tuple(_whole(rows, depth) for rows in parts.values() if len(rows) > 1)
     in_whole = {identity.file for rows in parts.values() if len(rows) > 1 for identity, _ in rows}
     packages = tuple(
-        identity if identity.file in in_whole else with_expected(identity, expected) for identity, _ in read
+        identity if identity.file in in_whole else with_expected(identity, expected) for identity, _ in found
     )
     pair: Pair | None = None
     if len(packages) == 2 and not whole:
@@ -53,19 +55,24 @@ def identify(paths: Sequence[Path], expected: Role | None, depth: Depth) -> Iden
     return Identification(packages, tuple(with_expected(identity, expected) for identity in whole), pair)
 
 
-def _read(path: Path, depth: Depth) -> tuple[Identity, Contents]:
+def read(path: Path, depth: Depth, *, signed: bool = False) -> tuple[Identity, Contents]:
+    """Identify one package, and return what was read of it; raises as `identify` does.
+
+    `signed`: its signatures were verified, so that a payload without evidence in it need not be unpacked.
+    """
     with rpm_payload.opened(path) as package:
         rows = package.files.values()
         found = Contents(frozenset(row.file.path for row in rows if not row.file.is_ghost))
         for row in rows:
             if contents.is_boot_file(row.file.path) and stat.S_ISLNK(row.file.mode):
                 raise package.refuse(f"{row.file.path} is a link; expected the file itself")
-        if depth is Depth.HEADER:
+        wanted = found.wanted(depth)
+        if depth is Depth.HEADER or (signed and not wanted):
             package.verify()
         else:
-            wanted = found.wanted(depth)
             for name, data in package.read(wanted, whole=depth is Depth.MODULES):
-                found.add(name, data)
+                with _PARSING:
+                    found.add(name, data)
         verdict = Verdict(found, depth, path.name)
         return _identity(path, package, verdict), found
 

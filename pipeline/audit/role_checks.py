@@ -12,10 +12,9 @@ from pipeline.audit.policy import LinePolicy, PolicyFile
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement_checks import Stated
 from pipeline.config.line_model import RoleName
+from pipeline.core.digests import together
 from pipeline.formats import kconfig
-from pipeline.inspect import kernel_files
-from pipeline.inspect.contents import Depth
-from pipeline.packaging import rpmbuild
+from pipeline.inspect.contents import Contents, Depth
 from pipeline.publish.snapshot_contents import Document
 
 _ROLES = "role"
@@ -35,11 +34,12 @@ def check(
         file: audited.path / name / file for name, files in document.sets.items() for file in files if file in good
     }
     _check_line(document, policy, findings)
-    identities = _identities(places, findings)
+    read = _read(places, findings)
+    identities = {file: identity for file, (identity, _) in read.items()}
     for name, files in document.sets.items():
         _check_set(name, [identities[file] for file in files if file in identities], findings)
     _check_options(identities.values(), policy.policy.lines or {}, document, findings)
-    _check_configurations(places, stated, findings)
+    _check_configurations({file: contents for file, (_, contents) in read.items()}, stated, findings)
     return identities
 
 
@@ -57,12 +57,13 @@ def _check_line(document: Document, policy: PolicyFile, findings: Findings) -> N
         findings.require("line", "roles", problem, f"{', '.join(document.sets)}: accepted by the policy")
 
 
-def _identities(places: Mapping[str, Path], findings: Findings) -> dict[str, Identity]:
+def _read(places: Mapping[str, Path], findings: Findings) -> dict[str, tuple[Identity, Contents]]:
     found = {}
-    for file, place in places.items():
+    reading = together(lambda place: identify.read(place, Depth.MODULES, signed=True), places.values())
+    for file, result in zip(places, reading, strict=True):
         with findings.failing(_ROLES, file):
-            (found[file],) = identify.identify([place], None, Depth.MODULES).packages
-    for file, identity in found.items():
+            found[file] = result()
+    for file, (identity, _) in found.items():
         for problem in identity.problems:
             findings.fail(_ROLES, file, f"{problem.what}: {problem.why}")
     return found
@@ -104,25 +105,22 @@ def _check_options(
         findings.require("option number", shown, problem, f"in {len(options)} packages: {options[0][1].how}")
 
 
-def _check_configurations(places: Mapping[str, Path], stated: Mapping[str, Stated], findings: Findings) -> None:
+def _check_configurations(read: Mapping[str, Contents], stated: Mapping[str, Stated], findings: Findings) -> None:
     """Compare the configuration inside each kernel package with the one its build step stated."""
     for each in stated.values():
         for resource in each.found(statement.Kind.CONFIGURATION):
             nevra = resource.facts(statement.ConfigurationFacts).package
-            place = places.get(f"{nevra}.rpm")
-            if place is None:
+            contents = read.get(f"{nevra}.rpm")
+            if contents is None:
                 continue
-            with findings.failing("configuration", place.name):
-                package = rpmbuild.read_package(place)
-                names = [name for name in package.files if name.startswith("/boot/config-")]
-                inside = list(kernel_files.read(package, names).values())
-                problem = "; ".join(_differences(resource.data, text) for text in inside if text != resource.data)
-                findings.require(
-                    "configuration",
-                    place.name,
-                    problem if inside else "no configuration in it",
-                    f"{names[0] if names else ''} is the one that {each.file} states",
-                )
+            inside = {path: text for path, text in contents.config_texts.items() if path.startswith("/boot/")}
+            problem = "; ".join(_differences(resource.data, text) for text in inside.values() if text != resource.data)
+            findings.require(
+                "configuration",
+                f"{nevra}.rpm",
+                problem if inside else "no configuration in it",
+                f"{', '.join(inside)} is the one that {each.file} states",
+            )
 
 
 def _differences(stated: bytes, inside: bytes) -> str:

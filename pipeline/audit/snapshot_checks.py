@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.audit.findings import Findings
 from pipeline.audit.policy import PolicyFile
+from pipeline.core.digests import Digests, together
 from pipeline.core.fs import read_limited
 from pipeline.publish import attestation_key, verify
 from pipeline.publish.signing import check_detached
@@ -33,10 +34,11 @@ def check(path: Path, policy: PolicyFile, findings: Findings) -> Audited | None:
             key = verify.signing_key(path, document, document.key.fingerprint)
             check_detached(path / verify.SUMS, path / f"{verify.SUMS}.asc", key)
             findings.good("signature", verify.SUMS, f"by {document.key.fingerprint}, and by no other key")
-        _check_files(path, document, findings)
+        digests = Digests()
+        _check_files(path, document, digests, findings)
         if key is not None:
             _check_sets(path, document, key, findings)
-            _check_packages(path, document, key, findings)
+            _check_packages(path, document, key, digests, findings)
         return Audited(path, document, _attestation_key(path, document, policy, findings))
     return None
 
@@ -58,10 +60,10 @@ def _check_development(check: str, key: str, policy: PolicyFile, findings: Findi
     record(check, key, "a development key: whoever could read its directory could have signed this")
 
 
-def _check_files(path: Path, document: Document, findings: Findings) -> None:
+def _check_files(path: Path, document: Document, digests: Digests, findings: Findings) -> None:
     with findings.failing("files", verify.SUMS):
         listed = verify.listed_digests(path)
-        wrong = [(str(file.relative_to(path)), what) for what, file in verify.differences(path, listed)]
+        wrong = [(str(file.relative_to(path)), what) for what, file in verify.differences(path, listed, digests)]
         for file, what in wrong:
             findings.fail("files", file, what)
         if not wrong:
@@ -82,11 +84,15 @@ def _check_sets(path: Path, document: Document, key: openpgp.PublicKey, findings
                 findings.good("repository metadata", name, f"signed; lists {len(files)} packages, all there")
 
 
-def _check_packages(path: Path, document: Document, key: openpgp.PublicKey, findings: Findings) -> None:
-    with findings.failing("package", "all"), verify.package_checker(path, document, key) as check_package:
-        for file in document.packages:
+def _check_packages(
+    path: Path, document: Document, key: openpgp.PublicKey, digests: Digests, findings: Findings
+) -> None:
+    # What a package has of digests inside is verified when its role is read.
+    checker = verify.package_checker(path, document, key, digests, own_digests=False)
+    with findings.failing("package", "all"), checker as check_package:
+        for file, checked in zip(document.packages, together(check_package, document.packages), strict=True):
             with findings.failing("package", file):
-                check_package(file)
+                checked()
                 findings.good("package", file, "signatures, digest, header and payload as snapshot.json lists them")
 
 

@@ -54,6 +54,7 @@ class Contents:
 
     listed: frozenset[str]
     configs: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    config_texts: dict[str, bytes] = field(default_factory=dict)
     banners: dict[str, str] = field(default_factory=dict)
     exports: dict[str, Mapping[str, str]] = field(default_factory=dict)
     mapped: dict[str, tuple[str, ...]] = field(default_factory=dict)  # names of a System.map that only patches bring
@@ -78,7 +79,7 @@ class Contents:
         if _IMAGE.fullmatch(path):
             self.banners[path] = kernel_files.banner(data)
         elif _CONFIG.fullmatch(path):
-            self.configs[path] = kconfig.values(data.decode(errors="replace"))
+            self.configs[path], self.config_texts[path] = kconfig.values(data.decode(errors="replace")), data
         elif _EXPORTS.fullmatch(path):
             self.exports[path] = kernel_files.parse_symvers(_unpacked(data, path, _TEXT_MOST), path)
         elif _MAP.fullmatch(path):
@@ -167,7 +168,7 @@ def joined(parts: Iterable[Contents]) -> Contents:
     parts = list(parts)
     whole = Contents(frozenset().union(*(part.listed for part in parts)))
     for part in parts:
-        for name in ("configs", "banners", "exports", "mapped", "modules", "tools", "readers"):
+        for name in ("configs", "config_texts", "banners", "exports", "mapped", "modules", "tools", "readers"):
             getattr(whole, name).update(getattr(part, name))
         whole.options = part.options if part.options is not None else whole.options
     return whole

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.core import documents
-from pipeline.core.fs import read_limited, sha256_of
+from pipeline.core.digests import Digests, together
+from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, difference
 from pipeline.formats import rpm_header
 from pipeline.publish import attestation_key, el6_compat, keys, repodata, snapshot_contents
@@ -36,16 +37,16 @@ def verify_snapshot(path: Path, fingerprint: str) -> Document:
     document = read_document(path)
     key = signing_key(path, document, fingerprint)
     check_detached(path / SUMS, path / f"{SUMS}.asc", key)
-    sums = listed_digests(path)
-    for what, file in differences(path, sums):
+    sums, digests = listed_digests(path), Digests()
+    for what, file in differences(path, sums, digests):
         raise _refused(what, file, _CHANGED)
     check_id(path, document)
     check_attestation_key(path, document)
     for name, files in document.sets.items():
         check_set(path / name, files, sums, key)
-    with package_checker(path, document, key) as check:
-        for package in document.packages:
-            check(package)
+    with package_checker(path, document, key, digests) as check:
+        for checked in together(check, document.packages):
+            checked()
     return document
 
 
@@ -110,10 +111,11 @@ def listed_digests(path: Path) -> dict[str, str]:
     return listed
 
 
-def differences(path: Path, listed: Mapping[str, str]) -> Iterator[tuple[str, Path]]:
+def differences(path: Path, listed: Mapping[str, str], digests: Digests) -> Iterator[tuple[str, Path]]:
     """Hash all files; yield each that is not as listed, with the difference."""
-    for name, digest in listed.items():
-        actual = sha256_of(path / name)
+    hashed = together(digests.sha256_of, [path / name for name in listed])
+    for (name, digest), result in zip(listed.items(), hashed, strict=True):
+        actual = result()
         if actual != digest:
             yield f"{name}: not as SHA256SUMS lists it; expected SHA-256 {digest}, got {actual}", path / name
 
@@ -146,16 +148,19 @@ def check_set(directory: Path, files: Sequence[str], sums: Mapping[str, str], ke
 
 
 @contextlib.contextmanager
-def package_checker(path: Path, document: Document, key: openpgp.PublicKey) -> Iterator[Callable[[str], None]]:
+def package_checker(
+    path: Path, document: Document, key: openpgp.PublicKey, digests: Digests, *, own_digests: bool = True
+) -> Iterator[Callable[[str], None]]:
     """Yield a check of one package by file name: its signatures by `key`, and its row in snapshot.json.
 
-    Raises `Refused`; here where packages and sets differ.
+    Several threads may use it at once. Without `own_digests` those inside the packages are the caller's to verify; the
+    files' digests are verified all the same. Raises `Refused`; here where packages and sets differ.
     """
     places = {file: path / name / file for name, files in document.sets.items() for file in files}
     if set(places) != set(document.packages):
         what = f"snapshot.json: packages and sets differ; {difference(places, document.packages)}"
         raise _refused(what, path / "snapshot.json", _CHANGED)
-    with openpgp.rpm_checker([key]) as check_signatures:
+    with openpgp.rpm_checker([key], digests=own_digests) as check_signatures:
 
         def check(file: str) -> None:
             place = places[file]
@@ -163,19 +168,19 @@ def package_checker(path: Path, document: Document, key: openpgp.PublicKey) -> I
                 check_signatures(place)
             except Refused as error:
                 raise _refused(error.what, place, error.why) from None
-            _check_row(place, document.packages[file])
+            _check_row(place, document.packages[file], digests)
             if document.readers:
                 el6_compat.check(place, key_id=key.fingerprint[-16:])
 
         yield check
 
 
-def _check_row(place: Path, row: Row) -> None:
+def _check_row(place: Path, row: Row, digests: Digests) -> None:
     package = rpm_header.read(place)
     actual = {
         "nevra": package.nevra,
         "body_sha256": rpm_header.body_sha256(place, package),
-        "sha256": sha256_of(place),
+        "sha256": digests.sha256_of(place),
         "size": place.stat().st_size,
     }
     wrong = [

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from pipeline.config.line_model import Key
 from pipeline.core import process, temporary
 from pipeline.errors import HostLacks, Refused
 from pipeline.formats import rpm_header, rpm_lead
 from pipeline.formats.rpm_header import SignatureTag
 from pipeline.sources import key_state
 from pipeline.sources.key_state import Block, Part, Verdict
+
+if TYPE_CHECKING:
+    from pipeline.config.line_model import Key
 
 MOST = 16 << 20  # bytes of key material; Debian's whole keyring has 0.1 MiB
 
@@ -104,8 +106,12 @@ def check_rpm(rpm: Path, keys: Sequence[PublicKey]) -> Signature:
 
 
 @contextlib.contextmanager
-def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signature]]:
-    """Return `check_rpm` for many files, with one key database of `keys` alone."""
+def rpm_checker(keys: Sequence[PublicKey], *, digests: bool = True) -> Iterator[Callable[[Path], Signature]]:
+    """Return `check_rpm` for many files, with one key database of `keys` alone; for several threads.
+
+    Without `digests` rpm verifies signatures alone, which takes a quarter of the time: for callers that verify a
+    package's own digests themselves.
+    """
     with private_home() as home:
         env = process.clean_environment(HOME=str(home))  # a person's macros could soften the check
         base = ["--dbpath", escaped(home / "rpmdb")]
@@ -114,14 +120,22 @@ def rpm_checker(keys: Sequence[PublicKey]) -> Iterator[Callable[[Path], Signatur
             _import(home / "key.asc", key, base, env)
         ring = home / "ring.gpg"
         ring.write_bytes(keyring(keys))
-        yield lambda rpm: _check(rpm, keys, ring, base, env)
+        # Without this level rpmkeys calls an unsigned package fine.
+        how = ["_pkgverify_level all"] if digests else ["_pkgverify_level signature", "--nodigest"]
+        verify = ["rpmkeys", *base, "--define", *how, "-Kv", "-"]
+        yield lambda rpm: _check(rpm, keys, ring, base, env, verify)
 
 
-def _check(rpm: Path, keys: Sequence[PublicKey], ring: Path, base: Sequence[str], env: Mapping[str, str]) -> Signature:
-    # Without this level rpmkeys calls an unsigned package fine.
-    check = ["rpmkeys", *base, "--define", "_pkgverify_level all", "-Kv", "-"]
+def _check(
+    rpm: Path,
+    keys: Sequence[PublicKey],
+    ring: Path,
+    base: Sequence[str],
+    env: Mapping[str, str],
+    verify: Sequence[str],
+) -> Signature:
     with rpm_lead.opened(rpm) as stream:
-        verified = process.run(check, env=env, stdin=stream, accept=range(256))
+        verified = process.run(verify, env=env, stdin=stream, accept=range(256))
     query = "%|RSAHEADER?{%{RSAHEADER:pgpsig}}:{%|DSAHEADER?{%{DSAHEADER:pgpsig}}:{%{SIGPGP:pgpsig}}|}|"
     query_command = ["rpm", *base, "--nosignature", "--nomanifest", "-qp", "--qf", query, "-"]
     with rpm_lead.opened(rpm) as stream:
