@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipeline.config.line_model import Key
 from pipeline.core import faults, fs, neutral, process, temporary
 from pipeline.core.disk_space import writing
 from pipeline.core.fs import atomic, read_limited, scratch, write_atomic
@@ -77,6 +76,8 @@ class SigningKey:
 
 def public_key(name: str, fingerprint: str, armor: bytes) -> openpgp.PublicKey:
     """Return the key of `fingerprint` out of `armor`. Raises `Refused` when it is not in there."""
+    from pipeline.config.line_model import Key
+
     return openpgp.public_key(name, Key(title=name, fingerprint=fingerprint), armor)
 
 

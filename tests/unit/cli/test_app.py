@@ -359,6 +359,14 @@ def test_nothing_heavy_is_loaded_to_list_the_tasks_or_give_help() -> None:
         assert not set(HEAVY) & set(loaded), words
 
 
+@pytest.mark.parametrize("module", ["identify", "diff"])
+def test_what_reads_packages_alone_loads_no_models_of_lines(module: str) -> None:
+    code = f"import sys, pipeline.commands.{module}; print(*sys.modules)"
+    loaded = run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(PYTHONPATH=str(ROOT))).text.split()
+    assert f"pipeline.commands.{module}" in loaded
+    assert not set(HEAVY) & set(loaded)
+
+
 def test_what_must_not_be_loaded_at_start_is_there_to_be_loaded() -> None:
     assert [name for name in HEAVY if importlib.util.find_spec(name) is None] == []
 
