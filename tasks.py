@@ -441,8 +441,8 @@ __all__ = ["audit", "ci", "diff", "identify", "publish", "reproduce", "serve", "
     *FETCHING,
     "kernel-config",
     group=AUDITS,
-    example="cves vulns/cve lts61",
-    words=("path", "line"),
+    example="cves lts61 vulns/cve",
+    words=("line", "path"),
     help={"path": "a file or a directory of CVE records in JSON 5, as cvelistV5 and the kernel's vulns.git have them"},
 )
 def cves(context: RunContext, path: str) -> CveReport:

@@ -57,7 +57,7 @@ def record(place: Path, *files: str, name: str = "CVE-2026-45917") -> Path:
 def test_kernel_and_modules_count_as_one_build_of_the_newest_run(inv: Inv, tmp_path: Path) -> None:
     record(tmp_path / "cve", XMIT)
     record(tmp_path / "cve", "old.c", name="CVE-2026-0002")
-    document = inv("cves", tmp_path / "cve", "lts61", "--kernel-config", "small", "--offline", "--json").json
+    document = inv("cves", "lts61", tmp_path / "cve", "--kernel-config", "small", "--offline", "--json").json
     assert (document["version"], document["vendor"], document["compiled"]) == ("6.1.187", False, 2)
     assert document["steps"] == {"kernel:stock": f"{2:020}", "package:kmod-lvs-fullnat": f"{3:020}"}
     other, found = document["findings"]
@@ -68,7 +68,7 @@ def test_kernel_and_modules_count_as_one_build_of_the_newest_run(inv: Inv, tmp_p
 
 def test_the_text_says_the_same_and_what_is_not_known(inv: Inv, tmp_path: Path) -> None:
     (record(tmp_path / "cve", XMIT).parent / "broken.json").write_text("{")
-    out = inv("cves", tmp_path / "cve", "lts61", "--kernel-config", "small", "--offline").out
+    out = inv("cves", "lts61", tmp_path / "cve", "--kernel-config", "small", "--offline").out
     for text in (
         "1 concern 6.1.187, by its version and by files that were compiled", XMIT, "fixed in 6.1.200",
         "not known: files of the source and hunks of the line's patches are not known",
@@ -80,7 +80,7 @@ def test_the_text_says_the_same_and_what_is_not_known(inv: Inv, tmp_path: Path) 
 
 def test_a_line_without_such_a_build_is_refused_with_the_command_that_makes_one(inv: Inv, tmp_path: Path) -> None:
     path = record(tmp_path / "cve", XMIT)
-    err = inv("cves", path, "lts61", "--offline", expect=ExitCode.USAGE).err
+    err = inv("cves", "lts61", path, "--offline", expect=ExitCode.USAGE).err
     assert "no full kernel whose compiled sources are recorded" in err
     assert "next: ./inv build kernel --line lts61 --kernel-config full" in err
 
@@ -96,4 +96,4 @@ def test_a_line_without_such_a_build_is_refused_with_the_command_that_makes_one(
 def test_a_wrong_path_is_refused(inv: Inv, tmp_path: Path, name: str, code: ExitCode, text: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.json").write_text("[" * 100_000)
-    assert text in inv("cves", tmp_path / name, "lts61", "--kernel-config", "small", "--offline", expect=code).err
+    assert text in inv("cves", "lts61", tmp_path / name, "--kernel-config", "small", "--offline", expect=code).err
