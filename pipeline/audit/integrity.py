@@ -123,6 +123,18 @@ def _snapshots(artifacts: Path, line: str) -> Problems:
             yield latest, "it leads to no snapshot of this directory"
 
 
+def _snapshot_statements(artifacts: Path, line: str) -> Problems:
+    from pipeline.audit import kept_statements
+
+    return kept_statements.of_snapshots(artifacts, line)
+
+
+def _step_statements(artifacts: Path, line: str) -> Problems:
+    from pipeline.audit import kept_statements
+
+    return kept_statements.of_steps(artifacts, line)
+
+
 def _store(artifacts: Path, line: str) -> Problems:
     from pipeline.sources.store import Store
 
@@ -162,6 +174,8 @@ def _images(artifacts: Path, line: str) -> Problems:
 KINDS = (
     Kind("steps", _steps, "./inv build-all --verify {line}"),
     Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
+    Kind("statements of steps", _step_statements, "./inv build-all --verify {line}"),
+    Kind("statements of snapshots", _snapshot_statements, "./inv build-all --verify {line}"),
     Kind("store", _store, "./inv store verify"),
     Kind("images", _images, "./inv image --image {name} --fresh"),
     Kind("kernel trees", _trees, "./inv patches"),

@@ -1,23 +1,24 @@
 """Trace a file, symbol, option or patch of a snapshot back to where it came from, and forward to what it is in.
 
-Reads the signed statements beside the snapshot and the headers of its packages; no checkout, no artifacts. A symbol is
-looked for in the lines that patches add: one that none adds is upstream's.
+Reads the signed statements beside the snapshot and its packages; no checkout. A symbol is looked for in the lines that
+patches add, then in the boot images' maps and the modules: one of these is upstream's.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.audit import statement, statement_checks
+from pipeline.audit import built_symbols, statement, statement_checks
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind, Pin, Resource
 from pipeline.audit.statement_checks import Stated
 from pipeline.core import documents
+from pipeline.core.digests import together
 from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import kconfig, rpm_header
@@ -67,26 +68,28 @@ class Trace:
     chains: tuple[Chain, ...]
 
 
-def trace(path: Path, wanted: str) -> Trace:
-    """Trace `wanted` in the snapshot `path`.
+def trace(path: Path, wanted: str, trees: Path) -> Trace:
+    """Trace `wanted` in the snapshot `path`; `trees` are the pristine trees kept below artifacts, if any are.
 
     Raises `Refused` where its statements are missing or not signed by the key in the snapshot, `UsageError` for a thing
     that is in none of them.
     """
-    tracer = _Tracer(path, statement_checks.read_all(_audited(path)))
+    tracer = _Tracer(path, statement_checks.read_all(_audited(path)), trees)
     for kind, find in (
         (Subject.OPTION, tracer.option),
         (Subject.PATCH, tracer.patch),
         (Subject.SOURCE_FILE, tracer.source_file),
         (Subject.PACKAGED_FILE, tracer.packaged_file),
         (Subject.SYMBOL, tracer.symbol),
+        (Subject.SYMBOL, tracer.built_symbol),
     ):
         if chains := tuple(find(wanted)):
             return Trace(wanted, kind, path.name, chains)
     raise UsageError(
-        f"{wanted}: not in this snapshot; expected a file, a symbol that a patch adds, an option or a patch",
+        f"{wanted}: not in this snapshot; expected a file, a symbol, an option or a patch",
         where=str(path),
-        why="a source that no patch touches is traced by its path below the source tree, if it was compiled",
+        why="a source is traced by its path below the source tree, if it was compiled; a symbol, if a patch adds it, "
+        "or the map of a boot image or the table of a module has it, which a static function may be missing from",
         hint="./inv trace SNAPSHOT net/netfilter/ipvs/ip_vs_conn.c",
     )
 
@@ -102,8 +105,9 @@ def _audited(path: Path) -> Audited:
 class _Tracer:
     """The statements of a snapshot, by step."""
 
-    def __init__(self, path: Path, stated: Mapping[str, Stated]) -> None:
-        self.path, self.stated, self.document = path, stated, verify.read_document(path)
+    def __init__(self, path: Path, stated: Mapping[str, Stated], trees: Path) -> None:
+        self.path, self.stated, self.document, self.trees = path, stated, verify.read_document(path), trees
+        self.places = {file: path / name / file for name, files in self.document.sets.items() for file in files}
 
     def option(self, wanted: str) -> Iterator[Chain]:
         """Yield a chain for each kernel: value, who set it."""
@@ -147,22 +151,80 @@ class _Tracer:
                 continue
             back = [Link("compiled as", f"SHA-256 {digest}") for digest in compiled]
             for resource, file in patches:
-                hunks = ", ".join(f"{hunk.number} (line {hunk.line} of the patch)" for hunk in file.hunks)
-                back.append(Link("hunks", f"{hunks or 'none'}, of {resource.name}"))
+                back.append(_hunks(resource, file))
                 back += self._patch_links(each, resource)
-            yield Chain(f"{wanted} in {each.step}", (*back, *self._origin(each)), self._packages(each))
+            forward = (*self._modules(each, wanted), *self._packages(each))
+            yield Chain(f"{wanted} in {each.step}", (*back, *self._origin(each)), forward)
+
+    def _modules(self, each: Stated, source: str) -> Iterator[Link]:
+        """Yield the modules that a compiled source may be in, by the names of both; none is read."""
+        compiled = [path for tree in _compiled(each) for path, _ in tree]
+        for file in (file for file, row in self.document.packages.items() if each.step in row.steps):
+            paths = [item.path for item in rpm_header.read(self.places[file]).files()]
+            modules = [path for path in paths if built_symbols.is_module(path)]
+            for path in built_symbols.near(modules, source):
+                sources, how = built_symbols.sources_of(path, None, compiled, modules)
+                if source in sources:
+                    yield Link("module", f"{path} of {file}: {how}")
 
     def packaged_file(self, wanted: str) -> Iterator[Chain]:
-        """Yield a chain for each package that has the file."""
-        places = {file: self.path / name / file for name, files in self.document.sets.items() for file in files}
+        """Yield a chain for each package that has the file; a module also by its name alone, and from its sources."""
         for file, row in self.document.packages.items():
-            found = [item for item in rpm_header.read(places[file]).files() if item.path == wanted]
-            for each in (self.stated[step] for step in row.steps if step in self.stated) if found else ():
-                sets = [name for name, files in self.document.sets.items() if file in files]
-                package = (Link("package", f"{file}, SHA-256 {row.sha256}"), Link("built by", self._step(each)))
-                patches = [link for resource in each.found(Kind.PATCH) for link in self._patch_links(each, resource)]
-                forward = tuple(Link("in the set", name) for name in sets)
-                yield Chain(f"{wanted} in {file}", (*package, *patches, *self._origin(each)), forward)
+            paths = [item.path for item in rpm_header.read(self.places[file]).files()]
+            for path in (path for path in paths if built_symbols.is_called(path, wanted)):
+                for each in (self.stated[step] for step in row.steps if step in self.stated):
+                    if built_symbols.is_module(path) and any(_compiled(each)):
+                        data = built_symbols.read_module(self.places[file], path)
+                        made = (*self._module(each, path, data, paths), *self._origin(each))
+                    else:
+                        patches = each.found(Kind.PATCH)
+                        links = [link for resource in patches for link in self._patch_links(each, resource)]
+                        made = (*links, *self._origin(each))
+                    yield Chain(f"{path} in {file}", (*self._package(file, each), *made), self._sets(file))
+
+    def _package(self, file: str, each: Stated) -> tuple[Link, ...]:
+        row = self.document.packages[file]
+        return (Link("package", f"{file}, SHA-256 {row.sha256}"), Link("built by", self._step(each)))
+
+    def _sets(self, file: str) -> tuple[Link, ...]:
+        return tuple(Link("in the set", name) for name, files in self.document.sets.items() if file in files)
+
+    def _module(
+        self, each: Stated, path: str, data: bytes, packaged: Sequence[str], symbol: str = ""
+    ) -> Iterator[Link]:
+        """Yield the compiled sources of a module with the hunks in them, and then each patch that has one."""
+        digests = dict(row for tree in _compiled(each) for row in tree)
+        sources, how = built_symbols.sources_of(path, data, digests.keys(), packaged)
+        yield Link("made of", f"{_count(len(sources), 'compiled source')}: {how}")
+        patches: dict[str, Resource] = {}
+        for source in sources:
+            yield Link("source file", f"{source}, compiled as SHA-256 {digests[source]}")
+            archives = {resource.digest.get("sha256", "") for resource in each.found(Kind.SOURCE)}
+            if symbol and (lines := built_symbols.lines_of(self.trees, archives, source, symbol)):
+                yield Link("defined at", f"line {', '.join(map(str, lines))} of it before all patches")
+            for resource, change in _touching(each, source):
+                patches[resource.name] = resource
+                yield _hunks(resource, change)
+        for resource in patches.values():
+            yield from self._patch_links(each, resource)
+
+    def built_symbol(self, wanted: str) -> Iterator[Chain]:
+        """Yield a chain for each package in which the boot image's map, or else a module, defines a symbol."""
+        if not _SYMBOL.fullmatch(wanted):
+            return
+        built = {file: row for file, row in self.document.packages.items() if set(row.steps) & self.stated.keys()}
+        looking = together(lambda file: list(built_symbols.defining(self.places[file], wanted)), built)
+        for (file, row), result in zip(built.items(), looking, strict=True):
+            for found in result():
+                for each in (self.stated[step] for step in row.steps if step in self.stated):
+                    package = (Link("defined in", found.path), *self._package(file, each))
+                    if found.data is None:
+                        unknown = "which of the compiled files defines it: no patch adds it, and a map does not say"
+                        made: tuple[Link, ...] = (Link("not known", unknown),)
+                    else:
+                        packaged = [item.path for item in rpm_header.read(self.places[file]).files()]
+                        made = tuple(self._module(each, found.path, found.data, packaged, wanted))
+                    yield Chain(f"{wanted} in {file}", (*package, *made, *self._origin(each)), self._sets(file))
 
     def symbol(self, wanted: str) -> Iterator[Chain]:
         """Yield a chain for each line that a patch adds with the symbol in it."""
@@ -231,6 +293,11 @@ def _touching(each: Stated, path: str) -> Iterator[tuple[Resource, statement.Fil
         for file in resource.facts(statement.PatchFacts).files:
             if path in (file.path, file.old_path):
                 yield resource, file
+
+
+def _hunks(resource: Resource, file: statement.FileFacts) -> Link:
+    hunks = ", ".join(f"{hunk.number} (line {hunk.line} of the patch)" for hunk in file.hunks)
+    return Link("hunks", f"{hunks or 'none'}, of {resource.name}")
 
 
 def _added(hunk: Hunk, word: re.Pattern[bytes]) -> Iterator[str]:

@@ -75,7 +75,7 @@ def identify(
     words=("snapshot", "thing"),
     help={
         "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
-        "thing": "a source file, a file of a package, a symbol that a patch adds, an option of a kernel, a patch",
+        "thing": "a source file, a file of a package, a module, a symbol, an option of a kernel, a patch",
     },
     plain=True,
 )

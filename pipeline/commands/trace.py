@@ -10,7 +10,8 @@ from pipeline.config.context import RunContext
 
 def trace(context: RunContext, snapshot: str, thing: str) -> Trace:
     """Trace a thing and print its chains. Raises `UsageError` and `Refused`."""
-    found = tracing.trace(evidence.find_snapshot(snapshot, context.settings.artifacts), thing)
+    artifacts = context.settings.artifacts
+    found = tracing.trace(evidence.find_snapshot(snapshot, artifacts), thing, artifacts / "trees")
     console = context.console
     console.say(f"{found.wanted}: {found.kind}, in the snapshot {found.snapshot}")
     for chain in found.chains:

@@ -21,6 +21,7 @@ _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
 _SYMBOLS, _RELOCATIONS, _NO_CONTENT = 2, 4, 8  # SHT_SYMTAB, SHT_RELA, SHT_NOBITS
 _FUNCTION, _SECTION_SYMBOL = 2, 3  # STT_FUNC, STT_SECTION
+FILE_SYMBOL = 4  # STT_FILE: the name of a source
 _RELATIVE = (2, 4)  # R_X86_64_PC32 and PLT32: the field's own place, 4 bytes before the next instruction, is subtracted
 _SECTIONS_MOST, _ROWS_MOST = 20_000, 1_000_000  # the largest module of Debian's 6.1 has 300 and 60,000
 _NAME_MOST = 4096  # bytes

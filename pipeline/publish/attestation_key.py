@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEVELOPMENT = "lvs-fullnat-development"
 CURVE = "secp256r1"
-_MOST = 1 << 16  # bytes of a key's file
+MOST = 1 << 16  # bytes of a key's file
 _PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----\s([A-Za-z0-9+/=\s]+)-----END PUBLIC KEY-----\s*")
 _MAKE = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out attestation.pem"
 _README = """LVS FULLNAT development attestation key (NOT for production)
@@ -133,7 +133,7 @@ def known(setting: str, directory: Path) -> PublicKey | None:
     data = _read(file)
     kept = directory / "attestation-keys" / hashlib.sha256(data).hexdigest()
     with contextlib.suppress(OSError, ValueError):  # so that a run with nothing to sign loads no cryptography
-        pem = read_limited(kept, _MOST)
+        pem = read_limited(kept, MOST)
         key_id(pem)
         return PublicKey(pem, False)
     pem = _public_pem(_secret_key(file, data))
@@ -153,7 +153,7 @@ def open_key(setting: str, directory: Path) -> AttestationKey:
 
 def _read(file: Path) -> bytes:
     try:
-        return read_limited(file, _MOST)
+        return read_limited(file, MOST)
     except OSError as error:
         raise UsageError(
             f"the attestation key: {error.strerror}; expected the file of a key",

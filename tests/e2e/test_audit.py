@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from pipeline.audit import audit, dsse, freshness, page, policy
+from pipeline.audit import audit, dsse, freshness, kept_statements, page, policy
 from pipeline.audit.audit import Standing
 from pipeline.audit.findings import Result
 from pipeline.audit.statement import Kind
@@ -445,6 +445,21 @@ def test_what_a_stranger_says_is_text_on_the_page(forged: Forged) -> None:
         ("net/netfilter/ipvs/ip_vs_conn.c", ("compiled as: SHA-256", "hunks: 1 (line", "source: kernel-2.6.32")),
         ("CONFIG_IP_VS_TAB_BITS", ("set by: ", "source: kernel-2.6.32")),
         ("/sbin/ipvsadm", ("package: ipvsadm-1.2.1", "built by: ipvsadm", "source: popt")),
+        (
+            "ip_vs.ko",
+            (
+                "made of: 13 compiled sources: by the names",
+                "source file: net/netfilter/ipvs/ip_vs_conn.c",
+                "hunks: 1 (",
+                "patch: lvs",
+                "member: lvs-fullnat-synproxy/lvs-",
+                "source: Lvs-fullnat-synproxy.tar.gz",
+            ),
+        ),
+        (
+            "ip_vs_conn_slot",
+            ("defined in: /lib/modules/", "source file: net/netfilter/ipvs/ip_vs_conn.c", "hunks: 1 ("),
+        ),
     ],
 )
 def test_a_thing_is_traced_back_to_its_source_and_forward_to_packages(
@@ -481,3 +496,28 @@ def test_every_mistake_of_a_policy_is_told_with_its_line(published: Published, t
     done = published.shop.inv("audit", "toy", "--policy", rules, expect=ExitCode.USAGE)
     for number in (3, 5, 7):
         assert f"policy.toml:{number}: " in done.err
+
+
+def test_status_verifies_signatures_of_statements_and_what_they_are_about(published: Published, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    for name in ("repo", "steps", "keys"):
+        shutil.copytree(published.shop.inv.artifacts / name, artifacts / name, symlinks=True)
+    assert not [*kept_statements.of_steps(artifacts, ""), *kept_statements.of_snapshots(artifacts, "toy")]
+    (of_step,) = artifacts.glob("steps/toy/ipvsadm/*/statement.intoto.json")
+    of_snapshot, missing = (
+        next(artifacts.glob(f"repo/toy/attestations/*/{name}.intoto.json")) for name in ("keepalived", "ipvsadm")
+    )
+    for path in (of_step, of_snapshot, freshness.path_in(artifacts / "repo" / "toy")):
+        changed(path, lambda data: data.replace(b'"payload": "eyJ', b'"payload": "eyI', 1))
+    missing.unlink()
+    assert dict(kept_statements.of_steps(artifacts, "")) == {of_step: "its signature is not over this payload"}
+    found = [f"{path.name}: {problem}" for path, problem in kept_statements.of_snapshots(artifacts, "")]
+    for text in (
+        "keepalived.intoto.json: ",
+        "latest.intoto.json: its signature is not",
+        "ipvsadm.intoto.json: missing",
+    ):
+        assert any(text in row for row in found), (text, found)
+    shutil.rmtree(artifacts / "keys")
+    assert "whose public half is not below keys/" in dict(kept_statements.of_steps(artifacts, ""))[of_step]
+    assert not [*kept_statements.of_steps(artifacts, "other"), *kept_statements.of_snapshots(artifacts, "other")]
