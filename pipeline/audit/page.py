@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit import statement
+from pipeline.audit import lab_results, page_links, statement
 from pipeline.audit.audit import Audit, Examined
 from pipeline.audit.findings import Finding, Result
 from pipeline.audit.identity import Identity
+from pipeline.audit.page_links import Links
 from pipeline.audit.statement import Kind
 from pipeline.audit.statement_checks import Stated
 from pipeline.core import neutral, resources, templates
 from pipeline.core.units import human_bytes
-from pipeline.lab import run_record
 
 TEMPLATE = "specs/report/audit.html.j2"
 SCRIPT = "specs/report/search.js"
@@ -33,6 +34,7 @@ _HEADLINES = {Result.PASS: "Passed", Result.WARN: "Passed, with warnings", Resul
 class Flow:
     """From source to package: one step with what went in and what came out."""
 
+    id: str
     step: str
     sources: tuple[str, ...]
     patches: tuple[str, ...]
@@ -58,6 +60,7 @@ class ShownPatch:
 class ShownSeries:
     """The patches of a role or a tool, and the rule that proved them."""
 
+    id: str
     name: str
     rule: str
     patches: tuple[ShownPatch, ...]
@@ -67,6 +70,7 @@ class ShownSeries:
 class Proof:
     """Evidence of a package's role: what it is about, its text, and where it was read."""
 
+    id: str
     package: str
     role: str
     rows: tuple[tuple[str, str, str], ...]
@@ -76,6 +80,7 @@ class Proof:
 class Part:
     """A row of the bill of materials."""
 
+    id: str
     kind: str
     name: str
     version: str
@@ -87,15 +92,20 @@ def render(examined: Examined, reports: Path) -> str:
     """Return the page; `reports` has the lab's runs of the line, whether or not it is there."""
     audit, script = examined.audit, (resources.data_root() / SCRIPT).read_text()
     counts = [(each, sum(row.result is each for row in audit.findings)) for each in reversed(Result)]
+    links = Links()
+    parts: Mapping[str, Any] = {
+        "flows": [asdict(flow) for flow in _flows(examined, links)],
+        "series": [asdict(series) for series in _series(examined.stated, links)],
+        "proofs": [asdict(proof) for proof in _proofs(examined.identities, links)],
+        "parts": [asdict(part) for part in _parts(examined, links)],
+    }
     shown: Mapping[str, Any] = {
+        **parts,
         "audit": {"line": audit.line, "snapshot": audit.snapshot, "reason": _reason(audit.findings)},
         "facts": _facts(audit, examined),
-        "groups": [(check, [_row(row) for row in rows]) for check, rows in _by_check(audit.findings)],
-        "flows": [asdict(flow) for flow in _flows(examined)],
-        "series": [asdict(series) for series in _series(examined.stated)],
-        "proofs": [asdict(proof) for proof in _proofs(examined.identities)],
-        "parts": [asdict(part) for part in _parts(examined)],
-        "runs": _runs(reports, audit.snapshot),
+        "groups": [(check, [_row(*each, links) for each in rows]) for check, rows in _by_check(audit.findings)],
+        "marks": {part: list(_marks(rows)) for part, rows in links.back(audit.findings).items()},
+        "runs": [asdict(run) for run in lab_results.of_snapshot(reports, audit.snapshot)],
     }
     return templates.render(
         TEMPLATE,
@@ -134,20 +144,32 @@ def _reason(findings: Sequence[Finding]) -> str:
     return f"{row.check}: {row.subject}: {row.reason}" if row and worst is not Result.PASS else "Everything holds."
 
 
-def _row(row: Finding) -> dict[str, str]:
-    return {"state": _CLASSES[row.result], "sign": SIGNS[row.result], **{k: str(v) for k, v in vars(row).items()}}
+def _row(number: int, row: Finding, links: Links) -> dict[str, str]:
+    known = {"state": _CLASSES[row.result], "sign": SIGNS[row.result], **{k: str(v) for k, v in vars(row).items()}}
+    return {**known, "id": page_links.finding_id(number), "target": links.target(row)}
 
 
-def _by_check(findings: Sequence[Finding]) -> list[tuple[str, list[Finding]]]:
-    """Group findings by check, those with the worst results first."""
+def _marks(rows: Sequence[tuple[int, Finding]]) -> Iterator[dict[str, str]]:
+    """Yield what leads from a part to the findings about it; to the first one of those that are alike."""
+    counted = Counter((row.check, row.result) for _, row in rows)
+    firsts = {(row.check, row.result): number for number, row in reversed(rows)}
+    for (check, result), count in counted.items():
+        made = {"id": page_links.finding_id(firsts[check, result]), "state": _CLASSES[result], "sign": SIGNS[result]}
+        yield {**made, "check": f"{count} {check}" if count > 1 else check}
+
+
+def _by_check(findings: Sequence[Finding]) -> list[tuple[str, list[tuple[int, Finding]]]]:
+    """Group findings, with their places in the audit's order, by check; those with the worst results first."""
     order = list(Result)
-    groups = {row.check: [each for each in findings if each.check == row.check] for row in findings}
-    worst = {check: max(order.index(row.result) for row in rows) for check, rows in groups.items()}
-    rows = sorted(groups.items(), key=lambda item: -worst[item[0]])
-    return [(check, sorted(found, key=lambda row: -order.index(row.result))) for check, found in rows]
+    groups: dict[str, list[tuple[int, Finding]]] = {}
+    for number, row in enumerate(findings):
+        groups.setdefault(row.check, []).append((number, row))
+    for rows in groups.values():
+        rows.sort(key=lambda each: -order.index(each[1].result))
+    return sorted(groups.items(), key=lambda item: -order.index(item[1][0][1].result))
 
 
-def _flows(examined: Examined) -> Iterator[Flow]:
+def _flows(examined: Examined, links: Links) -> Iterator[Flow]:
     packages = examined.audited.document.packages if examined.audited else {}
     for each in examined.stated.values():
         names = [resource.name for resource in each.found(Kind.PATCH)]
@@ -155,6 +177,7 @@ def _flows(examined: Examined) -> Iterator[Flow]:
         patches = names if len(names) <= 3 else [f"{len(names)} patches of {', '.join(sorted(series))}"]
         images = [resource.name for resource in each.found(Kind.IMAGE)]
         yield Flow(
+            links.add(page_links.STEP, each.file, page_links.FLOWS),
             each.step,
             tuple(resource.name for resource in each.found(Kind.SOURCE)),
             tuple(patches),
@@ -165,7 +188,7 @@ def _flows(examined: Examined) -> Iterator[Flow]:
         )
 
 
-def _series(stated: Mapping[str, Stated]) -> Iterator[ShownSeries]:
+def _series(stated: Mapping[str, Stated], links: Links) -> Iterator[ShownSeries]:
     found: dict[str, dict[int, statement.Resource]] = {}
     for each in stated.values():
         for resource in each.found(Kind.PATCH):
@@ -173,7 +196,8 @@ def _series(stated: Mapping[str, Stated]) -> Iterator[ShownSeries]:
             found.setdefault(facts.series, {})[facts.position] = resource
     for name, patches in sorted(found.items()):
         rows = [resource for _, resource in sorted(patches.items())]
-        yield ShownSeries(name, rows[0].facts(statement.PatchFacts).rule.by, tuple(map(_patch, rows)))
+        made = links.add(page_links.SERIES, name, page_links.PATCHES)
+        yield ShownSeries(made, name, rows[0].facts(statement.PatchFacts).rule.by, tuple(map(_patch, rows)))
 
 
 def _patch(resource: statement.Resource) -> ShownPatch:
@@ -189,41 +213,31 @@ def _patch(resource: statement.Resource) -> ShownPatch:
     return ShownPatch(resource.name, resource.digest.get("sha256", ""), facts.origin, pinned, left, tuple(files))
 
 
-def _proofs(identities: Mapping[str, Identity]) -> Iterator[Proof]:
+def _proofs(identities: Mapping[str, Identity], links: Links) -> Iterator[Proof]:
     for file, identity in identities.items():
         if identity.evidence:
             rows = tuple((row.about, row.text, f"{row.where}, {row.how}") for row in identity.evidence)
-            yield Proof(file, str(identity.role), rows)
+            yield Proof(links.add(page_links.PROOF, file, page_links.ROLES), file, str(identity.role), rows)
 
 
-def _parts(examined: Examined) -> Iterator[Part]:
+def _parts(examined: Examined, links: Links) -> Iterator[Part]:
     """Yield sources, patches and packages, each once."""
-    rows: dict[tuple[str, str], Part] = {}
+    rows: dict[tuple[str, str], tuple[str, str, str, str, str]] = {}
     for each in examined.stated.values():
         for resource in each.found(Kind.SOURCE):
             facts = resource.facts(statement.SourceFacts)
             digest = resource.digest.get("sha256", "")
-            part = Part("source", resource.name, facts.version, digest, resource.downloadLocation)
-            rows.setdefault((resource.name, digest), part)
+            row = ("source", resource.name, facts.version, digest, resource.downloadLocation)
+            rows.setdefault((resource.name, digest), row)
         for resource in each.found(Kind.PATCH):
             digest = resource.digest.get("sha256", "")
             series = resource.facts(statement.PatchFacts).series
-            rows.setdefault((resource.name, digest), Part("patch", resource.name, "", digest, f"of {series}"))
-    yield from sorted(rows.values(), key=lambda part: (part.kind != "source", part.name))
+            rows.setdefault((resource.name, digest), ("patch", resource.name, "", digest, f"of {series}"))
+    for row in sorted(rows.values(), key=lambda row: (row[0] != "source", row[1])):
+        kind = page_links.PART if row[0] == "source" else row[0]
+        yield Part(links.add(kind, row[1], page_links.BILL), *row)
     document = examined.audited.document if examined.audited else None
-    for file, row in sorted(document.packages.items()) if document else ():
+    for file, package in sorted(document.packages.items()) if document else ():
         sets = [name for name, files in document.sets.items() if file in files] if document else []
-        yield Part("package", file, human_bytes(row.size), row.sha256, f"in {', '.join(sets)}")
-
-
-def _runs(reports: Path, snapshot: str) -> list[tuple[str, str, str]]:
-    """Return state, number of scenarios that passed, and place of each lab's run of the snapshot."""
-    found = [each for each in run_record.runs(reports) if each.run.snapshot == snapshot] if reports.is_dir() else []
-    return [
-        (
-            str(each.run.state),
-            each.counts,
-            str(each.page),
-        )
-        for each in found
-    ]
+        made, size = links.add(page_links.PART, file, page_links.BILL), human_bytes(package.size)
+        yield Part(made, "package", file, size, package.sha256, f"in {', '.join(sets)}")
