@@ -7,18 +7,20 @@ much is refused while it is read, and so are one that is cut off and bytes behin
 from __future__ import annotations
 
 import bz2
+import contextlib
 import io
 import lzma
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from pipeline.errors import Refused
 
 PIECE = 1 << 20  # compressed bytes given to a decoder at a time
-STEP = 256 << 10  # bytes that a decoder returns at most at a time: what a bomb can add before it is looked at
+STEP = 1 << 20  # bytes that a decoder returns at most at a time: what a bomb can add before it is looked at
 # What `xz -9` and zstd's level 22 need for reading: 64 and 128 MiB of window.
 _XZ_MEMORY, _ZSTD_WINDOW_LOG = 128 << 20, 27
 # No kernel's file is compressed so far: the best of Debian's 6.1 is 1:40, a text 1:10. Below the first bytes a file of
@@ -111,7 +113,7 @@ def _errors() -> tuple[type[Exception], ...]:
 class Stream:
     """The unpacked bytes of a compressed one. `pull` returns its next piece, empty at its end; `name` is for messages.
 
-    Errors are `Refused`.
+    Inside `ahead` the next piece is pulled and decoded in a thread of its own. Errors are `Refused`.
     """
 
     pull: Callable[[], bytes]
@@ -122,6 +124,14 @@ class Stream:
     produced: int = field(init=False, default=0)
     _ready: bytes = field(init=False, default=b"")
     _at: int = field(init=False, default=0)
+    _pool: ThreadPoolExecutor | None = field(init=False, default=None)
+    _coming: Future[bytes] | None = field(init=False, default=None)
+
+    @contextlib.contextmanager
+    def ahead(self) -> Iterator[None]:
+        """Decode one piece ahead of what is read; afterwards nothing is pulled any more."""
+        with ThreadPoolExecutor(1) as self._pool:
+            yield
 
     def exactly(self, size: int) -> bytes:
         """Return the next `size` bytes."""
@@ -168,26 +178,36 @@ class Stream:
         return Refused(f"{self.name}: damaged or hostile: {problem}", why="nothing in it can be believed")
 
     def _fill(self) -> bool:
-        """Decode the next piece; return False at the end of the stream."""
+        """Make the next piece the one that is read; return False at the end of the stream."""
+        if self._pool is None:
+            self._ready = self._next()
+        else:
+            self._ready = (self._coming or self._pool.submit(self._next)).result()
+            self._coming = self._pool.submit(self._next) if self._ready else None
+        self._at = 0
+        return bool(self._ready)
+
+    def _next(self) -> bytes:
+        """Return the next decoded piece, empty at the end of the stream."""
         while True:
             if time.monotonic() > self.limits.deadline:
                 raise self.refuse("it took too long to unpack")
             if self.decoder is not None and self.decoder.eof:
                 if self.decoder.unused_data or self.pull():
                     raise self.refuse("bytes behind the compressed ones")
-                return False
+                return b""
             data = b""
             if self.decoder is None or self.decoder.needs_input:
                 data = self.pull()
                 if not data and isinstance(self.decoder, _Plain):
-                    return False
+                    return b""
                 if not data:
                     raise self.refuse("truncated")
                 self.consumed += len(data)
-            self._ready, self._at = self._decode(data), 0
-            self._check()
-            if self._ready:
-                return True
+            piece = self._decode(data)
+            self._check(len(piece))
+            if piece:
+                return piece
 
     def _decode(self, data: bytes) -> bytes:
         try:
@@ -201,8 +221,8 @@ class Stream:
         except _errors() as error:
             raise self.refuse(str(error)) from None
 
-    def _check(self) -> None:
-        self.produced += len(self._ready)
+    def _check(self, size: int) -> None:
+        self.produced += size
         if self.produced > self.limits.total:
             raise self.refuse(f"more than {self.limits.total} bytes unpacked")
         if self.produced > max(_RATIO_FROM, _RATIO_MOST * self.consumed):

@@ -87,11 +87,12 @@ class Package:
             stream = decompression.Stream(pull, f"the payload of {self.path.name}", limits)
             left = {path: row for path, row in self.files.items() if not row.file.is_ghost}
             missing = {path for path in wanted if path in left}
-            for path, data in self._members(stream, left, wanted) if missing or whole else ():
-                yield path, data
-                missing.discard(path)
-                if not missing and not whole:
-                    break
+            with stream.ahead():
+                for path, data in self._members(stream, left, wanted) if missing or whole else ():
+                    yield path, data
+                    missing.discard(path)
+                    if not missing and not whole:
+                        break
             while not whole and pull():
                 self._check_time()
             if left and whole:
