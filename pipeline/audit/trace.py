@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pipeline.audit import built_symbols, statement, statement_checks
 from pipeline.audit.snapshot_checks import Audited
@@ -110,7 +111,7 @@ class _Tracer:
         self.places = {file: path / name / file for name, files in self.document.sets.items() for file in files}
 
     def option(self, wanted: str) -> Iterator[Chain]:
-        """Yield a chain for each kernel: value, who set it."""
+        """Yield a chain for each kernel: value, who set it, and which patches change its entry in a Kconfig file."""
         if not _OPTION.fullmatch(wanted):
             return
         for each in self.stated.values():
@@ -120,7 +121,20 @@ class _Tracer:
                 by = [Link("set by", text) for text in _set_by(each, wanted)] or [
                     Link("set by", f"the configurations of {self._recipe(each)}, or their defaults")
                 ]
-                yield Chain(f"{wanted}={value} in {package}", (*by, *self._origin(each)), self._packages(each))
+                entries = tuple(self._entries(each, wanted))
+                back = (*by, *entries, *self._origin(each))
+                yield Chain(f"{wanted}={value} in {package}", back, self._packages(each))
+
+    def _entries(self, each: Stated, option: str) -> Iterator[Link]:
+        """Yield the hunks that have the option's entry of a Kconfig file in them, each followed by its patch."""
+        entry = re.compile(rb"[ +]\s*(?:menu)?config\s+" + option.removeprefix("CONFIG_").encode() + rb"\s*")
+        for resource in each.found(Kind.PATCH):
+            for change in scan(resource.data, resource.name).files:
+                near = [hunk for hunk in change.hunks if any(map(entry.fullmatch, hunk.body))]
+                if near and Path(change.path).name.startswith("Kconfig"):
+                    hunks = ", ".join(f"{hunk.number} (line {hunk.line} of the patch)" for hunk in near)
+                    yield Link("entry", f"{change.path}: hunk {hunks}, of {resource.name}")
+                    yield from self._patch_links(each, resource)
 
     def patch(self, wanted: str) -> Iterator[Chain]:
         """Yield a chain for each patch of the name, or whose digest begins so."""
@@ -275,11 +289,21 @@ class _Tracer:
 
 
 def _set_by(each: Stated, option: str) -> Iterator[str]:
-    """Yield the embedded line files that set an option, with the table."""
+    """Yield the tables of embedded line files that set an option for the step: its role's, and those of its patches."""
+    patches = {resource.name for resource in each.found(Kind.PATCH)}
     for resource in each.found(Kind.LINE_FILE):
-        for name, role in (tomllib.loads(resource.data.decode()).get("roles") or {}).items():
-            if isinstance(role, dict) and option in (role.get("config") or {}):
+        document = tomllib.loads(resource.data.decode())
+        for name, role in _tables(document.get("roles")):
+            if f"kernel:{name}" == each.step and option in (role.get("config") or {}):
                 yield f"[roles.{name}.config] in {resource.name}"
+        for name, patch in _tables(document.get("patches")):
+            if name in patches and any(option in (row.get("config") or {}) for row in patch.get("leave-out") or ()):
+                yield f"[[patches.{name}.leave-out]] in {resource.name}: the patch's value, in a file that is left out"
+
+
+def _tables(value: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(value, dict):
+        yield from ((name, table) for name, table in value.items() if isinstance(table, dict))
 
 
 def _compiled(each: Stated) -> Iterator[Iterator[tuple[str, str]]]:

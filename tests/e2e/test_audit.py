@@ -443,7 +443,11 @@ def test_what_a_stranger_says_is_text_on_the_page(forged: Forged) -> None:
         ),
         ("tcp_opt_add_toa", ("added in: net/netfilter/ipvs/ip_vs_synproxy.c, line", "patch: lvs")),
         ("net/netfilter/ipvs/ip_vs_conn.c", ("compiled as: SHA-256", "hunks: 1 (line", "source: kernel-2.6.32")),
-        ("CONFIG_IP_VS_TAB_BITS", ("set by: ", "source: kernel-2.6.32")),
+        ("CONFIG_IP_VS_TAB_BITS", ("set by: [[patches.lvs.", "entry: net/netfilter/ipvs/Kconfig: hunk 1", "source: k")),
+        (
+            "CONFIG_TOA",
+            ("set by: [roles.realserver.config]", "set by: the configurations of", "entry: net/toa/Kconfig"),
+        ),
         ("/sbin/ipvsadm", ("package: ipvsadm-1.2.1", "built by: ipvsadm", "source: popt")),
         (
             "ip_vs.ko",
