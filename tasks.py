@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.host.facts import Finding
     from pipeline.lab.report.results import Report
     from pipeline.patching.compare import Comparison
-    from pipeline.sources.records import LineSources
+    from pipeline.sources.line_sources import LineSources
     from pipeline.sources.resolver import NewPin
     from pipeline.sources.store_maintenance import Cleaned
 

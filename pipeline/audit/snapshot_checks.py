@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.audit.findings import Findings
-from pipeline.audit.policy import PolicyFile
 from pipeline.core.digests import Digests, together
 from pipeline.core.fs import read_limited
 from pipeline.publish import attestation_key, verify
 from pipeline.publish.signing import check_detached
 from pipeline.publish.snapshot_contents import Document
 from pipeline.sources import openpgp
+
+if TYPE_CHECKING:
+    from pipeline.audit.policy import PolicyFile
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.audit import dsse, statement
 from pipeline.audit.findings import Findings
-from pipeline.audit.policy import LinePolicy, PolicyFile
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind, Resource, Statement
 from pipeline.core import documents
@@ -27,6 +26,9 @@ from pipeline.publish import attestation_key
 from pipeline.publish.layout import HOST_KEYS, PUBLISH, statement_name
 from pipeline.publish.snapshot import attestations
 from pipeline.publish.verify import SUMS
+
+if TYPE_CHECKING:
+    from pipeline.audit.policy import LinePolicy, PolicyFile
 
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _CHECK = "statement"
@@ -92,6 +94,8 @@ def read_all(audited: Audited) -> dict[str, Stated]:
 
 
 def _of_line(audited: Audited, policy: PolicyFile) -> LinePolicy:
+    from pipeline.audit.policy import LinePolicy
+
     return (policy.policy.lines or {}).get(audited.document.line, LinePolicy())
 
 

@@ -19,7 +19,8 @@ from pipeline.core.console import Console
 from pipeline.core.fs import copy_verified, sha256_of, write_atomic
 from pipeline.core.units import human_bytes
 from pipeline.errors import HostLacks, UsageError
-from pipeline.sources.records import KeptKey, LineSources
+from pipeline.sources.line_sources import LineSources
+from pipeline.sources.records import KeptKey
 from pipeline.sources.resolver import Sources, evidence, summary
 
 _README = """This directory carries the line {label} to a host without network.

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.line_model import LineIdentity
-
 
 @dataclass(frozen=True)
 class Proof:
@@ -115,10 +113,3 @@ class Verified:
     def evidence(self) -> SourceEvidence:
         """Return what is true of the source, whichever run looks."""
         return SourceEvidence(self.name, self.file, self.sha256, self.size, self.origin, self.version, self.how)
-
-
-@dataclass(frozen=True)
-class LineSources(LineIdentity):
-    """The sources that a fetch of a line used."""
-
-    sources: tuple[SourceEvidence, ...]

@@ -26,12 +26,12 @@ from pipeline.core.units import human_bytes
 from pipeline.errors import Refused, Unreachable
 from pipeline.formats import file_kind
 from pipeline.sources import download
+from pipeline.sources.line_sources import LineSources
 from pipeline.sources.public_keys import LARGEST_KEYS, PublicKeys
 from pipeline.sources.records import (
     Answer,
     IndexDigests,
     KeptKey,
-    LineSources,
     Members,
     Proof,
     Resolved,

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.config.settings import Settings
 from pipeline.core.console import Console
 from pipeline.core.units import human_bytes
-from pipeline.sources.records import LineSources
+from pipeline.sources.line_sources import LineSources
 from pipeline.sources.store import Damaged, Store
 
 

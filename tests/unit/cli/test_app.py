@@ -359,7 +359,7 @@ def test_nothing_heavy_is_loaded_to_list_the_tasks_or_give_help() -> None:
         assert not set(HEAVY) & set(loaded), words
 
 
-@pytest.mark.parametrize("module", ["identify", "diff"])
+@pytest.mark.parametrize("module", ["identify", "diff", "trace"])
 def test_what_reads_packages_alone_loads_no_models_of_lines(module: str) -> None:
     code = f"import sys, pipeline.commands.{module}; print(*sys.modules)"
     loaded = run([sys.executable, "-c", code], cwd=ROOT, env=clean_environment(PYTHONPATH=str(ROOT))).text.split()
