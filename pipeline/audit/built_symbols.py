@@ -40,7 +40,7 @@ def is_module(path: str) -> bool:
 def is_called(path: str, wanted: str) -> bool:
     """Return whether a packaged file is the wanted one: by its path, a module also by its name, compressed or not."""
     name = posixpath.basename(path)
-    return path == wanted or (wanted.endswith(".ko") and is_module(path) and f"{name}.".startswith(f"{wanted}."))
+    return path == wanted or (is_module(path) and wanted in (name, f"{name.partition('.ko')[0]}.ko"))
 
 
 def near(modules: Collection[str], source: str) -> list[str]:
