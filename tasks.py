@@ -218,6 +218,7 @@ def image(context: RunContext, fresh: bool = False) -> MadeImage:
 
 @verb(
     "verify",
+    "shared-keys",
     group=RESULTS,
     example="status lts61 --verify",
     words=("line",),

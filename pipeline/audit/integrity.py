@@ -1,6 +1,6 @@
 """Verify everything kept below the artifacts directory by reading it whole.
 
-Changes nothing. Each kind is verified by the module that makes it; `KINDS` names them all.
+Changes nothing. Each kind is verified by the module that makes it; `_kinds` names them all.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def verify(context: RunContext, line: str = "") -> tuple[Differing, ...]:
     if line and line not in known:
         raise unknown("line with results", line, known, hint="./inv status")
     found = []
-    for kind in KINDS:
+    for kind in _kinds(context.settings.shared_keys):
         console.note(f"reading every file of the {kind.name}")
         for path, problem in kind.verify(artifacts, line):
             parts = path.relative_to(artifacts).parts
@@ -129,10 +129,10 @@ def _snapshot_statements(artifacts: Path, line: str) -> Problems:
     return kept_statements.of_snapshots(artifacts, line)
 
 
-def _step_statements(artifacts: Path, line: str) -> Problems:
+def _step_statements(shared_keys: Path | None) -> Callable[[Path, str], Problems]:
     from pipeline.audit import kept_statements
 
-    return kept_statements.of_steps(artifacts, line)
+    return lambda artifacts, line: kept_statements.of_steps(artifacts, line, shared_keys)
 
 
 def _store(artifacts: Path, line: str) -> Problems:
@@ -171,15 +171,17 @@ def _images(artifacts: Path, line: str) -> Problems:
     return images.problems(artifacts / "images")
 
 
-KINDS = (
-    Kind("steps", _steps, "./inv build-all --verify {line}"),
-    Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
-    Kind("statements of steps", _step_statements, "./inv build-all --verify {line}"),
-    Kind("statements of snapshots", _snapshot_statements, "./inv build-all --verify {line}"),
-    Kind("store", _store, "./inv store verify"),
-    Kind("images", _images, "./inv image --image {name} --fresh"),
-    Kind("kernel trees", _trees, "./inv patches"),
-    Kind("guests of the lab", _guests, "./inv smoke"),
-    Kind("runs of the lab that passed", _lab_runs, "./inv build-all"),
-    Kind("answer about KVM", _kvm, "./inv doctor"),
-)
+def _kinds(shared_keys: Path | None) -> tuple[Kind, ...]:
+    """Return all kinds; `shared_keys` is the directory of the keys of hosts whose steps are taken."""
+    return (
+        Kind("steps", _steps, "./inv build-all --verify {line}"),
+        Kind("snapshots", _snapshots, "./inv build-all --verify {line}"),
+        Kind("statements of steps", _step_statements(shared_keys), "./inv build-all --verify {line}"),
+        Kind("statements of snapshots", _snapshot_statements, "./inv build-all --verify {line}"),
+        Kind("store", _store, "./inv store verify"),
+        Kind("images", _images, "./inv image --image {name} --fresh"),
+        Kind("kernel trees", _trees, "./inv patches"),
+        Kind("guests of the lab", _guests, "./inv smoke"),
+        Kind("runs of the lab that passed", _lab_runs, "./inv build-all"),
+        Kind("answer about KVM", _kvm, "./inv doctor"),
+    )

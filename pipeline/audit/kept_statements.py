@@ -1,7 +1,7 @@
 """Verify the statements kept below the artifacts directory: each signature, and that they are about what lies there.
 
 Those of a snapshot are verified with the key in it, as an auditor does; those of steps with the keys that this machine
-signed with.
+signed with, and those of hosts whose results it takes.
 """
 
 from __future__ import annotations
@@ -54,9 +54,12 @@ def _of_snapshot(path: Path, *, is_latest: bool) -> Problems:
             yield latest, (error.strerror if isinstance(error, OSError) and error.strerror else str(error))
 
 
-def of_steps(artifacts: Path, line: str) -> Problems:
-    """Yield the statements of finished steps that are missing, or whose signature is not by the key in the record."""
-    keys = _own_keys(artifacts / "keys")
+def of_steps(artifacts: Path, line: str, shared_keys: Path | None = None) -> Problems:
+    """Yield the statements of finished steps that are missing, or whose signature is not by the key in the record.
+
+    `shared_keys` has the keys of hosts whose steps are taken. Raises `UsageError` where that is no such directory.
+    """
+    keys = {**attestation_key.trusted(shared_keys), **_own_keys(artifacts / "keys")}
     for place in inventory.lines(artifacts):
         for step in inventory.steps(place) if line in ("", place.name) else ():
             for run in inventory.runs(step):
@@ -72,7 +75,7 @@ def _problem(place: Path, keys: dict[str, bytes]) -> str:
     if not signer:
         return ""
     if signer not in keys:
-        return f"signed with the key {signer}, whose public half is not below keys/; expected one of this machine"
+        return f"signed with the key {signer}, whose public half is not below keys/, nor one of --shared-keys"
     try:
         dsse.verify(read_limited(place / step_record.STATEMENT, documents.MOST), keys[signer])
     except (OSError, ValueError) as error:

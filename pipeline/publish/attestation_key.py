@@ -111,7 +111,7 @@ def trusted(directory: Path | None) -> dict[str, bytes]:
     found = {}
     for file in sorted(directory.glob("*.pem")):
         try:
-            pem = read_limited(file, _MOST)
+            pem = read_limited(file, MOST)
             found[key_id(pem)] = pem
         except (OSError, ValueError) as error:
             problem = error.strerror if isinstance(error, OSError) else error

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,39 +19,21 @@ from pipeline.audit.statement import Kind
 from pipeline.core.fs import sha256_of
 from pipeline.core.process import run
 from pipeline.errors import ExitCode
-from pipeline.formats import archive, rpm_header
-from pipeline.formats.rpm_header import Tag
 from pipeline.publish.layout import HOST_KEYS, PUBLISH
-from tests.fixtures.commandline import ROOT
-from tests.fixtures.forged import STRANGERS, Forged, edit_content
+from tests.fixtures.forged import STRANGERS, Forged, edit_content, repacked
 from tests.fixtures.plainuser import as_user, python
-from tests.fixtures.rpms import of_files
+from tests.fixtures.published import Published
 from tests.fixtures.snapshots import changed
-from tests.fixtures.workshop import ToyShop, reachable
+from tests.fixtures.workshop import reachable
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 STOCK = "kernel:stock"
 
 
-@dataclass
-class Published:
-    """The published toy: its directory in the repository, the keys, and a policy that accepts it."""
-
-    shop: ToyShop
-    repo: Path
-    keys: Path
-    policy: Path
-
-
 @pytest.fixture(scope="module")
 def published(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    with ToyShop.opened(images) as shop:
-        shop.all()
-        place = tmp_path_factory.mktemp("audit")
-        rules = place / "policy.toml"
-        shop.inv("audit", "toy", "--write-policy", rules)
-        rules.write_text(rules.read_text().replace("schema = 1\n", "schema = 1\ndirty = true\n"))
-        yield Published(shop, shop.inv.artifacts / "repo" / "toy", shop.inv.artifacts / "keys", rules)
+    with Published.opened(images, tmp_path_factory.mktemp("audit")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -262,16 +242,6 @@ def test_a_configuration_changed_in_a_package_that_the_accepted_key_signed_is_na
     assert not [what for what in failures if what.startswith(("signature", "files", "package"))], "all signed anew"
 
 
-def repacked(package: Path, old: str, new: str) -> Path:
-    """The package with a changed configuration, built by rpmbuild under the same name."""
-    found = {f"/{item.path}": data for item, data in archive.members(package) if item.kind == "file"}
-    (config,) = (path for path in found if path.startswith("/boot/config-"))
-    assert old.encode() in found[config]
-    found[config] = found[config].replace(old.encode(), new.encode())
-    header = rpm_header.read(package).header
-    return of_files("kernel", header.text(Tag.VERSION), header.text(Tag.RELEASE), found)
-
-
 def test_a_package_that_was_added_or_removed_is_named(forged: Forged) -> None:
     (package,) = forged.latest.glob("stock/ipvsadm-*.rpm")
     package.rename(package.with_name("more.rpm"))
@@ -338,7 +308,7 @@ def test_a_failed_audit_ends_with_its_code_and_a_signed_summary(published: Publi
 def test_the_documents_commands_of_other_peoples_tools_hold_and_find_a_change(
     forged: Forged, published: Published
 ) -> None:
-    script = _transcript(published)
+    script = published.transcript
     done = run(["bash", "-euxo", "pipefail", "-c", script], cwd=forged.latest, accept=range(256))
     assert done.status == 0, done.error_text
     statements = len(list(forged.envelope("ipvsadm").parent.iterdir()))
@@ -351,16 +321,8 @@ def test_the_documents_commands_of_other_peoples_tools_hold_and_find_a_change(
 def test_the_documents_commands_find_a_changed_file(forged: Forged, published: Published, file: str) -> None:
     changed(forged.latest / file, lambda data: data + b"\n")
     assert (
-        run(["bash", "-euo", "pipefail", "-c", _transcript(published)], cwd=forged.latest, accept=range(256)).status
-        != 0
+        run(["bash", "-euo", "pipefail", "-c", published.transcript], cwd=forged.latest, accept=range(256)).status != 0
     )
-
-
-def _transcript(published: Published) -> str:
-    """The commands of the documents for tools of others, for the fingerprint of the release key."""
-    section = (ROOT / "docs/audit.md").read_text().partition("### With other people's tools only")[2]
-    (fingerprint,) = re.findall('release = ."([0-9A-F]{40})"', published.policy.read_text())
-    return "\n".join([f"K={fingerprint}", *re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)])
 
 
 def test_an_auditor_needs_no_network_no_privileges_no_git_and_no_place_to_write(published: Published) -> None:
