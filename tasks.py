@@ -432,9 +432,10 @@ def test(context: RunContext, only: str = "", match: str = "", real: bool = Fals
 # Here, since the help has the verbs in the order of their definitions.
 from pipeline.commands.audits import AUDITS, audit, diff, identify, reproduce, trace  # noqa: E402
 from pipeline.commands.ci import ci  # noqa: E402
+from pipeline.commands.cluster import cluster  # noqa: E402
 from pipeline.commands.repository import publish, serve, sign  # noqa: E402
 
-__all__ = ["audit", "ci", "diff", "identify", "publish", "reproduce", "serve", "sign", "trace"]
+__all__ = ["audit", "ci", "cluster", "diff", "identify", "publish", "reproduce", "serve", "sign", "trace"]
 
 
 @verb(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from pipeline.config.line_model import Line
 from pipeline.config.settings import Settings
 from pipeline.core import neutral
 from pipeline.errors import UsageError
+from pipeline.packaging.graph import StepGraph
 
 _TIME = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 
@@ -44,14 +45,22 @@ class TimeOfDay:
         return f"*-*-* {self.hour:02}:{self.minute:02}:00 UTC"
 
 
+def _no_plan(line: Line) -> StepGraph:
+    raise UsageError(f"line {line.name}: its steps are not planned; expected a kind that needs none")
+
+
 @dataclass(frozen=True)
 class Request:
-    """The lines to run, the settings that the runs repeat, the time, and the options of the kind."""
+    """The lines to run, the settings that the runs repeat, the time, and the options of the kind.
+
+    `plan` returns the steps of a line, which takes its sources.
+    """
 
     lines: tuple[Line, ...]
     settings: Settings
     at: TimeOfDay
     options: Mapping[str, str]  # of those that the kind takes, the ones that were given
+    plan: Callable[[Line], StepGraph] = _no_plan
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -13,6 +13,13 @@ def _systemd() -> Kind:
     return Systemd()
 
 
+def _buildbot() -> Kind:
+    from pipeline.ci.buildbot import Buildbot
+
+    return Buildbot()
+
+
 KINDS: Mapping[str, Callable[[], Kind]] = {
     "systemd": _systemd,
+    "buildbot": _buildbot,
 }

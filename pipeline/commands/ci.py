@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     from pipeline.ci.own_files import WrittenFile
 
 NIGHTS = "every night"
-KINDS = ("systemd",)
+KINDS = ("systemd", "buildbot")
 # The settings that a night's commands repeat.
 REPEATED = (
     *("mirror", "debian-mirror", "jobs", "retries", "stall", "connect"),
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key"),
     *("build-time", "build-silence", "build-memory", "build-disk", "build-processes"),
+    *("shared-store", "shared-keys"),
     *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "patience"),
 )
 
@@ -43,14 +44,15 @@ class RenderedFiles:
     words=("kind",),
     many="line",
     choices={"kind": KINDS},
-    values={"line": "LINE", "output": "DIR", "at": "HH:MM", "user": "NAME", "checkout": "DIR"},
+    values={"line": "LINE", "output": "DIR", "at": "HH:MM", "user": "NAME", "checkout": "DIR", "cluster": "FILE"},
     help={
-        "kind": "systemd: a hardened service with its timer",
+        "kind": "systemd: a hardened service with its timer; buildbot: a master and its workers on many machines",
         "line": "a line to build; several are built one after the other [the line of the settings]",
         "output": "directory to write to, laid out as the service reads it [artifacts/ci/KIND]",
         "at": "when a night begins, in UTC [03:17]",
         "user": "systemd: the user that runs the service [you]",
         "checkout": "systemd: the checkout that the service runs [this one]",
+        "cluster": "buildbot: the file that describes master and workers",
         "overwrite": "write over files that were edited or are others' too",
     },
 )
@@ -62,19 +64,23 @@ def ci(
     at: str = "",
     user: str = "",
     checkout: str = "",
+    cluster: str = "",
     overwrite: bool = False,
 ) -> RenderedFiles:
     """Render the files by which a timer or CI service runs the lines every night, and say how to install them."""
     from pipeline.ci.kinds import Request, TimeOfDay
     from pipeline.ci.registry import KINDS as FOUND
+    from pipeline.commands.build import BuildCommand
     from pipeline.config import line_loader
 
     made = FOUND[kind]()
-    given = {name: value for name, value in {"user": user, "checkout": checkout}.items() if value}
+    own = {"user": user, "checkout": checkout, "cluster": cluster}
+    given = {name: value for name, value in own.items() if value}
     _check_options(kind, made, given)
     settings = context.settings
     lines = tuple(line_loader.load(name) for name in dict.fromkeys(line or [settings.line]))
-    request = Request(lines, settings, TimeOfDay.parse(at or "03:17"), given)
+    plans = {each.name: BuildCommand(each, context) for each in lines}
+    request = Request(lines, settings, TimeOfDay.parse(at or "03:17"), given, lambda chosen: plans[chosen.name].plan())
     place = Path(output) if output else settings.artifacts / "ci" / kind
     return _render(context, kind, made, request, place, overwrite=overwrite)
 

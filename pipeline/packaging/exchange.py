@@ -162,11 +162,14 @@ class Exchange:
         try:
             with packed.open("wb") as stream:
                 digest, size = result_pack.pack(place, record, stream)
-            self.store.create(_pack_name(digest), packed)
+            own_pack = self.store.create(_pack_name(digest), packed)
             faults.point("step.packed")
             payload = documents.to_json(SharedResult(record, digest, size)).encode()
             write_atomic(listed, self.signatures.sign(payload, PAYLOAD_TYPE))
-            return self.store.create(self._result_name(place.parent.name, record.key), listed)
+            first = self.store.create(self._result_name(place.parent.name, record.key), listed)
+            if own_pack and not first:
+                self.store.remove(_pack_name(digest))
+            return first
         finally:
             packed.unlink(missing_ok=True)
             listed.unlink(missing_ok=True)

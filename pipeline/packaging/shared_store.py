@@ -32,6 +32,9 @@ class SharedStore(Protocol):
     def create(self, name: str, source: Path) -> bool:
         """Create an object from a file at once; False where there is one of this name, which stays as it is."""
 
+    def remove(self, name: str) -> None:
+        """Remove an object that this run has created and that nothing names."""
+
 
 class DirectoryStore:
     """A store in a directory. It must be there: one on a file system that is not mounted would be another one."""
@@ -75,6 +78,10 @@ class DirectoryStore:
         except FileExistsError:
             return False
         return True
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _found(self, name: str) -> Iterator[BinaryIO | None]:

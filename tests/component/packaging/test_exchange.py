@@ -378,6 +378,17 @@ def test_killed_while_storing_or_taking_the_next_run_completes(hosts: tuple[Host
     assert list(one.store.rglob(".*")) == list(other.place.glob("steps/line/*/.*")) == []
 
 
+def test_who_is_slower_with_a_key_stores_nothing(hosts: tuple[Host, Host]) -> None:
+    one, other = hosts
+    one.run(plan())
+    kept = {path: path.read_bytes() for path in (*listed(one.store), *packs(one.store))}
+    alone = Host(other.place, other.place)  # with a store of its own
+    made = alone.run(plan())["kernel:stock"]
+    exchange = Exchange("line", DirectoryStore(one.store), other, other.said.append)
+    assert made.record is not None and not exchange._offer(made.out, made.record)
+    assert {path: path.read_bytes() for path in (*listed(one.store), *packs(one.store))} == kept
+
+
 def test_two_hosts_that_store_at_once_store_one_result(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     for name in ("a", "b"):

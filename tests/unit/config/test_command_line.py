@@ -94,7 +94,9 @@ def test_every_verb_that_takes_a_line_takes_it_as_a_word_too() -> None:
             assert "line" in verb.words, name
             needed = ["export", "DIR"] if name == "mirror" else ["x"] if name in ("shell", "pin", "cves") else []
             typed = [*needed, "lts61"] if name == "mirror" else ["lts61", *needed]
-            typed = ["systemd", "lts61"] if name == "ci" else typed
+            typed = {"ci": ["systemd", "lts61"], "cluster": ["up", "lts61"], "publish": ["DIR", "lts61"]}.get(
+                name, typed
+            )
             (call,) = parse([name, *typed], VERBS)
             assert call.values["line"] == (["lts61"] if verb.many == "line" else "lts61")
 

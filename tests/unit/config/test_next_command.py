@@ -69,6 +69,7 @@ OTHERS: Mapping[str, Any] = {
 WORDS = {
     "audit": "x",
     "ci": "systemd",
+    "cluster": "up",
     "cves": "x",
     "diff": "x y",
     "mirror": "export d",

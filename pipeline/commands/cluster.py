@@ -1,0 +1,162 @@
+"""Try Buildbot on this host: a master and workers as processes on loopback, by the verb `cluster`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.commands.ci import NIGHTS, REPEATED
+from pipeline.commands.task import verb
+from pipeline.config.context import RunContext
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.ci.cluster import Cluster
+    from pipeline.ci.master_page import Build, MasterPage
+
+ACTIONS = ("install", "up", "night", "status", "down")
+_MOST = 64  # workers
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """A cluster on this host: its page, empty for none; process ids of master and workers; all builds."""
+
+    page: str
+    running: dict[str, int | None]
+    connected: tuple[str, ...] = ()
+    builds: tuple[Build, ...] = ()
+
+
+@verb(
+    *REPEATED,
+    "line-file",
+    group=NIGHTS,
+    example="cluster up --workers 2",
+    words=("action",),
+    many="line",
+    choices={"action": ACTIONS},
+    values={"line": "LINE", "workers": "NUMBER", "watch": "SECONDS"},
+    help={
+        "action": "install (Buildbot's environment), up, night (start one now), status, or down",
+        "line": "up, night: a line to build; may be repeated [the line of the settings]",
+        "workers": "up: how many workers to start [2]",
+        "watch": "up: seconds within which a worker that stopped is noticed [50]",
+    },
+)
+def cluster(
+    context: RunContext, action: str, line: list[str] | None = None, workers: str = "", watch: str = ""
+) -> ClusterState:
+    """Try a cluster on this host: a Buildbot master and workers on loopback, below artifacts/cluster."""
+    from pipeline.ci import buildbot_venv
+    from pipeline.ci.cluster import Cluster
+
+    artifacts = context.settings.artifacts.absolute()
+    found = Cluster(artifacts / "cluster", artifacts)
+    if action == "install":
+        made = buildbot_venv.install()
+        context.console.say(f"{buildbot_venv.path()}: {'made' if made else 'unchanged'}")
+    elif action == "up":
+        numbers = _number(workers or "2", "--workers", 1, _MOST), _number(watch or "50", "--watch", 0.5, 3600)
+        _up(context, found, line or [], *numbers)
+    elif action == "night":
+        from pipeline.ci.buildbot import NIGHT
+
+        page = _page(found)
+        for name in line or [context.settings.line]:
+            page.force(f"{NIGHT} {name}", "operator", found.secret("operator"))
+            context.console.say(f"started: {NIGHT} {name}; {page.address}")
+    elif action == "down":
+        killed = found.stop()
+        context.console.say(f"ended; {len(killed)} processes were killed" if killed else "ended")
+    return _state(context, found)
+
+
+def _number(text: str, option: str, least: float, most: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value <= most:
+        raise UsageError(f"{option}: {text}; expected a number of {least:g} to {most:g}", hint="./inv --help cluster")
+    return value
+
+
+def _up(context: RunContext, found: Cluster, lines: list[str], workers: float, watch: float) -> None:
+    from pipeline.ci import buildbot_venv
+    from pipeline.ci.buildbot import COORDINATOR, Buildbot, read_data
+    from pipeline.ci.cluster import MASTER, wait_for
+    from pipeline.ci.kinds import Request, TimeOfDay
+    from pipeline.commands.build import BuildCommand
+    from pipeline.config import line_loader
+
+    settings = context.settings
+    if running := found.processes():
+        what = f"the cluster: it runs already, {len(running)} processes; expected none"
+        raise UsageError(what, where=str(found.place), hint="./inv cluster down")
+    if buildbot_venv.install():
+        context.console.note(f"made {buildbot_venv.path()}")
+    chosen = [line_loader.load(name) for name in lines] or [line_loader.load(settings.line or None, settings.line_file)]
+    found.prepare(int(workers), settings.build_memory, watch)
+    plans = {each.name: BuildCommand(each, context) for each in chosen}
+    own = replace(settings, artifacts=Path("artifacts"), shared_store=None, shared_keys=None, attestation_key="")
+    request = Request(
+        *(tuple(chosen), own, TimeOfDay.parse("03:17")),
+        {"cluster": str(found.file)},
+        lambda line: plans[line.name].plan(),
+    )
+    found.write(Buildbot().files(request), hint="./inv cluster up")
+    data = read_data(found.master)
+    names = [each.name for each in data.workers]
+    found.start(names, f"tcp:{data.listen}")
+    page = _page(found)
+    wait_for("the master", lambda: _answers(page), found.master / "twistd.log")
+    wait_for("its workers", lambda: {*names, COORDINATOR} <= {*page.connected()}, found.place / "workers")
+    context.console.say(f"up: {page.address}, {len(names)} workers, {MASTER} in {found.master}")
+    context.console.say(f"operator's password: {found.master / 'secrets' / 'operator'}")
+
+
+def _connected(name: str, connected: list[str]) -> str:
+    from pipeline.ci.cluster import MASTER
+
+    return "-" if name == MASTER else "yes" if name in connected else "no"
+
+
+def _answers(page: MasterPage) -> bool:
+    from pipeline.errors import HostLacks
+
+    try:
+        page.get("workers")
+    except HostLacks:
+        return False
+    return True
+
+
+def _page(found: Cluster) -> MasterPage:
+    from pipeline.ci.buildbot import DATA, read_data
+    from pipeline.ci.master_page import MasterPage
+
+    if not (found.master / DATA).exists():
+        raise UsageError("the cluster: there is none; expected one", where=str(found.place), hint="./inv cluster up")
+    return MasterPage(read_data(found.master).page_url)
+
+
+def _state(context: RunContext, found: Cluster) -> ClusterState:
+    from pipeline.ci.cluster import MASTER
+
+    running = {name: found.keeper(name) for name in (MASTER, *found.workers)}
+    if running[MASTER] is None:
+        context.console.say("the master does not run")
+        return ClusterState("", running)
+    page = _page(found)
+    if not _answers(page):
+        context.console.say(f"the master does not answer (yet): {page.address}")
+        return ClusterState(page.address, running)
+    builds, connected = page.builds(), page.connected()
+    rows = [(name, str(number or "-"), _connected(name, connected)) for name, number in running.items()]
+    context.console.table(("process", "kept by", "connected"), rows, page.address)
+    if builds:
+        shown = [(each.builder, str(each.number), each.worker, each.result or "running", each.state) for each in builds]
+        context.console.table(("builder", "build", "worker", "result", "state"), shown[-40:])
+    return ClusterState(page.address, running, tuple(connected), tuple(builds))
