@@ -227,7 +227,7 @@ class Scheduler:
             found = self._refresh_stamps(place, self.stored(step, key))
             others = self._changed_needs(step, found.record) if found.record else []
             usable = found.record if found.record and not others and not self._is_forced(step.name) else None
-            if taken := self._taken(step, key, usable):
+            if taken := self._taken(step, key, usable, found.problem if not found.elsewhere else ""):
                 took = time.monotonic() - begun
                 return self._ended(Outcome(step.name, key, State.TAKEN, TAKEN, took, place, record=taken))
             if usable:
@@ -253,10 +253,11 @@ class Scheduler:
             self._records[outcome.step] = outcome.record
         return outcome
 
-    def _taken(self, step: Step, key: str, known: Record | None) -> Record | None:
+    def _taken(self, step: Step, key: str, known: Record | None, problem: str = "") -> Record | None:
         """Put the shared store's result into the place of the step where it has another one than the `known` one.
 
-        Offer the known one where the store has none. Return None where what is here stays.
+        Offer the known one where the store has none. `problem` is that of a damaged result, which is kept aside.
+        Return None where what is here stays.
         """
         if self.exchange is None or step.local:
             return None
@@ -278,6 +279,9 @@ class Scheduler:
             if taken is None:
                 fs.remove(work)
                 return None
+            if problem:
+                (self.warn or self.say)(f"{step.name}: {problem}; taken anew")
+                self._set_aside(place)
             self._replace(work, place)
         self.say(f"{step.name}: {TAKEN}, made with the key {taken.attested[:16]}…")
         return taken

@@ -51,6 +51,8 @@ FOREIGN: Mapping[str, str] = {
     "create-home": "useradd",
     "export-secret-keys": "gpg",
     "armor": "gpg",
+    "kill-whom": "systemctl",
+    "signal": "systemctl",
     "nodaemon": "twistd",
     "pidfile": "twistd",
     "python": "twistd",

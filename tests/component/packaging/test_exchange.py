@@ -147,6 +147,16 @@ def test_the_first_result_of_a_key_wins_and_the_second_host_takes_it(hosts: tupl
     assert alone["tools"].out == now["tools"].out
 
 
+def test_a_damaged_result_is_kept_aside_and_taken_anew(hosts: tuple[Host, Host]) -> None:
+    _, other = hosts
+    made = other.run(plan())
+    (made["tools"].out / "out/program").write_bytes(b"damaged")
+    assert states(other.run(plan(fails, fails))) == ["reused", "taken"]
+    (kept,) = other.place.glob("steps/line/tools/.damaged-*")
+    assert (kept / "out/program").read_bytes() == b"damaged"
+    assert "tools: its output was changed: out/program" in "\n".join(other.said)
+
+
 def test_a_forced_step_stays_its_host_s_own_and_the_store_is_not_changed(hosts: tuple[Host, Host]) -> None:
     one, other = hosts
     one.run(plan())
