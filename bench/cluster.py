@@ -1,7 +1,7 @@
 """Measure what a cluster costs: `python bench/cluster.py [SECONDS]`.
 
 A real master on loopback, with one worker and then with two, runs a night of eight steps that only sleep, 30 seconds
-each unless SECONDS says otherwise. In a minute it stops a worker too.
+each unless SECONDS says otherwise. Then one of two workers is stopped.
 
     two workers against one                       aim >= 1.85 times as fast
     overhead of a step                            aim <= 1.5 s

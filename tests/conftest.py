@@ -25,6 +25,7 @@ LONGEST_FIRST = (
     "e2e/test_fetch_killed.py",  # 4
     "e2e/test_el6_toy.py",
     "e2e/test_patches.py",
+    "e2e/test_cluster.py",
     "component/audit/test_integrity.py",
     "component/sources/test_store_maintenance.py",
     "unit/test_conventions.py",  # mypy
