@@ -6,7 +6,7 @@ The files are thin: what is built, where and how is data beside them, and each b
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -195,7 +195,9 @@ def _levels(graph: StepGraph) -> Iterator[list[str]]:
 
 def _step(cluster: ClusterFile, request: Request, line: Line, step: Step) -> StepData:
     words = [] if step.local else ["--only", step.name]
-    repeated = next_command.options(request.settings, line.name)
+    # Who only builds is not even to know where the release key is.
+    settings = request.settings if step.local else replace(request.settings, gpg_key="")
+    repeated = next_command.options(settings, line.name)
     command = next_command.completed_words("build-all", words, repeated)
     return StepData(
         name=step.name,

@@ -65,6 +65,12 @@ def test_a_night_begins_steps_when_their_needs_are_met_and_all_others_beside_eac
     assert line["night"] == "night of lts61"
 
 
+def test_who_only_builds_is_not_told_of_the_release_key(tmp_path: Path) -> None:
+    (line,) = data(tmp_path, f"[workers.one]\n{WORKER}{SIGNER}", gpg_key="/etc/fnat/release.asc")["lines"]
+    told = [step["name"] for step in line["steps"] if "/etc/fnat/release.asc" in step["command"]]
+    assert told == ["repository"]
+
+
 def test_where_the_release_key_is_nothing_is_built_and_there_alone_is_published(tmp_path: Path) -> None:
     (line,) = data(tmp_path, f"[workers.one]\n{WORKER}{SIGNER}")["lines"]
     workers = {step["name"]: step["workers"] for step in line["steps"]}
