@@ -71,11 +71,11 @@ class Request:
         """Return the words and options behind `./inv` of a command of these settings."""
         return next_command.completed_words(verb, words, next_command.without_line(self.settings))
 
-    def made_by(self, kind: str) -> str:
-        """Return the command that renders the same files once more."""
+    def made_by(self, kind: str, *besides: str) -> str:
+        """Return the command that renders the same files once more, with the words `besides` at its end."""
         at = f"{self.at.hour:02}:{self.at.minute:02}"
         options = [word for name, value in self.options.items() for word in (f"--{name}", value)]
-        return neutral.command(["./inv", *self.words("ci", kind, *self.names, "--at", at, *options)])
+        return neutral.command(["./inv", *self.words("ci", kind, *self.names, "--at", at, *options), *besides])
 
 
 class Kind(Protocol):

@@ -7,6 +7,18 @@ from collections.abc import Callable, Mapping
 from pipeline.ci.kinds import Kind
 
 
+def _github() -> Kind:
+    from pipeline.ci import hosted
+
+    return hosted.github()
+
+
+def _gitlab() -> Kind:
+    from pipeline.ci import hosted
+
+    return hosted.gitlab()
+
+
 def _systemd() -> Kind:
     from pipeline.ci.systemd import Systemd
 
@@ -20,6 +32,8 @@ def _buildbot() -> Kind:
 
 
 KINDS: Mapping[str, Callable[[], Kind]] = {
+    "github": _github,
+    "gitlab": _gitlab,
     "systemd": _systemd,
     "buildbot": _buildbot,
 }

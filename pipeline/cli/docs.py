@@ -1,6 +1,6 @@
-"""Generate docs/commands.md and docs/exit-codes.md from the code.
+"""Generate docs/commands.md, docs/exit-codes.md and the manual page docs/lvs-fullnat.1 from the code.
 
-`python -m pipeline.cli.docs [commands|exit-codes]` prints one; a test compares it with the file.
+`python -m pipeline.cli.docs [commands|exit-codes|man]` prints one; a test compares it with the file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from invoke.collection import Collection
 
+from pipeline.cli import man
 from pipeline.config.command_line import Parameter, Verb
 from pipeline.config.settings import ROWS, TABLE, Setting
 from pipeline.errors import ExitCode
@@ -60,6 +61,12 @@ Verbs, options, lines, scenarios, steps and other names are completed by the she
     eval "$(./inv --print-completion-script bash)"                             # in ~/.bashrc, with the whole path
     ./inv --print-completion-script zsh > ~/.zfunc/_inv                        # a directory of $fpath
     ./inv --print-completion-script fish > ~/.config/fish/completions/inv.fish
+
+## Manual page
+
+    man -l docs/lvs-fullnat.1
+
+is this page for terminals; `sudo install -m 644 docs/lvs-fullnat.1 /usr/local/share/man/man1/` installs it.
 """
 _EXIT_CODES = """\
 # Exit codes
@@ -110,10 +117,14 @@ _EXAMPLES = {
 
 def commands() -> str:
     """Return the page of verbs, options and settings."""
+    return "\n".join([_COMMANDS, *map(_verb, _verbs()), _LAUNCHER, _COMPLETION, _SETTINGS + "\n" + _settings_table()])
+
+
+def _verbs() -> list[Verb]:
+    """Return the verbs by their names."""
     import tasks
 
-    verbs = [task.verb for _, task in sorted(Collection.from_module(tasks).tasks.items())]
-    return "\n".join([_COMMANDS, *map(_verb, verbs), _LAUNCHER, _COMPLETION, _SETTINGS + "\n" + _settings_table()])
+    return [task.verb for _, task in sorted(Collection.from_module(tasks).tasks.items())]
 
 
 def exit_codes() -> str:
@@ -176,7 +187,14 @@ def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in lines)
 
 
-PAGES: dict[str, Callable[[], str]] = {"commands": commands, "exit-codes": exit_codes}
+def manual() -> str:
+    """Return the manual page."""
+    return man.page(_verbs())
+
+
+# Each page by its name, and its file in docs/.
+PAGES: dict[str, Callable[[], str]] = {"commands": commands, "exit-codes": exit_codes, "man": manual}
+FILES = {"commands": "commands.md", "exit-codes": "exit-codes.md", "man": f"{man.NAME}.1"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

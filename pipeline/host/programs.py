@@ -99,6 +99,8 @@ TABLE = (
     _row("nsenter", "util-linux", "util-linux", "test", "enter namespaces"),
     _row("rsync", "rsync", "rsync", "publish test", "copy published repositories"),
     _row("flock", "util-linux", "util-linux", "test", "lock in shell scripts"),
+    _row("systemd-analyze", "systemd", "systemd", "test", "check the service and timer of every night"),
+    _row("man", "man-db", "man-db", "test", "check the manual page"),
     _row("dnf", "dnf", "dnf", "test", "install from the repositories we make"),
     _row("fish", "fish", "fish", "test", "complete our command lines in it"),
     _row("zsh", "zsh", "zsh", "test", "complete our command lines in it"),

@@ -347,8 +347,8 @@ def test_no_test_is_skipped_or_expected_to_fail(mark: str) -> None:
 
 @pytest.mark.parametrize("name", list(docs.PAGES))
 def test_a_generated_page_is_what_its_generator_prints(name: str) -> None:
-    page = (ROOT / "docs" / f"{name}.md").read_text()
-    assert page == docs.PAGES[name](), f"python -m pipeline.cli.docs {name} > docs/{name}.md"
+    page = (ROOT / "docs" / docs.FILES[name]).read_text()
+    assert page == docs.PAGES[name](), f"python -m pipeline.cli.docs {name} > docs/{docs.FILES[name]}"
 
 
 def test_the_generator_prints_a_page_and_knows_no_other() -> None:
