@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.task import verb
 from pipeline.config.context import RunContext
 from pipeline.config.settings import default_artifacts
+from pipeline.core import artifacts, temporary
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.ci.kinds import Kind
     from pipeline.ci.own_files import WrittenFile
+    from pipeline.config.line_model import Line
+    from pipeline.packaging.graph import StepGraph
 
 NIGHTS = "every night"
 KINDS = ("github", "gitlab", "systemd", "buildbot")
@@ -47,12 +51,17 @@ class RenderedFiles:
     many="line",
     choices={"kind": KINDS},
     values={
-        **{"line": "LINE", "output": "DIR", "at": "HH:MM", "runner": "LABEL"},
-        **{"user": "NAME", "checkout": "DIR", "cluster": "FILE"},
+        "line": "LINE",
+        "output": "DIR",
+        "at": "HH:MM",
+        "runner": "LABEL",
+        "user": "NAME",
+        "checkout": "DIR",
+        "cluster": "FILE",
     },
     help={
-        "kind": "github: a workflow; gitlab: a job; systemd: a hardened service with its timer; buildbot: a master and its"
-        " workers on many machines",
+        "kind": "github: a workflow; gitlab: a job; systemd: a hardened service with its timer; buildbot: a master and"
+        " its workers on many machines",
         "line": "a line to build; several are built one after the other [the line of the settings]",
         "output": "directory to write to, laid out as the service reads it [artifacts/ci/KIND]",
         "at": "when a night begins, in UTC [03:17]",
@@ -80,7 +89,6 @@ def ci(
     from pipeline.ci import own_files
     from pipeline.ci.kinds import Request, TimeOfDay
     from pipeline.ci.registry import KINDS as FOUND
-    from pipeline.commands.build import BuildCommand
     from pipeline.config import line_loader
 
     made = FOUND[kind]()
@@ -89,8 +97,7 @@ def ci(
     _check_options(kind, made, given)
     settings = context.settings
     lines = tuple(line_loader.load(name) for name in dict.fromkeys(line or [settings.line]))
-    plans = {each.name: BuildCommand(each, context) for each in lines}
-    request = Request(lines, settings, TimeOfDay.parse(at or "03:17"), given, lambda chosen: plans[chosen.name].plan())
+    request = Request(lines, settings, TimeOfDay.parse(at or "03:17"), given, partial(_plan, context))
     # Not below --artifacts: those may be another user's, or another host's.
     place = Path(output) if output else default_artifacts(os.environ) / "ci" / kind
     edited = request.made_by(kind, *(("--output", output) if output else ()), "--overwrite")
@@ -100,6 +107,15 @@ def ci(
     commands = tuple(made.commands(request, place))
     _say_next(context, commands)
     return RenderedFiles(kind, request.names, files, commands)
+
+
+def _plan(context: RunContext, line: Line) -> StepGraph:
+    """Return the steps of a line. Only that needs the artifacts: what is rendered may be for another host or user."""
+    from pipeline.commands.build import BuildCommand
+
+    artifacts.check(context.settings.artifacts)
+    with temporary.use_run_directory():
+        return BuildCommand(line, context).plan()
 
 
 def _check_options(kind: str, made: Kind, given: Mapping[str, str]) -> None:

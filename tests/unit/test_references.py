@@ -50,7 +50,6 @@ FOREIGN: Mapping[str, str] = {
     "system": "useradd",
     "create-home": "useradd",
     "home-dir": "useradd",
-    "quick-set-expire": "gpg",
     "delete": "rsync",
     "export-secret-keys": "gpg",
     "armor": "gpg",
