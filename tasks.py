@@ -300,8 +300,8 @@ LAB = ("runtime", "image", "kernel-config", "gpg-key", "snapshot", "scenario", "
 
 def _lab(context: RunContext) -> LabCommand:
     """Return the lab of the chosen line, with real servers of another line where the settings name one."""
+    from pipeline.commands import lines
     from pipeline.commands.lab import LabCommand
-    from pipeline.config import line_names
 
     chosen, other = _line(context), context.settings.server_line
     if not other:
@@ -309,11 +309,8 @@ def _lab(context: RunContext) -> LabCommand:
     if other == chosen.name:
         what = f"--server-line: expected another line than the director's, got {other}"
         raise UsageError(what, hint="leave --server-line out")
-    servers = line_names.load(other, context.settings.artifacts)
-    if servers.notice:
-        context.console.warn(servers.notice)
-    file = None if other in resources.line_names() else servers.files[0]
-    settings = replace(context.settings, line=other, line_file=file, server_line="", snapshot="")
+    servers, of_servers = lines.by_name(other, context)
+    settings = replace(of_servers.settings, server_line="", snapshot="")
     return LabCommand(chosen, context, LabCommand(servers, replace(context, settings=settings)))
 
 
@@ -368,14 +365,19 @@ def mirror(context: RunContext, action: str, directory: str) -> LineSources:
     group=SOURCES,
     example="store verify",
     choices={"action": ("gc", "verify")},
-    help={"action": "gc (remove what no line's last fetch used) or verify (hash everything again)"},
+    help={
+        "action": "gc (remove what neither a line's last fetch nor a recorded night used) or verify (hash"
+        " everything again)"
+    },
 )
 def store(context: RunContext, action: str) -> Cleaned | Outcome:
     """Clean or verify the store: `store gc`, `store verify`."""
+    from pipeline.nights import retention
     from pipeline.sources import store_maintenance
 
     if action == "gc":
-        return store_maintenance.gc(context.settings, context.console)
+        kept = retention.kept(context.settings.artifacts).sources
+        return store_maintenance.gc(context.settings, context.console, kept)
     found = store_maintenance.verify(context.settings, context.console)
     return Outcome(found, ExitCode.REFUSED if found.damaged else ExitCode.OK)
 
@@ -433,9 +435,10 @@ def test(context: RunContext, only: str = "", match: str = "", real: bool = Fals
 from pipeline.commands.audits import AUDITS, audit, diff, identify, reproduce, trace  # noqa: E402
 from pipeline.commands.ci import ci  # noqa: E402
 from pipeline.commands.cluster import cluster  # noqa: E402
+from pipeline.commands.nightly import nightly  # noqa: E402
 from pipeline.commands.repository import publish, serve, sign  # noqa: E402
 
-__all__ = ["audit", "ci", "cluster", "diff", "identify", "publish", "reproduce", "serve", "sign", "trace"]
+__all__ = ["audit", "ci", "cluster", "diff", "identify", "nightly", "publish", "reproduce", "serve", "sign", "trace"]
 
 
 @verb(

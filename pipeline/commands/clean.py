@@ -1,7 +1,8 @@
 """Run `inv clean`: remove results that can be rebuilt, and none in use.
 
 Locks each entry before its removal, with its maker's lock; names and keeps entries in use. Never removes sources,
-keys, the newest snapshots and evidence: `store gc` cleans the first, the rest cannot be recreated.
+keys, the newest snapshots, what recorded nights refer to, and evidence: `store gc` cleans the first, the rest cannot be
+recreated.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from pipeline.core.locks import locked
 from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
 from pipeline.errors import ExitCode, HostLacks, PipelineError
+from pipeline.nights import retention
+from pipeline.nights.retention import Kept
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import Run, RunState
 from pipeline.packaging.scheduler import LOCK, SHELL_LOCK
@@ -113,7 +116,23 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing
     items = list(_items(context, line))
     if not words:
         return _describe(items, context.console), ExitCode.OK
-    chosen = [item for item in items if ALL in words or set(item.words) & set(words)]
+    removed, left = remove([item for item in items if ALL in words or set(item.words) & set(words)])
+    _say(removed, left, context.console)
+    gone = tuple(Removed(item.path, item.size) for item in removed)
+    remaining = tuple(Left(item.path, error.what, error.why) for item, error in left)
+    return Cleaned(gone, sum(item.size for item in removed), remaining), _code({error.code for _, error in left})
+
+
+def superseded(line: str, artifacts: Path) -> list[Item]:
+    """Return the steps' results and the snapshots of a line that a newer one has taken the place of."""
+    steps = inventory.steps(artifacts / "steps" / line)
+    kept = retention.kept(artifacts)
+    items = [*(item for step in steps for item in _of_step(step, kept)), *_snapshots(artifacts, line, kept)]
+    return [item for item in items if "old" in item.words]
+
+
+def remove(chosen: Sequence[Item]) -> tuple[list[Item], list[tuple[Item, PipelineError]]]:
+    """Remove items; return those that were, and those that were left with the reason."""
     removed: list[Item] = []
     left: list[tuple[Item, PipelineError]] = []
     for item in chosen:
@@ -129,10 +148,7 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing
             left.append((item, HostLacks(f"it could not be removed: {error.strerror}", where=str(error.filename))))
         except PipelineError as error:
             left.append((item, error))
-    _say(removed, left, context.console)
-    gone = tuple(Removed(item.path, item.size) for item in removed)
-    remaining = tuple(Left(item.path, error.what, error.why) for item, error in left)
-    return Cleaned(gone, sum(item.size for item in removed), remaining), _code({error.code for _, error in left})
+    return removed, left
 
 
 def _lines(artifacts: Path) -> list[str]:
@@ -167,17 +183,18 @@ def _say(removed: Sequence[Item], left: Sequence[tuple[Item, PipelineError]], co
 
 def _items(context: RunContext, line: str) -> Iterator[Item]:
     artifacts = context.settings.artifacts
+    kept = retention.kept(artifacts)
     lines = [place for place in inventory.lines(artifacts) if line in ("", place.name)]
     for place in lines:
         for step in inventory.steps(place):
-            yield from _of_step(step)
+            yield from _of_step(step, kept)
     yield from _second_builds(artifacts, line)
     # Whoever builds uses an image and a cache, and holds the lock of its line for it.
     users = tuple(place / LOCK for place in inventory.lines(artifacts))
     for cache in inventory.caches(artifacts):
         if line in ("", cache.line):
             yield _item(cache.path, ("ccache",), users)
-    yield from _snapshots(artifacts, line)
+    yield from _snapshots(artifacts, line, kept)
     yield from _unsigned(artifacts, line)
     if not line:  # a line owns no image
         for place in (path for path in inventory.entries(artifacts / "lab") if path.is_dir()):
@@ -190,7 +207,7 @@ def _item(path: Path, words: tuple[str, ...], locks: tuple[Path, ...]) -> Item:
     return Item(str(path), words, trees.usage(path), locks, partial(fs.remove, path))
 
 
-def _of_step(step: Path) -> Iterator[Item]:
+def _of_step(step: Path, kept: Kept) -> Iterator[Item]:
     own = step / LOCK
     runs = inventory.runs(step)
     finished = [run for run in runs if run.state in (RunState.DONE, RunState.UNREADABLE)]
@@ -200,7 +217,8 @@ def _of_step(step: Path) -> Iterator[Item]:
         if run not in finished:
             yield _item(run.path, ("failed",), (own, step / SHELL_LOCK))
         else:
-            words = ("steps",) if run is _newest(finished) else ("old", "steps")
+            needed = run is _newest(finished) or (run.line, run.key) in kept.steps
+            words = ("steps",) if needed else ("old", "steps")
             yield _item(run.path, words, (step.parent / LOCK, own))
 
 
@@ -216,13 +234,14 @@ def _second_builds(artifacts: Path, line: str) -> Iterator[Item]:
             yield _item(path, ("failed",), (path.with_name(f"{path.name}.lock"),))
 
 
-def _snapshots(artifacts: Path, line: str) -> Iterator[Item]:
+def _snapshots(artifacts: Path, line: str, kept: Kept) -> Iterator[Item]:
     by_directory: dict[str, list[inventory.Snapshot]] = {}
     for snapshot in inventory.snapshots(artifacts):
         by_directory.setdefault(snapshot.directory, []).append(snapshot)
     for directory, found in by_directory.items():
         if line in ("", directory, directory.removesuffix("-small")):
-            for old in (snapshot for snapshot in found[:-SNAPSHOTS_KEPT] if not snapshot.is_latest):
+            older = [one for one in found[:-SNAPSHOTS_KEPT] if (one.directory, one.id) not in kept.snapshots]
+            for old in (snapshot for snapshot in older if not snapshot.is_latest):
                 remove = partial(remove_snapshot, old.path, wait=False)
                 yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)
 

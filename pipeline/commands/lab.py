@@ -99,7 +99,7 @@ class LabCommand:
         """
         found, work = self._play(names, keep=keep)
         if not found.passed:
-            raise self._failure(found.failed, work / PAGE)
+            raise self.failure(found.failed, work / PAGE)
         return found
 
     def _play(
@@ -156,12 +156,15 @@ class LabCommand:
             previous=f"../{before[-1].path.name}/{PAGE}" if before else "",
         )
 
-    def _failure(self, failed: Sequence[str], path: Path) -> TestsFailed:
-        """Return the error of a run in which these scenarios failed; without any, none applies."""
+    def failure(self, failed: Sequence[str], path: Path, snapshot: str = "") -> TestsFailed:
+        """Return the error of a run in which these scenarios failed; without any, none applies.
+
+        `snapshot`: the one that was booted, where it is not the latest.
+        """
         if not failed:
             why = f"`./inv lines {line_checks.option(self.line)}` says why"
             return TestsFailed("no scenario applies to this line", where=str(path), hint=why)
-        chosen = self.context.settings.snapshot
+        chosen = snapshot or self.context.settings.snapshot
         repeat = f"--scenario {failed[0]}" + (f" --snapshot {neutral.word(chosen)}" if chosen else "")
         return TestsFailed(
             f"the lab's scenarios failed: {', '.join(failed)}",
@@ -181,14 +184,15 @@ class LabCommand:
         played = self.after(built.snapshot, built.key(guest_userland.STEP))
         closing_summary.tell(self.context.console, built, played, time.monotonic() - begun, self.job.options)
         if played and not played.passed:
-            raise self._failure(played.failed, played.report)
+            raise self.failure(played.failed, played.report)
         return BuildAllResult(built, played)
 
-    def after(self, snapshot: str, guests: str) -> LabResult | None:
+    def after(self, snapshot: str, guests: str, *, always: bool = False) -> LabResult | None:
         """Play everything after a build, unless that passed before with the same snapshot and the same lab.
 
-        `snapshot` is the id of what the build published, `guests` the key of the programs of its guests. Nothing is
-        played, and None returned, where nothing was published or the settings or the line have it so.
+        `snapshot` is the id of what the build published, `guests` the key of the programs of its guests; `always`: play
+        it all the same. Nothing is played, and None returned, where nothing was published or the settings or the line
+        have it so.
         """
         settings = self.context.settings
         if settings.no_smoke or settings.only or not snapshot or not self.line.data.lab:
@@ -200,7 +204,7 @@ class LabCommand:
             scenarios={name: row.model_dump(mode="json") for name, row in self.line.data.lab.items()},
             code=_code(),
         )
-        if path := self._passed_before(what):
+        if not always and (path := self._passed_before(what)):
             self.context.console.say(f"the lab passed with this snapshot before: {path}")
             return LabResult.of(run_record.states(path.parent), path, reused=True)
         if before := run_record.unresolved(self.reports, snapshot):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pipeline.config import git_checkout, line_checks, lock_file
+from pipeline.config import git_checkout, line_checks, line_names, lock_file
+from pipeline.config.context import RunContext
 from pipeline.config.git_checkout import LastChange
 from pipeline.config.line_model import DebianSource, Line, LineIdentity, Role, RoleName
 from pipeline.config.lock_file import Pin
+from pipeline.core import resources
 from pipeline.core.console import Console
 from pipeline.errors import HostLacks
 
@@ -36,6 +38,15 @@ class ShownLine:
         own = {"files": self.line.files, "pins": self.pins, "pins_committed": self.pins_committed}
         data = self.line.data.model_dump(mode="json", by_alias=True, exclude={"name", "kernel"})
         return {**vars(LineIdentity(*self.line.identity)), **own, **data}
+
+
+def by_name(name: str, context: RunContext) -> tuple[Line, RunContext]:
+    """Load the line called `name`, the project's or one that was used in the artifacts, and the context of its run."""
+    line = line_names.load(name, context.settings.artifacts)
+    if line.notice:
+        context.console.warn(line.notice)
+    file = None if name in resources.line_names() else line.files[0]
+    return line, replace(context, settings=replace(context.settings, line=name, line_file=file))
 
 
 def list_lines(found: Sequence[Line], console: Console) -> list[ListedLine]:

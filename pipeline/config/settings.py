@@ -234,6 +234,21 @@ class Settings:
     ] = 1
     capture: Annotated[bool, Row("keep the packets of each segment, as pcap files beside the report")] = False
     no_smoke: Annotated[bool, Row("do not play the lab's scenarios at the end")] = False
+    keep_nights: Annotated[
+        int, Row("nights whose record, snapshot, steps and sources are kept", least=1, group="nights", value="NUMBER")
+    ] = 14
+    update: Annotated[bool, Row("build a newer version that Debian's index has, instead of reporting it alone")] = False
+    smoke_always: Annotated[bool, Row("play the lab although it passed with the same snapshot before")] = False
+    notify_command: Annotated[
+        str, Row("program with its options, run without a shell, that gets the outcome as JSON", value="COMMAND")
+    ] = ""
+    notify_url: Annotated[str, Row("address that the outcome is posted to as JSON", value="URL")] = ""
+    notify_when: Annotated[
+        str,
+        Row(
+            "notify when a line's verdict is another one than the night before, or always", choices=("change", "always")
+        ),
+    ] = "change"
     json: Annotated[bool, Row("print one JSON document on standard output", group="output")] = False
     quiet: Annotated[bool, Row("no notes and no progress; errors are still printed")] = False
 

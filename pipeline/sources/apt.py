@@ -241,7 +241,7 @@ class AptRoot:
 
     def _order(self, one: str, other: str) -> int:
         """Compare two different versions in dpkg's order."""
-        return -1 if self._run("dpkg", "--compare-versions", one, "lt", other, accept=(0, 1)).status == 0 else 1
+        return -1 if is_older(one, other) else 1
 
     def _upstream(self, source: DebianSource, version: str, stanza: Mapping[str, str]) -> Resolved:
         files = [row.split() for row in stanza.get("Checksums-Sha256", "").splitlines() if row.strip()]
@@ -259,6 +259,11 @@ class AptRoot:
     def evidence(self) -> tuple[IndexDigests, ...]:
         """Return the indexes in the form that records store."""
         return tuple(digests for _, digests in evidence(self.indexes()))
+
+
+def is_older(one: str, other: str) -> bool:
+    """Return whether the version `one` comes before `other` in dpkg's order."""
+    return process.run(["dpkg", "--compare-versions", one, "lt", other], accept=(0, 1)).status == 0
 
 
 def evidence(found: Sequence[Index]) -> list[tuple[Index, IndexDigests]]:

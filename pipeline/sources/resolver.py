@@ -23,7 +23,7 @@ from pipeline.core.console import Console
 from pipeline.core.fs import read_limited, write_atomic
 from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
-from pipeline.errors import Refused, Unreachable
+from pipeline.errors import Refused, Unreachable, UsageError
 from pipeline.formats import file_kind
 from pipeline.sources import download
 from pipeline.sources.line_sources import LineSources
@@ -123,6 +123,32 @@ class Sources:
         if not isinstance(source, DebianSource):
             return None
         return (self.answers or {}).get(name) or self.store.record(self._record_name(name, source), Answer)
+
+    def newest(self, name: str) -> Answer:
+        """Ask Debian's signed index about a source, whatever is recorded; record nothing.
+
+        Raises `Refused` for an index that is not as signed, and where it has another file than the pinned one.
+        """
+        source = self.line.data.sources[name]
+        if not isinstance(source, DebianSource):
+            raise UsageError(f"{name}: expected a source of Debian's index", hint=f"./inv lines {self.line.name}")
+        return self._ask_index(name, source)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether this run has read Debian's index."""
+        return self._apt is not None
+
+    def take(self, name: str, answer: Answer) -> None:
+        """Record an answer of Debian's index as the one to build from."""
+        source = self.line.data.sources[name]
+        if isinstance(source, DebianSource):
+            self.store.write_record(self._record_name(name, source), answer)
+
+    def pinned_files(self) -> list[tuple[str, Wanted]]:
+        """Return the sources whose digest the line file or the lock file pins, by name."""
+        known = [(name, source) for name, source in self._sources() if self._known(name, source)]
+        return [(n, self._pinned(n, source).wanted) for n, source in known if not isinstance(source, DebianSource)]
 
     def has_own(self, image: str) -> bool:
         """Return whether there are sources that only building in `image` needs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,15 +29,17 @@ class Checked:
     damaged: tuple[Damaged, ...]
 
 
-def gc(settings: Settings, console: Console) -> Cleaned:
-    """Remove objects that no line's last fetch used, and stale downloads. Raises `Locked`."""
+def gc(settings: Settings, console: Console, kept: Collection[str] = ()) -> Cleaned:
+    """Remove objects that no line's last fetch used and `kept` does not name, and stale downloads. Raises `Locked`."""
     store = Store(settings.store)
     lines = store.records("line-", LineSources)
     used = {source.sha256 for record in lines.values() for source in record.sources}
-    collected = store.gc(used)
+    collected = store.gc(used | set(kept))
     console.say(f"{len(collected.removed)} files removed, {human_bytes(collected.freed)} freed")
     console.say(f"kept: what {', '.join(r.line for r in lines.values()) or 'no line'} last used, {len(used)} files")
-    return Cleaned(tuple(collected.removed), collected.freed, tuple(sorted(used)))
+    if others := set(kept) - used:
+        console.say(f"kept for recorded nights: {len(others)} files")
+    return Cleaned(tuple(collected.removed), collected.freed, tuple(sorted(used | set(kept))))
 
 
 def verify(settings: Settings, console: Console) -> Checked:

@@ -2,45 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from pipeline.core import process
 from pipeline.errors import ExitCode
+from tests.fixtures.disks import fill, small_disk
 from tests.fixtures.quickline import PACKAGE
 from tests.fixtures.workshop import Workshop
 
 ROOM = 512 << 20  # bytes that must stay free: pipeline.sandbox.runtime.Limits
-
-
-@contextlib.contextmanager
-def small_disk(shop: Workshop, mib: int) -> Iterator[Path]:
-    """Puts the artifacts on a file system of `mib` MiB, in a mount namespace that only the runs are in.
-
-    Yields it as this process sees it. Whatever ends the namespace's one process ends the mount.
-    """
-    artifacts = shop.inv.artifacts
-    images = (artifacts / "images").readlink()
-    script = f'mount -t tmpfs -o size={mib}m,mode=755 none "$1" && ln -s "$2" "$1/images" && echo mounted && sleep 600'
-    argv = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(artifacts), str(images)]
-    with process.start(argv) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"mounted\n"
-        shop.inv.before = ("nsenter", f"--target={holder.pid}", "--mount", f"--wdns={shop.inv.cwd}")
-        yield Path(f"/proc/{holder.pid}/root{artifacts}")
-    shop.inv.before = ()
-
-
-def fill(disk: Path, leaving: int) -> Path:
-    """A file that leaves `leaving` bytes."""
-    ballast = disk / "ballast"
-    with ballast.open("wb") as stream:
-        left = os.statvfs(disk)
-        os.posix_fallocate(stream.fileno(), 0, max(1, left.f_bavail * left.f_frsize - leaving))
-    return ballast
 
 
 def test_a_build_that_fills_the_disk_is_ended_and_what_it_wrote_is_given_back(shop: Workshop) -> None:

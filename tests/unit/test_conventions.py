@@ -42,6 +42,7 @@ ORDER = (
     ("lab",),
     ("audit",),
     ("ci",),
+    ("nights",),
     ("commands",),
     ("tasks",),
     ("cli",),

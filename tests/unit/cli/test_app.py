@@ -47,7 +47,7 @@ ONE_LINE = {
     "cves": ["vulns"], "publish": ["--to", "there"],
 }  # fmt: skip
 # A line is a word that must be typed, or limits what is looked at.
-OTHERWISE = {"pin", "lines", "status", "clean", "logs", "ci", "cluster"}
+OTHERWISE = {"pin", "lines", "status", "clean", "logs", "ci", "cluster", "nightly"}
 
 
 def test_every_verb_that_takes_a_line_is_known_here() -> None:

@@ -1,0 +1,145 @@
+"""A line in a night with a recipe that costs nothing: what fails in lab or audit never becomes the latest."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.audit import policy
+from pipeline.commands.closing_summary import LabResult
+from pipeline.commands.lab import LabCommand
+from pipeline.commands.night_line import LineRun
+from pipeline.config.context import RunContext
+from pipeline.core.console import Console
+from pipeline.errors import ExitCode
+from pipeline.nights import record
+from pipeline.nights.record import Failure, LineNight, Night, Phase, Recorder, Verdict
+from tests.component.commands.test_build import Bench, ToyJob
+
+
+class Lab(LabCommand):
+    """The lab of a toy's build; what it plays passes, but for the scenarios `failing`."""
+
+    failing: tuple[str, ...] = ()
+    kind: type[ToyJob] = ToyJob
+
+    @property
+    def job(self) -> ToyJob:
+        """The toy's build, one for each lab."""
+        kept = self.__dict__.setdefault("_job", self.kind(self.line, self.context))
+        assert isinstance(kept, ToyJob)
+        return kept
+
+    def after(self, snapshot: str, guests: str, *, always: bool = False) -> LabResult | None:
+        """Passes or fails."""
+        if self.context.settings.no_smoke:
+            return None
+        report = self.context.settings.artifacts / "report.html"
+        report.write_text(f"played {snapshot}")
+        return LabResult.of({"boot": "passed", "nat": "failed" if "nat" in self.failing else "passed"}, report,
+                            reused=False)  # fmt: skip
+
+
+@dataclass
+class Scene:
+    """A bench whose latest snapshot is of an ordinary build, and nights after it."""
+
+    bench: Bench
+    nights: list[Night] = field(default_factory=list)
+
+    def night(self, failing: tuple[str, ...] = (), **settings: Any) -> LineNight:
+        """One night of the line."""
+        job = self.bench.job(offline=True, **settings)
+        number, root = len(self.nights) + 1, record.root(self.bench.artifacts)
+        recorder = Recorder(record.place_of(root, number), Night(number, 0.0, 1, "nightly"))
+        self.place = recorder.place
+        context = RunContext(job.context.settings, Console(quiet=True, out=io.StringIO(), err=io.StringIO()))
+        run = LineRun(job.line, context, recorder, self.nights, policy.load(None))
+        lab = type("Lab", (Lab,), {"failing": failing, "kind": self.bench.kind})
+        run.lab = lab(job.line, context)
+        run.lab.job.hold = True
+        found = run.run()
+        self.nights.append(recorder.night)
+        return found
+
+    @property
+    def latest(self) -> str:
+        return self.bench.latest.resolve().name
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    bench = Bench(tmp_path)
+    bench.build_all()
+    return Scene(bench)
+
+
+@pytest.fixture
+def audited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The snapshots whose audit was carried out, each of which passed: toys have no evidence of their roles."""
+    seen: list[str] = []
+
+    def examine(self: LineRun, subject: str, name: str) -> None:
+        (self.recorder.place / name).write_text("the audit's page")
+        self.now = replace(self.now, audit=record.Part("1 pass", name, subject=subject))
+        seen.append(self.now.snapshot)
+
+    monkeypatch.setattr(LineRun, "_examine", examine)
+    return seen
+
+
+def test_a_snapshot_that_fails_in_the_lab_is_held_and_its_page_kept(scene: Scene, audited: list[str]) -> None:
+    before = scene.latest
+    line = scene.night(("nat",), baseurl="http://new.example")
+    assert (line.verdict, line.released, scene.latest) == (Verdict.RED, False, before)
+    assert line.failure and (line.failure.phase, line.failure.code) == (Phase.SMOKE, ExitCode.TEST)
+    assert line.snapshot != before and f"--snapshot {line.snapshot}" in line.failure.next
+    assert (scene.place / line.smoke.page).read_text() == f"played {line.snapshot}" and audited == []
+    assert scene.night(baseurl="http://new.example").released and scene.latest == line.snapshot
+
+
+def test_a_snapshot_that_fails_its_audit_is_held(scene: Scene) -> None:
+    before = scene.latest
+    line = scene.night(no_smoke=True, baseurl="http://new.example")
+    assert (line.verdict, line.released, scene.latest) == (Verdict.RED, False, before)
+    assert line.failure and (line.failure.phase, line.failure.code) == (Phase.AUDIT, ExitCode.REFUSED)
+    assert "<html" in (scene.place / line.audit.page).read_text() and line.smoke.text == "not played: --no-smoke"
+
+
+def test_the_audit_of_the_same_snapshot_is_not_repeated_and_its_page_stays(scene: Scene, audited: list[str]) -> None:
+    first, second = scene.night(), scene.night()
+    assert audited == [first.snapshot] and second.audit.reused and second.verdict is Verdict.GREEN
+    assert (scene.place / second.audit.page).read_text() == "the audit's page"
+    scene.night(baseurl="http://new.example")
+    assert len(audited) == 2
+
+
+def test_the_first_failed_step_is_told_with_its_error(scene: Scene, audited: list[str]) -> None:
+    scene.bench.kind.failing = ("ipvsadm",)
+    line = scene.night()
+    assert line.verdict is Verdict.GREEN, "nothing changed, so that the step is not run"
+    scene.bench.artifacts.joinpath("steps/lts61/ipvsadm").rename(scene.bench.artifacts / "gone")
+    line = scene.night()
+    assert line.failure == Failure(Phase.BUILD, "ipvsadm", "ipvsadm failed", "", "look at it", ExitCode.BUILD)
+    assert line.steps["ipvsadm"].state == "failed" and not line.released
+
+
+@pytest.mark.parametrize("point", ["night.recorded", "night.before-latest"])
+def test_what_is_no_error_of_ours_leaves_a_record_that_runs(
+    scene: Scene, audited: list[str], point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(name: str) -> None:
+        if name == point:
+            raise KeyboardInterrupt
+
+    latest = scene.latest
+    monkeypatch.setattr("pipeline.core.faults.point", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scene.night(baseurl="http://new.example")
+    assert scene.latest == latest
+    (night,) = record.load(record.root(scene.bench.artifacts))
+    assert not night.ended and record.settle(record.root(scene.bench.artifacts))[0].ended
