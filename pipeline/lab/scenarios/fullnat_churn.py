@@ -6,6 +6,7 @@ what hangs, crashes or stays behind.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -21,7 +22,9 @@ CLIENTS, EACH = 20, 1000  # programs, and the connections of each, one after the
 SURE = 8  # of the programs; these use the service that is not changed
 TIMEOUT = 900.0  # seconds; on two idle cores it takes 40, with a kernel that checks itself some minutes
 HELD = 60  # seconds
+LATE = 0.05  # of the connections: of guests that are given patience, whose clocks run while they do not
 _MEANT = "no destination available"  # what IPVS says of a service while its server is taken out
+_TIME = re.compile(r" [\d.]+$")  # milliseconds until a connection failed
 MODULES = ("ip_vs_wrr", "ip_vs_rr", "ip_vs")
 # Connections of a server that was taken out wait for it, so the ones that are changed have a short patience.
 _TRAFFIC = f"""for number in $(seq {SURE}); do
@@ -110,17 +113,29 @@ def _check_changes(context: ScenarioContext) -> None:
     found = parse_responses(client.run("sh", "-c", _TRAFFIC, timeout=TIMEOUT, accept=ANY_STATUS).out)
     # The last round must be over: an ipvsadm that finds no IPVS loads it, into the midst of unloading.
     context.run_script(director, ": >/run/stop\nuntil [ -e /run/ended ]; do usleep 50000; done", timeout=120)
-    good = sum(answer.is_client_preserved for answer in found)
-    name = "FULLNAT beside changes: connections whose client the server sees"
-    context.check(name, SURE * EACH, _with_reasons(found), passed=good == SURE * EACH)
+    name, wanted = "FULLNAT beside changes: connections whose client the server sees", str(SURE * EACH)
+    if context.patience > 1:
+        wanted += f"; of them {LATE:.0%} without an answer in time at most"
+    context.check(name, wanted, _with_reasons(found), passed=_is_good(found, slow=context.patience > 1))
     rounds = int(director.run("cat", "/run/rounds").out)
     context.check("director: rounds of changes meanwhile", "10 or more", rounds, passed=rounds >= 10)
+
+
+def _is_good(found: Sequence[Response], *, slow: bool) -> bool:
+    """Return whether the client was seen in every answer, and every connection had one; from slow guests most."""
+    answers = [row for row in found if not row.error]
+    late = LATE if slow else 0
+    return (
+        len(found) == SURE * EACH
+        and all(row.is_client_preserved for row in answers)
+        and (len(answers) >= (1 - late) * SURE * EACH)
+    )
 
 
 def _with_reasons(found: Sequence[Response]) -> str:
     """Return how many connections were good, and of the others how many for which reason."""
     bad = [row for row in found if not row.is_client_preserved]
-    reasons = Counter(row.error or f"seen as one of {row.observed_client[0]}" for row in bad)
+    reasons = Counter(_TIME.sub("", row.error) or f"seen as one of {row.observed_client[0]}" for row in bad)
     return "; ".join([str(len(found) - len(bad)), *(f"{number}: {why}" for why, number in reasons.most_common(5))])
 
 

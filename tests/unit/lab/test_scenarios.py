@@ -164,8 +164,23 @@ def test_errors_of_the_kernels_log_are_found_at_their_level_and_traces_at_any() 
 
 def test_connections_that_failed_are_counted_by_reason() -> None:
     good, hidden = (f"ok server {seen} 1 10.0.0.9 80 | 10.0.0.1 1 3.1" for seen in ("10.0.0.1", "10.0.0.2"))
-    rows = parse_responses("\n".join([good, "timeout", hidden, good, "timeout"]))
-    assert fullnat_churn._with_reasons(rows) == "2; 2: timeout; 1: seen as one of 10.0.0.2"
+    rows = parse_responses("\n".join([good, "error timeout 60.1", hidden, good, "error timeout 7"]))
+    assert fullnat_churn._with_reasons(rows) == "2; 2: error timeout; 1: seen as one of 10.0.0.2"
+
+
+@pytest.mark.parametrize(("late", "hidden", "slow", "good"), [
+    (0, 0, False, True),
+    (1, 0, False, False),
+    (400, 0, True, True),
+    (401, 0, True, False),
+    (0, 1, True, False),
+])  # fmt: skip
+def test_only_connections_of_slow_guests_may_be_late_and_none_may_hide_its_client(
+    late: int, hidden: int, slow: bool, good: bool
+) -> None:
+    seen, unseen = Response(client=("10.0.0.1", 1), observed_client=("10.0.0.1", 1)), Response(client=("10.0.0.1", 1))
+    rows = [Response(error="timeout")] * late + [unseen] * hidden + [seen] * (8000 - late - hidden)
+    assert fullnat_churn._is_good(rows, slow=slow) is good
 
 
 # --- Checks ----------------------------------------------------------------------------------------------
