@@ -29,7 +29,8 @@ REPEATED = (
     *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key"),
     *("build-time", "build-silence", "build-memory", "build-disk", "build-processes"),
     *("shared-store", "shared-keys"),
-    *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "patience"),
+    *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "no-smoke", "patience"),
+    *("keep-nights", "update", "smoke-always", "notify-command", "notify-url", "notify-when"),
 )
 
 
