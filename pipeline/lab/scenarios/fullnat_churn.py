@@ -122,7 +122,7 @@ def _check_changes(context: ScenarioContext) -> None:
 
 
 def _is_good(found: Sequence[Response], *, slow: bool) -> bool:
-    """Return whether the client was seen in every answer, and every connection had one; from slow guests most."""
+    """Return whether the client was seen in every answer, and every connection got one; from slow guests most."""
     answers = [row for row in found if not row.error]
     late = LATE if slow else 0
     return (
