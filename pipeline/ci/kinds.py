@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -68,8 +68,12 @@ class Request:
         return tuple(line.name for line in self.lines)
 
     def words(self, verb: str, *words: str) -> tuple[str, ...]:
-        """Return the words and options behind `./inv` of a command of these settings."""
-        return next_command.completed_words(verb, words, next_command.without_line(self.settings))
+        """Return the words and options behind `./inv` of a command of these settings.
+
+        An address to notify may hold a secret, and files that are rendered are read by others.
+        """
+        settings = replace(self.settings, notify_url="")
+        return next_command.completed_words(verb, words, next_command.without_line(settings))
 
     def made_by(self, kind: str, *besides: str) -> str:
         """Return the command that renders the same files once more, with the words `besides` at its end."""

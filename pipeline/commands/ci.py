@@ -30,7 +30,7 @@ REPEATED = (
     *("build-time", "build-silence", "build-memory", "build-disk", "build-processes"),
     *("shared-store", "shared-keys"),
     *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "no-smoke", "patience"),
-    *("keep-nights", "update", "smoke-always", "notify-command", "notify-url", "notify-when"),
+    *("keep-nights", "update", "smoke-always", "notify-command", "notify-when"),
 )
 
 

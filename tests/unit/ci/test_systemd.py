@@ -38,6 +38,12 @@ def test_the_service_runs_a_night_of_the_lines() -> None:
     assert {"User=builder", f"WorkingDirectory={CHECKOUT}", f"ReadWritePaths={CHECKOUT}/artifacts"} <= set(text)
 
 
+def test_an_address_that_may_hold_a_secret_is_in_no_file() -> None:
+    files = Systemd().files(request(notify_url="https://chat.example.com/s3cret", notify_when="always"))
+    assert "s3cret" not in "".join(files.values())
+    assert "--notify-when always" in files[SERVICE]
+
+
 def test_the_same_request_gives_the_same_bytes() -> None:
     assert Systemd().files(request("lts61", "el6")) == Systemd().files(request("lts61", "el6"))
 
