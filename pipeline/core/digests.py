@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,10 +45,16 @@ class Digests:
             return entry.sha256
 
 
-def together(work: Callable[[_T], _R], rows: Iterable[_T]) -> Iterator[Callable[[], _R]]:
+def together(work: Callable[[_T], _R], rows: Iterable[_T]) -> Generator[Callable[[], _R], None, None]:
     """Do `work` on all rows, several at a time.
 
-    Yields a function for each, in order, that returns its result, or raises what the work raised.
+    Yields a function for each, in order, that returns its result, or raises what the work raised. Work that has not
+    begun when the caller stops is not done.
     """
     with ThreadPoolExecutor(_MORE * (os.cpu_count() or 1)) as pool:
-        yield from [future.result for future in [pool.submit(work, row) for row in rows]]
+        futures = [pool.submit(work, row) for row in rows]
+        try:
+            yield from [future.result for future in futures]
+        finally:
+            for future in futures:
+                future.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,17 @@ def test_results_come_in_order_and_what_one_raises_is_its_own() -> None:
     assert (even(), last()) == (2, 3)
     with pytest.raises(ValueError, match="5"):
         odd()
+
+
+def test_work_that_has_not_begun_when_the_caller_stops_is_not_done() -> None:
+    begun, go_on = [], threading.Event()
+
+    def wait(number: int) -> None:
+        begun.append(number)
+        go_on.wait()
+
+    results = together(wait, range(1000))
+    next(results)
+    threading.Timer(0.1, go_on.set).start()
+    results.close()
+    assert len(begun) < 1000
