@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.errors import HostLacks, UsageError
 from pipeline.publish import server
-from tests.fixtures.commandline import Inv
+from tests.fixtures.commandline import HEARING, Inv
 
 BODY = bytes(range(256)) * 40
 
@@ -201,7 +201,7 @@ def test_an_address_in_use_is_the_hosts_fault(served: Served, tmp_path: Path) ->
 def test_the_verb_serves_until_it_is_interrupted(inv: Inv, number: signal.Signals) -> None:
     (inv.artifacts / "repo/el6").mkdir(parents=True)
     (inv.artifacts / "repo/el6/mirrorlist-x\x1b").write_text("y")
-    argv = inv.argv("serve", "--listen", "127.0.0.1:0")
+    argv = [*HEARING, *inv.argv("serve", "--listen", "127.0.0.1:0")]
     with subprocess.Popen(
         argv, env=inv.environment(), cwd=inv.cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
