@@ -81,6 +81,9 @@ def public_key(name: str, fingerprint: str, armor: bytes) -> openpgp.PublicKey:
     return openpgp.public_key(name, Key(title=name, fingerprint=fingerprint), armor)
 
 
+_FUTURE = "in the future (time warp or clock problem)"  # gpg of something that was made or signed
+
+
 @dataclass(frozen=True)
 class GnuPG:
     """A gpg command with one home. `options` come first."""
@@ -99,8 +102,18 @@ class GnuPG:
         return process.clean_environment(GNUPGHOME=str(self.home), **_terminal())
 
     def __call__(self, *words: str, stdin: bytes | None = None) -> process.Result:
-        """Run gpg to its end."""
-        return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
+        """Run gpg to its end. Raises `HostLacks` where the clock is before the key was made, else as `process.run`."""
+        try:
+            return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
+        except process.ProgramFailed as error:
+            if told := next((line for line in error.what.splitlines() if _FUTURE in line), ""):
+                raise _set_back(told) from None
+            raise
+
+
+def _set_back(why: str) -> HostLacks:
+    what = "the clock: before the signing key was made; expected the time of today"
+    return HostLacks(what, why=why, hint="./inv doctor")
 
 
 def _terminal() -> dict[str, str]:
@@ -272,11 +285,13 @@ def _checked_key(gnupg: GnuPG, fingerprint: str) -> SigningKey:
             why="packages and metadata are signed with it",
             hint="gpg --list-secret-keys",
         )
+    if (created := int(secret[wanted][5])) > time.time():
+        raise _set_back(f"it was made {datetime.fromtimestamp(created, UTC):%Y-%m-%d %H:%M:%S} UTC, in the future")
     _check_kind(wanted, secret[wanted])
     escaped = next((row[9] for row in rows[rows.index(secret[wanted]) :] if row[0] == "uid"), "")
     identity = re.sub(r"\\x([0-9a-f]{2})", lambda byte: chr(int(byte[1], 16)), escaped)
     armor = gnupg("--armor", "--export-options", "export-minimal", "--export", wanted).out
-    key = SigningKey(identity, wanted, int(secret[wanted][5]), identity == DEVELOPMENT, armor)
+    key = SigningKey(identity, wanted, created, identity == DEVELOPMENT, armor)
     _test_signature(gnupg, key)
     return key
 

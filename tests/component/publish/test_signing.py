@@ -8,8 +8,10 @@ import shutil
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +57,19 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
         monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
     return put
+
+
+def test_a_clock_that_was_set_back_before_the_key_was_made_is_of_the_host(
+    packager: Person, stand_in: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = shared_keys()
+    stand_in("gpg", 'exec "$REAL" --faked-system-time 20000101T000000 "$@"')
+    monkeypatch.setattr(keys, "time", SimpleNamespace(**{**vars(time), "time": lambda: 946684800.0}))
+    for setting, place in (("", directory), (packager.fingerprint, tmp_path)):
+        with pytest.raises(HostLacks, match="the clock: ") as lacks, keys.open_key(setting, place):
+            pass
+        assert "in the future" in lacks.value.why
+        assert lacks.value.hint == "./inv doctor"
 
 
 def modes(directory: Path) -> dict[str, int]:
