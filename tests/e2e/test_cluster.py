@@ -45,9 +45,9 @@ class Running:
         """A worker that builds a kernel just now, and the process of its command."""
         while True:
             for directory in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError, StopIteration):
-                    words = (directory / "cmdline").read_bytes().split(b"\0")
-                    if b"build-all" in words and b"kernel:" in words[words.index(b"--only") + 1]:
+                with contextlib.suppress(OSError):
+                    command = (directory / "cmdline").read_bytes().replace(b"\0", b" ")
+                    if b" build-all " in command and b" --only kernel:" in command:
                         rows = (directory / "environ").read_bytes().decode().split("\0")
                         variables = dict(row.partition("=")[::2] for row in rows)
                         if variables.get("FNAT_CLUSTER") == str(self.cluster.place):
