@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.attesting import RunAttester
+from pipeline.commands.build import BuildCommand
 from pipeline.commands.lab import LabCommand
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
@@ -67,7 +67,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
             for name, key in plan.keys.items()
         }  # fmt: skip
 
-    def play(self: LabCommand, names: object, *, keep: bool = False) -> tuple[results.Report, Path]:
+    def play(self: LabCommand, names: object, *, snapshot: Path) -> tuple[results.Report, Path]:
         found["lab"] += 1
         self._userland()
         work = self.reports / "run"
@@ -88,7 +88,7 @@ def counts(shop: ToyShop, monkeypatch: pytest.MonkeyPatch) -> Counts:
 
     monkeypatch.setattr(Scheduler, "run", run)
     monkeypatch.setattr(LabCommand, "_play", play)
-    monkeypatch.setattr(RunAttester, "state_latest", lambda *_: None)  # of a snapshot that is not there
+    monkeypatch.setattr(BuildCommand, "make_latest", lambda *_: None)  # of a snapshot that is not there
     monkeypatch.setattr("pipeline.lab.run_record.record", lambda *_: None)
     monkeypatch.setattr(builder_images, "_image", lambda _, name, __: Image(name, "0", Path(), Path()))
     counting(monkeypatch, Sources, "_verify", lambda _, item, __: found.update([f"source {item.name}"]))
