@@ -24,7 +24,7 @@ PATIENCE = 60.0  # seconds for a shell on a busy machine
         ("./inv fetch --line=lts", "--line=lts61 --line=lts612"),
         ("./inv smoke --scenario na", "nat"),
         ("./inv build-all --gpg", "--gpg-key"),
-        ("./inv build-all --line-file ./READ", "./README.md"),
+        ("./inv build-all --line-file ./CONTR", "./CONTRIBUTING.md"),
     ],
 )
 def test_fish_completes(typed: str, reply: str, tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ class Zsh:
         ("./inv fetch lts\t\t", "lts61   lts612"),
         ("./inv fetch --line=el\t", "./inv fetch --line=el6"),
         ("./inv smoke --scenario na\t", "./inv smoke --scenario nat "),
-        ("./inv build-all --line-file ./READ\t", "./inv build-all --line-file ./README.md"),
+        ("./inv build-all --line-file ./CONTR\t", "./inv build-all --line-file ./CONTRIBUTING.md"),
     ],
 )
 def test_zsh_completes(typed: str, becomes: str, tmp_path: Path) -> None:
