@@ -66,8 +66,11 @@ class Machine(Dnf):
         repodata.create(base, WHEN, databases=False)
         self.add(f"[base]\nname=base\nbaseurl=file://{base}\ngpgcheck=0\n", "base")
         (repo,) = self.ours.glob(f"*-{role}.repo")
-        line = self.ours.parents[1]
-        self.add(repo.read_text().replace(f"http://repository.example/repo/{line.name}", f"file://{line}"))
+        line, listed = self.ours.parents[1], place / "mirrorlist"
+        address, here = f"http://repository.example/repo/{line.name}", f"file://{line}"
+        listed.write_text((line / f"mirrorlist-{role}").read_text().replace(address, here))
+        text = repo.read_text().replace(f"{address}/mirrorlist-{role}", f"file://{listed}")
+        self.add(text.replace(address, here))
 
     def inside(self, *argv: str) -> Result:
         """As on a running system, dracut finds /dev and /proc in its root."""
