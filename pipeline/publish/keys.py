@@ -106,8 +106,8 @@ class GnuPG:
         try:
             return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
         except process.ProgramFailed as error:
-            if told := next((line for line in error.what.splitlines() if _FUTURE in line), ""):
-                raise _set_back(told) from None
+            if line := next((line for line in error.what.splitlines() if _FUTURE in line), ""):
+                raise _set_back(line) from None
             raise
 
 
