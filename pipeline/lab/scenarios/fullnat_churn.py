@@ -22,13 +22,13 @@ CLIENTS, EACH = 20, 1000  # programs, and the connections of each, one after the
 SURE = 8  # of the programs; these use the service that is not changed
 TIMEOUT = 900.0  # seconds; on two idle cores it takes 40, with a kernel that checks itself some minutes
 HELD = 60  # seconds
-LATE = 0.05  # of the connections: of guests that are given patience, whose clocks run while they do not
 _MEANT = "no destination available"  # what IPVS says of a service while its server is taken out
 _TIME = re.compile(r" [\d.]+$")  # milliseconds until a connection failed
 MODULES = ("ip_vs_wrr", "ip_vs_rr", "ip_vs")
 # Connections of a server that was taken out wait for it, so the ones that are changed have a short patience.
-_TRAFFIC = f"""for number in $(seq {SURE}); do
-    {GUEST} connect {VIP} 80 {EACH} --timeout 60 >/run/sure.$number &
+_TRAFFIC = f"""echo {{probes}} >/proc/sys/net/ipv4/neigh/eth0/mcast_solicit # of ARP, one a second
+for number in $(seq {SURE}); do
+    {GUEST} connect {VIP} 80 {EACH} --timeout {{seconds}} >/run/sure.$number &
 done
 for number in $(seq {CLIENTS - SURE}); do
     {GUEST} connect {VIP} 81 {EACH} --timeout 0.05 >/run/changed.$number &
@@ -110,26 +110,15 @@ def _check_changes(context: ScenarioContext) -> None:
     director, client = context["director"], context["client"]
     context.run_script(director, _CHANGES)
     director.start("sh", "/run/changes")
-    found = parse_responses(client.run("sh", "-c", _TRAFFIC, timeout=TIMEOUT, accept=ANY_STATUS).out)
+    traffic = _TRAFFIC.format(seconds=int(60 * context.patience), probes=int(3 * context.patience))
+    found = parse_responses(client.run("sh", "-c", traffic, timeout=TIMEOUT, accept=ANY_STATUS).out)
     # The last round must be over: an ipvsadm that finds no IPVS loads it, into the midst of unloading.
     context.run_script(director, ": >/run/stop\nuntil [ -e /run/ended ]; do usleep 50000; done", timeout=120)
-    name, wanted = "FULLNAT beside changes: connections whose client the server sees", str(SURE * EACH)
-    if context.patience > 1:
-        wanted += f"; of them {LATE:.0%} without an answer in time at most"
-    context.check(name, wanted, _with_reasons(found), passed=_is_good(found, slow=context.patience > 1))
+    context.check(
+        "FULLNAT beside changes: connections whose client the server sees", str(SURE * EACH), _with_reasons(found)
+    )
     rounds = int(director.run("cat", "/run/rounds").out)
     context.check("director: rounds of changes meanwhile", "10 or more", rounds, passed=rounds >= 10)
-
-
-def _is_good(found: Sequence[Response], *, slow: bool) -> bool:
-    """Return whether the client was seen in every answer, and every connection got one; from slow guests most."""
-    answers = [row for row in found if not row.error]
-    late = LATE if slow else 0
-    return (
-        len(found) == SURE * EACH
-        and all(row.is_client_preserved for row in answers)
-        and (len(answers) >= (1 - late) * SURE * EACH)
-    )
 
 
 def _with_reasons(found: Sequence[Response]) -> str:
