@@ -95,8 +95,7 @@ def act(context: ScenarioContext) -> None:
         "director: memory that nothing refers to any more", "", director.run("sh", "-c", _LEAKS, timeout=60).out
     )
     for guest in context.machines:
-        errors = boot.kernel_errors(context[guest].run("dmesg", "-r").out)
-        context.check(f"{guest}: errors in the kernel's log", [], [line for line in errors if _MEANT not in line])
+        boot.check_log(context, guest, _MEANT)
 
 
 def _add_services(context: ScenarioContext) -> None:
