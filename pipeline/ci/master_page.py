@@ -24,6 +24,16 @@ class Build:
     state: str
 
 
+@dataclass(frozen=True)
+class ClusterState:
+    """A cluster on this host: its page, empty for none; process ids of master and workers; all builds."""
+
+    page: str
+    running: dict[str, int | None]
+    connected: tuple[str, ...] = ()
+    builds: tuple[Build, ...] = ()
+
+
 class MasterPage:
     """The page at an address, such as http://127.0.0.1:8010/."""
 

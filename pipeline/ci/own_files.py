@@ -25,6 +25,16 @@ class WrittenFile:
     state: State
 
 
+@dataclass(frozen=True)
+class RenderedFiles:
+    """The files of a kind, and the commands to type next."""
+
+    kind: str
+    lines: tuple[str, ...]
+    files: tuple[WrittenFile, ...]
+    next: tuple[str, ...]
+
+
 def write_all(directory: Path, files: Mapping[str, str], *, overwrite: bool, hint: str) -> tuple[WrittenFile, ...]:
     """Write every file, or none where one of them is another's or was edited. The texts' comments begin with `#`.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.ci.kinds import Kind
-    from pipeline.ci.own_files import WrittenFile
+    from pipeline.ci.own_files import RenderedFiles
     from pipeline.config.line_model import Line
     from pipeline.packaging.graph import StepGraph
 
@@ -32,16 +31,6 @@ REPEATED = (
     *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "no-smoke", "patience"),
     *("keep-nights", "update", "smoke-always", "notify-command", "notify-when"),
 )
-
-
-@dataclass(frozen=True)
-class RenderedFiles:
-    """The files of a kind, and the commands to type next."""
-
-    kind: str
-    lines: tuple[str, ...]
-    files: tuple[WrittenFile, ...]
-    next: tuple[str, ...]
 
 
 @verb(
@@ -107,7 +96,7 @@ def ci(
     context.console.table(("file", "state"), rows, f"{kind}: {', '.join(request.names)}")
     commands = tuple(made.commands(request, place))
     _say_next(context, commands)
-    return RenderedFiles(kind, request.names, files, commands)
+    return own_files.RenderedFiles(kind, request.names, files, commands)
 
 
 def _plan(context: RunContext, line: Line) -> StepGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +13,10 @@ from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from pipeline.ci.cluster import Cluster
-    from pipeline.ci.master_page import Build, MasterPage
+    from pipeline.ci.master_page import ClusterState, MasterPage
 
 ACTIONS = ("install", "up", "night", "status", "down")
 _MOST = 64  # workers
-
-
-@dataclass(frozen=True)
-class ClusterState:
-    """A cluster on this host: its page, empty for none; process ids of master and workers; all builds."""
-
-    page: str
-    running: dict[str, int | None]
-    connected: tuple[str, ...] = ()
-    builds: tuple[Build, ...] = ()
 
 
 @verb(
@@ -144,6 +134,7 @@ def _page(found: Cluster) -> MasterPage:
 
 def _state(context: RunContext, found: Cluster) -> ClusterState:
     from pipeline.ci.cluster import MASTER
+    from pipeline.ci.master_page import ClusterState
 
     running = {name: found.keeper(name) for name in (MASTER, *found.workers)}
     if running[MASTER] is None:
