@@ -289,7 +289,7 @@ class LabCommand:
             raise
 
     def _signer(self, path: Path) -> str:
-        """Return the key that must have signed the snapshot: `gpg-key`, else the last signer's.
+        """Return the key that must have signed the snapshot: `gpg-key`, else the recorded one.
 
         Raises `Refused` where the snapshot names another one.
         """
@@ -297,7 +297,7 @@ class LabCommand:
 
         settings, directory = self.context.settings, self.latest.parent.name
         record = signers.record_path(settings.artifacts, directory)
-        known = signers.recorded_fingerprint(settings.artifacts, directory)
+        known = signers.expected_fingerprint(settings.artifacts, directory, path)
         wanted = keys.named(settings.gpg_key) if settings.gpg_key else known
         found = verify.signer(path)
         trusting = next_command.command("smoke", ["--gpg-key", found], self.job.options)

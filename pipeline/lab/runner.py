@@ -176,7 +176,7 @@ class _ScenarioRun:
         repository = self.published[guest.name].repository
         packages = [repository.nearest(self.sets[guest.name], name) for name in guest.packages]
         image = initramfs.make_image(self._contents(guest, packages), self.environment.cache, self.environment.note)
-        boot = Boot(image.kernel, image.initramfs, guest.memory(image.config), image.virtio)
+        boot = Boot(image.kernel, image.initramfs, guest.memory(image.config), image.virtio, guest.counted)
         cards = [NicSpec(wire.segment, mac) for wire, mac in zip(guest.interfaces, self.macs[guest.name], strict=True)]
         return lab.add_guest(guest.name, boot, cards)
 

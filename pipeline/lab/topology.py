@@ -32,7 +32,8 @@ class GuestPlan:
     """A guest: `packages` by name, from the set of its kernel's role; `routes` as `ip route add` takes them.
 
     `modules` are loaded at boot, and its kernel must have them. `spare` ones are copied where its kernel has them, and
-    loaded on demand; a scenario may test that one is missing.
+    loaded on demand; a scenario may test that one is missing. With a `counted` clock time passes with the guest's own
+    instructions, whatever the host does beside it: for measurements within one guest.
     """
 
     name: str
@@ -43,6 +44,7 @@ class GuestPlan:
     optional_modules: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     vip: str = ""  # that it holds, or may hold, and where: for the report's drawing
+    counted: bool = False
     role: str = ""  # of its kernel, where it is not the one that the line gives to its part
 
     def memory(self, config: Mapping[str, str]) -> int:

@@ -45,12 +45,16 @@ _REASONS = {  # of the event SHUTDOWN: qapi/run-state.json
 
 @dataclass(frozen=True)
 class Boot:
-    """The boot configuration: `memory` in MiB, `virtio` for cards and channel where the kernel has the drivers."""
+    """The boot configuration: `memory` in MiB, `virtio` for cards and channel where the kernel has the drivers.
+
+    A guest with a `counted` clock is emulated, and two nanoseconds pass there with each instruction.
+    """
 
     kernel: Path
     initramfs: Path
     memory: int
     virtio: bool
+    counted: bool = False
     append: tuple[str, ...] = ()
 
 
@@ -95,6 +99,7 @@ def command_line(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], file
     """Return the command line; `cards` are a switch's socket and an address each. QEMU needs only its BIOS files."""
     channel = "virtio" if boot.virtio else "serial"
     model = "virtio-net-pci" if boot.virtio else "e1000"
+    accel = "tcg" if boot.counted else accel
     emulated = EMULATED_OPTIONS if accel == "tcg" else ()
     append = " ".join((*OPTIONS, *emulated, f"fnat.channel={channel}", f"fnat.name={files.name}", *boot.append))
     words = [
@@ -106,6 +111,8 @@ def command_line(accel: str, boot: Boot, cards: Sequence[tuple[Path, str]], file
         *("-chardev", f"socket,id=control,path={_option_value(files.control)}"),
         *("-device", "pvpanic-pci", "-action", "panic=none"),  # only to be told; the kernel's own panic= ends it
     ]
+    if boot.counted:
+        words += ["-icount", "shift=1,sleep=off"]
     if boot.virtio:
         words += ["-device", "virtio-serial-pci", "-device", f"virtserialport,chardev=control,name={PORT}"]
     else:

@@ -169,6 +169,14 @@ def test_connections_that_failed_are_counted_by_reason() -> None:
     assert fullnat_churn._with_reasons(rows) == "2; 2: error timeout; 1: seen as one of 10.0.0.2"
 
 
+@pytest.mark.parametrize(("patience", "sure", "changed"), [(1, "60", "0.05"), (10, "600", "0.5"), (100, "6000", "2.0")])
+def test_a_slow_guest_s_connections_have_longer_and_the_changed_ones_not_for_minutes(
+    patience: float, sure: str, changed: str
+) -> None:
+    limits = dict(re.findall(r"--timeout (\S+) >/run/(\w+)", fullnat_churn._traffic(patience)))
+    assert limits == {sure: "sure", changed: "changed"}
+
+
 # --- Checks ----------------------------------------------------------------------------------------------
 
 LEANING = {"and", "but", "then", "also", "with", "without", "after", "before", "they", "it", "again", "the", "traffic"}
