@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.config.context import RunContext
-from pipeline.config.line_model import Line, LineIdentity, RoleName, required
+from pipeline.config.line_model import DebianSource, Line, LineIdentity, RoleName, required
 from pipeline.core import fs, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.patching import patched_trees, refresh, series, series_files, tool_series
@@ -18,6 +18,7 @@ from pipeline.patching.apply import DELETED
 from pipeline.patching.refresh import MovedHunk, RefreshedPatch
 from pipeline.patching.series_files import Edit, Key
 from pipeline.patching.verified_patch import VerifiedPatch
+from pipeline.sources import apt
 from pipeline.sources.records import Verified
 from pipeline.sources.resolver import Sources
 
@@ -112,11 +113,12 @@ def refresh_line(line: Line, context: RunContext) -> RefreshedLine:
     place = series_files.directory(line)
     roles, left_out = _own_roles(line)
     settings = replace(context.settings, refresh=not context.settings.offline)
-    sources = Sources(line, settings, context.console)
+    sources = Sources(_of_newest(line), settings, context.console)
     verified = {item.name: item for item in sources.fetch()}
     with sources.store.object_lock(f"refresh-{line.name}"):
         work = _Work(line, sources, verified, settings.artifacts)
         found = [*(work.role(role) for role in roles), *work.tools()]
+        work.made_for()
         for item in found:
             _show(item, context)
         for title, why in left_out.items():
@@ -125,6 +127,15 @@ def refresh_line(line: Line, context: RunContext) -> RefreshedLine:
     if not work.changes.values:
         context.console.say("every patch applies as it is and leaves what is recorded: nothing is written")
     return RefreshedLine(*line.identity, tuple(found), left_out, written)
+
+
+def _of_newest(line: Line) -> Line:
+    """Return the line with the newest version of each source, whatever its patches were made for."""
+    sources = {
+        name: source.model_copy(update={"made_for": None}) if isinstance(source, DebianSource) else source
+        for name, source in line.data.sources.items()
+    }
+    return replace(line, data=line.data.model_copy(update={"sources": sources}))
 
 
 def _own_roles(line: Line) -> tuple[list[RoleName], dict[str, str]]:
@@ -194,6 +205,14 @@ class _Work:
         left = {path: blob for path, blob in whole.items() if blob != pristine[path]}
         effect = self.changes.effect(f"tools.{tool.tool}", ("tools", tool.tool), tool.model.effect, left)
         return SeriesChange(tool.tool, source.file, source.version, tuple(changes), effect)
+
+    def made_for(self) -> None:
+        """Note the versions that the patches are made for from now on."""
+        for name, source in self.line.data.sources.items():
+            if isinstance(source, DebianSource) and source.made_for is not None and name in self.verified:
+                version = apt.upstream_version(self.verified[name].version)
+                if version != source.made_for:
+                    self.changes.values["sources", name, "made-for"] = version
 
     def prove(self, place: Path) -> list[str]:
         """Prove the series in the directory `place` as those of any line, and return the proofs in words."""

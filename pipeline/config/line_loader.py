@@ -81,7 +81,7 @@ def _load_file(path: Path) -> Line:
     if base_name is not None:
         base: Toml = {}
         for document in documents[1:]:
-            base = {**base, **document.raw}
+            base = _merged(document.raw, base)
         changes = tuple(sorted(set(_changes(own.raw, base))))
         override = Override(str(base_name), str(path), own.sha256, changes)
     data = _validated(documents, overriding=override is not None)

@@ -146,14 +146,16 @@ class DebianSource(Model):
 
     `version` is a Debian version, or a prefix that ends in '.': then the newest one is taken, or,
     with `accept_older`, the newest that the archive really has, which is said: archives list a
-    new version some time before all of them hold its files. With `image`, only what is built in the
-    builder image of that name needs it, and it is fetched for that image alone.
+    new version some time before all of them hold its files. `made_for` is the upstream version that the
+    patches are recorded for: of the matching ones it comes first while the archive has it. With `image`, only what is
+    built in the builder image of that name needs it, and it is fetched for that image alone.
     """
 
     kind: Literal["debian"]
     package: Name
     version: str = Field(min_length=1)
     accept_older: Flag = False
+    made_for: str | None = None
     image: Name | None = None
     sha256: Sha256 | None = None
     size: Size | None = None

@@ -1,6 +1,6 @@
 """Resolve Debian source packages by Debian's signed metadata, in a private apt root.
 
-apt is asked only for the signed index: which versions there are, and each file's digest. The
+apt fetches the signed index and checks it: which versions there are, and each file's digest. The
 files themselves go through the one downloader. The host's apt lists are neither read nor
 changed; of its configuration only the archive's address and the proxies are taken.
 """
@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -23,7 +23,7 @@ from pipeline.core.disk_space import writing
 from pipeline.core.fs import sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import PipelineError, Refused, Unreachable, UsageError
-from pipeline.formats import apt_sources
+from pipeline.formats import apt_sources, decompression
 from pipeline.sources.records import IndexDigests, Resolved
 
 # What apt-get says of an index that was had and is not what it must be.
@@ -96,16 +96,41 @@ def _best_match(suite: str, entries: Sequence[tuple[str, str]]) -> str:
 
 
 _LOCK = "lists.lock"  # shared by those who ask the lists, held alone while they are read anew
+_INDEX_MOST = 1 << 30  # bytes of an unpacked index; that of Debian 12 has 51 MB
+
+
+@dataclass(frozen=True)
+class _Stanza:
+    """A version of a source package: the fields of an index, and the address of the archive whose index it is."""
+
+    fields: Mapping[str, str]
+    archive: str
+
+    @property
+    def version(self) -> str:
+        return self.fields["Version"]
+
+    def address_of(self, name: str) -> str:
+        """Return the address of one of its files."""
+        return "/".join((self.archive, quote(f"{self.fields['Directory']}/{name}", safe="/+:~")))
 
 
 class AptRoot:
     """A private apt, whose directory holds its own lists, configuration and keyring.
 
-    It reads the source index of the archives, or with `binary` that of the amd64 packages.
+    It reads the source index of the archives for these source packages, or with `binary` that of the amd64 packages.
     """
 
-    def __init__(self, root: Path, archives: Mapping[str, str], keyring: bytes, *, binary: bool = False) -> None:
-        self.root, self.archives = root.resolve(), dict(archives)
+    def __init__(
+        self,
+        root: Path,
+        archives: Mapping[str, str],
+        keyring: bytes,
+        packages: Iterable[str] = (),
+        *,
+        binary: bool = False,
+    ) -> None:
+        self.root, self.archives, self.packages = root.resolve(), dict(archives), frozenset(packages)
         for part in ("lists/partial", "cache/archives/partial", "etc"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
         write_atomic(self.root / "status", "")
@@ -148,6 +173,7 @@ class AptRoot:
         """Read the indexes anew. Raises `Refused` when a signature is not good, else `Unreachable`."""
         with locked(self.root / _LOCK), self._empty_lists():
             self._read_indexes()
+        self.__dict__.pop("_stanzas", None)
 
     def _ask(self, *argv: str) -> str:
         """Run one of apt's programs on the lists, locked against a concurrent update."""
@@ -192,23 +218,25 @@ class AptRoot:
         for link in [path for path in (self.root / "lists").iterdir() if path.is_symlink()]:
             write_atomic(link, link.read_bytes())
 
-    def resolve(self, source: DebianSource) -> Iterator[Resolved]:
-        """Yield the upstream tarballs of the matching versions, the newest first.
-
-        Raises `Unreachable` when the index has none.
-        """
-        stanzas = {s["Version"]: s for s in self._stanzas(source.package)}
-        matching = [version for version in stanzas if _matches(version, source.version)]
+    def versions(self, source: DebianSource) -> list[str]:
+        """Return the matching versions, the newest first. Raises `Unreachable` when the index has none."""
+        offered = {stanza.version for stanza in self._stanzas[source.package]}
+        matching = {version for version in offered if _matches(version, source.version)}
         if not matching:
             raise Unreachable(
                 f"Debian's index has no {source.package} {source.version}",
                 where=", ".join(f"{address} {suite}" for suite, address in self.archives.items()),
-                why=f"it offers {', '.join(sorted(stanzas)) or 'nothing'}",
+                why=f"it offers {', '.join(sorted(offered)) or 'nothing'}",
                 hint="change the version in the line file, or name an archive that has it: --debian-mirror URL",
             )
+        return sorted(matching, key=functools.cmp_to_key(self._order), reverse=True)
+
+    def resolve(self, source: DebianSource, versions: Iterable[str]) -> Iterator[Resolved]:
+        """Yield the upstream tarballs of these versions, each once."""
+        stanzas = {stanza.version: stanza for stanza in self._stanzas[source.package]}
         digests = set()
-        for version in sorted(matching, key=functools.cmp_to_key(self._order), reverse=True):
-            resolved = self._upstream(source, version, stanzas[version])
+        for version in versions:
+            resolved = _upstream(source, stanzas[version])
             if resolved.sha256 not in digests:  # Debian's own revisions share one upstream tarball
                 digests.add(resolved.sha256)
                 yield resolved
@@ -229,28 +257,26 @@ class AptRoot:
         text = self._ask("apt-cache", "depends", "--important", package)
         return re.findall(r"^ +Depends: (\S+)$", text, re.MULTILINE)
 
-    def _stanzas(self, package: str) -> Iterator[dict[str, str]]:
-        try:
-            text = self._ask("apt-cache", "showsrc", "--only-source", package)
-        except process.ProgramFailed:
-            return
-        for stanza in text.split("\n\n"):
-            fields = dict(re.findall(r"^([\w-]+):((?:.*)(?:\n .*)*)", stanza, re.MULTILINE))
-            if "Version" in fields:
-                yield {name: value.strip() for name, value in fields.items()}
+    @functools.cached_property
+    def _stanzas(self) -> Mapping[str, list[_Stanza]]:
+        """The versions of each package, read once for all: an index is unpacked in half a second."""
+        found: dict[str, list[_Stanza]] = {name: [] for name in self.packages}
+        wanted = re.compile(rb"\nPackage: (%s)\n" % b"|".join(re.escape(name.encode()) for name in self.packages))
+        with locked(self.root / _LOCK, shared=True):
+            for index in _indexes(self.root):
+                limits = decompression.soon(_INDEX_MOST)
+                data = b"\n" + decompression.unpacked(index.sources.read_bytes(), index.sources.name, limits)
+                for match in wanted.finditer(data):
+                    end = data.find(b"\n\n", match.end())
+                    begin = data.rfind(b"\n\n", 0, match.end())
+                    fields = _fields(data[max(begin, 0) : end if end >= 0 else len(data)].decode(errors="replace"))
+                    if "Version" in fields:
+                        found[match[1].decode()].append(_Stanza(fields, self.archives[index.suite]))
+        return found
 
     def _order(self, one: str, other: str) -> int:
         """Compare two different versions in dpkg's order."""
         return -1 if is_older(one, other) else 1
-
-    def _upstream(self, source: DebianSource, version: str, stanza: Mapping[str, str]) -> Resolved:
-        files = [row.split() for row in stanza.get("Checksums-Sha256", "").splitlines() if row.strip()]
-        for digest, size, name in files:
-            if re.search(r"\.orig\.tar\.\w+$", name) and "/" not in name:
-                listed = self._ask("apt-get", "source", "--print-uris", f"{source.package}={version}")
-                url = next((u for u in re.findall(r"'([^']+)'", listed) if unquote(u).endswith("/" + name)), "")
-                return Resolved(source.package, version, name, url, int(size), digest)
-        raise Refused(f"the Debian source package {source.package} {version} has no upstream tarball")
 
     def indexes(self) -> list[Index]:
         """Return the signed indexes behind the answers."""
@@ -261,9 +287,29 @@ class AptRoot:
         return tuple(digests for _, digests in evidence(self.indexes()))
 
 
+def _fields(stanza: str) -> dict[str, str]:
+    rows = re.findall(r"^([\w-]+):((?:.*)(?:\n .*)*)", stanza, re.MULTILINE)
+    return {name: value.strip() for name, value in rows}
+
+
+def _upstream(source: DebianSource, stanza: _Stanza) -> Resolved:
+    files = [row.split() for row in stanza.fields.get("Checksums-Sha256", "").splitlines() if row.strip()]
+    for digest, size, name in files:
+        if re.search(r"\.orig\.tar\.\w+$", name) and "/" not in name:
+            return Resolved(source.package, stanza.version, name, stanza.address_of(name), int(size), digest)
+    raise Refused(f"the Debian source package {source.package} {stanza.version} has no upstream tarball")
+
+
 def is_older(one: str, other: str) -> bool:
     """Return whether the version `one` comes before `other` in dpkg's order."""
     return process.run(["dpkg", "--compare-versions", one, "lt", other], accept=(0, 1)).status == 0
+
+
+def upstream_version(version: str) -> str:
+    """Return a version without Debian's revision and without its epoch: 6.1.9 of 6.1.9-2, 1.31 of 1:1.31-1."""
+    epoch, colon, rest = version.partition(":")
+    plain = rest if colon else epoch
+    return plain.rpartition("-")[0] or plain
 
 
 def evidence(found: Sequence[Index]) -> list[tuple[Index, IndexDigests]]:

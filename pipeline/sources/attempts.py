@@ -105,7 +105,7 @@ class Download:
             try:
                 return self._once(address)
             except Failed as failure:
-                self.attempts.append(Attempt(address.shown, failure.what, failure.wrong))
+                self.attempts.append(Attempt(address.shown, failure.what, failure.wrong, failure.missing))
                 if failure.final:
                     return None
                 if number < self.options.retries:

@@ -69,10 +69,14 @@ class IndexDigests:
 
 @dataclass(frozen=True)
 class Answer(Resolved):
-    """An answer of Debian's indexes: the indexes, and the newer versions that were not available."""
+    """An answer of Debian's indexes: the indexes, and the newer versions that were not available.
+
+    `newer` is the newest version of the index where an older one was taken that the patches are made for.
+    """
 
     indexes: tuple[IndexDigests, ...]
     passed: tuple[str, ...]
+    newer: str = ""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class Sources:
         source = self.line.data.sources[name]
         if not isinstance(source, DebianSource):
             raise UsageError(f"{name}: expected a source of Debian's index", hint=f"./inv lines {self.line.name}")
-        return self._ask_index(name, source)
+        return self._ask_index(name, source.model_copy(update={"made_for": None}))
 
     @property
     def has_index(self) -> bool:
@@ -359,6 +359,7 @@ class Sources:
         suites = " and ".join(index.suite for index in record.indexes)
         how = f"digest in Debian's signed index of {suites}"
         how += "".join(f"; {version} is newer and not available" for version in record.passed[:1])
+        how += f"; {record.newer} is newer than what the patches are made for" if record.newer else ""
         return _Pinned(name, _wanted(record), record.version, how)
 
     def _record_name(self, name: str, source: DebianSource) -> str:
@@ -370,20 +371,32 @@ class Sources:
         return hashlib.sha256(json.dumps(query, sort_keys=True).encode()).hexdigest()[:16]
 
     def _ask_index(self, name: str, source: DebianSource) -> Answer:
-        """Query the index and return the answer to record; with `accept_older`, one whose file is available."""
+        """Query the index and return the answer to record; with `accept_older`, one whose file is available.
+
+        The version that the patches are made for comes before any newer one.
+        """
+        from pipeline.sources import apt
+
         root = self.apt_root()
+        versions = root.versions(source)
+        fitting = [version for version in versions if apt.upstream_version(version) == source.made_for]
+        if source.made_for and not fitting:
+            missing = f"{source.made_for}, which the patches are made for, among {source.version}"
+            self.console.warn(f"{name}: Debian's index has no {missing}")
         passed: list[str] = []
-        for resolved in root.resolve(source):
+        for resolved in root.resolve(source, dict.fromkeys([*fitting, *versions])):
             if source.sha256 not in (None, resolved.sha256):
                 why = f"wanted {source.sha256}, the index says {resolved.sha256}"
                 raise Refused(f"Debian's index has another {resolved.file} than the pinned one", why=why)
             if not source.accept_older or self._is_available(resolved):
-                return Answer(**asdict(resolved), indexes=root.evidence(), passed=tuple(passed))
-            passed.append(resolved.version)
+                newer = versions[0] if resolved.version in fitting and versions[0] not in fitting else ""
+                return Answer(**asdict(resolved), indexes=root.evidence(), passed=tuple(passed), newer=newer)
+            if resolved.version not in fitting:
+                passed.append(resolved.version)
             self.console.warn(f"{name}: {resolved.version} is in Debian's index, but its file is not available yet")
         raise Unreachable(
             f"none of the {source.package} {source.version} versions in Debian's index could be fetched",
-            why=f"tried {', '.join(passed)}",
+            why=f"tried {', '.join(versions)}",
             hint="name another archive: --debian-mirror URL",
         )
 
@@ -445,7 +458,9 @@ class Sources:
             )
         ring = openpgp.keyring(self.public_keys(self._debian.keyring))
         with self.store.object_lock(f"apt-{self.line.name}"):
-            root = apt.AptRoot(self._apt_directory, archives, ring)
+            sources = self.line.data.sources.values()
+            packages = {source.package for source in sources if isinstance(source, DebianSource)}
+            root = apt.AptRoot(self._apt_directory, archives, ring, packages)
             self.console.note(f"reading Debian's signed source index: {', '.join(suites)}")
             root.update()
         return root

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _REDIRECTS = 10
 _LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better, all others will not
+_MISSING = {404, 410}
 _LINES_MOST = 1000  # lines of an FTP server's answer: some greet with a page of text
 _T = TypeVar("_T")
 
@@ -53,7 +54,7 @@ class Timeouts(Protocol):
 class Failed(Exception):
     """A failed attempt. `final`: a retry is useless; `after`: seconds the server requests to wait.
 
-    `answered`: something is there, it only did not give the file.
+    `answered`: something is there, it only did not give the file; `missing`: it says that there is none.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Failed(Exception):
         after: float = 0.0,
         wrong: Wrong | None = None,
         answered: bool = False,
+        missing: bool = False,
     ) -> None:
         super().__init__(what)
-        self.what, self.final, self.after, self.wrong, self.answered = what, final, after, wrong, answered
+        self.what, self.final, self.after, self.wrong = what, final, after, wrong
+        self.answered, self.missing = answered, missing
 
 
 @dataclass(frozen=True)
@@ -288,7 +291,7 @@ def _check_status(response: requests.Response, wanted: int) -> None:
         what = f"HTTP {status} {response.reason}".rstrip()
         if response.is_redirect is False and status in range(300, 400):
             what += ", without an address to go to"
-        raise Failed(what, final=status not in _LATER, after=after, answered=True)
+        raise Failed(what, final=status not in _LATER, after=after, answered=True, missing=status in _MISSING)
 
 
 def _about(response: requests.Response) -> str:

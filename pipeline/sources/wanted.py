@@ -50,11 +50,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One failed attempt at one address (shown without its password), in words."""
+    """One failed attempt at one address (shown without its password), in words.
+
+    `missing`: the other side says that it has no such file.
+    """
 
     url: str
     what: str
     wrong: Wrong | None = None
+    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def test_killed_at(scene: Scene, point: str, number: int) -> None:
     scene.complete()
 
 
-APT, RPM = ("apt-config", "apt-get", "apt-cache", "dpkg"), ("gpg", "rpm", "rpmkeys", "rpm2archive")
+APT, RPM = ("apt-config", "apt-get", "dpkg"), ("gpg", "rpm", "rpmkeys", "rpm2archive")
 
 
 @pytest.mark.parametrize("program", [*APT, *RPM])

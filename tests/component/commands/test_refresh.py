@@ -187,6 +187,21 @@ def test_a_kernel_that_moved_is_followed(checkout: Checkout) -> None:
     assert "0 at an offset, none with fuzz" in checkout().out
 
 
+def test_a_newer_kernel_waits_until_its_patches_are_made_for_it(checkout: Checkout) -> None:
+    """Until then, and after a dry run too, the old one is built; also a kernel that needs no other patch is taken."""
+    series = checkout.patches / "series.toml"
+    series.write_text('[sources.linux]\nmade-for = "6.1.9"\n\n' + series.read_text())
+    checkout.release("6.1.10", TREE)
+    before = checkout.files
+    assert "it would be 0 patches and 1 values of" in checkout.refresh("--dry-run").out
+    assert checkout.files == before
+    fetched = checkout.inv("fetch", "deb", "--debian-mirror", checkout.archive.url).out
+    assert "linux_6.1.9.orig.tar.xz" in fetched and "6.1.10-1 is newer" in fetched
+    assert "written: 0 patches and 1 values of" in checkout.refresh().out
+    assert series.read_text().startswith('[sources.linux]\nmade-for = "6.1.10"\n')
+    assert "linux_6.1.10.orig.tar.xz" in checkout.refresh("--dry-run").out
+
+
 def test_the_patches_of_a_tool_are_rebased_too(checkout: Checkout) -> None:
     checkout.tool("1.31", TOOL)
     checkout()

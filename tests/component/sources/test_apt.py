@@ -255,6 +255,30 @@ def test_when_no_version_is_there_all_that_were_tried_are_named(world: World) ->
     assert said["why"] == "tried 6.1.10-1, 6.1.9-1"
 
 
+def test_the_version_that_the_patches_are_made_for_comes_before_a_newer_one(world: World) -> None:
+    world.archive.add(SUITE, "linux", "6.1.9-2", OLD)  # a revision of Debian's own is the same upstream version
+    world.archive.publish()
+    found = world.source(world.line(made_for="6.1.9"))
+    assert (found["version"], found["sha256"]) == ("6.1.9-2", OLD_DIGEST)
+    assert found["how"].endswith("; 6.1.10-1 is newer than what the patches are made for")
+    newest = world.source(world.line(made_for="6.1.10"))
+    assert (newest["version"], "newer" in newest["how"]) == ("6.1.10-1", False)
+
+
+@pytest.mark.parametrize(("made_for", "status_of_it"), [("6.1.8", 200), ("6.1.9", 404)])
+def test_without_the_version_that_the_patches_are_made_for_the_newest_is_taken_and_that_is_said(
+    world: World, made_for: str, status_of_it: int
+) -> None:
+    if status_of_it != 200:
+        world.server.at(world.archive.pool(SUITE, "linux", "6.1.9-1"), status(status_of_it))
+    ended = world.fetch(world.line(made_for=made_for, accept_older=True), "--json")
+    [found] = ended.json["sources"]
+    assert (found["version"], "newer" in found["how"]) == ("6.1.10-1", False)
+    gone = "Debian's index has no 6.1.8, which the patches are made for, among 6.1."
+    missing = "6.1.9-1 is in Debian's index, but its file is not available yet"
+    assert f"warning: linux: {gone if made_for == '6.1.8' else missing}" in ended.err
+
+
 @pytest.mark.parametrize("accept_older", [False, True])
 def test_a_file_with_wrong_bytes_is_refused_and_no_older_one_taken_instead(world: World, accept_older: bool) -> None:
     world.server.at(world.archive.pool(SECURITY, "linux", "6.1.10-1"), wrong(NEW))
