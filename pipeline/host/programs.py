@@ -77,6 +77,9 @@ TABLE = (
         "gpg-agent", "gpg-agent", "gnupg2", "build test", "hold the keys that packages and repositories are signed with"
     ),
     _row("openssl", "openssl", "openssl", "build test", "sign kernel modules; verify statements", version="version"),
+    _row("softhsm2-util", "softhsm2", "softhsm", "test", "keep a signing key on a token"),
+    _row("pkcs11-tool", "opensc", "opensc", "test", "put a signing key on that token", version=""),
+    _row("gnupg-pkcs11-scd", "gnupg-pkcs11-scd", "gnupg-pkcs11-scd", "test", "reach that token from gpg"),
     _row("cpio", "cpio", "cpio", "test", "read back the archives we write"),
     _row("rpmspec", "rpm", "rpm-build", "test", "read back the spec files we render"),
     _row(

@@ -17,7 +17,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,9 +34,9 @@ DEVELOPMENT = "LVS FULLNAT development key (NOT for production)"
 WARNING = "DEVELOPMENT KEY, NOT FOR PRODUCTION"
 RSA, BITS = "1", range(2048, 4097)  # rpm 4.8 knows RSA; below is too weak, above it was never tried
 AGENT_START_TIMEOUT = 10.0  # seconds
-_LONGEST_SOCKET = "S.gpg-agent.browser"
+_SOCKET_LENGTH = len("h/S.gpg-agent.browser") + 1  # the longest; gpg takes one byte less than unix(7)
 _HOME_PREFIX = ".home-"
-_SOCKETS = "fnat-sockets"  # in a home: where its agent's sockets are
+_ELSEWHERE = "fnat-sockets"  # in a home: where gpg would look for its sockets
 _README = f"""{DEVELOPMENT}
 
 Made by this tool on first use, without a passphrase. Whoever can read this directory can sign with it:
@@ -86,10 +86,11 @@ _FUTURE = "in the future (time warp or clock problem)"  # gpg of something that 
 
 @dataclass(frozen=True)
 class GnuPG:
-    """A gpg command with one home. `options` come first."""
+    """A gpg command with one home. `options` come first; `prepare` is called before each use."""
 
     home: Path
     options: tuple[str, ...]
+    prepare: Callable[[], None] = lambda: None
 
     @property
     def program(self) -> str:
@@ -103,6 +104,7 @@ class GnuPG:
 
     def __call__(self, *words: str, stdin: bytes | None = None) -> process.Result:
         """Run gpg to its end. Raises `HostLacks` where the clock is before the key was made, else as `process.run`."""
+        self.prepare()
         try:
             return process.run([self.program, *self.options, *words], env=self.environment, stdin=stdin)
         except process.ProgramFailed as error:
@@ -178,6 +180,38 @@ def _own_keyring() -> GnuPG:
     return GnuPG(home, ("--batch", "--no-tty", "--quiet"))
 
 
+class _Sockets:
+    """The sockets of an agent, kept in its home.
+
+    Where there is a /run/user/<uid>, gpg looks for them in a directory below it. A login makes that in the midst of a
+    run, or dnf, and the last logout takes it away with all in it. A file in the directory's place sends gpg home.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self._block: Path | None = None
+
+    def keep(self) -> None:
+        """See that gpg looks in the home; called before each of its uses."""
+        if not Path("/run/user", str(os.geteuid())).is_dir() or (self._block and self._block.exists()):
+            return
+        listed = process.run(["gpgconf", "--homedir", str(self.home), "--list-dirs", "socketdir"]).text
+        place = Path(unquote(listed.strip()))
+        if place == self.home:
+            return
+        (self.home / _ELSEWHERE).write_text(str(place))  # for the next run, should this one be killed
+        with contextlib.suppress(OSError):  # gpgconf has just made it, unless a file is there
+            place.rmdir()
+        with contextlib.suppress(FileNotFoundError):  # the last logout is just now: gpg goes home by itself
+            place.touch(mode=0o600)
+        self._block = place
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._block:
+            self._block.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def _private_keyring(directory: Path) -> Iterator[GnuPG]:
     """Provide gpg in an empty home below `directory`, with an agent of its own."""
@@ -187,42 +221,32 @@ def _private_keyring(directory: Path) -> Iterator[GnuPG]:
             remove_leftovers(directory)
             home = held.enter_context(scratch(directory, _HOME_PREFIX))
             # The path of an agent's socket must be short, also with a long path of the artifacts.
-            link = held.enter_context(temporary.socket_directory("home-", len(f"h/{_LONGEST_SOCKET}"))) / "h"
+            link = held.enter_context(temporary.socket_directory("home-", _SOCKET_LENGTH)) / "h"
             link.symlink_to(home.resolve())
+            sockets = held.enter_context(contextlib.closing(_Sockets(link)))
+            sockets.keep()
             held.enter_context(_agent(link))
-        yield GnuPG(link, ("--batch", "--no-tty", "--quiet", "--no-autostart"))
+        yield GnuPG(link, ("--batch", "--no-tty", "--quiet", "--no-autostart"), sockets.keep)
 
 
 @contextlib.contextmanager
 def _agent(home: Path) -> Iterator[None]:
     """Run an agent for the block, not detached, and tied to a `sleep`, gpg-agent(1)."""
-    # In the home, or below /run/user where there is one: then in a directory that gpg does not remove.
-    listed = process.run(["gpgconf", "--homedir", str(home), "--list-dirs", "agent-socket"]).text
-    place = Path(unquote(listed.strip()))
     # An agent that checks its own socket ends when a busy host answers slowly.
     words = ("--daemon", "--no-detach", "--disable-check-own-socket")
     argv = ["gpg-agent", "--homedir", str(home), *words, "--", "sleep", "infinity"]
     quiet = subprocess.DEVNULL
-    try:
-        with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:
-            until = time.monotonic() + AGENT_START_TIMEOUT
-            while not _is_listening(place):
-                if child.poll() is not None or time.monotonic() > until:
-                    raise HostLacks(
-                        f"gpg-agent: did not start; expected an answer within {AGENT_START_TIMEOUT:g} s",
-                        why="gpg needs an agent for every secret key",
-                        hint=neutral.command(argv),
-                    )
-                time.sleep(0.005)
-            if place.parent != home:
-                (home / _SOCKETS).write_text(str(place.parent))  # for the next run, should this one be killed
-            yield
-    finally:
-        if place.parent != home:
-            for left in place.parent.glob("S.*"):
-                left.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it was never made
-                place.parent.rmdir()
+    with process.start(argv, env=process.clean_environment(**_terminal()), stdout=quiet, stderr=quiet) as child:
+        until = time.monotonic() + AGENT_START_TIMEOUT
+        while not _is_listening(home / "S.gpg-agent"):
+            if child.poll() is not None or time.monotonic() > until:
+                raise HostLacks(
+                    f"gpg-agent: did not start; expected an answer within {AGENT_START_TIMEOUT:g} s",
+                    why="gpg needs an agent for every secret key",
+                    hint=neutral.command(argv),
+                )
+            time.sleep(0.005)
+        yield
 
 
 def _is_listening(place: Path) -> bool:
@@ -234,16 +258,16 @@ def _is_listening(place: Path) -> bool:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove the homes that killed runs left in `directory`, and what their agents left elsewhere."""
-    for left in directory.glob(f"{_HOME_PREFIX}*/{_SOCKETS}"):
-        _remove_empty(left)
+    """Remove the homes that killed runs left in `directory`, and what they left elsewhere."""
+    noted = {}
+    for note in directory.glob(f"{_HOME_PREFIX}*/{_ELSEWHERE}"):
+        with contextlib.suppress(OSError):  # the run that uses it has just ended
+            noted[note.parent] = note.read_text()
     fs.remove_leftovers(directory, _HOME_PREFIX)
-
-
-def _remove_empty(note: Path) -> None:
-    """Remove the socket directory of a killed run; one in use is not empty, and stays."""
-    with contextlib.suppress(OSError):
-        Path(note.read_text()).rmdir()
+    for home, place in noted.items():
+        if not home.exists():  # else it is in use
+            with contextlib.suppress(OSError):  # gone, or a directory of earlier code
+                Path(place).unlink()
 
 
 def _read(file: Path) -> bytes:

@@ -1,6 +1,7 @@
-"""Record the key that signs a line's snapshots, apart from them: a forged snapshot may bring its own key.
+"""Record the keys that sign a line's snapshots, apart from them: a forged snapshot may bring its own key.
 
-<artifacts>/keys/signers/<line>     the full fingerprint; `<line>-small` for the small configuration
+<artifacts>/keys/signers/<line>     full fingerprints, a line each, the last signer's first; `<line>-small` for the
+                                    small configuration. Those before it are of snapshots that are kept.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from pipeline.core.fs import read_limited, write_atomic
 
-_MAX_RECORD = 100  # bytes of a record
+_MOST = 50  # keys that are remembered
+_MAX_RECORD = _MOST * 41  # bytes of a record
 
 
 def record_path(artifacts: Path, directory: str) -> Path:
@@ -21,13 +23,30 @@ def record_path(artifacts: Path, directory: str) -> Path:
 def record(artifacts: Path, directory: str, fingerprint: str) -> None:
     """Record the key that has just signed a snapshot."""
     (artifacts / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_atomic(record_path(artifacts, directory), f"{fingerprint}\n")
+    earlier = [each for each in _recorded(artifacts, directory) if each != fingerprint]
+    text = "".join(f"{each}\n" for each in (fingerprint, *earlier)[:_MOST])
+    write_atomic(record_path(artifacts, directory), text)
 
 
 def recorded_fingerprint(artifacts: Path, directory: str) -> str:
-    """Return the recorded fingerprint; empty without a readable record."""
+    """Return the last signer's fingerprint; empty without a readable record."""
+    return next(iter(_recorded(artifacts, directory)), "")
+
+
+def expected_fingerprint(artifacts: Path, directory: str, snapshot: Path) -> str:
+    """Return the key that must have signed a snapshot: the one that it names if that is recorded, else the last signer.
+
+    Empty without a readable record. Raises `Refused` without a readable snapshot.json.
+    """
+    from pipeline.publish import verify
+
+    known, named = _recorded(artifacts, directory), verify.signer(snapshot)
+    return named if named in known else next(iter(known), "")
+
+
+def _recorded(artifacts: Path, directory: str) -> list[str]:
     try:
-        found = read_limited(record_path(artifacts, directory), _MAX_RECORD).decode("ascii").strip()
+        found = read_limited(record_path(artifacts, directory), _MAX_RECORD).decode("ascii").split()
     except (OSError, UnicodeDecodeError):
-        return ""
-    return found if re.fullmatch("[0-9A-F]{40}", found) else ""
+        return []
+    return found if all(re.fullmatch("[0-9A-F]{40}", each) for each in found) else []

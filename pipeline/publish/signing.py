@@ -148,6 +148,7 @@ class Signer:
         with openpgp.private_home() as home:  # a person's own macros could sign otherwise, or not at all
             env = {**self.gnupg.environment, "HOME": str(home)}
             base = ["rpmsign", "--addsign", "--rpmv3", "--dbpath", openpgp.escaped(home / "rpmdb")]
+            self.gnupg.prepare()
             # By its name, which `rpmheader` let through: rpm expands macros in a path.
             process.run([*base, *defined, target.name], env=env, cwd=target.parent)
 

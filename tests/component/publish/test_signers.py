@@ -1,4 +1,4 @@
-"""A line's snapshots are believed by the key that signed our last one, or that a person names; never by theirs."""
+"""A line's snapshots are believed by a key that signed one here, or that a person names; never by theirs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.audit import integrity
 from pipeline.commands.lab import LabCommand
 from pipeline.config import line_loader, settings
 from pipeline.config.context import RunContext
-from pipeline.core import process
+from pipeline.core import fs, process
 from pipeline.core.console import Console
 from pipeline.errors import Refused, UsageError
 from pipeline.publish import signers, signing
@@ -75,6 +76,22 @@ def put(theirs: Snapshot, ours: Snapshot, how: str) -> None:
 
 def test_our_own_snapshot_is_believed(ours: Snapshot, artifacts: Path) -> None:
     assert job(artifacts)._repository().fingerprint == ours.fingerprint
+
+
+def test_a_snapshot_by_the_key_before_the_last_is_believed(ours: Snapshot, artifacts: Path, tmp_path: Path) -> None:
+    """Held snapshots and kept ones: a new key signs while `latest` still leads to what the old one signed."""
+    with signing.open_signer(str(person("packager").secret), tmp_path / "keys") as signer:
+        new = publish(artifacts, signer)
+    for _ in range(2):
+        signers.record(artifacts, "lts61", new.fingerprint)
+    assert new.id != ours.id
+    for made in (new, ours):
+        fs.replace_symlink(made.latest, f"snapshots/{made.id}")
+        assert job(artifacts)._repository().fingerprint == made.fingerprint
+    assert list(integrity._snapshots(artifacts, "lts61")) == []
+    signers.record_path(artifacts, "lts61").write_text(f"{new.fingerprint}\n")
+    assert "another key" in refusal(artifacts).what, "one that was taken out counts no more"
+    assert [path for path, _ in integrity._snapshots(artifacts, "lts61")] == [ours.path]
 
 
 @pytest.mark.parametrize("how", ["in its place", "by the link"])

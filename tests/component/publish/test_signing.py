@@ -9,10 +9,9 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -430,24 +429,6 @@ def test_nothing_is_left_running_and_no_temporary_file(inv: Inv, tmp_path: Path)
     assert inv.living(0) == agents(inv, 0) == []
     assert list(inv.tmp.iterdir()) == []
     assert {path.name for path in (tmp_path / "keys").iterdir()} == {".lock", "development"}
-
-
-def test_the_directory_of_an_agents_sockets_goes_with_it(inv: Inv, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is a /run/user/<uid>, gpg-agent makes one there for every home, and nobody removes it."""
-    seen = []
-    run = process.run
-
-    def watching(argv: Sequence[str | Path], **options: Any) -> process.Result:
-        result = run(argv, **options)
-        if argv[0] == "gpgconf":
-            seen.append(Path(result.text.strip()).parent)
-        return result
-
-    monkeypatch.setattr(process, "run", watching)
-    with signing.open_signer("", shared_keys()):
-        [directory] = seen
-        assert (directory / "S.gpg-agent").is_socket()
-    assert not directory.exists()
 
 
 def test_a_failure_leaves_no_agent_either(inv: Inv, tmp_path: Path) -> None:
