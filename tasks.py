@@ -151,7 +151,8 @@ def patches(
 
 LIMITS = ("build-time", "build-silence", "build-memory", "build-disk", "build-processes")
 BUILDING = (
-    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key", *LIMITS),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs"),
+    *("no-ccache", "ccache-remote", "ccache-writer", "attestation-key", *LIMITS),
     *("shared-store", "shared-keys"),
     *("force", "keep-going", "explain", "dry-run", "verify", "check-reproducible"),
 )
@@ -226,7 +227,7 @@ def image(context: RunContext, fresh: bool = False) -> MadeImage:
     plain=True,
 )
 def status(context: RunContext, line: str = "") -> Status | Outcome:
-    """Print each step's last state, snapshots, images and sizes, from the disk alone."""
+    """Print each step's last state, snapshots, nights, images and sizes, from the disk alone."""
     from pipeline.audit import integrity
     from pipeline.commands import status as described
 

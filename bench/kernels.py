@@ -5,6 +5,7 @@ options are those of `build-all` that name the line, such as `--line-file FILE -
 --kernel-config small`. Each figure is a ratio within this one run:
 
     the whole command, nothing in the compiler cache, against the sandbox with rpmbuild in it alone   aim <= 1.02
+    the first role, nothing in the compiler cache, against the same with --no-ccache                  aim <= 1.1
     the first role without anything in the compiler cache, against the same with it                   aim >= 5
     the first role and then the second, if one is named, against the first alone                      aim <= 1.3
 """
@@ -71,6 +72,8 @@ def main(artifacts: str, *words: str) -> None:
         place.chmod(0o755)
         cold, inside = build(place, given, first)
         row(f"{first}, {cold:.0f} s, against its sandbox", cold / inside, 1.02)
+        without, _ = build(place, [*given, "--no-ccache"], first)
+        row(f"{first} without a cache, {without:.0f} s: cold against it", cold / without, 1.1)
         if others:
             rest, _ = build(place, given, *others)
             row(f"{' and '.join(others)} after it, {rest:.0f} s: all against one", (cold + rest) / cold, 1.3)

@@ -66,6 +66,10 @@ class RunAttester:
         materials = Materials(self.line, self.artifacts, self.preparation, self._texts)
         return Statements(self.line, materials, lambda: self.preparation.runtime.name)
 
+    def begin(self) -> None:
+        """Note which commit the code is of, before the run's first execution."""
+        self._statements.materials.begin()
+
     def statement(self, work: Work, record: Record) -> bytes:
         """Return the signed statement of an execution that is over."""
         from pipeline.audit import dsse

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands import sharing
 from pipeline.commands.attesting import RunAttester
 from pipeline.commands.build_summary import BuildResult, Forecast, Summary, failure
 from pipeline.commands.preparation import Preparation
@@ -25,9 +26,9 @@ from pipeline.core.suggestion import unknown
 from pipeline.errors import UsageError
 from pipeline.packaging import progress
 from pipeline.packaging.exchange import Exchange
+from pipeline.packaging.forecast import forecast as forecast_of
 from pipeline.packaging.graph import StepGraph
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
-from pipeline.packaging.shared_store import DirectoryStore
 from pipeline.publish.layout import PUBLISH, UNSIGNED
 from pipeline.recipes import guest_userland, registry
 from pipeline.recipes.base import MODULES_STEP, Recipe
@@ -95,10 +96,8 @@ class BuildCommand:
     @property
     def _exchange(self) -> Exchange | None:
         """The exchange of results with other hosts; None without a shared store."""
-        shared = self.context.settings.shared_store
-        if shared is None:
-            return None
-        return Exchange(self.line.name, DirectoryStore(shared), self.attester, self.context.console.warn)
+        store = sharing.opened(self.context)
+        return Exchange(self.line.name, store, self.attester, self.context.console.warn) if store else None
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -158,12 +157,12 @@ class BuildCommand:
         tried = self.publishing.is_certain()
         if tried:
             self.publishing.try_key()
-        self._look()
+        self.look()
         with self.runner.shared_lock():
             graph = self.plan()
             if self.context.settings.dry_run:
                 image = self.image()
-                forecast = Forecast(self.line, self.runner.explain(graph), "" if image.key else image.name)
+                forecast = Forecast(self.line, forecast_of(self.runner, graph), "" if image.key else image.name)
                 forecast.tell(self.context.console)
                 return forecast
             if not tried and PUBLISH in graph.steps and self.runner.explain(graph)[PUBLISH][0] is State.RAN:
@@ -223,11 +222,17 @@ class BuildCommand:
                 raise unknown(f"step of {option}", wrong, known, hint="`./inv build-all --dry-run` shows the steps")
 
     def _check_sharing_and_keys(self) -> None:
-        """Raise `UsageError` or `Refused` for keys and a shared store that cannot be used, before hours of building."""
-        _ = self.attester.key_id, self.attester.trusted, self.runner
+        """Raise `UsageError`, `Refused` or `Unreachable` for keys, a shared store and caches that cannot be used.
 
-    def _look(self) -> None:
-        """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers."""
+        Before hours of building.
+        """
+        _ = self.attester.key_id, self.attester.trusted, self.runner, self.preparation.remote_caches("")
+
+    def look(self) -> None:
+        """Raise `Unreachable` within seconds where sources are missing and none of their addresses answers.
+
+        Raises `Refused` for one without a pin.
+        """
         if missing := self.preparation.sources.unavailable():
             hint = "add --mirror DIR with the files in DIR, as `./inv mirror export DIR` makes it on another host"
             if self.context.settings.offline:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.packaging.reproducible import RebuildResult
     from pipeline.packaging.step_record import Published
 
+_WOULD = {State.RAN: "would run", State.TAKEN: "would be taken"}  # in a forecast
 SHORT = 16  # digits of a digest that a table shows
 
 
@@ -151,7 +152,7 @@ def _step(outcome: Outcome) -> StepResult:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of a run: for each step whether it would run or be reused, and what decides it.
+    """The forecast of a run: for each step whether it would run, be reused or taken, and what decides it.
 
     `missing_image` is the builder image that would be made first, empty for none. Until it is made its key is not
     known, so that every step counts as one that would run.
@@ -168,9 +169,7 @@ class Forecast:
                 f"the builder image {self.missing_image} would be made first; "
                 "when it turns out to be one that steps ran in before, those are reused"
             )
-        rows = [
-            (name, "would run" if state is State.RAN else state.value, why) for name, (state, why) in self.steps.items()
-        ]
+        rows = [(name, _WOULD.get(state, state.value), why) for name, (state, why) in self.steps.items()]
         console.table(("step", "what", "because"), rows, f"line {self.line.label}")
 
     def to_json(self) -> dict[str, object]:

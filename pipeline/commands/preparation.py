@@ -16,6 +16,7 @@ from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line, ModuleSet, RoleName
 from pipeline.config.settings import Settings
 from pipeline.packaging import ccache, job
+from pipeline.packaging.ccache import RemoteCaches
 from pipeline.packaging.graph import Step
 from pipeline.patching import series, tool_series
 from pipeline.patching.patched_trees import Trees
@@ -156,7 +157,8 @@ class Preparation:
         made = self.image(image)
         if made.name not in self._steps:
             verified, settings = self._verified(made.name), self.context.settings
-            environment = job.BuildEnvironment(self.runtime, made, self.ccache(made.name), limits(settings))
+            caches, remote = self.ccache(made.name), self.remote_caches(made.name)
+            environment = job.BuildEnvironment(self.runtime, made, caches, limits(settings), remote)
             small = settings.kernel_config == "small"
             self._steps[made.name] = self.plan(
                 BuildInputs(
@@ -174,6 +176,11 @@ class Preparation:
         if settings.no_ccache:
             return None
         return ccache.directory(settings.artifacts / "ccache", self.line, image)
+
+    def remote_caches(self, image: str) -> RemoteCaches | None:
+        """Return the compiler caches that one trusted host fills; None without them. Raises `UsageError`."""
+        settings = self.context.settings
+        return ccache.opened_remote(settings.ccache_remote, self.line, image, writes=settings.ccache_writer)
 
     def _verified(self, image: str) -> Mapping[str, Verified]:
         """Return the sources that builds in `image` need, each fetched once."""

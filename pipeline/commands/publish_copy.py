@@ -8,11 +8,11 @@ from pipeline.audit import freshness
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.core.disk_space import writing
+from pipeline.core.rsync import Target
 from pipeline.errors import Refused, UsageError
 from pipeline.host import programs
 from pipeline.publish import keys, signers, upload, verify
 from pipeline.publish.layout import directory_of
-from pipeline.publish.rsync import Target
 from pipeline.publish.upload import Uploaded
 
 
@@ -45,11 +45,11 @@ def _number(keep: str) -> int:
 
 
 def _signer(context: RunContext, place: Path) -> str:
-    """Return the fingerprint of the key that must have signed: `gpg-key`, else the last signer's."""
+    """Return the fingerprint of the key that must have signed: `gpg-key`, else the recorded one."""
     settings = context.settings
     if settings.gpg_key:
         return keys.named(settings.gpg_key)
-    if known := signers.recorded_fingerprint(settings.artifacts, place.name):
+    if known := signers.expected_fingerprint(settings.artifacts, place.name, place / "latest"):
         return known
     raise Refused(
         f"the signing key of {place.name}: expected its fingerprint in a record, got none",

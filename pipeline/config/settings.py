@@ -147,6 +147,14 @@ class Settings:
     no_ccache: Annotated[bool, Row("compile every file, without what earlier builds left in the compiler cache")] = (
         False
     )
+    ccache_remote: Annotated[
+        Path | None,
+        Row(
+            "directory of compiler caches that one trusted host fills; they are used, and never written by others",
+            value="DIR",
+        ),
+    ] = None
+    ccache_writer: Annotated[bool, Row("this is the one host that fills ccache-remote")] = False
     build_processes: Annotated[int, Row("processes that a build may have at a time", least=1)] = 4096
     gpg_key: Annotated[
         str,
@@ -190,13 +198,14 @@ class Settings:
         Row("make everything but signatures: a snapshot that `./inv sign UNSIGNED` signs, here or on another host"),
     ] = False
     shared_store: Annotated[
-        Path | None,
+        str,
         Row(
-            "directory that several hosts share: finished steps go there, and missing ones are taken from there",
-            value="DIR",
+            "store that several hosts share: finished steps go there, and missing ones are taken from there; a "
+            "directory, HOST:DIR or rsync://HOST/MODULE for rsync, or http(s)://…, from which they are taken alone",
+            value="STORE",
             group="many machines",
         ),
-    ] = None
+    ] = ""
     shared_keys: Annotated[
         Path | None,
         Row(

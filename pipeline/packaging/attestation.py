@@ -23,6 +23,9 @@ class Attester(Protocol):
     def trusted(self) -> Collection[str]:
         """The ids of the keys of other hosts whose statements count as well."""
 
+    def begin(self) -> None:
+        """Note what a statement tells of the time before an execution; called before each one."""
+
     def statement(self, work: Work, record: Record) -> bytes:
         """Return the signed statement of an execution that is over; `record` tells what it made.
 

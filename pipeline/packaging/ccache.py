@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core import resources
-from pipeline.errors import Refused
+from pipeline.core import neutral, resources
+from pipeline.errors import Refused, UsageError
 from pipeline.packaging import outputs
 from pipeline.sandbox.runtime import build_user, chown_to_build_user
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.config.line_model import Line
 
 FILE_DIGEST_MARK = "+"  # in a directory's name: between a line's name, which cannot have it, and its file's digest
+REMOTE_MARK = ".remote"  # behind the kind of a local cache: of builds that had a remote one too
 _DIGITS = 8
 _OWN_LEVELS = 3  # directories above a cache that are ours: of the image, of the line file, of all caches
 
@@ -49,6 +50,49 @@ def directory(caches: Path, line: Line, image: str) -> Path:
         else f"{FILE_DIGEST_MARK}{hashlib.sha256(os.fsencode(own)).hexdigest()[:_DIGITS]}"
     )
     return caches / f"{line.name}{mark}" / image
+
+
+@dataclass(frozen=True)
+class RemoteCaches:
+    """Caches beside a host's own, laid out as these: read, or by the one host that fills them written too.
+
+    Builds that have one keep what they take of it in local caches of their own: without it nothing of it is used.
+    """
+
+    place: Path
+    writes: bool
+
+    def storage(self, inside: str) -> str:
+        """Return the value of ccache's `remote_storage`: a directory, as a sandbox has no network."""
+        return f"file:{inside}" if self.writes else f"file:{inside}|read-only"
+
+    def mounted(self, kind: str) -> Path | None:
+        """Return the cache of a kind of step as a mount takes it; None for one that nobody has filled.
+
+        Raises `Refused` as `prepare`, and where one that is only read could be written by anybody.
+        """
+        place = self.place / kind
+        if self.writes:
+            return prepare(place)
+        if not place.exists():
+            return None
+        for above in (*reversed(place.parents[:_OWN_LEVELS]), place):
+            _check(above, None)
+        return place.resolve()
+
+
+def opened_remote(root: Path | None, line: Line, image: str, *, writes: bool) -> RemoteCaches | None:
+    """Return the caches of a line file and image below the directory `root`; None without one. Raises `UsageError`."""
+    if root is None:
+        if writes:
+            what = "--ccache-writer: expected --ccache-remote, the directory to fill, beside it"
+            raise UsageError(what, hint="./inv build-all --ccache-remote DIR --ccache-writer")
+        return None
+    if not root.is_dir():
+        why = "a directory made now, where a file system is not mounted, would be another one"
+        what = f"ccache-remote: {root}; expected a directory that exists"
+        raise UsageError(what, why=why, hint=f"mkdir {neutral.word(root)}, or mount it")
+    return RemoteCaches(directory(root, line, image), writes)
 
 
 def prepare(place: Path) -> Path:
@@ -80,20 +124,22 @@ def _create(place: Path) -> None:
         made.rmdir()
 
 
-def _check(place: Path, user: int) -> None:
+def _check(place: Path, user: int | None) -> None:
+    """Raise `Refused` for what is no directory of `user`, None for any user, or may be written by anybody."""
     status = place.lstat()
     if stat.S_ISLNK(status.st_mode):
         got = "a link"
     elif not stat.S_ISDIR(status.st_mode):
         got = "a file of another kind"
-    elif status.st_uid != user:
+    elif user is not None and status.st_uid != user:
         got = f"a directory of user {status.st_uid}"
     elif status.st_mode & stat.S_IWOTH:
         got = "a directory that anybody may write"
     else:
         return
+    of = "" if user is None else f" of user {user}"
     raise Refused(
-        f"compiler cache {place}: expected a directory of user {user}, got {got}",
+        f"compiler cache {place}: expected a directory{of}, got {got}",
         where=str(place),
         why="its content is used as the compiler's output",
         hint="./inv clean ccache, or build without it: --no-ccache",

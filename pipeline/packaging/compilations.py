@@ -37,6 +37,8 @@ class CompilationCounter:
     _position: int = 0
     _cached: bool = False
     _named: str = ""
+    _configured: str = ""
+    _planned: int = 0
 
     @property
     def _top(self) -> Path:
@@ -73,7 +75,10 @@ class CompilationCounter:
         return self.done
 
     def planned(self) -> int:
-        """Count what the kernel tree of this build lists for compilation; 0 before it is configured, or without one."""
+        """Count what the kernel tree of this build lists for compilation; 0 before it is configured, or without one.
+
+        Counted anew when the configuration is another one: a spec of Red Hat's configures its tree several times.
+        """
         tree = next(iter(_kernel_trees(self._top)), None)
         if tree is None:
             return 0
@@ -82,8 +87,12 @@ class CompilationCounter:
             data = outputs.piece(self._top, f"{tree}/{path}", 0, _MAX_MAKEFILE, links=_COPIES)
             return data.decode(errors="replace")
 
-        found = (_CONFIGURED.fullmatch(line) for line in read(".config").splitlines())
-        return kbuild.count_objects(read, {row[1]: row[2] for row in found if row})
+        configured = read(".config")
+        if configured != self._configured:
+            found = (_CONFIGURED.fullmatch(line) for line in configured.splitlines())
+            self._planned = kbuild.count_objects(read, {row[1]: row[2] for row in found if row})
+            self._configured = configured
+        return self._planned
 
 
 def _first(found: re.Match[bytes]) -> str:

@@ -5,7 +5,7 @@ packs/<two digits>/<sha256>        the result, packed
 
 The first host that stores a key's result wins, so that all hosts work with the same bytes. A result counts when a
 trusted attestation key signed its record, and everything taken is as that record says: whoever can write to the store
-can withhold results, and no more. Must not know how a signature is made.
+can withhold results, and no more. Must not know how a signature is made, nor how a store is reached.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class Exchange:
         """
         with self._reported(record.step):
             shared = self._find(record.step, place.parent.name, record.key)
+            if shared is None and not self.store.is_writable:
+                return None
             if shared is None:
                 if problem := result_pack.problem(record):
                     self.warn(f"{record.step}: its result is not shared: {problem}")
@@ -110,8 +112,7 @@ class Exchange:
         with self._reported(shared.record.step):
             packed = work.with_name(f"{work.name}.pack")
             try:
-                with packed.open("xb") as stream:
-                    self.store.copy(_pack_name(shared.pack), stream, shared.size)
+                self.store.copy(_pack_name(shared.pack), packed, shared.size)
                 digest, _ = manifest.sha256_at(packed)
                 if digest != shared.pack:
                     raise Refused(
@@ -162,7 +163,7 @@ class Exchange:
         try:
             with packed.open("wb") as stream:
                 digest, size = result_pack.pack(place, record, stream)
-            own_pack = self.store.create(_pack_name(digest), packed)
+            own_pack = self.store.add(_pack_name(digest), packed)
             faults.point("step.packed")
             payload = documents.to_json(SharedResult(record, digest, size)).encode()
             write_atomic(listed, self.signatures.sign(payload, PAYLOAD_TYPE))

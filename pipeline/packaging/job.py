@@ -8,11 +8,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pipeline.core import disk_space, documents, neutral
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache, compiled_sources, diagnostics, outputs, rpmbuild
+from pipeline.packaging.ccache import RemoteCaches
 from pipeline.packaging.graph import Work
 from pipeline.sandbox.runtime import EndReason, Image, Job, Limits, Mount, Runtime, chown_to_build_user
 
@@ -23,13 +24,14 @@ JOB = "job.json"  # beside a step's scratch: what to enter again
 class BuildEnvironment:
     """The environment of builds: the runtime, the image, the directory of the compiler caches, the limits of a job.
 
-    Without caches every file is compiled.
+    Without caches every file is compiled. `remote` are caches beside them.
     """
 
     runtime: Runtime
     image: Image
     ccache: Path | None
     limits: Limits
+    remote: RemoteCaches | None = None
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,26 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
     top = work.scratch / "build"
     disk_space.require(work.scratch, recipe.disk_space + environment.limits.free, f"building {work.step.name}")
     rpmbuild.make_tree(top)
+    (top / PurePosixPath(rpmbuild.CCACHE_REMOTE).name).mkdir(exist_ok=True)
     recipe.write_sources(top / "SOURCES", top / "SPECS")
     chown_to_build_user(top)
     mounts = [Mount(top.resolve(), rpmbuild.TOPDIR, True)]
-    cached = work.compiler_cache and environment.ccache is not None and recipe.cache != ""
-    if environment.ccache is not None and cached:
-        mounts.append(Mount(ccache.prepare(environment.ccache / recipe.cache), rpmbuild.CCACHE, True))
+    caches = _cache_mounts(environment, recipe.cache) if work.compiler_cache else []
+    mounts += caches
     job = Job(
         image=environment.image,
         argv=tuple(argv),
         log=work.log,
         mounts=tuple(mounts),
         environment={
-            **rpmbuild.environment(recipe.epoch, jobs=work.jobs, ccache=rpmbuild.CCACHE if cached else ""),
+            **rpmbuild.environment(
+                recipe.epoch,
+                jobs=work.jobs,
+                ccache=rpmbuild.CCACHE if caches else "",
+                remote=environment.remote.storage(rpmbuild.CCACHE_REMOTE)
+                if environment.remote and len(caches) > 1
+                else "",
+            ),
             **recipe.environment,
         },
         cwd=rpmbuild.TOPDIR,
@@ -126,6 +135,18 @@ def run_build(work: Work, environment: BuildEnvironment, recipe: SpecBuild, argv
             work, ended, diagnostics.BuildContext(top, environment.limits, environment.runtime.name)
         )
     return top
+
+
+def _cache_mounts(environment: BuildEnvironment, kind: str) -> list[Mount]:
+    """Return the mounts of the compiler caches for a kind of step, the local one first; none for a step without."""
+    if environment.ccache is None or not kind:
+        return []
+    remote = environment.remote
+    mark = ccache.REMOTE_MARK if remote else ""
+    mounts = [Mount(ccache.prepare(environment.ccache / f"{kind}{mark}"), rpmbuild.CCACHE, True)]
+    if remote and (place := remote.mounted(kind)):
+        mounts.append(Mount(place, rpmbuild.CCACHE_REMOTE, remote.writes))
+    return mounts
 
 
 def build_outputs(work: Work, top: Path) -> outputs.BuildOutputs:

@@ -76,21 +76,23 @@ class Progress:
 class _RunningStep:
     """A step that runs in a directory since the time `begun`. `last`: seconds of the last run, 0 for none.
 
-    `total`: how many compilations there will be; 0 while that is not known.
+    `before`: how many compilations the last run had, 0 for none; `total`: how many there will be, 0 while that is not
+    known.
     """
 
     name: str
     begun: float
     last: float
-    total: int
+    before: int
     counter: compilations.CompilationCounter
+    total: int = 0
     _first: tuple[float, int] | None = None  # the time and the count at the first look that saw a compilation
 
     @classmethod
     def of(cls, step: Step, place: Path, begun: float, runner: Scheduler) -> _RunningStep:
         known = runner.last_record(step)
-        total = known.facts.compilations if known else 0
-        return cls(step.name, begun, (known and known.seconds) or 0.0, total, compilations.CompilationCounter(place))
+        before = known.facts.compilations if known else 0
+        return cls(step.name, begun, (known and known.seconds) or 0.0, before, compilations.CompilationCounter(place))
 
     def text(self, now: float) -> str:
         """Return where the step is at the time `now`."""
@@ -98,7 +100,7 @@ class _RunningStep:
         parts = [f"{self.name} {human_seconds(now - self.begun)}"]
         if self.counter.done:
             self._first = self._first or (now, self.counter.done)
-            self.total = self.total or self.counter.planned()
+            self.total = self.before or self.counter.planned()
             of = f" of {self.total:,}" if self.total >= self.counter.done else ""
             parts.append(f"{self.counter.done:,}{of} compiled")
         if left := self._left(now):

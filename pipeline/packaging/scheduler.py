@@ -134,7 +134,7 @@ class Scheduler:
         actions: dict[str, tuple[State, str]] = {}
         for name, step in graph.steps.items():
             found = self.stored(step, graph.keys[name])
-            if found.record and not self._is_forced(name):
+            if found.record and not self.is_forced(name):
                 actions[name] = (State.REUSED, "nothing changed")
             else:
                 actions[name] = (State.RAN, self._why(graph, step, found))
@@ -226,7 +226,7 @@ class Scheduler:
         with locked(self.directory(step) / LOCK, waiting=lambda holder: self._report_waiting(step, holder)):
             found = self._refresh_stamps(place, self.stored(step, key))
             others = self._changed_needs(step, found.record) if found.record else []
-            usable = found.record if found.record and not others and not self._is_forced(step.name) else None
+            usable = found.record if found.record and not others and not self.is_forced(step.name) else None
             if taken := self._taken(step, key, usable, found.problem if not found.elsewhere else ""):
                 took = time.monotonic() - begun
                 return self._ended(Outcome(step.name, key, State.TAKEN, TAKEN, took, place, record=taken))
@@ -261,7 +261,7 @@ class Scheduler:
         """
         if self.exchange is None or step.local:
             return None
-        place, forced = self.published(step, key), self._is_forced(step.name)
+        place, forced = self.published(step, key), self.is_forced(step.name)
         if known:
             shared = self.exchange.settle(place, known, keep=forced)
         elif forced:
@@ -372,6 +372,8 @@ class Scheduler:
         faults.point("step.metadata-written")
         for name, out in work.needs.items():
             self._check(name, out.parent, work.records[name])
+        if self.attester:
+            self.attester.begin()
         work.step.action(work)
         # Counted here, so that what counts is in no step's key: see `fingerprint`.
         work.facts.compilations = CompilationCounter(place).finish()
@@ -429,7 +431,8 @@ class Scheduler:
         else:
             work.rename(place)
 
-    def _is_forced(self, name: str) -> bool:
+    def is_forced(self, name: str) -> bool:
+        """Return whether a step runs although nothing changed."""
         return any(name == forced or name.startswith(f"{forced}:") for forced in self.force)
 
     def last_record(self, step: Step) -> Record | None:
@@ -444,7 +447,7 @@ class Scheduler:
 
     def _why(self, graph: StepGraph, step: Step, found: StoredResult) -> str:
         """Return the inputs that changed since the last run of this step, or the problem with its output."""
-        if self._is_forced(step.name):
+        if self.is_forced(step.name):
             return self.force_reason
         if found.problem:
             return f"{found.problem}; built anew"

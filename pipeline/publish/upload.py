@@ -20,9 +20,9 @@ from pipeline.core import documents, faults, temporary
 from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import write_atomic
 from pipeline.core.locks import locked
+from pipeline.core.rsync import Target
 from pipeline.errors import UsageError
 from pipeline.publish import mirrorlist, snapshot_contents
-from pipeline.publish.rsync import Target
 from pipeline.publish.snapshot_contents import Document
 from pipeline.publish.verify import verify_snapshot
 

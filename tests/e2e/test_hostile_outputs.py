@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from pipeline.audit import dsse
 from pipeline.errors import ExitCode
 from tests.fixtures.quickline import PACKAGE, QuickLine
 from tests.fixtures.toy import userland_sources
@@ -113,6 +115,14 @@ POISON = r"""busybox: busybox.c
 MAKEFILE = userland_sources.sources()["busybox"]["Makefile"]
 GOOD = "busybox: busybox.c\n\t$(CC) -o $@ $<\n"
 LOOKS = "busybox: busybox.c\n\t$(CC) -c $< && $(CC) -o $@ busybox.o\n\tls /ccache; ! cat /build/said\n"
+# The compiler as ccache calls it; every call is noted.
+COUNTED = r"""busybox: busybox.c
+	printf '#!/bin/sh\necho called >> /build/called\nexec gcc "$$@"\n' > gcc-counted
+	chmod +x gcc-counted
+	$(CC:gcc=./gcc-counted) -Wp,-MMD,busybox.d -c $<
+	test "$$(wc -l < /build/called)" = 1
+	$(CC) -o $@ busybox.o
+"""
 
 
 def caches(shop: Workshop) -> list[str]:
@@ -133,6 +143,12 @@ def test_a_configuration_that_a_build_left_in_its_cache_runs_nothing_in_the_next
     assert said["ccache"]["misses"] == 1, "and it was used"
 
 
+def test_a_file_that_no_cache_has_is_not_preprocessed_for_the_cache_first(shop: Workshop) -> None:
+    shop.line.userland(Makefile=MAKEFILE.replace(GOOD, COUNTED))
+    said = shop.build("userland", "--json").json
+    assert (said["ccache"]["misses"], said["ccache"]["hits"]) == (1, 0)
+
+
 def test_another_line_file_a_step_that_needs_none_and_no_ccache_see_no_cache_of_others(shop: Workshop) -> None:
     shop.line.userland(Makefile=MAKEFILE.replace(GOOD, POISON))
     shop.build("userland")
@@ -146,3 +162,24 @@ def test_another_line_file_a_step_that_needs_none_and_no_ccache_see_no_cache_of_
         said = shop.inv("build-all", *other.words, "--only", "userland", "--no-ccache", "--json").json
     assert said["ccache"]["hits"] == said["ccache"]["misses"] == 0
     assert len(caches(shop)) == 2
+
+
+def test_what_the_writer_fills_others_use_and_no_build_of_theirs_can_change(either: Workshop) -> None:
+    remote = either.place / "remote"
+    remote.mkdir()
+    compiled = "busybox: busybox.c\n\t$(CC) -c $< && $(CC) -o $@ busybox.o\n"
+    either.line.userland(Makefile=MAKEFILE.replace(GOOD, compiled))
+    either.build("userland", "--ccache-remote", str(remote), "--ccache-writer")
+    filled = {path: path.read_bytes() for path in remote.rglob("*") if path.is_file()}
+    assert len(filled) > 1
+    either.inv("clean", "ccache")
+    either.line.userland(Makefile=MAKEFILE.replace(GOOD, f"{compiled}\t! touch /build/ccache-remote/x\n"))
+    said = either.build("userland", "--ccache-remote", str(remote), "--json").json
+    assert said["ccache"]["misses"] == 0 < said["ccache"]["hits"]
+    assert caches(either) == ["ccache/quick+/debian12/userland.remote"]
+    assert {path: path.read_bytes() for path in remote.rglob("*") if path.is_file()} == filled
+    statement = (either.inv.cwd / said["steps"]["userland"]["out"]).with_name("statement.intoto.json")
+    stated = json.loads(dsse.payload(statement.read_bytes()))
+    assert f"--ccache-remote {remote}" in " ".join(
+        stated["predicate"]["buildDefinition"]["externalParameters"]["options"]
+    )

@@ -25,6 +25,10 @@ class Notary:
     made: list[str] = field(default_factory=list)
     broken: bool = False
     trusted: tuple[str, ...] = ()
+    begun: int = 0
+
+    def begin(self) -> None:
+        self.begun += 1
 
     def statement(self, work: Work, record: Record) -> bytes:
         if self.broken:
@@ -67,6 +71,18 @@ def test_a_statement_is_made_with_the_step_and_reused_with_it(tmp_path: Path) ->
     again = run(tmp_path, notary)
     assert states(again) == ["reused", "reused"] and statement(again["kernel"]) == "a kernel 1"
     assert notary.made == ["kernel", "publish"]
+
+
+def test_an_attester_looks_around_before_a_step_runs_and_not_where_none_does(tmp_path: Path) -> None:
+    notary, seen = Notary("a"), list[int]()
+
+    def writes(work: Work) -> None:
+        seen.append(notary.begun)
+        (work.out / "text").write_text("x")
+
+    for _ in range(2):
+        run(tmp_path, notary, StepGraph([Step("kernel", writes)]))
+    assert (seen, notary.begun) == ([1], 1)
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from pipeline.config import line_loader
 from pipeline.core import documents, process
 from pipeline.packaging import result_pack, step_record
 from pipeline.packaging.exchange import PAYLOAD_TYPE, Exchange, SharedResult
+from pipeline.packaging.forecast import forecast
 from pipeline.packaging.graph import Step, StepGraph, Work
 from pipeline.packaging.scheduler import Outcome, Scheduler, State
-from pipeline.packaging.shared_store import DirectoryStore
+from pipeline.packaging.shared_store import DirectoryStore, SharedStore
 from pipeline.packaging.step_record import Record
 from tests.fixtures.commandline import ROOT
 
@@ -39,6 +40,9 @@ class Host(RunAttester):
         line = line_loader.load("lts612")
         super().__init__(line, cast(Preparation, None), place, lambda: "", place / "trusted")
 
+    def begin(self) -> None:
+        """Its statements tell of no commit."""
+
     def statement(self, work: Work, record: Record) -> bytes:
         return dsse.sign(f"{record.step} at {self.place.name}".encode(), self.open_key())
 
@@ -50,10 +54,16 @@ class Host(RunAttester):
         other.open_key()
         return other.place / "keys/attestation/public.pem"
 
-    def run(self, graph: StepGraph, *force: str) -> dict[str, Outcome]:
-        exchange = Exchange("line", DirectoryStore(self.store), self, self.said.append)
+    def shared(self) -> SharedStore:
+        return DirectoryStore(self.store)
+
+    def runner(self, *force: str) -> Scheduler:
+        exchange = Exchange("line", self.shared(), self, self.said.append)
         root = self.place / "steps/line"
-        return Scheduler(root, 2, self.said.append, force, attester=self, exchange=exchange).run(graph)
+        return Scheduler(root, 2, self.said.append, force, attester=self, exchange=exchange)
+
+    def run(self, graph: StepGraph, *force: str) -> dict[str, Outcome]:
+        return self.runner(*force).run(graph)
 
 
 @pytest.fixture
@@ -145,6 +155,38 @@ def test_the_first_result_of_a_key_wins_and_the_second_host_takes_it(hosts: tupl
     )
     assert any("the shared store has another result" in row and "gives way to it" in row for row in other.said[said:])
     assert alone["tools"].out == now["tools"].out
+
+
+def forecast_of(host: Host, *force: str) -> list[str]:
+    """What a run is forecast to do; the forecast changes nothing on the host and in the store."""
+    places = [path for place in (host.place / "steps", host.store) for path in place.rglob("*")]
+    found = forecast(host.runner(*force), plan(fails, fails))
+    assert [path for place in (host.place / "steps", host.store) for path in place.rglob("*")] == places
+    return [state.value for state, _ in found.values()]
+
+
+def test_a_forecast_says_what_would_be_taken_and_takes_nothing(hosts: tuple[Host, Host]) -> None:
+    one, other = hosts
+    assert forecast_of(other) == ["ran", "ran"]
+    one.run(plan())
+    assert forecast_of(other) == ["taken", "taken"] and forecast_of(one) == ["reused", "reused"]
+    assert forecast_of(other, "tools") == ["taken", "ran"]
+    assert forecast_of(other, "kernel:stock") == ["ran", "ran"], "nobody knows what the tools would be made from"
+    _, why = forecast(other.runner(), plan(fails, fails))["tools"]
+    assert why == f"taken from the shared store, made with the key {one.key_id[:16]}…"
+    assert states(other.run(plan(fails, fails))) == ["taken", "taken"] and forecast_of(other) == ["reused", "reused"]
+
+
+def test_a_forecast_knows_that_another_result_gives_way_and_what_was_made_from_it_runs(
+    hosts: tuple[Host, Host],
+) -> None:
+    one, other = hosts
+    Host(other.place, other.place).run(plan(writes("another")))  # with a store of its own
+    one.run(plan(writes("first")))
+    assert forecast_of(other) == ["taken", "taken"]
+    listed(one.store)[1].unlink()  # the tools'
+    assert forecast_of(other) == ["taken", "ran"]
+    assert states(other.run(plan(fails))) == ["taken", "ran"]
 
 
 def test_a_damaged_result_is_kept_aside_and_taken_anew(hosts: tuple[Host, Host]) -> None:

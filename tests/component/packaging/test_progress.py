@@ -93,6 +93,40 @@ def test_compilations_are_counted_and_the_time_left_follows_from_their_speed(tmp
     assert said[2].startswith("0 of 1 steps done; kernel 10 s, 10 of 50 compiled")
 
 
+def test_a_tree_that_is_configured_again_is_counted_again(tmp_path: Path) -> None:
+    tree = build_place(tmp_path) / "BUILD" / "kernel-2.6.32" / "linux-2.6.32"
+    (tree / "kernel").mkdir(parents=True)
+    (tree / "Makefile").write_text("core-y := kernel/\n")
+    (tree / "kernel" / "Makefile").write_text("obj-y += fork.o\nobj-$(CONFIG_DRIVERS) += a.o b.o c.o\n")
+    counter = CompilationCounter(tmp_path)
+    assert counter.planned() == 0
+    (tree / ".config").write_text("CONFIG_DRIVERS=m\n")
+    assert counter.planned() == 4
+    (tree / ".config").write_text("# CONFIG_DRIVERS is not set\n")
+    assert counter.planned() == 1
+
+
+def test_what_is_shown_follows_a_tree_that_is_configured_again(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    def compile_some(work: Work) -> None:
+        top = build_place(work.out.parent)
+        tree = top / "BUILD" / "linux"
+        (tree / "kernel").mkdir(parents=True)
+        (tree / "Makefile").write_text("core-y := kernel/\n")
+        (top / CCACHE_LOG).write_text("# scripts/conf.c\ncache_miss\n")
+        shown = Progress(plan, runner)
+        for objects in ("a.o b.o c.o", "a.o b.o"):
+            (tree / "kernel" / "Makefile").write_text(f"obj-y += {objects}\n")
+            (tree / ".config").write_text(f"# {objects}\n")
+            said.append(shown.line(step_record.read(work.out.parent).begun))
+
+    runner = Scheduler(tmp_path, 1, lambda _: None)
+    plan = StepGraph([Step("kernel", compile_some)])
+    runner.run(plan)
+    assert [text.split(", ")[1] for text in said] == ["1 of 3 compiled", "1 of 2 compiled"]
+
+
 @pytest.mark.parametrize(
     ("text", "count", "last"),
     [

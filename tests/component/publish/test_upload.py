@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pipeline.core import fs, process
+from pipeline.core.rsync import Target
 from pipeline.errors import ExitCode, HostLacks, Refused, Unreachable, UsageError
 from pipeline.publish import mirrorlist, upload
-from pipeline.publish.rsync import Target
 from pipeline.publish.signing import Signer
 from pipeline.publish.snapshot import Snapshot, attestations
 from pipeline.publish.verify import verify_snapshot
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import rpm
+from tests.fixtures.rsyncd import daemon
 from tests.fixtures.snapshots import built, changed, flipped, publish, wanted
 
 POINTS = ("upload.marked", "upload.copied", "upload.recorded", "upload.switched", "upload.removed")
@@ -31,7 +29,7 @@ import sys
 from pathlib import Path
 from pipeline.errors import PipelineError
 from pipeline.publish import upload
-from pipeline.publish.rsync import Target
+from pipeline.core.rsync import Target
 place, fingerprint, target = sys.argv[1:]
 try:
     print(upload.upload(Path(place), fingerprint, Target(target), 1).snapshot)
@@ -159,28 +157,6 @@ def test_a_damaged_snapshot_goes_nowhere_and_damage_on_the_target_is_repaired(
     with pytest.raises(Refused, match="not as SHA256SUMS lists it"):
         uploaded(made, target)
     assert led_to(target, made) == made.id
-
-
-@contextmanager
-def daemon(place: Path, module: Path) -> Iterator[str]:
-    """An rsync server of the directory `module` on 127.0.0.1; its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    module.mkdir()
-    config = place / "rsyncd.conf"
-    ids = "uid = root\ngid = root\n" if os.geteuid() == 0 else ""
-    config.write_text(f"use chroot = no\n{ids}[lvs]\npath = {module}\nread only = no\n")
-    argv = ["rsync", "--daemon", "--no-detach", "--address=127.0.0.1", f"--port={port}", f"--config={config}"]
-    with process.start(argv) as child:
-        until = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                assert child.poll() is None and time.monotonic() < until
-                time.sleep(0.05)
-        yield f"rsync://127.0.0.1:{port}/lvs"
 
 
 def test_an_rsync_server_is_published_to_as_a_directory_is(signer: Signer, root: Path, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.build_summary import Summary, failure
+from pipeline.commands.build_summary import Forecast, Summary, failure
+from pipeline.config import line_loader
 from pipeline.core.console import Console
 from pipeline.errors import BuildFailed, HostLacks, PipelineError, Refused
 from pipeline.packaging.scheduler import Outcome, State
@@ -32,6 +34,22 @@ def test_steps_that_failed_for_one_reason_end_with_its_exit_code(
     found = failure({str(number): failed(str(number), error) for number, error in enumerate(errors)})
     assert type(found) is kind
     assert all(error.what in str(found) for error in errors)
+
+
+def test_a_forecast_says_what_would_become_of_each_step() -> None:
+    states = {"image": State.REUSED, "kernel:stock": State.TAKEN, "tools": State.RAN}
+    told, forecast = (
+        io.StringIO(),
+        Forecast(line_loader.load("lts61"), {name: (state, "why") for name, state in states.items()}),
+    )
+    forecast.tell(Console(out=told))
+    rows = dict(row.strip().split("  ", 1) for row in told.getvalue().splitlines() if "why" in row)
+    assert {name: row.partition("why")[0].strip() for name, row in rows.items()} == {
+        "image": "reused",
+        "kernel:stock": "would be taken",
+        "tools": "would run",
+    }
+    assert '"kernel:stock": {"would": "taken"' in json.dumps(forecast.to_json(), default=str)
 
 
 def test_the_summary_says_by_which_certificate_modules_are_signed(tmp_path: Path) -> None:

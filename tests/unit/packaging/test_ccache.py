@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.config import line_loader
 from pipeline.core import resources
-from pipeline.errors import Refused
+from pipeline.errors import Refused, UsageError
 from pipeline.packaging import ccache, rpmbuild
-from pipeline.packaging.ccache import CacheStatistics
+from pipeline.packaging.ccache import CacheStatistics, RemoteCaches
 from pipeline.packaging.graph import Step, Work
 from pipeline.packaging.job import JOB, BuildEnvironment, SpecBuild, build_packages, load_failed_job
 from pipeline.packaging.step_record import Facts
@@ -90,7 +90,9 @@ class Builder:
         return []
 
 
-def built(place: Path, caches: Path | None, kind: str = "kernel") -> tuple[Work, Job]:
+def built(
+    place: Path, caches: Path | None, kind: str = "kernel", remote: RemoteCaches | None = None
+) -> tuple[Work, Job]:
     """A step's work after its build, and the job that did it."""
     work = Work(Step("kernel:stock", print), place / "out", place / "scratch", place / "log", {}, 1)
     for directory in (work.out, work.scratch):
@@ -98,7 +100,7 @@ def built(place: Path, caches: Path | None, kind: str = "kernel") -> tuple[Work,
     image = Image("toy", "0123456789abcdef", place / "rootfs", place / "packages.json")
     runtime = Builder()
     recipe = SpecBuild("a.spec", 0, lambda *_: None, lambda *_: None, rpmbuild.Macros(), cache=kind)
-    build_packages(work, BuildEnvironment(runtime, image, caches, Limits()), recipe)
+    build_packages(work, BuildEnvironment(runtime, image, caches, Limits(), remote), recipe)
     return work, runtime.job
 
 
@@ -119,6 +121,73 @@ def test_without_a_cache_or_in_a_step_that_has_none_every_file_is_compiled(
     assert job.environment["CCACHE_DISABLE"] == "1"
     assert rpmbuild.CCACHE not in [mount.target for mount in job.mounts]
     assert work.facts.ccache is None
+
+
+# --- Caches that one trusted host fills -------------------------------------------------------------------
+
+
+def filled(place: Path) -> Path:
+    """A remote cache of kernels that has an object."""
+    remote = place / "remote" / "el6" / "debian12"
+    (remote / "kernel").mkdir(parents=True)
+    (remote / "kernel" / "CACHEDIR.TAG").write_text("")
+    return remote
+
+
+def test_a_remote_cache_is_mounted_read_only_and_has_a_local_one_beside_it(tmp_path: Path) -> None:
+    caches, remote = tmp_path / "ccache" / "el6" / "debian12", filled(tmp_path)
+    _, job = built(tmp_path / "one", caches, remote=RemoteCaches(remote, writes=False))
+    mounts = {mount.target: (mount.source, mount.writable) for mount in job.mounts}
+    assert mounts[rpmbuild.CCACHE_REMOTE] == (remote / "kernel", False)
+    assert mounts[rpmbuild.CCACHE] == (caches / "kernel.remote", True)
+    assert job.environment["CCACHE_REMOTE_STORAGE"] == "file:/build/ccache-remote|read-only"
+    _, job = built(tmp_path / "other", caches)
+    assert "CCACHE_REMOTE_STORAGE" not in job.environment
+    assert [mount.source for mount in job.mounts][1:] == [caches / "kernel"], "nothing of the remote cache is in it"
+
+
+def test_the_writer_makes_the_remote_cache_and_no_other_user_reaches_it(tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir(mode=0o755)
+    remote = tmp_path / "remote" / "el6" / "debian12"
+    _, job = built(tmp_path / "one", tmp_path / "ccache/el6/debian12", remote=RemoteCaches(remote, writes=True))
+    [mount] = [mount for mount in job.mounts if mount.target == rpmbuild.CCACHE_REMOTE]
+    assert (mount.source, mount.writable) == (remote / "kernel", True)
+    assert (job.environment["CCACHE_REMOTE_STORAGE"], job.environment["CCACHE_RESHARE"]) == (
+        "file:/build/ccache-remote",
+        "1",
+    )
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "remote", remote, remote / "kernel")} == {0}
+
+
+def test_a_remote_cache_that_nobody_filled_is_none(tmp_path: Path) -> None:
+    caches, remote = tmp_path / "ccache" / "el6" / "debian12", tmp_path / "remote" / "el6" / "debian12"
+    _, job = built(tmp_path / "one", caches, remote=RemoteCaches(remote, writes=False))
+    assert "CCACHE_REMOTE_STORAGE" not in job.environment and not (tmp_path / "remote").exists()
+    _, job = built(tmp_path / "other", None, remote=RemoteCaches(filled(tmp_path), writes=False))
+    assert job.environment["CCACHE_DISABLE"] == "1" and len(job.mounts) == 1, "--no-ccache is without both"
+
+
+@pytest.mark.parametrize("change", ["a link", "anybody"])
+def test_a_remote_cache_that_anybody_could_have_filled_is_refused(tmp_path: Path, change: str) -> None:
+    remote = filled(tmp_path)
+    if change == "anybody":
+        (tmp_path / "remote").chmod(0o777)
+    else:
+        (remote / "kernel").rename(tmp_path / "elsewhere")
+        (remote / "kernel").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refused, match=r"compiler cache .*: expected a directory, got a"):
+        built(tmp_path / "one", tmp_path / "ccache/el6/debian12", remote=RemoteCaches(remote, writes=False))
+
+
+def test_a_remote_cache_is_a_directory_that_exists(tmp_path: Path) -> None:
+    line = line_loader.load("el6")
+    assert ccache.opened_remote(None, line, "debian12", writes=False) is None
+    found = ccache.opened_remote(tmp_path, line, "debian12", writes=False)
+    assert found == RemoteCaches(ccache.directory(tmp_path, line, "debian12"), writes=False)
+    with pytest.raises(UsageError, match="expected a directory that exists"):
+        ccache.opened_remote(tmp_path / "nothing", line, "debian12", writes=True)
+    with pytest.raises(UsageError, match="expected --ccache-remote"):
+        ccache.opened_remote(None, line, "debian12", writes=True)
 
 
 # --- Where a cache lies, and whose it is ------------------------------------------------------------------
