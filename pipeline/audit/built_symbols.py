@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,22 +82,29 @@ def read_module(package: Path, path: str) -> bytes:
     return b""
 
 
-def defining(package: Path, symbol: str) -> Iterator[Built]:
-    """Yield the files of a package that define a symbol: its System.map, else modules. Raises `Refused`."""
+def defining(package: Path, symbol: str) -> list[Built]:
+    """Return the files of a package that define a symbol: its System.map, else modules. Raises `Refused`."""
+    found = []
     with rpm_payload.opened(package) as opened:
         wanted = {path: Wanted(_MAP_MOST) for path in opened.files if _MAP.fullmatch(path)}
-        for path, data in opened.read(wanted, whole=False) if wanted else ():
-            if re.search(rb"^[0-9a-f]+ [A-Za-z] " + symbol.encode() + rb"$", data, re.MULTILINE):
-                yield Built(path, None)
-                return
-    with rpm_payload.opened(package) as opened:
-        wanted = {path: Wanted(_MODULE_MOST) for path in opened.files if is_module(path)}
+        wanted |= {path: Wanted(_MODULE_MOST) for path in opened.files if is_module(path)}
         for path, packed in opened.read(wanted, whole=False) if wanted else ():
+            if not is_module(path):
+                if _is_in_map(symbol, packed):
+                    opened.verify()  # modules need not be unpacked, and the digest was not reached
+                    return [Built(path, None)]
+                continue
             data = _unpacked(packed, path)
             if symbol.encode() in data and any(
                 row.name == symbol and row.section for row in Object(data, path).symbols
             ):
-                yield Built(path, data)
+                found.append(Built(path, data))
+    return found
+
+
+def _is_in_map(symbol: str, data: bytes) -> bool:
+    line = rb"^[0-9a-f]+ [A-Za-z] " + symbol.encode() + rb"$"
+    return symbol.encode() in data and re.search(line, data, re.MULTILINE) is not None
 
 
 def lines_of(trees: Path, sources: Collection[str], path: str, symbol: str) -> list[int]:

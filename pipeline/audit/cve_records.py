@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import documents
+from pipeline.core import documents, neutral
 from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, UsageError
 
@@ -220,14 +220,15 @@ class RecordSet:
     skipped: tuple[Skipped, ...]
 
 
-def read(path: Path) -> RecordSet:
+def read(path: Path, line: str = "") -> RecordSet:
     """Read all records in a file, or in the `.json` files below a directory; a record that is there twice counts once.
 
-    Raises `UsageError` where no record of the kernel is there, and `Refused` where none can be read.
+    `line` is the name that hints give the verb, empty where another option names the line. Raises `UsageError` where
+    no record of the kernel is there, and `Refused` where none can be read.
     """
     records: dict[str, CveRecord] = {}
     skipped, others = list[Skipped](), 0
-    for file in _files(path):
+    for file in _files(path, line):
         try:
             found = parse(read_limited(file, MOST))
         except OSError as error:
@@ -243,10 +244,10 @@ def read(path: Path) -> RecordSet:
             f"{path}: no CVE record can be read; expected JSON 5 records of the kernel's CNA",
             where=str(skipped[0].path),
             why=skipped[0].why,
-            hint="git clone https://git.kernel.org/pub/scm/linux/security/vulns.git; then ./inv cves vulns/cve",
+            hint=_hint(line),
         )
     if not records:
-        raise _nothing(path, f"{others} records of other products")
+        raise _nothing(path, line, f"{others} records of other products")
     return RecordSet(tuple(records[name] for name in sorted(records, key=order)), others, tuple(skipped))
 
 
@@ -262,18 +263,23 @@ def _placed(found: CveRecord, parts: Sequence[str]) -> CveRecord:
     return CveRecord(found.id, found.title, f"it lies in a directory {REJECTED}", found.files, found.products)
 
 
-def _nothing(path: Path, got: str) -> UsageError:
+def _hint(line: str) -> str:
+    command = neutral.command(["./inv", "cves", *filter(None, [line]), "vulns/cve"])
+    return f"git clone https://git.kernel.org/pub/scm/linux/security/vulns.git; then {command}"
+
+
+def _nothing(path: Path, line: str, got: str) -> UsageError:
     return UsageError(
         f"{path}: no CVE record of the Linux kernel; expected a file or a directory with some, got {got}",
         why="records are fetched by you: from CVEProject/cvelistV5 or git.kernel.org's vulns.git",
-        hint="git clone https://git.kernel.org/pub/scm/linux/security/vulns.git; then ./inv cves vulns/cve",
+        hint=_hint(line),
     )
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _files(path: Path, line: str) -> Iterator[Path]:
     """Yield the file itself, or the `.json` files below a directory in order; no link to a directory is followed."""
     if not path.exists():
-        raise _nothing(path, "nothing")
+        raise _nothing(path, line, "nothing")
     if not path.is_dir():
         yield path
         return
@@ -290,7 +296,7 @@ def _files(path: Path) -> Iterator[Path]:
                 raise Refused(f"{path}: more than {_MOST_FILES} files; expected records of CVE", where=str(file))
             yield file
     if not count:
-        raise _nothing(path, "no file whose name ends with .json")
+        raise _nothing(path, line, "no file whose name ends with .json")
 
 
 def _named(entries: Iterable[Path]) -> Iterator[Path]:

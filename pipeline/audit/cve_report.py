@@ -15,7 +15,12 @@ from enum import StrEnum
 
 from pipeline.audit.cve_records import CveRecord, RecordSet, Skipped, Status, numbers, order
 
-CLAIM = re.compile(r"\bCVE-\d{4}-\d{4,19}\b")
+_CVE = re.compile(r"\bCVE-\d{4}-\d{4,19}\b")
+# An entry of a vendor's changelog, `- [area] title (author) [numbers] {CVE-...}`, that may take an older one back.
+_ENTRY = re.compile(
+    r"- (?P<before>Revert: )?(?P<area>\[[^]]*\] )?(?P<revert>Revert:? )?\"?(?P<title>.*?)\"?"
+    r"(?: \([^()]*\))?(?: \[[\d ]*\])?(?: \{[^}]*\})?"
+)
 
 
 class Verdict(StrEnum):
@@ -43,8 +48,8 @@ class KernelBuild:
     """The kernel that records are joined with. `steps` with their keys are the builds whose sources count.
 
     `compiled` are the paths that any of them compiled. `tree` are all paths of the pristine source, and `patches` the
-    line's hunks by path: None where unknown. `claims` are what the vendor's changelog names, None for an upstream
-    kernel.
+    line's hunks by path: None where unknown. `claims` are what the vendor's changelog claims fixed, None for an
+    upstream kernel; `reverted` what it claimed and took back.
     """
 
     line: str
@@ -55,6 +60,7 @@ class KernelBuild:
     tree: frozenset[str] | None
     patches: Mapping[str, tuple[OurHunks, ...]] | None
     claims: frozenset[str] | None
+    reverted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class Finding:
 class CveReport:
     """All verdicts about one kernel. `others` records are of other products; `notes` say what could not be known.
 
-    `claims` are all that the vendor's changelog names, whether a record is there or not.
+    `claims` are all that the vendor's changelog claims fixed, whether a record is there or not, and `reverted` all that
+    it took back.
     """
 
     line: str
@@ -85,11 +92,30 @@ class CveReport:
     compiled: int
     vendor: bool
     claims: tuple[str, ...]
+    reverted: tuple[str, ...]
     counts: Mapping[str, int]
     findings: tuple[Finding, ...]
     others: int
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+
+
+def claimed(changelog: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return what a vendor's changelog claims fixed, and what it claimed before it reverted the change.
+
+    The newest entry comes first. A later entry can claim what was reverted again; the revert of a change that names
+    nothing, such as a mistake, may be the fix itself.
+    """
+    claims, reverted, titles = set[str](), set[str](), dict[str, frozenset[str]]()
+    for line in reversed(changelog.splitlines()):
+        named, match = frozenset(_CVE.findall(line)), _ENTRY.fullmatch(line)
+        title = f"{match['area'] or ''}{match['title']}" if match else ""
+        taken_back = titles.get(title, frozenset()) if match and (match["before"] or match["revert"]) else frozenset()
+        claims = claims - taken_back | named - taken_back
+        reverted = reverted - named | taken_back
+        if match and not taken_back:
+            titles[title] = named
+    return frozenset(claims), frozenset(reverted)
 
 
 def report(found: RecordSet, build: KernelBuild, notes: Sequence[str]) -> CveReport:
@@ -103,6 +129,7 @@ def report(found: RecordSet, build: KernelBuild, notes: Sequence[str]) -> CveRep
         len(build.compiled),
         build.claims is not None,
         tuple(sorted(build.claims or (), key=order)),
+        tuple(sorted(build.reverted, key=order)),
         dict(sorted(Counter(finding.verdict.value for finding in findings).items())),
         findings,
         found.others,
@@ -148,4 +175,6 @@ def _of_upstream(record: CveRecord, build: KernelBuild, compiled: Sequence[str])
 def _of_vendor(record: CveRecord, build: KernelBuild, compiled: Sequence[str]) -> tuple[Verdict, str]:
     if record.id in (build.claims or ()):
         return Verdict.CLAIMED_FIXED, "the vendor's changelog names it"
+    if record.id in build.reverted:
+        return Verdict.NOT_CLAIMED, "the vendor's changelog reverts the change that it named it for"
     return Verdict.NOT_CLAIMED, "the vendor's changelog does not name it: neither fixed nor affected is known"

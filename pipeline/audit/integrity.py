@@ -109,9 +109,9 @@ def _snapshots(artifacts: Path, line: str) -> Problems:
         if not place.is_dir() or line not in ("", place.name, place.name.removesuffix("-small")):
             continue
         found = [path for path in inventory.entries(place / "snapshots") if not path.name.startswith(".")]
-        fingerprint = signers.recorded_fingerprint(artifacts, place.name)
         for path in found:
             try:
+                fingerprint = signers.expected_fingerprint(artifacts, place.name, path)
                 document = verify_snapshot(path, fingerprint or "unknown")
             except Refused as error:
                 yield path, ": ".join(filter(None, (error.what, error.why)))

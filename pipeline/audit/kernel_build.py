@@ -52,7 +52,7 @@ def find(line: Line, context: RunContext) -> tuple[KernelBuild, tuple[str, ...]]
         frozenset().union(*compiled),
         tree,
         patches,
-        _claims(newest) if is_vendor else None,
+        *(cve_report.claimed(_changelog(newest)) if is_vendor else (None,)),
     )
     return build, notes
 
@@ -82,12 +82,12 @@ def _is_version(value: object) -> bool:
     return isinstance(value, str) and all(part.isdigit() for part in value.split(".")) and bool(numbers(value))
 
 
-def _claims(run: StoredStep) -> frozenset[str]:
-    """Return what the changelog of the kernel's package claims fixed. Raises `Refused` without that package."""
+def _changelog(run: StoredStep) -> str:
+    """Return the changelog of the kernel's package, newest entry first. Raises `Refused` without that package."""
     for path in sorted((run.place / step_record.OUT / "rpms").glob("kernel-*.rpm")):
         package = rpm_header.read(path)
         if package.name == "kernel":
-            return frozenset(cve_report.CLAIM.findall("\n".join(package.header.texts(Tag.CHANGELOG_TEXT))))
+            return "\n".join(package.header.texts(Tag.CHANGELOG_TEXT))
     raise Refused(f"{run.record.step}: no package kernel in its output; expected one", where=str(run.place))
 
 

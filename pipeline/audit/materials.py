@@ -104,6 +104,11 @@ class Materials:
     def _lock(self) -> tuple[LineText, ...]:
         return tuple(_text(path, data) for path, data in self.read.items() if path == self.line.lock_file)
 
+    def begin(self) -> None:
+        """Note the project's commit, once: a checkout that moves on during hours of building did not make the step."""
+        with self._busy:
+            _ = self._checkout
+
     def of_step(self, work: Work, record: Record) -> tuple[Resource, ...]:
         """Return everything that the step was made from."""
         covered = "\n".join(record.inputs.values())

@@ -33,8 +33,9 @@ def _answers(one: Identity, other: Identity) -> Iterator[Answer]:
         yield _option(one, other)
     if one.kind in _KERNELS and other.kind is Kind.TOOL:
         yield _interface(one, other)
-    opposite = Role.REALSERVER in one.has and Role.DIRECTOR in other.has  # two machines
-    if one.kind is Kind.KERNEL and other.kind is Kind.MODULES and not opposite:
+    roles = set(one.has), set(other.has)
+    two_machines = all(roles) and not roles[0] & roles[1]  # a director's and a real server's
+    if one.kind is Kind.KERNEL and other.kind is Kind.MODULES and not two_machines:
         same = one.kernel == other.kernel
         yield same, f"the modules are for {other.kernel}, the kernel is {one.kernel}"
     if one.kind is Kind.KERNEL and other.kind is Kind.READER and Role.DIRECTOR not in one.has:

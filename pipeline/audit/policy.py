@@ -22,6 +22,7 @@ from pipeline.core.fs import read_limited
 from pipeline.errors import FileProblems, Problem, UsageError
 
 MOST = 1 << 20  # bytes of a policy
+CompilerCache = Literal["none", "own", "remote"]
 _HINT = "docs/audit.md describes every key"
 
 
@@ -53,13 +54,17 @@ class LinePolicy(Model):
 
 
 class Policy(Model):
-    """A whole policy. `dirty` accepts what was built from a checkout with changes that no commit has."""
+    """A whole policy. `dirty` accepts what was built from a checkout with changes that no commit has.
+
+    `compiler_cache` accepts object files out of no cache, of the build host's own, or of a remote one, too.
+    """
 
     schema_: Annotated[Literal[1], BeforeValidator(lambda v: v if type(v) is int else None)] = Field(alias="schema")
     keys: Keys = Keys()
     freshness: Freshness = Freshness()
     lines: Table[Name, LinePolicy] | None = None
     dirty: Flag = False
+    compiler_cache: CompilerCache | None = None
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,16 @@ def check(
 
 
 def _check_line(document: Document, policy: PolicyFile, findings: Findings) -> None:
-    lines = policy.policy.lines
+    lines, notice = policy.policy.lines, f"; {document.notice}" if document.notice else ""
+    if document.small:
+        findings.warn(
+            "line", "small kernels", "made for trying and for the lab, whatever the line: not for real traffic"
+        )
     if lines is None:
-        findings.warn("line", document.line, "no policy names the accepted lines")
+        findings.warn("line", document.line, f"no policy names the accepted lines{notice}")
         return
     problem = "" if document.line in lines else f"the policy accepts {', '.join(lines) or 'no line'}"
-    findings.require("line", document.line, problem, "accepted by the policy")
+    findings.require("line", document.line, problem, f"accepted by the policy{notice}")
     accepted = lines.get(document.line, LinePolicy()).roles
     if accepted is not None:
         surplus = sorted(document.sets.keys() - set(accepted))
@@ -102,7 +106,8 @@ def _check_options(
         problem = "director and real server differ: client addresses are lost in silence" if len(numbers) > 1 else ""
         if not problem and accepted is not None and numbers != {accepted}:
             problem = f"the policy accepts {accepted}"
-        findings.require("option number", shown, problem, f"in {len(options)} packages: {options[0][1].how}")
+        read = "; ".join(dict.fromkeys(option.how for _, option in options if option.numbers))
+        findings.require("option number", shown, problem, f"in {len(options)} packages: {read}")
 
 
 def _check_configurations(read: Mapping[str, Contents], stated: Mapping[str, Stated], findings: Findings) -> None:

@@ -28,10 +28,15 @@ from pipeline.publish.snapshot import attestations
 from pipeline.publish.verify import SUMS
 
 if TYPE_CHECKING:
-    from pipeline.audit.policy import LinePolicy, PolicyFile
+    from pipeline.audit.policy import CompilerCache, LinePolicy, PolicyFile
 
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _CHECK = "statement"
+_REMOTE_CACHE = "--ccache-remote"
+_CACHES: Mapping[CompilerCache, str] = {
+    "own": "the compiler cache of the host that built them",
+    "remote": "a compiler cache that another host may have filled",
+}
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str,
                 findings.good(_CHECK, each.file, "signed; its key, inputs, materials and subjects agree")
     _check_subjects(audited, stated, findings)
     _check_recipe(stated, policy, findings)
+    _check_caches(stated, policy, findings)
     _check_sources(stated, _of_line(audited, policy), findings)
     _check_patches(stated, _of_line(audited, policy), findings)
     return stated
@@ -267,6 +273,29 @@ def _check_recipe(stated: Mapping[str, Stated], policy: PolicyFile, findings: Fi
             findings.good(
                 "recipe", commit, "from a checkout with changes, which the policy accepts" if dirty else "no changes"
             )
+
+
+def _check_caches(stated: Mapping[str, Stated], policy: PolicyFile, findings: Findings) -> None:
+    """Check whose compiler caches gave object files to the steps: who fills one can put code into what is built."""
+    found: dict[CompilerCache, list[str]] = {}
+    for step, each in stated.items():
+        definition = each.statement.predicate.buildDefinition
+        (facts,) = (resource.facts(statement.RunFacts) for resource in each.found(Kind.FACTS))
+        if not definition.internalParameters.compiler_cache or not facts.compilations or not facts.cache_hits:
+            continue
+        remote = any(word.startswith(_REMOTE_CACHE) for word in definition.externalParameters.options)
+        found.setdefault("remote" if remote else "own", []).append(step)
+    if not found:
+        findings.good("compiler cache", "none", "every file was compiled for these packages")
+    accepted = policy.policy.compiler_cache
+    for cache, steps in found.items():
+        reason = f"{', '.join(steps)}: object files may be out of {_CACHES[cache]}"
+        if accepted is not None and accepted not in ("remote", cache):
+            findings.fail("compiler cache", cache, f"{reason}; the policy accepts {_CACHES.get(accepted, 'no cache')}")
+        elif accepted is None and cache == "remote":
+            findings.warn("compiler cache", cache, f"{reason}, and no policy says whether to accept that")
+        else:
+            findings.good("compiler cache", cache, reason)
 
 
 def _check_sources(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:

@@ -174,8 +174,7 @@ class _Tracer:
         """Yield the modules that a compiled source may be in, by the names of both; none is read."""
         compiled = [path for tree in _compiled(each) for path, _ in tree]
         for file in (file for file, row in self.document.packages.items() if each.step in row.steps):
-            paths = [item.path for item in rpm_header.read(self.places[file]).files()]
-            modules = [path for path in paths if built_symbols.is_module(path)]
+            modules = [path for path in self._paths(file) if built_symbols.is_module(path)]
             for path in built_symbols.near(modules, source):
                 sources, how = built_symbols.sources_of(path, None, compiled, modules)
                 if source in sources:
@@ -183,18 +182,30 @@ class _Tracer:
 
     def packaged_file(self, wanted: str) -> Iterator[Chain]:
         """Yield a chain for each package that has the file; a module also by its name alone, and from its sources."""
-        for file, row in self.document.packages.items():
-            paths = [item.path for item in rpm_header.read(self.places[file]).files()]
-            for path in (path for path in paths if built_symbols.is_called(path, wanted)):
-                for each in (self.stated[step] for step in row.steps if step in self.stated):
-                    if built_symbols.is_module(path) and any(_compiled(each)):
-                        data = built_symbols.read_module(self.places[file], path)
-                        made = (*self._module(each, path, data, paths), *self._origin(each))
-                    else:
-                        patches = each.found(Kind.PATCH)
-                        links = [link for resource in patches for link in self._patch_links(each, resource)]
-                        made = (*links, *self._origin(each))
-                    yield Chain(f"{path} in {file}", (*self._package(file, each), *made), self._sets(file))
+        packaged = {file: self._paths(file) for file in self.document.packages}
+        called = [(file, path) for file in packaged for path in packaged[file] if built_symbols.is_called(path, wanted)]
+        reading = together(lambda row: self._content(*row), called)
+        for (file, path), content in zip(called, reading, strict=True):
+            for each in self._steps(file):
+                if any(_compiled(each)) and (data := content()) is not None:
+                    made = (*self._module(each, path, data, packaged[file]), *self._origin(each))
+                else:
+                    patches = each.found(Kind.PATCH)
+                    links = [link for resource in patches for link in self._patch_links(each, resource)]
+                    made = (*links, *self._origin(each))
+                yield Chain(f"{path} in {file}", (*self._package(file, each), *made), self._sets(file))
+
+    def _content(self, file: str, path: str) -> bytes | None:
+        """Return the content of a module whose sources are stated; None for other files, which are not read."""
+        if built_symbols.is_module(path) and any(each.found(Kind.COMPILED) for each in self._steps(file)):
+            return built_symbols.read_module(self.places[file], path)
+        return None
+
+    def _paths(self, file: str) -> list[str]:
+        return [item.path for item in rpm_header.read(self.places[file]).files()]
+
+    def _steps(self, file: str) -> list[Stated]:
+        return [self.stated[step] for step in self.document.packages[file].steps if step in self.stated]
 
     def _package(self, file: str, each: Stated) -> tuple[Link, ...]:
         row = self.document.packages[file]
@@ -226,18 +237,17 @@ class _Tracer:
         """Yield a chain for each package in which the boot image's map, or else a module, defines a symbol."""
         if not _SYMBOL.fullmatch(wanted):
             return
-        built = {file: row for file, row in self.document.packages.items() if set(row.steps) & self.stated.keys()}
-        looking = together(lambda file: list(built_symbols.defining(self.places[file], wanted)), built)
-        for (file, row), result in zip(built.items(), looking, strict=True):
+        built = [file for file in self.document.packages if self._steps(file)]
+        looking = together(lambda file: built_symbols.defining(self.places[file], wanted), built)
+        for file, result in zip(built, looking, strict=True):
             for found in result():
-                for each in (self.stated[step] for step in row.steps if step in self.stated):
+                for each in self._steps(file):
                     package = (Link("defined in", found.path), *self._package(file, each))
                     if found.data is None:
                         unknown = "which of the compiled files defines it: no patch adds it, and a map does not say"
                         made: tuple[Link, ...] = (Link("not known", unknown),)
                     else:
-                        packaged = [item.path for item in rpm_header.read(self.places[file]).files()]
-                        made = tuple(self._module(each, found.path, found.data, packaged, wanted))
+                        made = tuple(self._module(each, found.path, found.data, self._paths(file), wanted))
                     yield Chain(f"{wanted} in {file}", (*package, *made, *self._origin(each)), self._sets(file))
 
     def symbol(self, wanted: str) -> Iterator[Chain]:

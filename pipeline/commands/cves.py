@@ -18,7 +18,9 @@ _PATHS = 2  # of a record, in a table
 
 def cves(context: RunContext, line: Line, path: str) -> CveReport:
     """Join the records at `path` with the line's kernel and print the result. Raises `UsageError` and `Refused`."""
-    records = cve_records.read(Path(path))  # first: a mistyped path must not wait for sources
+    records = cve_records.read(
+        Path(path), "" if context.settings.line_file else line.name
+    )  # first: a mistyped path must not wait for sources
     build, notes = kernel_build.find(line, context)
     found = cve_report.report(records, build, notes)
     console = context.console
@@ -87,10 +89,12 @@ def _say_vendor(console: Console, found: CveReport) -> None:
     if without := sorted(set(found.claims) - {row.id for row in claimed}, key=cve_records.order):
         console.say(f"the changelog claims {len(without)} more fixed, without a record here:")
         console.excerpt(textwrap.fill(" ".join(without), 110, break_on_hyphens=False))
+    if found.reverted:
+        console.say(f"the changelog names and reverts a change for {', '.join(found.reverted)}: not claimed fixed")
     files = sum(bool(row.compiled) for row in silent)
     console.say(
-        f"not known: the changelog does not name {len(silent)} records. {files} of them name files that were compiled; "
-        "all of them with --json"
+        f"not known: records that the changelog does not claim fixed: {len(silent)}. {files} of them name files that "
+        "were compiled; all of them with --json"
     )
 
 

@@ -11,6 +11,7 @@ from pipeline.core.console import Console
 from pipeline.core.units import human_bytes
 
 SHOWN = 12  # rows of one kind and package in the text; the JSON has all
+EMPTY = "(empty)"
 
 
 def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
@@ -91,7 +92,7 @@ def _say_changes(console: Console, title: str, rows: Iterable[Change]) -> None:
             shown = "" if value == snapshot_diff.PRESENT else f" {value}"
             texts.append(f"{'+' if row.before is None else '-'} {row.name}{shown}")
         else:
-            texts.append(f"~ {row.name}: {row.before} -> {row.after}")
+            texts.append(f"~ {row.name}: {row.before or EMPTY} -> {row.after or EMPTY}")
     _say_rows(console, title, texts)
 
 

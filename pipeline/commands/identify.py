@@ -41,8 +41,8 @@ def _print(console: Console, found: Identification) -> None:
     for identity in (*found.packages, *found.whole):
         _print_identity(console, identity)
     if found.pair is not None:
-        word = {True: "yes", False: "no", None: "unknown"}[found.pair.works] if found.pair.related else "no pair"
-        console.say(f"a pair that works together: {word}")
+        word = {True: "yes", False: "no", None: "unknown"}[found.pair.works] if found.pair.related else "does not apply"
+        console.say(f"the two work together: {word}")
         for reason in found.pair.reasons:
             console.say(f"  {reason}")
     for problem in audit.problems(found):

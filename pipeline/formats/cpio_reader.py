@@ -7,6 +7,7 @@ own header (lib/cpio.c), which has nothing but the file's number in the header's
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pipeline.formats.decompression import Stream
 
 _MAGICS, _STRIPPED = (b"070701", b"070702"), b"07070X"
 _FIELDS = struct.Struct(">13I")  # of a header behind its magic, each in eight hexadecimal digits
+_USUAL = re.compile(r"\.(?:/(?!\.{0,2}(?:/|\Z))[^/\0]+)+")  # the paths of rpm's payloads, which need nothing but a look
 _TRAILER = b"TRAILER!!!"
 _PADDING = 64 << 10  # bytes behind the trailer; rpm writes none, cpio up to a block
 
@@ -108,6 +110,8 @@ def _numbers(stream: Stream, layout: struct.Struct) -> tuple[int, ...]:
 def _path(stream: Stream, name: bytes) -> str:
     """Return a member's path. Raises `Refused` for one that leaves the tree, or that a file system cannot have."""
     text = name[:-1].decode(errors="backslashreplace")
+    if name[-1:] == b"\0" and _USUAL.fullmatch(text) and text.isprintable():
+        return text[1:]
     if name[-1:] != b"\0" or "\0" in text:
         raise stream.refuse(f"a path that does not end where its header says: {text[:80]!a}")
     if text.startswith("/"):

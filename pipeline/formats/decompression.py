@@ -9,9 +9,11 @@ from __future__ import annotations
 import bz2
 import contextlib
 import io
+import itertools
 import lzma
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +22,11 @@ from typing import Any, Protocol, cast
 from pipeline.errors import Refused
 
 PIECE = 1 << 20  # compressed bytes given to a decoder at a time
-STEP = 1 << 20  # bytes that a decoder returns at most at a time: what a bomb can add before it is looked at
+# Bytes that a decoder returns at most at a time: what a bomb can add before it is looked at. No more than a block of
+# zstd: the memory of larger pieces is given back to the kernel, and faulted in again, each time.
+STEP = 128 << 10
+# Pieces of a batch, and batches, that are decoded ahead: to hand over each piece would take longer than to use it.
+_BATCH, _AHEAD = 32, 4
 # What `xz -9` and zstd's level 22 need for reading: 64 and 128 MiB of window.
 _XZ_MEMORY, _ZSTD_WINDOW_LOG = 128 << 20, 27
 # No kernel's file is compressed so far: the best of Debian's 6.1 is 1:40, a text 1:10. Below the first bytes a file of
@@ -113,7 +119,7 @@ def _errors() -> tuple[type[Exception], ...]:
 class Stream:
     """The unpacked bytes of a compressed one. `pull` returns its next piece, empty at its end; `name` is for messages.
 
-    Inside `ahead` the next piece is pulled and decoded in a thread of its own. Errors are `Refused`.
+    Inside `ahead` a thread of its own pulls and decodes what comes next. Errors are `Refused`.
     """
 
     pull: Callable[[], bytes]
@@ -124,14 +130,21 @@ class Stream:
     produced: int = field(init=False, default=0)
     _ready: bytes = field(init=False, default=b"")
     _at: int = field(init=False, default=0)
-    _pool: ThreadPoolExecutor | None = field(init=False, default=None)
-    _coming: Future[bytes] | None = field(init=False, default=None)
+    _pieces: Iterator[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pieces = self._decoded()
 
     @contextlib.contextmanager
     def ahead(self) -> Iterator[None]:
-        """Decode one piece ahead of what is read; afterwards nothing is pulled any more."""
-        with ThreadPoolExecutor(1) as self._pool:
-            yield
+        """Decode a few batches ahead of what is read; afterwards nothing is pulled any more."""
+        decoded = self._pieces
+        with ThreadPoolExecutor(1) as pool:
+            self._pieces = self._batches(pool, decoded)
+            try:
+                yield
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def exactly(self, size: int) -> bytes:
         """Return the next `size` bytes."""
@@ -179,13 +192,24 @@ class Stream:
 
     def _fill(self) -> bool:
         """Make the next piece the one that is read; return False at the end of the stream."""
-        if self._pool is None:
-            self._ready = self._next()
-        else:
-            self._ready = (self._coming or self._pool.submit(self._next)).result()
-            self._coming = self._pool.submit(self._next) if self._ready else None
-        self._at = 0
+        self._ready, self._at = next(self._pieces, b""), 0
         return bool(self._ready)
+
+    @staticmethod
+    def _batches(pool: ThreadPoolExecutor, decoded: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the pieces that the pool's one thread takes from `decoded`."""
+        coming: deque[Future[list[bytes]]] = deque()
+        while True:
+            while len(coming) < _AHEAD:
+                coming.append(pool.submit(lambda: list(itertools.islice(decoded, _BATCH))))
+            if not (batch := coming.popleft().result()):
+                return
+            yield from batch
+
+    def _decoded(self) -> Iterator[bytes]:
+        """Yield the decoded pieces."""
+        while piece := self._next():
+            yield piece
 
     def _next(self) -> bytes:
         """Return the next decoded piece, empty at the end of the stream."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from pipeline.core.fs import CHUNK
 from pipeline.errors import Refused
@@ -26,6 +26,7 @@ from pipeline.formats import rpm_lead
 
 _HEADER_MAGIC = b"\x8e\xad\xe8\x01"
 _MOST_ENTRIES, _MOST_DATA = 0xFFFF, 64 << 20  # rpm itself takes 256 MiB, rpm 4.8 16 MiB: lib/header_internal.hh
+_TEXT_USUAL = 64  # bytes of a text and its zero byte: as many are looked through first
 _MOST_VALUES = 2_000_000  # in one header; that of kernel-devel has 300,000
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^-]{0,250}")  # also the one argument that rpmsign is given
 _SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the order in which rpm writes them
@@ -105,12 +106,12 @@ class Header:
     def texts(self, tag: int) -> tuple[str, ...]:
         """Return the texts of a tag; none when absent."""
         value = self.tags.get(tag, ())
-        return tuple(item for item in value if isinstance(item, str)) if isinstance(value, tuple) else ()
+        return cast(tuple[str, ...], value) if value and isinstance(value[0], str) else ()
 
     def numbers(self, tag: int) -> tuple[int, ...]:
         """Return the numbers of a tag; none when absent."""
         value = self.tags.get(tag, ())
-        return tuple(item for item in value if isinstance(item, int)) if isinstance(value, tuple) else ()
+        return value if isinstance(value, tuple) and value and isinstance(value[0], int) else ()
 
     def text(self, tag: int, default: str = "") -> str:
         """Return the one text of a tag."""
@@ -329,9 +330,12 @@ def _value(data: bytes, kind: int, offset: int, count: int) -> tuple[Value, int]
 
 
 def _strings(data: bytes, offset: int, count: int) -> tuple[tuple[str, ...], int]:
-    found, begun = [], offset
-    for _ in range(count):
-        end = data.index(b"\0", offset)  # ValueError when it is not ended
-        found.append(data[offset:end].decode(errors="backslashreplace"))
-        offset = end + 1
-    return tuple(found), offset - begun
+    """Return texts that each end with a zero byte, and their length in bytes."""
+    size = _TEXT_USUAL * count
+    while len(found := data[offset : offset + size].split(b"\0", count)) <= count:
+        if offset + size >= len(data):
+            raise ValueError("a text that is not ended")
+        size *= 2
+    length = sum(map(len, found[:count])) + count
+    texts = data[offset : offset + length - 1].decode(errors="backslashreplace").split("\0") if count else ()
+    return tuple(texts), length

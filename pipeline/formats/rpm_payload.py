@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from pipeline.formats.rpm_header import PackagedFile, SignatureTag, Tag
 MEMBER_MOST, TOTAL_MOST = 512 << 20, 4 << 30
 TIME_MOST = 300.0  # seconds for one package; one of 115 MB in xz takes 10
 _QUEUED = 8  # pieces that wait for the digest's thread
+_PLAIN_PATH = re.compile(r"(?:/(?!\.{0,2}(?:/|\Z))[^/]+)+")  # absolute, without `.`, `..` and empty parts
 # PGPHASHALGO_*: RFC 4880, 9.4
 _ALGORITHMS = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512"}
 
@@ -171,7 +173,7 @@ class Package:
             return {}
         found: dict[str, ListedFile] = {}
         for row, size in zip(rows, sizes, strict=True):
-            if not row.path.startswith("/") or {".", "..", ""} & set(row.path.split("/")[1:]):
+            if not _PLAIN_PATH.fullmatch(row.path):
                 raise self.refuse(f"its header lists {row.path[:80]!a}, which is no plain path")
             if row.path in found:
                 raise self.refuse(f"its header lists {row.path} twice")
@@ -229,9 +231,10 @@ def opened(path: Path, seconds: float = TIME_MOST) -> Iterator[Package]:
 
 
 def _beginning(pieces: Iterator[bytes], most: int) -> bytes:
-    found = bytearray()
+    found: list[bytes] = []
     for piece in pieces:
-        found += piece[: most - len(found)]
-        if len(found) == most:
+        found.append(piece[:most])
+        most -= len(found[-1])
+        if not most:
             break
-    return bytes(found)
+    return b"".join(found)

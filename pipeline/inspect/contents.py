@@ -105,6 +105,15 @@ class Contents:
                     found.append((groups.get("boot") or groups["kernel"], groups.get("place", ""), path))
         return tuple(found)
 
+    @cached_property
+    def _modules(self) -> Mapping[str, list[str]]:
+        """The paths of listed modules by name."""
+        found: dict[str, list[str]] = {}
+        for _, place, path in self._places:
+            if place:
+                found.setdefault(place.rpartition("/")[2].replace("-", "_"), []).append(path)
+        return found
+
     @property
     def kernels(self) -> tuple[str, ...]:
         """The releases of kernels that the paths name."""
@@ -132,7 +141,7 @@ class Contents:
 
     def listed_modules(self, name: str) -> list[str]:
         """Return the paths of modules of a name."""
-        return sorted(path for _, place, path in self._places if place and module_facts.normalized(path) == name)
+        return sorted(self._modules.get(name, ()))
 
     @property
     def exported(self) -> tuple[str, str]:

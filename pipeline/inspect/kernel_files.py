@@ -9,12 +9,13 @@ import re
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.core import neutral
 from pipeline.errors import Refused
-from pipeline.formats import archive
-from pipeline.inspect import package_contents
-from pipeline.packaging.rpmbuild import Package
+
+if TYPE_CHECKING:
+    from pipeline.packaging.rpmbuild import Package
 
 MAX_FILE = 64 << 20  # bytes read of one file; the largest is the boot image
 _MAX_TEXT = 8 << 20  # bytes of one that is taken apart line by line; a whole kernel's Module.symvers has 1 MiB
@@ -33,6 +34,9 @@ class ConfigEvidence:
 
 def read(package: Package, wanted: Collection[str]) -> dict[str, bytes]:
     """Return the content of files of a package by their paths. Raises `Refused` when one is missing."""
+    from pipeline.formats import archive  # here, since to identify a package of anyone takes neither
+    from pipeline.inspect import package_contents
+
     package_contents.require_files(package, wanted)
     found = archive.read(
         package.path, {path.lstrip("/"): MAX_FILE if _BINARY.search(path) else _MAX_TEXT for path in wanted}

@@ -18,6 +18,7 @@ _FULLNAT = re.compile(rb"[\w.]*fullnat\w*", re.IGNORECASE)
 # Names of functions and of statistics that the original's toa.c has, and all that came of it.
 _TOA = re.compile(rb"\0(get_toa_data|syn_recv_sock_toa|getname_toa_ok|inet_getname_toa|toa_stats)[\0.]")
 _PARAMETER_SIZE, _NAME_AT, _ARGUMENT_AT = 40, 0, 32  # struct kernel_param: include/linux/moduleparam.h, 2.6.32 and 6.1
+_MODULE_NAME = re.compile(r"/([^/]+)\.ko(?:\.(?:gz|xz|zst|bz2|lzma))?$")
 _TAB_BITS = "conn_tab_bits"
 _TAB_BITS_RANGE = range(8, 28)  # net/netfilter/ipvs/Kconfig: 8 to 20, with FULLNAT to 22, and to 27 from 6.3 on
 
@@ -46,7 +47,7 @@ class ModuleFacts:
 
 def normalized(path: str) -> str:
     """Return the name of the module at a path, as the kernel writes it; empty for other files."""
-    match = re.search(r"/([^/]+)\.ko(?:\.(?:gz|xz|zst|bz2|lzma))?$", path)
+    match = _MODULE_NAME.search(path)
     return match[1].replace("-", "_") if match else ""
 
 

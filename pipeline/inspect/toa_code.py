@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -152,22 +152,54 @@ def _instructions(code: bytes) -> Iterator[Any]:
 
 
 def _compared(code: bytes) -> set[int]:
-    """Return the kinds that are compared beside a comparison with the length."""
-    from capstone.x86 import X86_OP_IMM
-
-    found = set()
+    """Return the kinds that are compared beside a comparison with the length, or where that leads when it is equal."""
+    found: set[int] = set()
     last: tuple[int, int] | None = None  # number of the instruction, and its value
-    for number, instruction in enumerate(_instructions(code)):
-        if instruction.mnemonic != "cmp" or instruction.operands[1].type != X86_OP_IMM:
+    instructions = list(_instructions(code))
+    places = {instruction.address: number for number, instruction in enumerate(instructions)}
+    for number, instruction in enumerate(instructions):
+        if (compared := _compared_with(instruction)) is None:
             continue
-        size = instruction.operands[0].size
-        value = instruction.operands[1].imm & ((1 << 8 * size) - 1)
+        size, value = compared
         if size == 2 and value >> 8 == LENGTH:  # both at once, as neighbours in memory
             found |= _kinds([value & 0xFF])
         elif last and number - last[0] <= _APART and LENGTH in (value, last[1]):
             found |= _kinds([value, last[1]])
+        there = _next_compared(instructions, places.get(_target_of_je(instructions, number + 1), len(instructions)))
+        if there is not None and LENGTH in (value, there):
+            found |= _kinds([value, there])
         last = number, value
     return found
+
+
+def _compared_with(instruction: Any) -> tuple[int, int] | None:
+    """Return size and value of the number that an instruction compares something with; else None."""
+    from capstone.x86 import X86_OP_IMM
+
+    if instruction.mnemonic != "cmp" or instruction.operands[1].type != X86_OP_IMM:
+        return None
+    size = instruction.operands[0].size
+    return size, instruction.operands[1].imm & ((1 << 8 * size) - 1)
+
+
+def _target_of_je(instructions: Sequence[Any], number: int) -> int | None:
+    """Return where an instruction jumps to when the comparison before it was equal; None for any other one."""
+    from capstone.x86 import X86_OP_IMM
+
+    if number >= len(instructions) or instructions[number].mnemonic != "je":
+        return None
+    operand = instructions[number].operands[0]
+    return int(operand.imm) if operand.type == X86_OP_IMM else None
+
+
+def _next_compared(instructions: Sequence[Any], start: int) -> int | None:
+    """Return the first number that is compared within `_APART` instructions; None where a path ends before."""
+    for instruction in instructions[start : start + _APART]:
+        if found := _compared_with(instruction):
+            return found[1]
+        if instruction.group(_JUMP) or instruction.group(_CALL):
+            return None
+    return None
 
 
 def _kinds(values: Iterable[int]) -> set[int]:

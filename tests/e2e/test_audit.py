@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from pipeline.audit import audit, dsse, freshness, kept_statements, page, policy
 from pipeline.audit.audit import Standing
@@ -19,7 +19,9 @@ from pipeline.audit.statement import Kind
 from pipeline.core.fs import sha256_of
 from pipeline.core.process import run
 from pipeline.errors import ExitCode
+from pipeline.publish import verify
 from pipeline.publish.layout import HOST_KEYS, PUBLISH
+from tests.fixtures.browsers import chromium
 from tests.fixtures.forged import STRANGERS, Forged, edit_content, repacked
 from tests.fixtures.plainuser import as_user, python
 from tests.fixtures.published import Published
@@ -118,6 +120,33 @@ def test_changes_that_no_commit_has_are_refused_but_where_the_policy_takes_them(
     rules.write_text(text.replace("dirty = true\n", ""))
     assert f"recipe: {'0' * 40}" in forged.failures(rules)
     assert f"recipe: {'0' * 40}" not in forged.failures(published.policy)
+
+
+@pytest.mark.parametrize(
+    ("options", "hits", "rule", "subject", "result"),
+    [
+        ([], 0, "none", "none", Result.PASS),
+        ([], 3, "none", "own", Result.FAIL),
+        ([], -1, "none", "own", Result.FAIL),  # ccache before 4.0 counts nothing
+        ([], 3, "own", "own", Result.PASS),
+        ([], 3, "", "own", Result.PASS),
+        (["--ccache-remote", "/srv/ccache"], 3, "own", "remote", Result.FAIL),
+        (["--ccache-remote=-odd"], 3, "own", "remote", Result.FAIL),
+        (["--ccache-remote", "/srv/ccache"], 3, "remote", "remote", Result.PASS),
+        (["--ccache-remote", "/srv/ccache"], 3, "", "remote", Result.WARN),
+    ],
+)
+def test_the_policy_says_whose_compiler_cache_may_have_given_object_files(
+    forged: Forged, published: Published, options: list[str], hits: int, rule: str, subject: str, result: Result
+) -> None:
+    for step in {step for row in verify.read_document(forged.latest).packages.values() for step in row.steps}:
+        forged.compile(step, options * (step == STOCK), hits * (step == STOCK))
+    rules = forged.repo / "policy.toml"
+    more = f'compiler-cache = "{rule}"\n' if rule else ""
+    rules.write_text(published.policy.read_text().replace("dirty = true\n", f"dirty = true\n{more}"))
+    rows = [row for row in forged.examined(rules).audit.findings if row.check == "compiler cache"]
+    assert [(row.subject, row.result) for row in rows] == [(subject, result)]
+    assert subject == "none" or STOCK in rows[0].reason
 
 
 def test_without_a_policy_the_audit_tells_what_it_could_not_judge(forged: Forged) -> None:
@@ -355,12 +384,8 @@ def page_file(published: Published) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "the tests need Chromium: python -m pipeline.host.programs test installs it"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, timeout=120_000)  # ms: a busy machine
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -447,21 +472,6 @@ def test_a_thing_that_is_not_there_and_a_statement_of_a_stranger_are_no_trace(
         pass
     done = published.shop.inv("trace", forged.repo / "latest", "lvs", expect=ExitCode.REFUSED)
     assert "ipvsadm.intoto.json: signed with another key" in done.err
-
-
-def test_a_snapshot_that_is_not_there_is_a_mistake_of_the_command_line(published: Published) -> None:
-    done = published.shop.inv("audit", "toi", expect=ExitCode.USAGE)
-    assert "got no id, path or latest" in done.err
-    done = published.shop.inv("audit", published.shop.place, expect=ExitCode.USAGE)
-    assert "no snapshot; expected a directory with snapshot.json" in done.err
-
-
-def test_every_mistake_of_a_policy_is_told_with_its_line(published: Published, tmp_path: Path) -> None:
-    rules = tmp_path / "policy.toml"
-    rules.write_text('schema = 1\n[keys]\nrelease = ["abc"]\n[freshness]\nmost-days = 0\n[lines.toy]\nrole = []\n')
-    done = published.shop.inv("audit", "toy", "--policy", rules, expect=ExitCode.USAGE)
-    for number in (3, 5, 7):
-        assert f"policy.toml:{number}: " in done.err
 
 
 def test_status_verifies_signatures_of_statements_and_what_they_are_about(published: Published, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tests.fixtures.kernelparts import (
 from tests.fixtures.rawrpms import COMPRESSIONS, Entry, entry, link
 
 STOCK6 = "6.1.0-9-amd64"
+TOA_MODULE = f"/lib/modules/{STOCK6}/extra/toa.ko"
 TREE = f"/lib/modules/{KERNEL}"
 
 
@@ -249,6 +250,7 @@ def pairs(place: Path, reader: bytes) -> dict[str, tuple[Path, Path]]:
         "new tool": package(place, "ipvsadm", NEW_IPVSADM, "2"),
         "stock tool": package(place, "ipvsadm", STOCK_IPVSADM, "3"),
         "modules": package(place, "kmod-lvs-fullnat", REPLACEMENT),
+        "toa modules": package(place, "kmod-toa", [entry(TOA_MODULE, module("toa", kernel=STOCK6))]),
         "new kernel": package(place, "kernel", files(kernel=STOCK6), "6"),
         "reader": lvs_toa(place, reader),
     }
@@ -274,6 +276,12 @@ def pairs(place: Path, reader: bytes) -> dict[str, tuple[Path, Path]]:
         ("stock, old tool", False),
         ("stock, stock tool", True),
         ("new kernel, modules", True),
+        ("new kernel, toa modules", True),
+        ("director, toa modules", True),
+        ("toa modules, director", True),
+        ("modules, toa modules", True),
+        ("server, toa modules", False),
+        ("stock, toa modules", False),
         ("stock, modules", False),
         ("new kernel, reader", True),
         ("stock, reader", False),
@@ -284,9 +292,10 @@ def test_a_pair_works_together_or_not(tmp_path: Path, reader: bytes, names: str,
     assert (found.works, found.related) == (works, True), found.reasons
 
 
-def test_two_that_have_nothing_to_do_with_each_other_are_no_pair(tmp_path: Path) -> None:
-    found = pair(package(tmp_path, "ipvsadm", OLD_IPVSADM), package(tmp_path, "keepalived", KEEPALIVED))
-    assert not found.related
+def test_two_that_have_nothing_to_do_with_each_other_are_no_pair(tmp_path: Path, inv: Inv) -> None:
+    files = package(tmp_path, "ipvsadm", OLD_IPVSADM), package(tmp_path, "keepalived", KEEPALIVED)
+    assert not pair(*files).related
+    assert "the two work together: does not apply\n" in inv("identify", *map(str, files)).out
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,13 @@ def test_a_servers_module_says_what_it_reads(number: int, level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_a_comparison_is_followed_to_where_an_equal_length_leads(level: str) -> None:
+    found = facts(module("toa", "APART", option=254, other=8, level=level), "toa")
+    assert (found.option.numbers, found.option.functions) == ((254,), ("tcp_v4_syn_recv_sock_toa",))
+    assert facts(module("toa", "APART", "LENGTH=20", option=254, other=8), "toa").option.numbers == ()
+
+
+@pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_directors_module_says_what_it_writes(number: int, level: str) -> None:
     found = facts(module("ip_vs", "SOCKOPT", option=number, level=level), "ip_vs")

@@ -8,6 +8,8 @@ import pytest
 
 from pipeline.audit import built_symbols
 from pipeline.core import manifest
+from pipeline.errors import Refused
+from tests.fixtures.rawrpms import entry, write
 
 PLACE = "/lib/modules/6.1.0/kernel/net/netfilter/ipvs"
 COMPILED = [
@@ -69,3 +71,23 @@ def test_a_definition_is_found_in_a_tree_of_the_steps_own_source_alone(tmp_path:
     assert found == {"answer": [7], "other": [3], "LIMIT": [10]}
     assert built_symbols.lines_of(tmp_path, ["1" * 64], "net/a.c", "answer") == []
     assert built_symbols.lines_of(tmp_path, ["0" * 64], "net/b.c", "answer") == []
+
+
+MAP = entry("/boot/System.map-6.1.0", b"ffffffff81000000 T start_kernel\nffffffff81000010 U elsewhere\n")
+
+
+def test_a_symbol_of_the_boot_image_is_found_in_its_map_alone(tmp_path: Path) -> None:
+    module = entry(f"{PLACE}/ip_vs.ko", b"no ELF file, and not read: start_kernel")
+    package = write(tmp_path / "a.rpm", [MAP, module])
+    assert built_symbols.defining(package, "start_kernel") == [built_symbols.Built(MAP.path, None)]
+    with pytest.raises(Refused, match="not a whole ELF file"):
+        built_symbols.defining(package, "kernel")
+
+
+def test_a_package_that_differs_behind_its_map_from_its_digest_is_refused(tmp_path: Path) -> None:
+    files = [MAP, entry(f"{PLACE}/ip_vs.ko", b"the module's content")]
+    package = write(
+        tmp_path / "a.rpm", files, compression="none", damage=lambda data: data.replace(b"content", b"CONTENT")
+    )
+    with pytest.raises(Refused, match="differs from its payload sha256"):
+        built_symbols.defining(package, "start_kernel")

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.audit import cve_records
 from pipeline.audit.cve_records import CveRecord, RecordSet, Status, numbers
-from pipeline.audit.cve_report import KernelBuild, OurHunks, Verdict, judge, report
+from pipeline.audit.cve_report import KernelBuild, OurHunks, Verdict, claimed, judge, report
 from pipeline.errors import Refused, UsageError
 
 XMIT, CTL = "net/netfilter/ipvs/ip_vs_xmit.c", "net/netfilter/ipvs/ip_vs_ctl.c"
@@ -131,14 +131,45 @@ def test_without_the_names_of_the_source_nothing_is_noise_for_its_files() -> Non
 
 
 def test_of_a_vendors_kernel_only_the_changelog_tells() -> None:
-    claimed, other = parsed(), parsed(name="CVE-2024-0001")
-    vendor = build("2.6.32", claims=frozenset({claimed.id, "CVE-2010-0002"}))
-    found = report(RecordSet((other, claimed), 0, ()), vendor, ())
+    named, other = parsed(), parsed(name="CVE-2024-0001")
+    vendor = build("2.6.32", claims=frozenset({named.id, "CVE-2010-0002"}))
+    found = report(RecordSet((other, named), 0, ()), vendor, ())
     assert [(row.id, row.verdict) for row in found.findings] == [
-        ("CVE-2024-0001", Verdict.NOT_CLAIMED), (claimed.id, Verdict.CLAIMED_FIXED),
+        ("CVE-2024-0001", Verdict.NOT_CLAIMED), (named.id, Verdict.CLAIMED_FIXED),
     ]  # fmt: skip
-    assert found.claims == ("CVE-2010-0002", claimed.id) and found.vendor
+    assert found.claims == ("CVE-2010-0002", named.id) and found.vendor
     assert found.findings[0].hunks, "where our hunks lie is a fact all the same"
+
+
+@pytest.mark.parametrize(
+    ("entries", "claims", "reverted"),
+    [
+        (["- [net] a (A Person) [12 34] {CVE-2012-0001}"], ["CVE-2012-0001"], []),
+        (["- Revert: [fs] a (B) [1] {CVE-2012-0001}", "- [fs] a (A) [1] {CVE-2012-0001}"], [], ["CVE-2012-0001"]),
+        (["- [fs] Revert: a (B) [1] {CVE-2012-0001}", "- [fs] a (A) [1] {CVE-2012-0001}"], [], ["CVE-2012-0001"]),
+        (['- [fs] Revert "a" (B) [1]', "- [fs] a (A) [1 2] {CVE-2012-0001}"], [], ["CVE-2012-0001"]),
+        # once more after that
+        (
+            ["- [fs] a (A) {CVE-2012-0001}", "- Revert: [fs] a (A) {CVE-2012-0001}", "- [fs] a (A) {CVE-2012-0001}"],
+            ["CVE-2012-0001"],
+            [],
+        ),
+        # a mistake that is taken back is the fix, whether its own entry is there or not
+        (['- [fs] Revert "proc: b" (B) [1] {CVE-2012-0002}', "- [fs] proc: b (A) [1]"], ["CVE-2012-0002"], []),
+        (["- Revert: [fs] c (B) [1] {CVE-2012-0003}"], ["CVE-2012-0003"], []),
+        (["- [kernel] failure to revert d (A) {CVE-2012-0004 CVE-2012-0005}"], ["CVE-2012-0004", "CVE-2012-0005"], []),
+        (["no entry, CVE-2012-0006"], ["CVE-2012-0006"], []),
+    ],
+)
+def test_a_changelog_claims_what_it_does_not_revert(entries: list[str], claims: list[str], reverted: list[str]) -> None:
+    assert [sorted(found) for found in claimed("\n".join(entries))] == [claims, reverted]
+
+
+def test_a_record_whose_fix_was_reverted_is_not_claimed_and_says_why() -> None:
+    record = parsed()
+    found = report(RecordSet((record,), 0, ()), build(claims=frozenset(), reverted=frozenset({record.id})), ())
+    assert (found.findings[0].verdict, found.reverted) == (Verdict.NOT_CLAIMED, (record.id,))
+    assert "reverts the change" in found.findings[0].why
 
 
 def test_a_record_of_another_product_is_none_of_the_kernels() -> None:
@@ -251,5 +282,6 @@ def test_records_of_both_repositories_are_read(tmp_path: Path) -> None:
 def test_a_place_without_records_is_refused(tmp_path: Path, name: str) -> None:
     if name == "other.json":
         (tmp_path / name).write_text(json.dumps(text(affected("affected", [], vendor="X"))))
-    with pytest.raises(UsageError, match="no CVE record of the Linux kernel"):
-        cve_records.read(tmp_path / name)
+    with pytest.raises(UsageError, match="no CVE record of the Linux kernel") as refused:
+        cve_records.read(tmp_path / name, "lts61")
+    assert refused.value.hint.endswith("; then ./inv cves lts61 vulns/cve"), "as the verb's help has it"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import random
 import stat
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +184,36 @@ def test_a_compressed_file_is_unpacked_and_others_are_as_they_are() -> None:
         decompression.unpacked(COMPRESSIONS["xz"](bytes(1000)), "a", limits)
     with pytest.raises(Refused, match="truncated"):
         decompression.unpacked(COMPRESSIONS["zstd"](bytes(1000))[:-3], "a", limits)
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_a_hostile_member_far_behind_all_that_is_wanted_is_refused(tmp_path: Path, compression: str) -> None:
+    long = entry("/lib/modules/1/b.ko", random.Random(1).randbytes(9 << 20))  # more than is decoded ahead at a time
+    files = [CONFIG, long]
+    path = write(tmp_path / "a.rpm", files, payload=[*files, entry("", b"x", name="../x")], compression=compression)
+    with pytest.raises(Refused, match="leaves the tree"):
+        read(path, CONFIG.path)
+
+
+def test_decoding_ahead_gives_the_same_bytes_in_another_thread_and_stops() -> None:
+    data = random.Random(1).randbytes(40 << 20)
+    source = io.BytesIO(gzip.compress(data, 1))
+    pulled: list[int] = []
+
+    def pull() -> bytes:
+        pulled.append(threading.get_ident())
+        return source.read(1 << 16)
+
+    stream = decompression.Stream(pull, "a", decompression.soon(1 << 30))
+    with stream.ahead():
+        assert stream.exactly(6 << 20) == data[: 6 << 20]
+    assert threading.get_ident() not in pulled
+    assert source.tell() < len(data)  # what is left is not pulled
+
+
+def test_what_is_damaged_behind_much_that_is_whole_is_refused_when_it_is_reached() -> None:
+    data = random.Random(1).randbytes(9 << 20)
+    source = io.BytesIO(gzip.compress(data, 1)[:-20])
+    stream = decompression.Stream(lambda: source.read(1 << 16), "a", decompression.soon(1 << 30))
+    with stream.ahead(), pytest.raises(Refused, match="truncated"):
+        stream.end(1 << 30)
