@@ -7,7 +7,8 @@ from pipeline.config.context import RunContext
 
 _FETCHING = ("line-file", "mirror", "debian-mirror", "offline", "jobs", "retries", "stall", "connect")
 _BUILDING = (
-    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key"),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs"),
+    *("no-ccache", "ccache-remote", "ccache-writer", "attestation-key"),
     *("build-time", "build-silence", "build-memory", "build-disk", "build-processes", "keep-going", "verify"),
 )
 _PUBLISHING = ("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "no-smoke", "patience")
@@ -19,6 +20,7 @@ _NIGHTS = ("keep-nights", "update", "smoke-always", "notify-command", "notify-ur
     *_BUILDING,
     *_PUBLISHING,
     *_NIGHTS,
+    *("shared-store", "shared-keys"),
     group="everything at once",
     example="nightly --update",
     many="line",

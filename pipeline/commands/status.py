@@ -15,10 +15,13 @@ from pipeline.core.units import human_bytes
 from pipeline.lab import run_record
 from pipeline.lab.report.results import RunState
 from pipeline.lab.run_record import FoundRun
+from pipeline.nights import record
+from pipeline.nights.record import Phase, Verdict
 from pipeline.packaging import inventory, step_record
 from pipeline.packaging.inventory import BuilderImage, Run, Snapshot
 from pipeline.recipes.base import CERTIFICATE
 
+_UNFINISHED = (Verdict.RUNNING, Verdict.KILLED, *record.BROKEN)  # whose phase says how far the night came
 PLACES = ("store", "steps", "ccache", "images", "repo", "lab", "scratch")  # whose sizes are shown
 
 
@@ -44,8 +47,33 @@ class LabRun:
 
 
 @dataclass(frozen=True)
+class LastNight:
+    """The last night of a repository directory; `begun` in seconds since 1970, `failure` its first error in one line.
+
+    `broken_since` is the number of the first night since which the line has not been green, None for a line that is;
+    `page` that of all nights, or the record of the night before there is one.
+    """
+
+    number: int
+    begun: float
+    verdict: Verdict
+    phase: Phase
+    snapshot: str
+    released: bool
+    failure: str
+    broken_since: int | None
+    page: Path
+
+    def __str__(self) -> str:
+        end = f"{self.verdict} in {self.phase}" if self.verdict in _UNFINISHED else self.verdict.value
+        failure = f": {self.failure}" if self.failure else ""
+        since = f"; broken since night {self.broken_since}" if self.broken_since else ""
+        return f"night {self.number} {end}, begun {local_time(self.begun)}{failure}{since}: {self.page}"
+
+
+@dataclass(frozen=True)
 class Status:
-    """The last run of each step, the newest snapshots and runs of the lab by directory, images, sizes in bytes.
+    """The last run of each step; by directory the newest snapshot, run of the lab and night; images, sizes in bytes.
 
     `certificates`: for each step whose modules are signed, as `LINE STEP`, by which one.
     """
@@ -55,6 +83,7 @@ class Status:
     certificates: Mapping[str, str]
     latest: Mapping[str, Latest]
     lab: Mapping[str, LabRun]
+    nights: Mapping[str, LastNight]
     images: tuple[BuilderImage, ...]
     bytes: Mapping[str, int]
 
@@ -73,12 +102,28 @@ def tell(context: RunContext) -> Status:
     latest = [snapshot for snapshot in inventory.snapshots(artifacts) if snapshot.is_latest]
     images = inventory.images(artifacts)
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
-    played = run_record.newest(artifacts)
+    played, nights = run_record.newest(artifacts), last_nights(record.root(artifacts))
     certificates = {f"{run.line} {run.step}": found for run in last if (found := _certificate(run))}
-    _say(console, artifacts, last, certificates, latest, played, images, sizes)
+    _say(console, artifacts, last, certificates, latest, played, nights, images, sizes)
     newest = {found.directory: Latest(found.id, found.path, found.published) for found in latest}
     lab = {name: _lab_run(found) for name, found in played.items()}
-    return Status(artifacts, tuple(last), certificates, newest, lab, tuple(images), sizes)
+    return Status(artifacts, tuple(last), certificates, newest, lab, nights, tuple(images), sizes)
+
+
+def last_nights(nights: Path) -> dict[str, LastNight]:
+    """Return the last night of each repository directory, in the order of their names."""
+    known, found = record.current(nights), dict[str, LastNight]()
+    for night in known:
+        for line in night.lines:
+            failure = line.failure.error.partition("\n")[0] if line.failure else ""
+            since = record.broken_since(known, line.directory)
+            page = nights / record.INDEX
+            found[line.directory] = LastNight(
+                *(night.number, night.begun, line.verdict, line.phase, line.snapshot, line.released, failure),
+                since.number if since else None,
+                page if page.is_file() else record.place_of(nights, night.number) / record.RECORD,
+            )
+    return dict(sorted(found.items()))
 
 
 def _lab_run(found: FoundRun) -> LabRun:
@@ -106,10 +151,11 @@ def _say(
     certificates: Mapping[str, str],
     latest: Sequence[Snapshot],
     played: Mapping[str, FoundRun],
+    nights: Mapping[str, LastNight],
     images: Sequence[BuilderImage],
     sizes: dict[str, int],
 ) -> None:
-    if not sizes and not played:
+    if not sizes and not played and not nights:
         console.say(f"nothing has been made in {artifacts} yet; next: ./inv build-all, or ./inv fetch LINE")
         return
     rows = [(run.line, run.step, _state(run), local_time(run.begun), _took(run.seconds)) for run in last]
@@ -129,6 +175,8 @@ def _say(
         )
         earlier = f"; of an earlier snapshot, {found.run.snapshot}" if _is_earlier(found.run, latest, name) else ""
         console.say(text + earlier)
+    for name, night in nights.items():
+        console.say(f"{name}: {night}")
     for image in images:
         state = "current" if image.current else "superseded"
         console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")

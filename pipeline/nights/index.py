@@ -145,9 +145,10 @@ def _line(known: Sequence[Night], directory: str) -> dict[str, Any]:
 def _charts(nights: Sequence[tuple[Night, LineNight]]) -> list[Chart]:
     seconds = [sum(line.seconds.values()) for _, line in nights]
     sizes = [float(line.bytes) for _, line in nights]
+    size_texts = [human_bytes(line.bytes) if line.packages else "no packages" for _, line in nights]
     return [
         _chart("Duration", nights, seconds, [human_seconds(each) for each in seconds]),
-        _chart("Size of all packages", nights, sizes, [human_bytes(int(each)) for each in sizes]),
+        _chart("Size of all packages", nights, sizes, size_texts),
     ]
 
 
@@ -202,9 +203,11 @@ def _failure(line: LineNight) -> dict[str, str]:
     if line.failure is None:
         return {}
     step = f", step {line.failure.step}" if line.failure.step else ""
+    error, _, printed = line.failure.error.partition("\n")  # behind the first line: what a program said
     return {
         "what": f"{line.failure.phase}{step}",
-        "error": line.failure.error,
+        "error": error,
+        "printed": printed,
         "where": line.failure.where,
         "next": line.failure.next,
     }

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import documents, faults, fs
+from pipeline.core import documents, faults, fs, locks
 from pipeline.core.disk_space import writing
 from pipeline.errors import ExitCode
 
@@ -243,6 +243,14 @@ def _readable(nights: Path) -> Iterator[Night]:
     for _, place in places(nights):
         with contextlib.suppress(OSError, ValueError):
             yield documents.unseal(Night, fs.read_limited(place / RECORD, documents.MOST))
+
+
+def current(nights: Path) -> list[Night]:
+    """Return the nights as they are now, the newest last: one whose process is gone as killed. Change nothing."""
+    is_running = locks.is_held(nights / LOCK)
+    known = load(nights)
+    gone = [each.number for each in known if not each.ended and not (is_running and each is known[-1])]
+    return [replace(each, lines=tuple(map(_killed, each.lines))) if each.number in gone else each for each in known]
 
 
 def settle(nights: Path) -> list[Night]:

@@ -15,9 +15,13 @@ from typing import Any
 import pytest
 
 from pipeline.core import manifest, process
+from pipeline.core.console import local_time
 from pipeline.core.locks import locked
+from pipeline.errors import ExitCode
 from pipeline.lab import run_record
 from pipeline.lab.report.results import RunState
+from pipeline.nights import record
+from pipeline.nights.record import Failure, LineNight, Night, Phase, Verdict
 from pipeline.packaging.scheduler import LOCK
 from tests.fixtures import labruns
 from tests.fixtures.built import NEXT, Built
@@ -64,6 +68,41 @@ def steps(inv: Inv) -> dict[str, Any]:
 def test_where_nothing_was_made_status_says_so_and_makes_nothing(inv: Inv) -> None:
     assert "nothing has been made in artifacts yet; next: ./inv build-all" in inv("status").out
     assert not inv.artifacts.exists()
+
+
+def test_the_last_night_of_each_line_is_told_with_its_outcome_and_page(inv: Inv) -> None:
+    nights = record.root(inv.artifacts)
+    failure = Failure(Phase.BUILD, "kernel:stock", "kernel:stock: a.c:1: error\nand more", "", "", ExitCode.BUILD)
+    red = LineNight("lts61", "lts61", Verdict.RED, Phase.BUILD, failure=failure)
+    green = LineNight("el6", "el6", Verdict.GREEN, Phase.RELEASE, snapshot="a" * 32, released=True)
+    for night in (Night(1, 0.0, 1, "", ended=True, lines=(green, red)), Night(2, 9.0, 1, "", ended=True, lines=(red,))):
+        record.write(record.place_of(nights, night.number), night)
+    begun = LineNight("lts612", "lts612", phase=Phase.SMOKE)
+    record.write(record.place_of(nights, 3), Night(3, 99.0, 1, "", lines=(begun,)))
+    said = inv("status").out
+    assert f"el6: night 1 green, begun {local_time(0.0)}: artifacts/nights/000001/night.json" in said
+    assert (
+        f"lts61: night 2 red in build, begun {local_time(9.0)}: kernel:stock: a.c:1: error; broken since night 1"
+        in said
+    )
+    assert f"lts612: night 3 killed in smoke, begun {local_time(99.0)}" in said, "nobody holds the lock"
+    (nights / record.INDEX).write_text("")
+    with locked(nights / record.LOCK):
+        found = inv("status", "--json").json["nights"]
+    assert list(found) == ["el6", "lts61", "lts612"]
+    assert found["lts612"]["verdict"] == "running" and found["lts61"]["broken_since"] == 1
+    assert found["el6"] == {
+        "number": 1,
+        "begun": 0.0,
+        "verdict": "green",
+        "phase": "release",
+        "snapshot": "a" * 32,
+        "released": True,
+        "failure": "",
+        "broken_since": None,
+        "page": "artifacts/nights/index.html",
+    }
+    assert not (nights / record.INDEX_JSON).exists(), "a status changes nothing"
 
 
 def test_each_steps_last_run_is_told_with_its_time_and_duration(inv: Inv, built: Built) -> None:

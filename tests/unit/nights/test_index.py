@@ -46,6 +46,14 @@ def test_text_of_strangers_stays_text(tmp_path: Path) -> None:
     assert "<script" not in text and "\x1b" not in text and "\x00" not in text and "&lt;script&gt;" in text
 
 
+def test_what_a_compiler_printed_stands_as_it_was_printed(tmp_path: Path) -> None:
+    red = line(Verdict.RED)
+    assert red.failure is not None
+    error = "ipvsadm failed\n    a.c:1:5: error: no\n        |  ^~~"
+    text = index.render([night(1, replace(red, failure=replace(red.failure, error=error)))])
+    assert ">    a.c:1:5: error: no\n        |  ^~~</pre>" in text and "last no packages" in text
+
+
 def test_junit_is_well_formed_and_has_every_failure() -> None:
     written_xml = junit.document(night(1, hostile()))
     assert ET.fromstring(written_xml).tag == "testsuites"
