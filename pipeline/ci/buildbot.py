@@ -104,7 +104,13 @@ class Buildbot:
     takes = frozenset({CLUSTER})
 
     def files(self, request: Request) -> Mapping[str, str]:
-        """Return the files. Raises `UsageError` for a step that no worker can do."""
+        """Return the files. Raises `UsageError` for a step that no worker can do, and for a writer of compiler caches.
+
+        Every worker would be one.
+        """
+        if request.settings.ccache_writer:
+            what = "--ccache-writer: every worker would write to ccache-remote; expected it on one host alone"
+            raise UsageError(what, why="any of them could put code into every kernel", hint="docs/many-machines.md")
         cluster = _cluster(request)
         made_by = request.made_by("buildbot")
         host, port = cluster_file.endpoint(cluster.listen, "listen", Path())

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.ci import nights
 from pipeline.ci.kinds import Request
 from pipeline.config.settings import ROWS, TABLE, Settings, default_artifacts
-from pipeline.core import neutral, resources, templates
+from pipeline.core import neutral, resources, rsync, templates
 from pipeline.errors import UsageError
 
 UNIT = "lvs-fullnat-nightly"
@@ -66,6 +66,8 @@ class _Host:
         self.settings = _absolute(request.settings)
         if request.settings.artifacts == default_artifacts(os.environ):
             self.settings = replace(self.settings, artifacts=self.checkout / TABLE["artifacts"].default)
+        for store in self._store():
+            self.settings = replace(self.settings, shared_store=str(store))
         self.user = request.options.get("user") or pwd.getpwuid(os.geteuid()).pw_name
         self._check_user()
         self._check_key()
@@ -73,17 +75,27 @@ class _Host:
 
     def variables(self) -> Mapping[str, Any]:
         """Return the variables of the service's template."""
-        artifacts = self.settings.artifacts
-        hidden = [path for path in self._read_places() if _is_below(path, _HOMES)]
+        written = [self.settings.artifacts, *self._store(), *self._filled_cache()]
+        hidden = [path for path in self._read_places() if _is_below(path, _HOMES) and path not in written]
         request = replace(self.request, settings=self.settings)
         return {
             "user": self.user,
             "checkout": str(self.checkout).replace("%", "%%"),
             "commands": [_command([self.checkout / "inv", *words]) for words in nights.commands(request)],
-            "artifacts": _word(artifacts),
-            "artifacts_hidden": _is_below(artifacts, _HOMES),
+            "written": [_word(path) for path in written],
+            "written_hidden": [_word(path) for path in written if _is_below(path, _HOMES)],
             "hidden": [_word(path) for path in hidden],
         }
+
+    def _store(self) -> list[Path]:
+        """Return the directory of the shared store; nothing where that is on another host."""
+        store = self.settings.shared_store
+        return [Path(store).expanduser().absolute()] if store and not _is_elsewhere(store) else []
+
+    def _filled_cache(self) -> list[Path]:
+        """Return the compiler caches that this host fills for others; nothing where it only reads them."""
+        remote = self.settings.ccache_remote
+        return [remote] if remote and self.settings.ccache_writer else []
 
     def as_user(self, words: Sequence[str | os.PathLike[str]]) -> Sequence[str | os.PathLike[str]]:
         """Return a command that the service's user types, or that is run as that user."""
@@ -140,8 +152,12 @@ def _path_texts(settings: Settings) -> Iterator[str]:
 
 
 def _is_path(value: object) -> bool:
-    """Return whether the value of a setting is a path, also where it could be something else, such as a URL."""
-    return isinstance(value, Path) or (isinstance(value, str) and bool(value) and "://" not in value and "/" in value)
+    """Return whether the value of a setting is a path, also where it could be a URL or a directory of another host."""
+    return isinstance(value, Path) or (isinstance(value, str) and "/" in value and not _is_elsewhere(value))
+
+
+def _is_elsewhere(value: str) -> bool:
+    return "://" in value or rsync.is_remote(value)
 
 
 def _absolute(settings: Settings) -> Settings:

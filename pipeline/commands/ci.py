@@ -25,7 +25,8 @@ KINDS = ("github", "gitlab", "systemd", "buildbot")
 # The settings that a night's commands repeat.
 REPEATED = (
     *("mirror", "debian-mirror", "jobs", "retries", "stall", "connect"),
-    *("runtime", "image", "centos-base", "kernel-config", "build-jobs", "no-ccache", "attestation-key"),
+    *("runtime", "image", "centos-base", "kernel-config", "build-jobs"),
+    *("no-ccache", "ccache-remote", "ccache-writer", "attestation-key"),
     *("build-time", "build-silence", "build-memory", "build-disk", "build-processes"),
     *("shared-store", "shared-keys"),
     *("gpg-key", "module-key", "module-certificate", "baseurl", "valid-days", "no-smoke", "patience"),

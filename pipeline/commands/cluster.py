@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 from pipeline.commands.ci import NIGHTS, REPEATED
 from pipeline.commands.task import verb
 from pipeline.config.context import RunContext
-from pipeline.errors import UsageError
+from pipeline.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.ci.cluster import Cluster
     from pipeline.ci.master_page import ClusterState, MasterPage
+    from pipeline.commands.build import BuildCommand
 
 ACTIONS = ("install", "up", "night", "status", "down")
 _MOST = 64  # workers
@@ -30,7 +32,7 @@ _MOST = 64  # workers
     values={"line": "LINE", "workers": "NUMBER", "watch": "SECONDS"},
     help={
         "action": "install (Buildbot's environment), up, night (start one now), status, or down",
-        "line": "up, night: a line to build; may be repeated [the line of the settings]",
+        "line": "up, night: a line to build; may be repeated [up: that of the settings, night: those of the cluster]",
         "workers": "up: how many workers to start [2]",
         "watch": "up: seconds within which a worker that stopped is noticed [50]",
     },
@@ -51,12 +53,10 @@ def cluster(
         numbers = _number(workers or "2", "--workers", 1, _MOST), _number(watch or "50", "--watch", 0.5, 3600)
         _up(context, found, line or [], *numbers)
     elif action == "night":
-        from pipeline.ci.buildbot import NIGHT
-
         page = _page(found)
-        for name in line or [context.settings.line]:
-            page.force(f"{NIGHT} {name}", "operator", found.secret("operator"))
-            context.console.say(f"started: {NIGHT} {name}; {page.address}")
+        for night in _nights(found, line or []):
+            page.force(night, "operator", found.secret("operator"))
+            context.console.say(f"started: {night}; {page.address}")
     elif action == "down":
         killed = found.stop()
         context.console.say(f"ended; {len(killed)} processes were killed" if killed else "ended")
@@ -85,12 +85,13 @@ def _up(context: RunContext, found: Cluster, lines: list[str], workers: float, w
     if running := found.processes():
         what = f"the cluster: it runs already, {len(running)} processes; expected none"
         raise UsageError(what, where=str(found.place), hint="./inv cluster down")
+    chosen = [line_loader.load(name) for name in lines] or [line_loader.load(settings.line or None, settings.line_file)]
+    plans = {each.name: BuildCommand(each, context) for each in chosen}
+    _look(plans.values(), "" if lines or settings.line_file else settings.line)
     if buildbot_venv.install():
         context.console.note(f"made {buildbot_venv.path()}")
-    chosen = [line_loader.load(name) for name in lines] or [line_loader.load(settings.line or None, settings.line_file)]
     found.prepare(int(workers), settings.build_memory, watch)
-    plans = {each.name: BuildCommand(each, context) for each in chosen}
-    own = replace(settings, artifacts=Path("artifacts"), shared_store=None, shared_keys=None, attestation_key="")
+    own = replace(settings, artifacts=Path("artifacts"), shared_store="", shared_keys=None, attestation_key="")
     request = Request(
         *(tuple(chosen), own, TimeOfDay.parse("03:17")),
         {"cluster": str(found.file)},
@@ -105,6 +106,33 @@ def _up(context: RunContext, found: Cluster, lines: list[str], workers: float, w
     wait_for("its workers", lambda: {*names, COORDINATOR} <= {*page.connected()}, found.place / "workers")
     context.console.say(f"up: {page.address}, {len(names)} workers, {MASTER} in {found.master}")
     context.console.say(f"operator's password: {found.master / 'secrets' / 'operator'}")
+
+
+def _nights(found: Cluster, lines: list[str]) -> list[str]:
+    """Return the builders of the nights of these lines, of all where none is named. Raises `UsageError`."""
+    from pipeline.ci.buildbot import read_data
+
+    nights = {each.name: each.night for each in read_data(found.master).lines}
+    for name in lines:
+        if name not in nights:
+            what = f"{name}: the cluster does not build it; expected one of {', '.join(nights)}"
+            raise UsageError(what, where=str(found.master), hint=f"./inv cluster night {next(iter(nights))}")
+    return [nights[name] for name in lines or nights]
+
+
+def _look(plans: Iterable[BuildCommand], unnamed: str) -> None:
+    """Raise `Refused` or `Unreachable` for sources that cannot be fetched, before anything is installed.
+
+    `unnamed` is the line of the settings where no line was named.
+    """
+    for plan in plans:
+        try:
+            plan.look()
+        except PipelineError as error:
+            if unnamed:
+                taken = f"no line was named, and so it is that of the settings, {unnamed}"
+                error.why = f"{error.why}; {taken}" if error.why else taken
+            raise
 
 
 def _connected(name: str, connected: list[str]) -> str:

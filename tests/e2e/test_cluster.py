@@ -90,7 +90,7 @@ def running(images: Path) -> Iterator[Running]:
 
 
 def test_a_night_is_green_although_a_worker_dies_another_stops_and_the_master_dies(running: Running) -> None:
-    running.shop.inv("cluster", "night", "toy")
+    running.shop.inv("cluster", "night")  # of its one line
     killed, child = running.worker_at_work()
     os.kill(running.process(killed), signal.SIGKILL)
     wait_for(lambda: not is_there(child))

@@ -150,6 +150,13 @@ def test_an_address_is_host_and_port(tmp_path: Path, value: str) -> None:
         cluster_file.endpoint(value, "listen", tmp_path)
 
 
+def test_not_every_worker_becomes_a_writer_of_compiler_caches(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--ccache-writer: every worker would write to ccache-remote"):
+        data(tmp_path, ccache_remote=tmp_path, ccache_writer=True)
+    [command] = {" ".join(step["command"]) for step in data(tmp_path, ccache_remote=tmp_path)["lines"][0]["steps"][:1]}
+    assert f"--ccache-remote {tmp_path}" in command and "--ccache-writer" not in command
+
+
 def test_without_the_file_the_kind_says_what_it_needs(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--cluster: not given"):
         Buildbot().files(replace(request(tmp_path, ""), options={}))

@@ -61,6 +61,25 @@ def test_another_time_is_refused(at: str) -> None:
         TimeOfDay.parse(at)
 
 
+def test_a_shared_store_on_this_host_may_be_written_and_one_elsewhere_is_named_as_it_is() -> None:
+    text = service(shared_store="/srv/store", shared_keys=Path("/etc/fnat/keys"))
+    assert "ReadWritePaths=/srv/store" in text and "ReadWritePaths=/etc/fnat/keys" not in text
+    text = service(shared_store="/home/builder/store")
+    assert "BindPaths=/home/builder/store" in text and "BindReadOnlyPaths=/home/builder/store" not in text
+    text = service(shared_store="store")
+    assert f"ReadWritePaths={Path.cwd()}/store" in text and f"--shared-store {Path.cwd()}/store" in "".join(text)
+    for store in ("host:/srv/store", "rsync://host/fnat", "https://host/fnat"):
+        text = service(shared_store=store)
+        assert len([row for row in text if row.startswith("ReadWritePaths=")]) == 1
+        assert f"--shared-store {store}" in "".join(text)
+
+
+def test_compiler_caches_are_written_by_the_host_that_fills_them_alone() -> None:
+    remote = Path("/srv/ccache")
+    assert "ReadWritePaths=/srv/ccache" in service(ccache_remote=remote, ccache_writer=True)
+    assert "ReadWritePaths=/srv/ccache" not in service(ccache_remote=remote)
+
+
 def test_words_are_quoted_as_units_have_them() -> None:
     text = service(artifacts=Path('/srv/a b"%$c'), baseurl="https://x/$y")
     assert 'ReadWritePaths="/srv/a b\\"%%$c"' in text
