@@ -63,7 +63,10 @@ PASSES = {
     "attestation key": {"attestation-key.before-rename": 1},
 }
 # Points of other verbs and settings, with tests of their own.
-OTHERS = ("engine.", "night.", "nights.", "refresh.", "step.packed", "step.taken", "unsigned.", "upload.")
+OTHERS = (
+    *("engine.", "night.", "nights.", "refresh.", "step.packed", "step.taken", "store.decided", "store.offered"),
+    *("unsigned.", "upload."),
+)
 KILLS = [
     (part, point, number)
     for part, points in PASSES.items()

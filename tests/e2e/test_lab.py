@@ -19,18 +19,19 @@ from pipeline.core import process
 from pipeline.core.locks import locked
 from pipeline.errors import ExitCode
 from pipeline.lab.scenarios import NAMES
-from tests.e2e.test_build_all import LOCK, Built, built
+from tests.e2e.test_build_all import DIRECTORY, LOCK, Built, built
 from tests.fixtures.commandline import HEARING, Inv
 
 __all__ = ["built"]  # a fixture
 
 pytestmark = pytest.mark.timeout(600, func_only=True)  # a fixture compiles for longer, with a limit of its own
+WRONG = DIRECTORY.replace("lts61", "wrong")
 
 
 @pytest.fixture(scope="module")
 def results(built: Built) -> Path:
     """Where the results of the build's own run of the lab are."""
-    return built.artifacts / "reports/lab/lts61/passed"
+    return built.artifacts / "reports/lab" / DIRECTORY / "passed"
 
 
 def test_the_build_ends_with_every_scenario(built: Built, results: Path) -> None:
@@ -73,8 +74,8 @@ def wrong(published: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
     file = tmp_path / "wrong.toml"
     parts = "".join(f'{part} = "stock"\n' for part in ("director", "server", "client"))
     file.write_text(f'schema = 1\nextends = "lts61"\nname = "wrong"\n[lab.fullnat]\n{parts}')
-    repository = published.artifacts / "repo" / "wrong"
-    repository.symlink_to("lts61")
+    repository = published.latest.parents[1].with_name(WRONG)
+    repository.symlink_to(DIRECTORY)
     signer = json.loads((repository / "latest/snapshot.json").read_text())["key"]["fingerprint"]
     yield "--line-file", str(file), "--artifacts", str(published.artifacts), "--gpg-key", signer
     repository.unlink()
@@ -83,7 +84,7 @@ def wrong(published: Built, tmp_path: Path) -> Iterator[tuple[str, ...]]:
 def test_a_stock_director_turns_fullnat_red_with_the_reason(published: Built, wrong: tuple[str, ...]) -> None:
     ended = published.inv("smoke", *wrong, "--scenario", "fullnat", expect=ExitCode.TEST)
     assert "has no FULLNAT, kmod-lvs-fullnat does" in ended.out
-    junit = ET.parse(published.artifacts / "reports/lab/wrong/latest/junit.xml")
+    junit = ET.parse(published.artifacts / "reports/lab" / WRONG / "latest/junit.xml")
     assert "has no FULLNAT" in "".join(error.get("message", "") for error in junit.iter("error"))
 
 
@@ -108,7 +109,7 @@ def test_a_lab_that_is_stopped_leaves_nothing_that_runs(published: Built, number
         assert smoke.wait(30) == status
         assert published.inv.living() == []
     told = published.inv("status", "--json", "--artifacts", published.artifacts).json
-    assert told["lab"]["lts61"]["state"] == "interrupted"
+    assert told["lab"][DIRECTORY]["state"] == "interrupted"
 
 
 def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built) -> None:
@@ -119,7 +120,7 @@ def test_a_kernel_that_panics_ends_its_scenario_with_the_trace(published: Built)
             assert lab.poll() is None
         os.write(lab.stdin.fileno(), b"echo c > /proc/sysrq-trigger\n")
         assert lab.wait(60) == ExitCode.TEST
-    report = json.loads((published.artifacts / "reports/lab/lts61/latest/report.json").read_text())
+    report = json.loads((published.artifacts / "reports/lab" / DIRECTORY / "latest/report.json").read_text())
     (boot,) = report["scenarios"]
     assert boot["state"] == "failed" and "panic, the kernel gave up: " in boot["why"]
     (stock,) = (guest for guest in boot["guests"] if guest["name"] == "stock")

@@ -187,8 +187,11 @@ def test_what_a_job_makes_the_terminal_answer_is_not_typed_for_the_persons_shell
     """A terminal answers some sequences by typing; here the test is the terminal."""
     with person("bubblewrap", image) as someone:
         someone.type("echo $((6*7))ready\r", "42ready")
-        someone.type("sleep 0.5; printf 'ask%s' ed; kill -9 $$\r", "asked")
+        someone.type("printf 'ask%s' ed; sleep 2; kill -9 $$\r", "asked")
+        os.kill(someone.pid, signal.SIGSTOP)  # the answer comes when the job has ended, and nobody has read it
+        time.sleep(2.5)
         os.write(someone.screen, b"rm -r everything\r")
+        os.kill(someone.pid, signal.SIGCONT)
         someone.status()
         assert someone.typed() == bytes(4)
 

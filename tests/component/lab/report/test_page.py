@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -10,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request
 
 from pipeline.lab.report import page as report
 from pipeline.lab.report.results import Report
 from tests.fixtures import labruns
+from tests.fixtures.browsers import chromium
 
 WIDTHS = [360, 768, 1280]  # pixels: a phone, a tablet, a desk
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert program, "the tests need Chromium: python -m pipeline.host.programs test installs it"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=program, timeout=120_000)  # ms: a busy machine
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @dataclass
