@@ -77,7 +77,7 @@ def sources_of(
 def read_module(package: Path, path: str) -> bytes:
     """Return the uncompressed content of a module in a package. Raises `Refused`."""
     with rpm_payload.opened(package) as opened:
-        for _, data in opened.read({path: Wanted(_MODULE_MOST)}, whole=False):
+        for _, data in opened.read_few({path: Wanted(_MODULE_MOST)}):
             return _unpacked(data, path)
     return b""
 
@@ -86,14 +86,12 @@ def defining(package: Path, symbol: str) -> list[Built]:
     """Return the files of a package that define a symbol: its System.map, else modules. Raises `Refused`."""
     found = []
     with rpm_payload.opened(package) as opened:
-        wanted = {path: Wanted(_MAP_MOST) for path in opened.files if _MAP.fullmatch(path)}
-        wanted |= {path: Wanted(_MODULE_MOST) for path in opened.files if is_module(path)}
-        for path, packed in opened.read(wanted, whole=False) if wanted else ():
-            if not is_module(path):
-                if _is_in_map(symbol, packed):
-                    opened.verify()  # modules need not be unpacked, and the digest was not reached
-                    return [Built(path, None)]
-                continue
+        maps = {path: Wanted(_MAP_MOST) for path in opened.files if _MAP.fullmatch(path)}
+        for path, text in opened.read_few(maps):
+            if _is_in_map(symbol, text):
+                return [Built(path, None)]
+        modules = {path: Wanted(_MODULE_MOST) for path in opened.files if is_module(path)}
+        for path, packed in opened.read(modules, whole=False) if modules else ():
             data = _unpacked(packed, path)
             if symbol.encode() in data and any(
                 row.name == symbol and row.section for row in Object(data, path).symbols

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,9 @@ TIME_MOST = 300.0  # seconds for one package; one of 115 MB in xz takes 10
 _QUEUED = 8  # pieces that wait for the digest's thread
 _PLAIN_PATH = re.compile(r"(?:/(?!\.{0,2}(?:/|\Z))[^/]+)+")  # absolute, without `.`, `..` and empty parts
 # PGPHASHALGO_*: RFC 4880, 9.4
+_MD5 = 1
 _ALGORITHMS = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512"}
+_STRONG = ("sha256", "sha384", "sha512")
 
 
 @dataclass(frozen=True)
@@ -85,20 +87,27 @@ class Package:
         that is wanted. Raises `Refused`.
         """
         with self._digest() as pull:
-            limits = decompression.Limits(TOTAL_MOST, self.deadline)
-            stream = decompression.Stream(pull, f"the payload of {self.path.name}", limits)
-            left = {path: row for path, row in self.files.items() if not row.file.is_ghost}
-            missing = {path for path in wanted if path in left}
-            with stream.ahead():
-                for path, data in self._members(stream, left, wanted) if missing or whole else ():
-                    yield path, data
-                    missing.discard(path)
-                    if not missing and not whole:
-                        break
+            left = yield from self._walk(pull, wanted, whole=whole)
             while not whole and pull():
                 self._check_time()
             if left and whole:
                 raise self.refuse(f"{len(left)} files are not in its payload, {next(iter(left))} among them")
+
+    def read_few(self, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, bytes]]:
+        """Yield paths and whole contents of the `wanted` regular files, each proven by its own digest in the header.
+
+        What is behind the last of them is not read. Where the header has but MD5 of files, the payload's digest proves
+        them when the iteration ends. Raises `Refused`.
+        """
+        name = _ALGORITHMS.get(self.headers.header.number(Tag.FILE_DIGEST_ALGORITHM, _MD5))
+        if name not in _STRONG:
+            yield from self.read(wanted, whole=False)
+            return
+        self._rewind()
+        for path, data in self._walk(self._pull, wanted, whole=False):
+            if hashlib.new(name, data).hexdigest() != self.files[path].file.content.lower():
+                raise self.refuse(f"{path} differs from its {name}")
+            yield path, data
 
     def verify(self) -> None:
         """Check the payload's digest without unpacking it. Raises `Refused`."""
@@ -109,6 +118,22 @@ class Package:
     def _check_time(self) -> None:
         if time.monotonic() > self.deadline:
             raise self.refuse("it took too long to read")
+
+    def _walk(
+        self, pull: Callable[[], bytes], wanted: Mapping[str, Wanted], *, whole: bool
+    ) -> Generator[tuple[str, bytes], None, Mapping[str, ListedFile]]:
+        """Yield as `read`, and return the files of the header that were not reached."""
+        limits = decompression.Limits(TOTAL_MOST, self.deadline)
+        stream = decompression.Stream(pull, f"the payload of {self.path.name}", limits)
+        left = {path: row for path, row in self.files.items() if not row.file.is_ghost}
+        missing = {path for path in wanted if path in left}
+        with stream.ahead():
+            for path, data in self._members(stream, left, wanted) if missing or whole else ():
+                yield path, data
+                missing.discard(path)
+                if not missing and not whole:
+                    break
+        return left
 
     def _members(
         self, stream: decompression.Stream, left: dict[str, ListedFile], wanted: Mapping[str, Wanted]
@@ -189,12 +214,12 @@ class Package:
         The digest is computed in a thread of its own, beside the decoder.
         """
         name, wanted, begun = self._payload_digest()
-        self.raw.seek(self.headers.body_offset + self.headers.header_size)
+        self._rewind()
         with ThreadPoolExecutor(1) as pool:
             waiting: list[Future[Any]] = []
 
             def pull() -> bytes:
-                data = self.raw.read(decompression.PIECE)
+                data = self._pull()
                 if begun is not None and data:
                     waiting.append(pool.submit(begun.update, data))
                     if len(waiting) > _QUEUED:
@@ -207,6 +232,12 @@ class Package:
         if begun.hexdigest() != wanted.lower():
             raise self.refuse(f"its content differs from its {name}")
         self.digests.append(name)
+
+    def _rewind(self) -> None:
+        self.raw.seek(self.headers.body_offset + self.headers.header_size)
+
+    def _pull(self) -> bytes:
+        return self.raw.read(decompression.PIECE)
 
     def _payload_digest(self) -> tuple[str, str, hashlib._Hash | None]:
         """Return name and value of the digest that the package has of its payload, and its computation."""

@@ -84,10 +84,18 @@ def test_a_symbol_of_the_boot_image_is_found_in_its_map_alone(tmp_path: Path) ->
         built_symbols.defining(package, "kernel")
 
 
-def test_a_package_that_differs_behind_its_map_from_its_digest_is_refused(tmp_path: Path) -> None:
-    files = [MAP, entry(f"{PLACE}/ip_vs.ko", b"the module's content")]
+def test_a_map_and_a_module_that_differ_from_their_digests_are_refused(tmp_path: Path) -> None:
+    module = entry(f"{PLACE}/ip_vs.ko", b"the module's content")
     package = write(
-        tmp_path / "a.rpm", files, compression="none", damage=lambda data: data.replace(b"content", b"CONTENT")
+        tmp_path / "a.rpm", [MAP, module], compression="none", damage=lambda data: data.replace(b"start", b"STOP_")
     )
-    with pytest.raises(Refused, match="differs from its payload sha256"):
+    with pytest.raises(Refused, match=r"System\.map-6\.1\.0 differs from its sha256"):
         built_symbols.defining(package, "start_kernel")
+    assert built_symbols.read_module(package, module.path) == module.data
+    package = write(
+        tmp_path / "b.rpm", [MAP, module], compression="none", damage=lambda data: data.replace(b"content", b"CONTENT")
+    )
+    with pytest.raises(Refused, match=r"ip_vs\.ko differs from its sha256"):
+        built_symbols.read_module(package, module.path)
+    with pytest.raises(Refused, match="differs from its payload sha256"):
+        built_symbols.defining(package, "elsewhere_defined")

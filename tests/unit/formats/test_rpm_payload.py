@@ -19,6 +19,7 @@ from pipeline.formats import decompression, rpm_payload
 from pipeline.formats.rpm_header import SignatureTag, Tag
 from pipeline.formats.rpm_payload import Wanted
 from tests.fixtures.rawrpms import COMPRESSIONS, Entry, cpio, entry, link, write
+from tests.fixtures.rpms import Rows
 
 CONFIG, MODULE = entry("/boot/config-1", b"CONFIG_X=y\n"), entry("/lib/modules/1/a.ko", b"\x7fELF" + bytes(5000))
 DIRECTORY = entry("/lib/modules/1", mode=stat.S_IFDIR | 0o755)
@@ -71,6 +72,34 @@ def test_reading_ends_with_what_is_wanted_and_the_digest_is_checked_all_the_same
     path = write(tmp_path / "b.rpm", FILES, compression="none", damage=lambda data: data.replace(b"ELF", b"ELf"))
     with pytest.raises(Refused, match="content differs from its payload sha256"):
         read(path, CONFIG.path, whole=False)
+
+
+def read_few(path: Path, wanted: str) -> tuple[dict[str, bytes], list[str]]:
+    with rpm_payload.opened(path) as package:
+        return dict(package.read_few({wanted: Wanted(1 << 20)})), package.digests
+
+
+def test_few_files_are_proven_by_their_own_digests_and_nothing_behind_them_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rpm", FILES, compression="none", damage=lambda data: data.replace(b"ELF", b"ELf"))
+    found, digests = read_few(path, CONFIG.path)
+    assert found == {CONFIG.path: CONFIG.data} and digests == ["header sha256", "header sha1"]
+    with pytest.raises(Refused, match=r"/lib/modules/1/a\.ko differs from its sha256"):
+        read_few(path, MODULE.path)
+    assert read_few(path, "/nowhere")[0] == {}
+
+
+@pytest.mark.parametrize("algorithm", [1, 2])
+def test_few_files_without_good_digests_are_proven_by_that_of_the_payload(tmp_path: Path, algorithm: int) -> None:
+    rows: Rows = {Tag.FILE_DIGEST_ALGORITHM: (4, 1, struct.pack(">I", algorithm))}
+    path = write(tmp_path / "a.rpm", FILES, changed=rows)
+    assert read_few(path, CONFIG.path)[1][-1] == "payload sha256"
+
+    def damage(data: bytes) -> bytes:
+        return data.replace(b"ELF", b"ELf")
+
+    path = write(tmp_path / "b.rpm", FILES, changed=rows, compression="none", damage=damage)
+    with pytest.raises(Refused, match="content differs from its payload sha256"):
+        read_few(path, CONFIG.path)
 
 
 HOSTILE: dict[str, tuple[list[Entry], list[Entry] | bytes, str]] = {
