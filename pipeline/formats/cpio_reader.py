@@ -7,10 +7,9 @@ own header (lib/cpio.c), which has nothing but the file's number in the header's
 
 from __future__ import annotations
 
-import re
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 
 from pipeline.formats.cpio import PATH_LIMIT
@@ -18,7 +17,7 @@ from pipeline.formats.decompression import Stream
 
 _MAGICS, _STRIPPED = (b"070701", b"070702"), b"07070X"
 _FIELDS = struct.Struct(">13I")  # of a header behind its magic, each in eight hexadecimal digits
-_USUAL = re.compile(r"\.(?:/(?!\.{0,2}(?:/|\Z))[^/\0]+)+")  # the paths of rpm's payloads, which need nothing but a look
+_NUMBER = struct.Struct(">I")
 _TRAILER = b"TRAILER!!!"
 _PADDING = 64 << 10  # bytes behind the trailer; rpm writes none, cpio up to a block
 
@@ -44,15 +43,15 @@ class Member:
 
 
 def members(
-    stream: Stream, size_of: Callable[[int], int], most: int, count: int
+    stream: Stream, size_of: Callable[[int], int], most: int, count: int, plain: Container[str] = ()
 ) -> Iterator[tuple[Member, Callable[[], Iterator[bytes]]]]:
     """Yield each member with a function that yields its content in pieces, to be used before the next one.
 
     `size_of` returns the size of the file with a number in the package's list, `most` and `count` are the bytes of a
-    member and the members that are read at most. Raises `Refused`.
+    member and the members that are read at most; `plain` has paths that were looked at. Raises `Refused`.
     """
     for _ in range(count + 1):
-        member = _header(stream, size_of)
+        member = _header(stream, size_of, plain)
         if member is None:
             stream.end(_PADDING)
             return
@@ -60,8 +59,7 @@ def members(
             raise stream.refuse(f"{member.path[:80]!a} has {member.size} bytes; expected at most {most}")
         content = _Content(stream, member.size)
         yield member, content.pieces
-        content.skip()
-        stream.skip(-member.size % 4)
+        stream.skip(content.left + -member.size % 4)
     raise stream.refuse(f"more than {count} members")
 
 
@@ -75,15 +73,12 @@ class _Content:
             self.left -= len(piece)
             yield piece
 
-    def skip(self) -> None:
-        self.stream.skip(self.left)
 
-
-def _header(stream: Stream, size_of: Callable[[int], int]) -> Member | None:
+def _header(stream: Stream, size_of: Callable[[int], int], plain: Container[str]) -> Member | None:
     """Return the next member, None for the trailer."""
     magic = stream.exactly(6)
     if magic == _STRIPPED:
-        (number,) = _numbers(stream, struct.Struct(">I"))
+        (number,) = _numbers(stream, _NUMBER)
         stream.skip(2)  # the header's 14 bytes are padded to 16
         return Member(f"#{number}", 0, size_of(number), (0, 0, number), 1, number)
     if magic not in _MAGICS:
@@ -91,11 +86,10 @@ def _header(stream: Stream, size_of: Callable[[int], int]) -> Member | None:
     inode, mode, _, _, links, _, size, major, minor, _, _, length, _ = _numbers(stream, _FIELDS)
     if not 1 < length <= PATH_LIMIT:
         raise stream.refuse(f"a path of {length} bytes; expected at most {PATH_LIMIT}")
-    name = stream.exactly(length)
-    stream.skip(-(6 + 2 * _FIELDS.size + length) % 4)
+    name = stream.exactly(length + -(6 + 2 * _FIELDS.size + length) % 4)[:length]
     if name == _TRAILER + b"\0":
         return None
-    return Member(_path(stream, name), mode, size, (major, minor, inode), links)
+    return Member(_path(stream, name, plain), mode, size, (major, minor, inode), links)
 
 
 def _numbers(stream: Stream, layout: struct.Struct) -> tuple[int, ...]:
@@ -107,10 +101,10 @@ def _numbers(stream: Stream, layout: struct.Struct) -> tuple[int, ...]:
     return found
 
 
-def _path(stream: Stream, name: bytes) -> str:
+def _path(stream: Stream, name: bytes, plain: Container[str]) -> str:
     """Return a member's path. Raises `Refused` for one that leaves the tree, or that a file system cannot have."""
     text = name[:-1].decode(errors="backslashreplace")
-    if name[-1:] == b"\0" and _USUAL.fullmatch(text) and text.isprintable():
+    if name[-1:] == b"\0" and text.startswith("./") and text[1:] in plain:
         return text[1:]
     if name[-1:] != b"\0" or "\0" in text:
         raise stream.refuse(f"a path that does not end where its header says: {text[:80]!a}")

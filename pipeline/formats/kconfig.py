@@ -174,8 +174,6 @@ def _needs(words: Sequence[str] | None) -> str:
 
 
 def _assignment(line: str) -> tuple[str, str] | None:
-    if match := _SET.fullmatch(line):
-        return match[1], match[2]
-    if match := _UNSET.fullmatch(line):
-        return match[1], "n"
-    return None
+    if line.startswith("#"):
+        return (match[1], "n") if (match := _UNSET.fullmatch(line)) else None
+    return (match[1], match[2]) if (match := _SET.fullmatch(line)) else None

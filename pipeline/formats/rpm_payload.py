@@ -146,7 +146,7 @@ class Package:
                 raise self.refuse(f"a file that its header does not list: number {number}")
             return self.files[order[number]].size
 
-        for member, content in cpio_reader.members(stream, size_of, MEMBER_MOST, len(left)):
+        for member, content in cpio_reader.members(stream, size_of, MEMBER_MOST, len(left), self.files):
             path = order[member.number] if member.number is not None else member.path
             row = left.pop(path, None)
             if row is None:

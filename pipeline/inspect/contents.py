@@ -29,7 +29,8 @@ _IMAGE = re.compile(rf"/boot/vmlinu[xz]-(?P<boot>[^/]+)|{_MODULES}/vmlinuz")
 _EXPORTS = re.compile(rf"/boot/symvers-(?P<boot>[^/]+?){_PACKED}|{_MODULES}/symvers{_PACKED}")
 _MAP = re.compile(rf"/boot/System\.map-(?P<boot>[^/]+)|{_MODULES}/System\.map")
 _MODULE = re.compile(rf"{_MODULES}/(?P<place>.+)\.ko{_PACKED}")
-_KERNELS, _OF_KERNELS = ("/boot/", "/lib/modules/", "/usr/lib/modules/"), (_MODULE, _IMAGE, _CONFIG, _EXPORTS, _MAP)
+_KERNELS, _BOOT = ("/boot/", "/lib/modules/", "/usr/lib/modules/"), (_IMAGE, _CONFIG, _EXPORTS, _MAP)
+_DEEPEST = 5  # slashes in a path of a kernel's that is no module's; a package has thousands that are deeper
 _TOA_NAME = re.compile(r"(?:.*_)?toa(?:_.*)?")
 _TOOLS = re.compile(r"(?:/usr)?/sbin/(?:ipvsadm|keepalived)")
 _READER, _SETTINGS = re.compile(r"(?:/usr)?/sbin/lvs-toa"), "/etc/lvs-toa.conf"
@@ -99,10 +100,11 @@ class Contents:
         found = []
         for path in self.listed:
             if path.startswith(_KERNELS):
-                match = next((match for pattern in _OF_KERNELS if (match := pattern.fullmatch(path))), None)
-                if match:
+                if match := _MODULE.fullmatch(path):
+                    found.append((match["kernel"], match["place"], path))
+                elif match := next((match for pattern in _BOOT if (match := pattern.fullmatch(path))), None):
                     groups = match.groupdict()
-                    found.append((groups.get("boot") or groups["kernel"], groups.get("place", ""), path))
+                    found.append((groups.get("boot") or groups["kernel"], "", path))
         return tuple(found)
 
     @cached_property
@@ -151,6 +153,8 @@ class Contents:
 
 
 def _of_boot(path: str) -> Wanted | None:
+    if path.count("/") > _DEEPEST:
+        return None
     if _IMAGE.fullmatch(path):
         return Wanted(_IMAGE_BEGINNING, part=True)
     if _CONFIG.fullmatch(path) or _EXPORTS.fullmatch(path):
@@ -162,6 +166,8 @@ def _of_modules(path: str) -> Wanted | None:
     name = module_facts.normalized(path) if "ip_vs" in path or "ip-vs" in path or "toa" in path else ""
     if (name == "ip_vs" or _TOA_NAME.fullmatch(name)) and _MODULE.fullmatch(path):
         return Wanted(_MODULE_MOST)
+    if path.startswith(_KERNELS):
+        return None
     if _TOOLS.fullmatch(path) or _READER.fullmatch(path):
         return Wanted(_PROGRAM_MOST)
     return Wanted(_SETTINGS_MOST) if path == _SETTINGS else None
