@@ -6,7 +6,7 @@ elf(5), and for relocations the System V ABI of x86-64.
 
 from __future__ import annotations
 
-import itertools
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +16,7 @@ from pipeline.errors import Refused
 from pipeline.formats import elf
 
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_MACHINE = 18  # its place in the header
 _SECTION = struct.Struct("<IIQQQQIIQQ")
 _SYMBOL = struct.Struct("<IBBHQQ")
 _RELOCATION = struct.Struct("<QQq")
@@ -23,11 +24,13 @@ _SYMBOLS, _RELOCATIONS, _NO_CONTENT = 2, 4, 8  # SHT_SYMTAB, SHT_RELA, SHT_NOBIT
 _FUNCTION, _SECTION_SYMBOL = 2, 3  # STT_FUNC, STT_SECTION
 FILE_SYMBOL = 4  # STT_FILE: the name of a source
 _RELATIVE = (2, 4)  # R_X86_64_PC32 and PLT32: the field's own place, 4 bytes before the next instruction, is subtracted
-_SECTIONS_MOST, _ROWS_MOST = 20_000, 1_000_000  # the largest module of Debian's 6.1 has 300 and 60,000
-_NAME_MOST = 4096  # bytes
+_SECTIONS_MOST, _ROWS_MOST = 20_000, 500_000  # the largest module of Debian's 6.1 has 300 and 60,000
+# Bytes of a name, and of all names of a file: they may overlap, and add up to far more than the file has.
+_NAME_MOST, _NAMES_MOST = 4096, 32 << 20
+_TABLES_MOST = 16  # tables of relocations for one section; compilers write one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Section:
     """A section by its number."""
 
@@ -40,7 +43,7 @@ class Section:
     info: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Symbol:
     """A symbol; `section` is the number of the section that it lies in."""
 
@@ -51,7 +54,7 @@ class Symbol:
     size: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """Where a relocation leads: a place in a section, or the symbol of another object."""
 
@@ -68,6 +71,11 @@ class Object:
     name: str
     _targets: dict[int, Mapping[int, Target]] = field(init=False, default_factory=dict)
 
+    @property
+    def machine(self) -> int:
+        """The machine that the code is for: EM_X86_64 is `elf.X86_64`."""
+        return int.from_bytes(self.data[_MACHINE : _MACHINE + 2], "little")
+
     @cached_property
     def sections(self) -> tuple[Section, ...]:
         """All sections in order."""
@@ -78,9 +86,9 @@ class Object:
             if count > _SECTIONS_MOST:
                 raise ValueError(f"{count} sections")
             rows = [_SECTION.unpack_from(self.data, start + size * number) for number in range(count)]
-            titles = self._piece(rows[names][4], rows[names][5]) if rows else b""
+            titles = _Names(self._piece(rows[names][4], rows[names][5]) if rows else b"")
             return tuple(
-                Section(number, _text(titles, row[0]), row[1], row[4], row[5], row[6], row[7])
+                Section(number, titles.text(row[0]), row[1], row[4], row[5], row[6], row[7])
                 for number, row in enumerate(rows)
             )
         except (struct.error, IndexError, ValueError, OverflowError) as error:
@@ -93,9 +101,9 @@ class Object:
             table = next((section for section in self.sections if section.kind == _SYMBOLS), None)
             if table is None:
                 return ()
-            names = self.content(self.sections[table.link])
-            rows = itertools.islice(_SYMBOL.iter_unpack(self._whole_rows(table, _SYMBOL.size)), _ROWS_MOST)
-            return tuple(Symbol(_text(names, row[0]), row[1] & 0xF, row[3], row[4], row[5]) for row in rows)
+            names = _Names(self.content(self.sections[table.link]))
+            rows = _SYMBOL.iter_unpack(self._rows(table, _SYMBOL.size))
+            return tuple(Symbol(names.text(row[0]), row[1] & 0xF, row[3], row[4], row[5]) for row in rows)
         except (struct.error, IndexError, ValueError) as error:
             raise self._broken(error) from None
 
@@ -110,14 +118,15 @@ class Object:
         """Return the first section of a name."""
         return next((section for section in self.sections if section.name == name), None)
 
-    def functions(self) -> list[tuple[Symbol, bytes]]:
-        """Return the functions with their code, in the order of sections and places."""
-        found = []
-        for symbol in sorted(self.symbols, key=lambda symbol: (symbol.section, symbol.value)):
-            if symbol.kind == _FUNCTION and 0 < symbol.section < len(self.sections) and symbol.size:
-                code = self.content(self.sections[symbol.section])
-                found.append((symbol, code[symbol.value : symbol.value + symbol.size]))
-        return found
+    def functions(self, named: re.Pattern[str]) -> list[Symbol]:
+        """Return the functions whose whole names match, in the order of sections and places."""
+        rows = (symbol for symbol in self.symbols if symbol.kind == _FUNCTION and named.fullmatch(symbol.name))
+        found = [symbol for symbol in rows if 0 < symbol.section < len(self.sections) and symbol.size]
+        return sorted(found, key=lambda symbol: (symbol.section, symbol.value))
+
+    def code(self, function: Symbol) -> bytes:
+        """Return the code of a function."""
+        return self.bytes_at(Target(function.section, function.value, ""), function.size)
 
     def target(self, section: int, place: int) -> Target | None:
         """Return where the relocation leads that fills the bytes at `place` of a section."""
@@ -130,27 +139,30 @@ class Object:
         if target is None or not 0 < target.section < len(self.sections) or target.offset < 0:
             return b""
         section = self.sections[target.section]
-        return self.content(section)[target.offset : target.offset + size]
+        if section.kind == _NO_CONTENT:
+            return b""
+        end = min(section.offset + section.size, len(self.data))
+        return self.data[section.offset + target.offset : min(section.offset + target.offset + size, end)]
 
     def _relocations(self, section: int) -> Mapping[int, Target]:
-        found = {}
+        found: dict[int, Target] = {}
+        tables = [each for each in self.sections if each.kind == _RELOCATIONS and each.info == section]
         try:
-            for table in self.sections:
-                if table.kind == _RELOCATIONS and table.info == section:
-                    rows = itertools.islice(
-                        _RELOCATION.iter_unpack(self._whole_rows(table, _RELOCATION.size)), _ROWS_MOST
-                    )
-                    for place, info, addend in rows:
-                        symbol = self.symbols[info >> 32]
-                        relative = 4 if info & 0xFFFFFFFF in _RELATIVE else 0
-                        found[place] = Target(symbol.section, symbol.value + addend + relative, symbol.name)
-        except (struct.error, IndexError) as error:
+            for table in tables[:_TABLES_MOST]:
+                for place, info, addend in _RELOCATION.iter_unpack(self._rows(table, _RELOCATION.size)):
+                    symbol = self.symbols[info >> 32]
+                    relative = 4 if info & 0xFFFFFFFF in _RELATIVE else 0
+                    found[place] = Target(symbol.section, symbol.value + addend + relative, symbol.name)
+        except (struct.error, IndexError, ValueError) as error:
             raise self._broken(error) from None
         return found
 
-    def _whole_rows(self, section: Section, size: int) -> bytes:
-        content = self.content(section)
-        return content[: len(content) // size * size]
+    def _rows(self, section: Section, size: int) -> bytes:
+        """Return the whole rows of a table. Raises `ValueError` for more than any module has."""
+        count = section.size // size
+        if count > _ROWS_MOST:
+            raise ValueError(f"a table of {count} rows; expected at most {_ROWS_MOST}")
+        return self.content(section)[: count * size]
 
     def _piece(self, offset: int, size: int) -> bytes:
         if offset + size > len(self.data):
@@ -161,9 +173,19 @@ class Object:
         return Refused(f"{self.name}: not a whole ELF file", where=self.name, why=str(error))
 
 
-def _text(data: bytes, start: int) -> str:
-    """Return the text at `start`; overlapping texts may add up to far more than the file, so each has a limit."""
-    end = data.find(b"\0", start, start + _NAME_MOST)
-    if end < 0:
-        raise ValueError("a name that does not end")
-    return data[start:end].decode(errors="backslashreplace")
+@dataclass
+class _Names:
+    """A table of names. Raises `ValueError` for names that are longer, alone or together, than any module has."""
+
+    data: bytes
+    left: int = _NAMES_MOST
+
+    def text(self, start: int) -> str:
+        """Return the text at `start`."""
+        end = self.data.find(b"\0", start, start + _NAME_MOST)
+        if end < 0:
+            raise ValueError("a name that does not end")
+        self.left -= end - start
+        if self.left < 0:
+            raise ValueError(f"names of more than {_NAMES_MOST} bytes")
+        return self.data[start:end].decode(errors="backslashreplace")

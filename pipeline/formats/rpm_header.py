@@ -28,6 +28,7 @@ _HEADER_MAGIC = b"\x8e\xad\xe8\x01"
 _MOST_ENTRIES, _MOST_DATA = 0xFFFF, 64 << 20  # rpm itself takes 256 MiB, rpm 4.8 16 MiB: lib/header_internal.hh
 _TEXT_USUAL = 64  # bytes of a text and its zero byte: as many are looked through first
 _MOST_VALUES = 2_000_000  # in one header; that of kernel-devel has 300,000
+_MOST_PATHS = 64 << 20  # characters of all directories, one for each file; those of kernel-devel have 1 MB
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~^-]{0,250}")  # also the one argument that rpmsign is given
 _SENSES = {2: "<", 4: ">", 8: "="}  # RPMSENSE_LESS, GREATER and EQUAL, in the order in which rpm writes them
 
@@ -199,6 +200,8 @@ class RpmFile:
         names, directories = header.texts(Tag.BASE_NAMES), header.texts(Tag.DIRECTORY_NAMES)
         places = header.numbers(Tag.DIRECTORY_INDEXES)
         try:
+            if sum(len(directories[place]) for place in places) > _MOST_PATHS:
+                raise Refused(f"{self.nvra}: paths of more than {_MOST_PATHS} characters in its header")
             paths = [directories[place] + name for place, name in zip(places, names, strict=True)]
             columns = (header.numbers(Tag.FILE_FLAGS), header.numbers(Tag.FILE_MODES))
             texts = (header.texts(Tag.FILE_LINK_TARGETS), header.texts(Tag.FILE_DIGESTS))

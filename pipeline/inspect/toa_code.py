@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline.formats.elf_object import Object
+from pipeline.formats.elf_object import Object, Symbol
 
 if TYPE_CHECKING:
     from capstone import Cs
@@ -24,10 +24,13 @@ _READERS = re.compile(r"(?:get_toa_data|\w+_toa)(?:\.\w+)*")  # of the original'
 _WRITERS = re.compile(r"(?:tcp_opt_add_toa|tcp_fnat_in_handler)(?:\.\w+)*")  # of the original's ip_vs_proto_tcp.c
 _KINDS = range(3, 256)  # what is no padding; the 8 of a timestamp is the length here, and never a kind of ours
 _APART = 4  # instructions from one comparison of a pair to the other: a jump between, and a load
-_CODE_MOST = 1 << 20  # bytes of one function, or of a whole small module's code
+# Bytes of one function or of a whole small module's code, and of all functions of a module: the original's have 4 KiB,
+# and a decoded instruction takes 5 KiB of memory.
+_CODE_MOST, _ALL_CODE_MOST = 24 << 10, 256 << 10
 # struct ctl_table and the project's own addition to it: include/linux/sysctl.h of 6.1, and the series
 # of directors that have modules of their own.
-_TABLE, _SYSCTL, _FILLS = "vs_vars", b"fullnat_toa_option\0", "ip_vs_control_net_init"
+_TABLE, _SYSCTL, _FILLS = "vs_vars", b"fullnat_toa_option\0", re.compile("ip_vs_control_net_init")
+_TABLE_MOST = 64 << 10  # bytes
 _SYSCTL_SIZE, _SYSCTL_DATA = 64, 8
 _JUMP, _CALL = 1, 2  # capstone's groups, CS_GRP_*
 # System V ABI of x86-64, 3.2.1; named as `_whole` does.
@@ -49,12 +52,11 @@ def read_by_servers(module: Object) -> OptionReading:
     In a module without names of functions all of its code is read, since it has no other purpose.
     """
     found: dict[int, list[str]] = {}
-    functions = [(symbol.name, symbol.section, symbol.value, code) for symbol, code in module.functions()]
-    known = [row for row in functions if _READERS.fullmatch(row[0])]
-    if not known:
+    known = [(symbol.name, code) for symbol, code in _functions(module, _READERS)]
+    if not module.functions(_READERS):
         text = module.named(".text")
-        known = [("the whole code", text.number, 0, module.content(text))] if text else []
-    for name, _, _, code in known:
+        known = [("the whole code", module.content(text))] if text and text.size <= _CODE_MOST else []
+    for name, code in known:
         for number in _compared(code):
             found.setdefault(number, []).append(name)
     return _reading(found)
@@ -63,10 +65,9 @@ def read_by_servers(module: Object) -> OptionReading:
 def written_by_directors(module: Object) -> OptionReading:
     """Return the number that a director's ip_vs stores into packets."""
     found: dict[int, list[str]] = {}
-    for symbol, code in module.functions():
-        if _WRITERS.fullmatch(symbol.name):
-            for number in _stored(module, symbol.section, symbol.value, code):
-                found.setdefault(number, []).append(symbol.name)
+    for symbol, code in _functions(module, _WRITERS):
+        for number in _stored(module, symbol.section, symbol.value, code):
+            found.setdefault(number, []).append(symbol.name)
     return _reading(found)
 
 
@@ -78,17 +79,24 @@ def default_of_sysctl(module: Object) -> OptionReading:
     """
     entry = _sysctl_entry(module)
     found: dict[int, list[str]] = {}
-    for symbol, code in module.functions() if entry is not None else ():
-        if symbol.name == _FILLS:
-            for number in _stored_where(code, _SYSCTL_SIZE * (entry or 0) + _SYSCTL_DATA):
-                found.setdefault(number, []).append(symbol.name)
+    for symbol, code in _functions(module, _FILLS) if entry is not None else ():
+        for number in _stored_where(code, _SYSCTL_SIZE * (entry or 0) + _SYSCTL_DATA):
+            found.setdefault(number, []).append(symbol.name)
     return _reading(found)
+
+
+def _functions(module: Object, named: re.Pattern[str]) -> list[tuple[Symbol, bytes]]:
+    """Return the functions with their code; none where one, or all of them, have more code than can be read."""
+    found = module.functions(named)
+    if any(symbol.size > _CODE_MOST for symbol in found) or sum(symbol.size for symbol in found) > _ALL_CODE_MOST:
+        return []
+    return [(symbol, module.code(symbol)) for symbol in found]
 
 
 def _sysctl_entry(module: Object) -> int | None:
     """Return the place of fullnat_toa_option in the table of settings."""
     table = next((symbol for symbol in module.symbols if symbol.name == _TABLE), None)
-    if table is None or table.size > _CODE_MOST:
+    if table is None or table.size > _TABLE_MOST:
         return None
     for entry in range(table.size // _SYSCTL_SIZE):
         name = module.target(table.section, table.value + _SYSCTL_SIZE * entry)
@@ -148,7 +156,7 @@ def _decoder() -> Cs:
 
 def _instructions(code: bytes) -> Iterator[Any]:
     """Yield the instructions of a function, up to the first bytes that are none."""
-    yield from _decoder().disasm(code[:_CODE_MOST], 0)
+    yield from _decoder().disasm(code, 0)
 
 
 def _compared(code: bytes) -> set[int]:

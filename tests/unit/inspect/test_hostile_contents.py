@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import Refused
-from pipeline.formats import elf
-from pipeline.inspect import kernel_files
+from pipeline.formats import elf, rpm_header
+from pipeline.formats.rpm_header import Tag
+from pipeline.inspect import bpf_toa, kernel_files, module_facts
+from pipeline.inspect.toa_code import OptionReading
 from pipeline.packaging import log_errors
 from pipeline.recipes import lvs_tools
+from tests.fixtures.rawrpms import write
+from tests.fixtures.rpms import Rows
 
 MIB = 1 << 20
 
@@ -87,6 +91,73 @@ def test_sections_whose_titles_are_all_long_are_looked_through() -> None:
     head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 1, 62, 1, 0, 0, start, 0, 64, 0, 0, 64, count, 0)
     row = struct.pack("<IIQQQQIIQQ", 0, 3, 0, 0, 4096, len(titles), 0, 0, 1, 0)
     assert elf.section(head.ljust(4096, b"\0") + titles + row * count, ".modinfo", "x") == b""
+
+
+def module(code: bytes, names: bytes, symbols: bytes = b"", machine: int = elf.X86_64) -> bytes:
+    """A kernel's module: sections .text, .symtab, .strtab and .modinfo; `symbols` are rows of its table."""
+    titles = b"\0.text\0.symtab\0.strtab\0.modinfo\0"
+    pieces = [code, bytes(24) + symbols, titles + names, b"vermagic=6.1.0 SMP\0"]
+    rows, at = [bytes(64)], 64
+    for title, kind, link, piece in zip((1, 7, 15, 23), (1, 2, 3, 1), (0, 3, 0, 0), pieces, strict=True):
+        rows.append(struct.pack("<IIQQQQIIQQ", title, kind, 0, 0, at, len(piece), link, 0, 1, 0))
+        at += len(piece)
+    head = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 1, machine, 1, 0, 0, at, 0, 64, 0, 0, 64, 5, 3)
+    return head + b"".join(pieces) + b"".join(rows)
+
+
+FIRST = 32  # the place of the first of the `names`
+
+
+def function(size: int, section: int = 1) -> bytes:
+    return struct.pack("<IBBHQQ", FIRST, 2, 0, section, 0, size)
+
+
+READER, SERVER = b"get_toa_data\0", "/lib/modules/6.1.0/extra/toa.ko"
+
+
+def test_a_word_of_megabytes_is_looked_through_once() -> None:
+    word = module(b"", b"a" * (8 * MIB) + b"\0")
+    assert module_facts.read(word, "/lib/modules/6.1.0/extra/ip_vs.ko").fullnat == ""
+    found = module_facts.read(word + b"IP_VS_FullNat_x" + b"a" * MIB, "/lib/modules/6.1.0/extra/ip_vs.ko")
+    assert found.fullnat == "IP_VS_FullNat_x" + "a" * 62
+
+
+@pytest.mark.parametrize(("functions", "size"), [(1, MIB), (2000, 20 << 10), (1500, 30 * MIB), (0, 0)])
+def test_more_code_than_any_reader_of_toa_has_is_not_decoded(functions: int, size: int) -> None:
+    data = module(b"\x90" * max(size, MIB), READER, function(size) * functions)
+    found = module_facts.read(data, SERVER)
+    assert (found.toa, found.option) == ("get_toa_data", OptionReading((), ()))
+
+
+def test_symbols_whose_names_are_all_the_same_long_one_are_refused() -> None:
+    data = module(b"", b"n" * 4000 + b"\0", function(1) * 300_000)
+    with pytest.raises(Refused, match="not a whole ELF file") as error:
+        module_facts.read(data + b"\0get_toa_data\0", SERVER)
+    assert error.value.why == "names of more than 33554432 bytes"
+
+
+def test_more_symbols_than_any_module_has_are_refused() -> None:
+    data = module(b"", READER, function(1) * 600_000)
+    with pytest.raises(Refused, match="not a whole ELF file") as error:
+        module_facts.read(data, SERVER)
+    assert error.value.why == "a table of 600001 rows; expected at most 500000"
+
+
+def test_programs_inside_a_program_are_not_copied_to_its_end_each_time() -> None:
+    header = b"\x7fELF\2\1\1" + bytes(11) + struct.pack("<H", 247) + bytes(44)
+    found = bpf_toa.bpf_objects(header[:18] + bytes(46) + header * 16 + bytes(60 * MIB))
+    assert len(found) == 16 and max(map(len, found)) == 4 * MIB
+
+
+def test_a_directory_whose_long_name_all_files_share_is_refused(tmp_path: Path) -> None:
+    count, name = 20_000, b"/" + b"a" * (400 << 10) + b"/\0"
+    rows: Rows = {
+        Tag.BASE_NAMES: (8, count, b"f\0" * count),
+        Tag.DIRECTORY_NAMES: (8, 1, name),
+        Tag.DIRECTORY_INDEXES: (4, count, bytes(4 * count)),
+    }
+    with pytest.raises(Refused, match="paths of more than 67108864 characters"):
+        rpm_header.read(write(tmp_path / "a.rpm", [], changed=rows)).files()
 
 
 def test_one_line_without_end_takes_no_memory_and_line_numbers_stay_those_of_a_pager(tmp_path: Path) -> None:
