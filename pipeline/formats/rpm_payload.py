@@ -13,12 +13,13 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.core import neutral
 from pipeline.errors import Refused
 from pipeline.formats import cpio_reader, decompression, rpm_header, rpm_lead
 from pipeline.formats.rpm_header import PackagedFile, SignatureTag, Tag
@@ -31,7 +32,7 @@ _QUEUED = 8  # pieces that wait for the digest's thread
 _PLAIN_PATH = re.compile(r"(?:/(?!\.{0,2}(?:/|\Z))[^/]+)+")  # absolute, without `.`, `..` and empty parts
 # PGPHASHALGO_*: RFC 4880, 9.4
 _MD5 = 1
-_ALGORITHMS = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512"}
+_ALGORITHMS = {_MD5: "md5", 2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 _STRONG = ("sha256", "sha384", "sha512")
 
 
@@ -77,13 +78,14 @@ class Package:
             f"{self.path.name}: damaged or hostile: {problem}",
             where=str(self.path),
             why="nothing in it can be believed",
+            hint=neutral.command(["rpmkeys", "--checksig", "-v", self.path]),
         )
 
     def read(self, wanted: Mapping[str, Wanted], *, whole: bool = True) -> Iterator[tuple[str, bytes]]:
         """Yield paths and contents of the `wanted` regular files, in the payload's order.
 
-        What is yielded is proven only when the iteration ends: then every file of the header was there once, with its
-        type and size, and the payload has its digest. Unless `whole`, no more is unpacked than it takes to find all
+        What is yielded has its own digest of the header, and is proven when the iteration ends: then every file of the
+        header was there once, with its type and size, and the payload has its digest. Unless `whole`, no more is unpacked than it takes to find all
         that is wanted. Raises `Refused`.
         """
         with self._digest() as pull:
@@ -94,20 +96,16 @@ class Package:
                 raise self.refuse(f"{len(left)} files are not in its payload, {next(iter(left))} among them")
 
     def read_few(self, wanted: Mapping[str, Wanted]) -> Iterator[tuple[str, bytes]]:
-        """Yield paths and whole contents of the `wanted` regular files, each proven by its own digest in the header.
+        """Yield paths and contents of the `wanted` regular files, each proven by its own digest in the header.
 
         What is behind the last of them is not read. Where the header has but MD5 of files, the payload's digest proves
         them when the iteration ends. Raises `Refused`.
         """
-        name = _ALGORITHMS.get(self.headers.header.number(Tag.FILE_DIGEST_ALGORITHM, _MD5))
-        if name not in _STRONG:
+        if self._file_digest in _STRONG:
+            self._rewind()
+            yield from self._walk(self._pull, wanted, whole=False)
+        else:
             yield from self.read(wanted, whole=False)
-            return
-        self._rewind()
-        for path, data in self._walk(self._pull, wanted, whole=False):
-            if hashlib.new(name, data).hexdigest() != self.files[path].file.content.lower():
-                raise self.refuse(f"{path} differs from its {name}")
-            yield path, data
 
     def verify(self) -> None:
         """Check the payload's digest without unpacking it. Raises `Refused`."""
@@ -160,14 +158,39 @@ class Package:
                 if member.size != row.size:
                     continue
                 linked.pop(member.inode)
-            parts = [wanted[name] for name in paths if name in wanted]
-            if not parts or not stat.S_ISREG(row.file.mode):
+                if other := next((name for name in paths if self.files[name].size != row.size), ""):
+                    raise self.refuse(f"{other} is a hard link to {path}, which has another size")
+            wanting = {name: wanted[name] for name in paths if name in wanted}
+            if not wanting or not stat.S_ISREG(row.file.mode):
                 continue
-            most = max(part.most for part in parts)
-            if row.size > most and not all(part.part for part in parts):
+            most = max(part.most for part in wanting.values())
+            if row.size > most and not all(part.part for part in wanting.values()):
                 raise self.refuse(f"{path} has {row.size} bytes; expected at most {most}")
-            data = _beginning(content(), most)
-            yield from ((name, data) for name in paths if name in wanted)
+            data = self._content(content(), most, wanting)
+            yield from ((name, data) for name in wanting)
+        if linked:
+            raise self.refuse(f"{next(iter(linked.values()))[0]} is a hard link to a file that is not in its payload")
+
+    def _content(self, pieces: Iterator[bytes], most: int, paths: Iterable[str]) -> bytes:
+        """Return the first `most` bytes of a file, once the whole of it has the digest that the header has of it."""
+        digest, found = hashlib.new(self._file_digest, usedforsecurity=False), list[bytes]()
+        for piece in pieces:
+            digest.update(piece)
+            if most:
+                found.append(piece[:most])
+                most -= len(found[-1])
+        for path in paths:
+            if self.files[path].file.content.lower() not in ("", digest.hexdigest()):
+                raise self.refuse(f"{path} differs from its {self._file_digest}")
+        return b"".join(found)
+
+    @property
+    def _file_digest(self) -> str:
+        """The algorithm of the header's digests of files."""
+        algorithm = self.headers.header.number(Tag.FILE_DIGEST_ALGORITHM, _MD5)
+        if algorithm not in _ALGORITHMS:
+            raise self.refuse(f"digests of files of an unknown algorithm, number {algorithm}")
+        return _ALGORITHMS[algorithm]
 
     def _check_member(self, path: str, member: cpio_reader.Member, row: ListedFile) -> None:
         if member.mode and stat.S_IFMT(member.mode) != stat.S_IFMT(row.file.mode):
@@ -244,7 +267,7 @@ class Package:
         header, signature = self.headers.header, self.headers.signature
         if wanted := header.text(Tag.PAYLOAD_DIGEST):
             name = _ALGORITHMS.get(header.number(Tag.PAYLOAD_DIGEST_ALGORITHM, 8))
-            if name is None:
+            if name in (None, _ALGORITHMS[_MD5]):
                 raise self.refuse("a payload digest of an unknown algorithm")
             return f"payload {name}", wanted, hashlib.new(name, usedforsecurity=False)
         if value := signature.binary(SignatureTag.MD5):
@@ -259,13 +282,3 @@ def opened(path: Path, seconds: float = TIME_MOST) -> Iterator[Package]:
     """Open an RPM, to be read within `seconds`. Raises `Refused` for one whose header is not as it must be."""
     with rpm_lead.opened(path) as raw:
         yield Package(path, raw, rpm_header.read_opened(raw, path), time.monotonic() + seconds)
-
-
-def _beginning(pieces: Iterator[bytes], most: int) -> bytes:
-    found: list[bytes] = []
-    for piece in pieces:
-        found.append(piece[:most])
-        most -= len(found[-1])
-        if not most:
-            break
-    return b"".join(found)

@@ -10,6 +10,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,6 @@ from pipeline.formats import decompression, rpm_payload
 from pipeline.formats.rpm_header import SignatureTag, Tag
 from pipeline.formats.rpm_payload import Wanted
 from tests.fixtures.rawrpms import COMPRESSIONS, Entry, cpio, entry, link, write
-from tests.fixtures.rpms import Rows
 
 CONFIG, MODULE = entry("/boot/config-1", b"CONFIG_X=y\n"), entry("/lib/modules/1/a.ko", b"\x7fELF" + bytes(5000))
 DIRECTORY = entry("/lib/modules/1", mode=stat.S_IFDIR | 0o755)
@@ -88,18 +88,34 @@ def test_few_files_are_proven_by_their_own_digests_and_nothing_behind_them_is_re
     assert read_few(path, "/nowhere")[0] == {}
 
 
-@pytest.mark.parametrize("algorithm", [1, 2])
-def test_few_files_without_good_digests_are_proven_by_that_of_the_payload(tmp_path: Path, algorithm: int) -> None:
-    rows: Rows = {Tag.FILE_DIGEST_ALGORITHM: (4, 1, struct.pack(">I", algorithm))}
-    path = write(tmp_path / "a.rpm", FILES, changed=rows)
+@pytest.mark.parametrize("digest", ["md5", "sha1"])
+def test_few_files_without_good_digests_are_proven_by_that_of_the_payload(tmp_path: Path, digest: str) -> None:
+    path = write(tmp_path / "a.rpm", FILES, digest=digest)
     assert read_few(path, CONFIG.path)[1][-1] == "payload sha256"
 
     def damage(data: bytes) -> bytes:
         return data.replace(b"ELF", b"ELf")
 
-    path = write(tmp_path / "b.rpm", FILES, changed=rows, compression="none", damage=damage)
+    path = write(tmp_path / "b.rpm", FILES, digest=digest, compression="none", damage=damage)
     with pytest.raises(Refused, match="content differs from its payload sha256"):
         read_few(path, CONFIG.path)
+
+
+OTHER = entry("/boot/other", b"CONFIG_Y=n\n")
+
+
+@pytest.mark.parametrize("digest", ["md5", "sha1", "sha256", "sha512"])
+@pytest.mark.parametrize("most", [4, 1 << 20])
+def test_a_file_that_differs_from_its_own_digest_is_refused(tmp_path: Path, digest: str, most: int) -> None:
+    path = write(tmp_path / "a.rpm", [CONFIG], payload=[replace(CONFIG, data=OTHER.data)], digest=digest)
+    with rpm_payload.opened(path) as package, pytest.raises(Refused, match=f"{CONFIG.path} differs from its {digest}"):
+        list(package.read({CONFIG.path: Wanted(most, part=True)}))
+
+
+def test_a_digest_of_files_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.rpm", FILES, changed={Tag.FILE_DIGEST_ALGORITHM: (4, 1, struct.pack(">I", 99))})
+    with pytest.raises(Refused, match="digests of files of an unknown algorithm, number 99"):
+        read(path)
 
 
 HOSTILE: dict[str, tuple[list[Entry], list[Entry] | bytes, str]] = {
@@ -108,6 +124,16 @@ HOSTILE: dict[str, tuple[list[Entry], list[Entry] | bytes, str]] = {
     "an absolute path": (FILES, [entry("", b"x", name="/etc/passwd")], "absolute path"),
     "a control character": (FILES, [entry("/boot/\x1b[2J", b"x")], "cannot be printed"),
     "a file twice": (FILES, [CONFIG, CONFIG], "there twice"),
+    "a hard link without its content": (
+        FILES,
+        [DIRECTORY, entry(MODULE.path, inode=9, links=2), CONFIG, link("/lib/modules/1/build", "/usr/src")],
+        "/lib/modules/1/a.ko is a hard link to a file that is not in its payload",
+    ),
+    "a hard link to a file of another size": (
+        [CONFIG, MODULE],
+        [entry(MODULE.path, inode=9, links=2), replace(CONFIG, inode=9, links=2)],
+        "/lib/modules/1/a.ko is a hard link to /boot/config-1, which has another size",
+    ),
     "a file that is not listed": (FILES, [*FILES, entry("/boot/other", b"x")], "not in its header"),
     "a file that is missing": (FILES, FILES[:2], "not in its payload"),
     "a link for a file": (FILES, [link(CONFIG.path, "/etc/passwd")], "another type"),
@@ -153,8 +179,8 @@ def test_a_changed_payload_of_an_old_package_is_refused(tmp_path: Path) -> None:
     path = write(
         tmp_path / "a.rpm", FILES, old=True, compression="none", damage=lambda d: d.replace(b"CONFIG", b"xONFIG")
     )
-    with pytest.raises(Refused, match="differs from its header and payload md5"):
-        read(path)
+    with pytest.raises(Refused, match="differs from its header and payload md5"), rpm_payload.opened(path) as package:
+        list(package.read({}))
 
 
 @pytest.mark.parametrize("tag", [SignatureTag.SHA256_HEADER, SignatureTag.SHA1_HEADER])
