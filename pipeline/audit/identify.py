@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.audit.identity import Claim, Identification, Identity, Pair, Problem, Role, claimed
+from pipeline.audit.identity import Claim, Identification, Identity, Kind, Problem, Role, claimed
 from pipeline.audit.pairs import pair_of
 from pipeline.audit.verdict import Verdict
 from pipeline.core import neutral
-from pipeline.errors import UsageError
+from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_payload
 from pipeline.formats.rpm_header import RpmFile, Tag
 from pipeline.inspect import contents
@@ -30,6 +30,7 @@ _TEXTS = {
     Role.STOCK: "stock kernel",
     Role.BOTH: "both roles",
 }
+_KINDS = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 _PARSING = threading.Lock()  # it gains nothing from several threads, and capstone is not for several
 _SYMBOL = re.compile(r"k?(?:ernel|sym)\(")  # Provides of exported symbols, of which a kernel has thousands
 
@@ -40,19 +41,23 @@ def identify(paths: Sequence[Path], expected: Role | None, depth: Depth) -> Iden
     Raises `Refused` for a package that is damaged or hostile.
     """
     found = [read(path, depth) for path in paths]
-    parts: dict[str, list[tuple[Identity, Contents]]] = {}
-    for identity, content in found:
+    parts: dict[str, dict[str, int]] = {}  # places in `found` by kernel and package: one that is given twice is one
+    for number, (identity, _) in enumerate(found):
         if identity.role is Role.PARTIAL and identity.kernel:
-            parts.setdefault(identity.kernel, []).append((identity, content))
-    whole = tuple(_whole(rows, depth) for rows in parts.values() if len(rows) > 1)
-    in_whole = {identity.file for rows in parts.values() if len(rows) > 1 for identity, _ in rows}
-    packages = tuple(
-        identity if identity.file in in_whole else with_expected(identity, expected) for identity, _ in found
+            parts.setdefault(identity.kernel, {}).setdefault(identity.package, number)
+    joined = [list(numbers.values()) for numbers in parts.values() if len(numbers) > 1]
+    in_whole = {number for numbers in joined for number in numbers}
+    whole = tuple(
+        with_expected(_whole([found[number] for number in numbers], depth), expected, [paths[n] for n in numbers])
+        for numbers in joined
     )
-    pair: Pair | None = None
-    if len(packages) == 2 and not whole:
-        pair = pair_of(*packages)
-    return Identification(packages, tuple(with_expected(identity, expected) for identity in whole), pair)
+    packages = tuple(
+        identity if number in in_whole else with_expected(identity, expected, [paths[number]])
+        for number, (identity, _) in enumerate(found)
+    )
+    single = [identity for number, identity in enumerate(packages) if number not in in_whole]
+    pair = pair_of(*whole, *single) if len(whole) + len(single) == 2 and len(packages) > 1 else None
+    return Identification(packages, whole, pair)
 
 
 def read(path: Path, depth: Depth, *, signed: bool = False) -> tuple[Identity, Contents]:
@@ -60,21 +65,33 @@ def read(path: Path, depth: Depth, *, signed: bool = False) -> tuple[Identity, C
 
     `signed`: its signatures were verified, so that a payload without evidence in it need not be unpacked.
     """
-    with rpm_payload.opened(path) as package:
-        rows = package.files.values()
-        found = Contents(frozenset(row.file.path for row in rows if not row.file.is_ghost))
-        for row in rows:
-            if contents.is_boot_file(row.file.path) and stat.S_ISLNK(row.file.mode):
-                raise package.refuse(f"{row.file.path} is a link; expected the file itself")
-        wanted = found.wanted(depth)
-        if depth is Depth.HEADER or (signed and not wanted):
-            package.verify()
-        else:
-            for name, data in package.read(wanted, whole=depth is Depth.MODULES):
-                with _PARSING:
-                    found.add(name, data)
-        verdict = Verdict(found, depth, path.name)
-        return _identity(path, package, verdict), found
+    try:
+        with rpm_payload.opened(path) as package:
+            return _read(path, package, depth, signed=signed)
+    except Refused as error:
+        if error.where != str(path):  # of a part of it
+            error.what, error.where = f"{path.name}: {error.what.removeprefix(f'{path.name}: ')}", str(path)
+        error.hint = error.hint or neutral.command(["rpmkeys", "--checksig", "-v", path])
+        raise
+
+
+def _read(path: Path, package: rpm_payload.Package, depth: Depth, *, signed: bool) -> tuple[Identity, Contents]:
+    rows = [row.file for row in package.files.values() if not row.file.is_ghost]
+    found = Contents(frozenset(file.path for file in rows), package.headers.arch)
+    for file in rows:
+        if not stat.S_ISREG(file.mode) and contents.is_boot_file(file.path):
+            kind = _KINDS.get(stat.S_IFMT(file.mode), "a special file")
+            raise package.refuse(f"{file.path} is {kind}; expected the file itself")
+    wanted = found.wanted(depth)
+    source = package.headers.arch == "src"  # whose files are no evidence of what is built of them
+    if depth is Depth.HEADER or source or (signed and not wanted):
+        package.verify()
+    else:
+        for name, data in package.read(wanted, whole=depth is Depth.MODULES):
+            with _PARSING:
+                found.add(name, data)
+    verdict = Verdict(found, depth, path.name, Kind.SOURCE if source else None)
+    return _identity(path, package, verdict), found
 
 
 def _identity(path: Path, package: rpm_payload.Package, verdict: Verdict) -> Identity:
@@ -160,18 +177,15 @@ def _why(wanted: Role, identity: Identity) -> str:
     return "a name proves nothing, the content does"
 
 
-def with_expected(identity: Identity, expected: Role | None) -> Identity:
-    """Return the identity with a problem where its role is not the expected one."""
+def with_expected(identity: Identity, expected: Role | None, paths: Sequence[Path] = ()) -> Identity:
+    """Return the identity, of packages at `paths` or of a host, with a problem if its role is not the expected one."""
     if expected is None or identity.role.holds(expected):
         return identity
     what = f"{identity.file}: wrong role by content; expected {expected}, got {identity.role}"
     if identity.role is Role.PARTIAL:
         what += f", {_got(identity)}"
-    hint = (
-        neutral.command(["./inv", "identify", identity.file, "--depth", "modules"])
-        if identity.depth != "modules"
-        else ""
-    )
+    words: list[str | Path] = ["./inv", "identify", *paths, "--expect", str(expected)]
+    hint = neutral.command(words) if paths and identity.depth != Depth.MODULES.name.lower() else ""
     return with_problems(identity, [Problem(what, _why(expected, identity), hint)])
 
 
@@ -194,4 +208,6 @@ def check_files(paths: Sequence[Path]) -> None:
     """Raise `UsageError` for names that are no files."""
     for path in paths:
         if not path.is_file():
-            raise UsageError(f"{path}: no such file; expected an RPM package", hint="./inv identify FILE.rpm")
+            got = "a directory" if path.is_dir() else "no regular file" if path.exists() else "no such file"
+            hint = f"./inv identify {neutral.word(path)}/*.rpm" if path.is_dir() else "./inv identify FILE.rpm"
+            raise UsageError(f"{path}: {got}; expected an RPM package", hint=hint)

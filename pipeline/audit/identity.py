@@ -17,6 +17,7 @@ class Kind(StrEnum):
     MODULES = "modules for a kernel"
     TOOL = "director's tool"
     READER = "TOA reader for stock kernels"
+    SOURCE = "source package"
     OTHER = "neither kernel, modules nor tool"
 
 
@@ -98,8 +99,15 @@ class Identity:
     problems: tuple[Problem, ...]
 
     def option(self, use: str) -> Option | None:
-        """Return the option that is written or read; None where nothing of the package does that."""
-        return next((option for option in self.options if option.use == use), None)
+        """Return the option that is written or read; None where nothing of the package does that.
+
+        Of several modules the numbers of all, none where that of one is unknown.
+        """
+        found = [option for option in self.options if option.use == use]
+        if len(found) < 2:
+            return found[0] if found else None
+        numbers = {number for option in found for number in option.numbers if all(each.numbers for each in found)}
+        return Option(use, tuple(sorted(numbers)), "; ".join(option.how for option in found))
 
 
 @dataclass(frozen=True)

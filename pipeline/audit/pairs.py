@@ -10,7 +10,7 @@ from pipeline.audit.verdict import READ, WRITTEN
 from pipeline.inspect.module_facts import Interface
 
 _BPF_FROM = (5, 10)  # the oldest kernel that lvs-toa's programs run on: specs/lvs-toa/lvs-toa.8
-_KERNELS = (Kind.KERNEL, Kind.MODULES)
+_KERNELS = (Kind.KERNEL, Kind.PARTIAL, Kind.MODULES)
 
 Answer = tuple[bool | None, str]
 
@@ -35,7 +35,7 @@ def _answers(one: Identity, other: Identity) -> Iterator[Answer]:
         yield _interface(one, other)
     roles = set(one.has), set(other.has)
     two_machines = all(roles) and not roles[0] & roles[1]  # a director's and a real server's
-    if one.kind is Kind.KERNEL and other.kind is Kind.MODULES and not two_machines:
+    if one.kind in (Kind.KERNEL, Kind.PARTIAL) and other.kind is Kind.MODULES and not two_machines:
         same = one.kernel == other.kernel
         yield same, f"the modules are for {other.kernel}, the kernel is {one.kernel}"
     if one.kind is Kind.KERNEL and other.kind is Kind.READER and Role.DIRECTOR not in one.has:
@@ -60,6 +60,8 @@ def _interface(kernel: Identity, tool: Identity) -> Answer:
     reason = f"the kernel {texts[kernel.interface]}, the tool {texts[tool.interface]}"
     if kernel.role is Role.UNKNOWN:
         return None, reason
+    if kernel.kind is Kind.PARTIAL and Role.DIRECTOR not in kernel.has:
+        return None, "this part of a kernel does not say whether the kernel has FULLNAT"
     return kernel.interface is tool.interface, reason
 
 

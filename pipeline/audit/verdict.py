@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from pipeline.audit.identity import Evidence, Kind, Option, Problem, Role
 from pipeline.inspect.contents import Contents, Depth
-from pipeline.inspect.module_facts import Interface, ModuleFacts, normalized
+from pipeline.inspect.module_facts import TAB_BITS_RANGE, Interface, ModuleFacts, normalized
 from pipeline.inspect.toa_code import OptionReading
 
 WRITTEN, READ = "written", "read"
 _BOOT, _MODULES, _CODE, _HEADER = "/boot", "module's content", "machine code", "header"
 _TAB_BITS = "CONFIG_IP_VS_TAB_BITS"
+_X86 = ("", "x86_64", "i386", "i586", "i686", "noarch")  # architectures of packages
+_UPDATES = re.compile(
+    r"(?:/usr)?/lib/modules/[^/]+/updates/"
+)  # depmod.d(5): searched first where nothing is configured
 
 
 @dataclass
@@ -58,7 +63,7 @@ class Verdict:
     @property
     def role(self) -> Role:
         """The role by content."""
-        if self.kind is Kind.OTHER:
+        if self.kind in (Kind.OTHER, Kind.SOURCE):
             return Role.NONE
         if self.kind is Kind.PARTIAL:
             return Role.PARTIAL
@@ -75,7 +80,9 @@ class Verdict:
         self.evidence.append(Evidence(about, text, where, how))
 
     def _modules(self, name: str) -> list[ModuleFacts]:
-        return [facts for path, facts in self.contents.modules.items() if normalized(path) == name]
+        """Return the modules of a name that were read; of several those in updates/, which modprobe prefers."""
+        found = [facts for path, facts in self.contents.modules.items() if normalized(path) == name]
+        return [facts for facts in found if _UPDATES.match(facts.path)] or found
 
     def _kind(self) -> Kind:
         contents, config = self.contents, self.contents.config or {}
@@ -106,6 +113,10 @@ class Verdict:
                 self.say("role", text, facts.path, _MODULES)
             if symbol and not found:
                 self.contradict(f"{where} exports {symbol}, and {self.ipvs[0].path} has no FULLNAT")
+                return None
+            if self.contents.exports and not symbol and any(each.interface is Interface.SOCKOPT for each in found):
+                what = f"{found[0].path} has the FULLNAT of the LVS patch, and no image that exports what it needs"
+                self.contradict(what)
                 return None
             if found:
                 self.interface = found[0].interface
@@ -150,21 +161,29 @@ class Verdict:
             reads = [self._option(facts, READ, facts.option) for facts in found]
             self.options.extend(dict.fromkeys(reads))
             return True
-        listed = self.contents.listed_modules("toa")
+        unread = self.contents.unread_toa
         if value == "y":
             self.options.append(Option(READ, (), "TOA is inside the compressed boot image, which is not unpacked"))
             return True
-        if value == "m" and self.kind is Kind.KERNEL and (self.depth is Depth.MODULES or not listed):
+        if value == "m" and self.kind is Kind.KERNEL and (self.depth is Depth.MODULES or not unread):
             self.contradict("the configuration has CONFIG_TOA=m, and no module of it reads TOA")
             return None
         if value == "m":
             self.options.append(Option(READ, (), "the module toa was not read"))
             return True
-        if listed and self.depth < Depth.MODULES:
-            self.say("role", "a module called toa is listed, and was not read", listed[0], _HEADER)
+        if unread:
+            reason = "was not read" if self.depth < Depth.MODULES else "is no file that can be read"
+            self.say("role", f"a module called toa is listed, and {reason}", unread[0], _HEADER)
             return None
-        # Without the configuration TOA may be built in.
-        return False if self.contents.config is not None or self.kind is Kind.MODULES else None
+        if self.contents.config is None and self.kind is not Kind.MODULES:
+            return None  # it may be built in
+        self.say(
+            "role",
+            f"no TOA: no module called toa{', and CONFIG_TOA is not set' * bool(where)}",
+            where or self.where,
+            _HEADER,
+        )
+        return False
 
     def _option(self, facts: ModuleFacts, use: str, reading: OptionReading) -> Option:
         if len(reading.numbers) == 1:
@@ -173,8 +192,10 @@ class Verdict:
                 how += "; net.ipv4.vs.fullnat_toa_option changes it"
             self.say("option", f"{reading.numbers[0]}, {use}", facts.path, _CODE)
             return Option(use, reading.numbers, how)
-        found = f"several numbers, {', '.join(map(str, reading.numbers))}" if reading.numbers else "no number"
+        found = f"several numbers, {', '.join(map(str, reading.numbers))}," if reading.numbers else "no number"
         how = f"{found} in the code of {facts.path}"
+        if facts.foreign:
+            how = f"the code of {facts.path} is for another machine than x86-64"
         self.say("option", f"unknown: {how}", facts.path, _CODE)
         return Option(use, (), how)
 
@@ -184,8 +205,11 @@ class Verdict:
             self.contradict(f"files of several kernels: {self.kernel}")
         for path, banner in self.contents.banners.items():
             stated = banner.split(" ")[0]
-            if not stated:
+            if not stated and self.contents.arch not in _X86:
+                self.say("kernel", f"an image for {self.contents.arch}, whose version is not read", path, _BOOT)
+            elif not stated:
                 self.contradict(f"{path} is no x86 boot image")
+            if not stated:
                 continue
             self.say("kernel", banner, path, _BOOT)
             if stated not in path:
@@ -193,6 +217,17 @@ class Verdict:
         for path, facts in self.contents.modules.items():
             if facts.kernel not in self.contents.kernels:
                 self.contradict(f"{path} is for the kernel {facts.kernel or 'of no name'}")
+        self._check_configs()
+
+    def _check_configs(self) -> None:
+        """Compare the configurations with each other, and with the modules."""
+        (first, values), *others = self.contents.configs.items() or [("", {})]
+        for path, other in others:
+            differing = sorted(name for name in values.keys() | other.keys() if values.get(name) != other.get(name))
+            if differing:
+                self.contradict(f"{first} and {path} differ in {', '.join(differing[:3])}")
+        if values.get("CONFIG_IP_VS") == "y" and (modules := self.contents.listed_modules("ip_vs")):
+            self.contradict(f"{first} has IPVS built in, and there is {modules[0]}")
 
     def _tab_bits(self) -> int | None:
         for facts in self.ipvs:
@@ -200,7 +235,11 @@ class Verdict:
                 self.say("TAB_BITS", f"{facts.tab_bits}, of the parameter conn_tab_bits", facts.path, _MODULES)
                 return facts.tab_bits
         value = (self.contents.config or {}).get(_TAB_BITS, "")
-        if not value.isdigit() or len(value) > 2:
+        if not value:
+            return None
+        if not value.isascii() or not value.isdigit() or len(value) > 2 or int(value) not in TAB_BITS_RANGE:
+            least, most = TAB_BITS_RANGE[0], TAB_BITS_RANGE[-1]
+            self.contradict(f"its configuration has {_TAB_BITS}={value[:40]}; expected {least} to {most}")
             return None
         self.say("TAB_BITS", f"{_TAB_BITS} is {value}", next(iter(self.contents.configs)), _BOOT)
         return int(value)

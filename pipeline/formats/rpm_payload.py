@@ -85,8 +85,8 @@ class Package:
         """Yield paths and contents of the `wanted` regular files, in the payload's order.
 
         What is yielded has its own digest of the header, and is proven when the iteration ends: then every file of the
-        header was there once, with its type and size, and the payload has its digest. Unless `whole`, no more is unpacked than it takes to find all
-        that is wanted. Raises `Refused`.
+        header was there once, with its type and size, and the payload has its digest. Unless `whole`, no more is
+        unpacked than it takes to find all that is wanted. Raises `Refused`.
         """
         with self._digest() as pull:
             left = yield from self._walk(pull, wanted, whole=whole)

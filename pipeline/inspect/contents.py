@@ -25,16 +25,19 @@ _IMAGE_BEGINNING = 128 << 10  # bytes of a boot image down to its banner, which 
 _PACKED = r"(?:\.(?:gz|xz|zst|bz2|lzma))?"
 _MODULES = r"(?:/usr)?/lib/modules/(?P<kernel>[^/]+)"
 _CONFIG = re.compile(rf"/boot/config-(?P<boot>[^/]+)|{_MODULES}/config")
-_IMAGE = re.compile(rf"/boot/vmlinu[xz]-(?P<boot>[^/]+)|{_MODULES}/vmlinuz")
+_IMAGE = re.compile(rf"/boot/vmlinuz-(?P<boot>[^/]+)|{_MODULES}/vmlinuz")
+# An image that is no compressed x86 one, or SUSE's copy beside it for debuggers: not read.
+_PLAIN_IMAGE = re.compile(rf"/boot/vmlinux-(?P<boot>[^/]+?){_PACKED}")
 _EXPORTS = re.compile(rf"/boot/symvers-(?P<boot>[^/]+?){_PACKED}|{_MODULES}/symvers{_PACKED}")
 _MAP = re.compile(rf"/boot/System\.map-(?P<boot>[^/]+)|{_MODULES}/System\.map")
 _MODULE = re.compile(rf"{_MODULES}/(?P<place>.+)\.ko{_PACKED}")
-_KERNELS, _BOOT = ("/boot/", "/lib/modules/", "/usr/lib/modules/"), (_IMAGE, _CONFIG, _EXPORTS, _MAP)
+_LISTED = re.compile(rf"{_MODULES}/(?P<place>.+)\.ko(?:\.\w+)?")  # a module also with a compression that is not known
+_KERNELS, _BOOT = ("/boot/", "/lib/modules/", "/usr/lib/modules/"), (_IMAGE, _PLAIN_IMAGE, _CONFIG, _EXPORTS, _MAP)
 _DEEPEST = 5  # slashes in a path of a kernel's that is no module's; a package has thousands that are deeper
-_TOA_NAME = re.compile(r"(?:.*_)?toa(?:_.*)?")
-_TOOLS = re.compile(r"(?:/usr)?/sbin/(?:ipvsadm|keepalived)")
-_READER, _SETTINGS = re.compile(r"(?:/usr)?/sbin/lvs-toa"), "/etc/lvs-toa.conf"
-_EVIDENCE = (*_KERNELS, "/sbin/", "/usr/sbin/", _SETTINGS)
+_TOA_NAME = re.compile(r"(?:.*_)?toa(?:_.*)?", re.IGNORECASE)
+_TOOLS = re.compile(r"(?:/usr)?/s?bin/(?:ipvsadm|keepalived)")
+_READER, _SETTINGS = re.compile(r"(?:/usr)?/s?bin/lvs-toa"), "/etc/lvs-toa.conf"
+_EVIDENCE = (*_KERNELS, "/sbin/", "/usr/sbin/", "/bin/", "/usr/bin/", _SETTINGS)
 _IN_MAP = re.compile(
     rb" [tTdDbBrR] ((?:ip_vs_synproxy|ip_vs_fnat|ip_vs_fullnat|tcp_fnat)\w*|get_toa_data|\w+_getname_toa)"
 )
@@ -51,9 +54,10 @@ class Depth(IntEnum):
 
 @dataclass
 class Contents:
-    """The files listed, and what those read say. Mappings are by path."""
+    """The files listed, and what those read say. Mappings are by path; `arch` is the package's, empty for a host."""
 
     listed: frozenset[str]
+    arch: str = ""
     configs: dict[str, Mapping[str, str]] = field(default_factory=dict)
     config_texts: dict[str, bytes] = field(default_factory=dict)
     banners: dict[str, str] = field(default_factory=dict)
@@ -100,7 +104,7 @@ class Contents:
         found = []
         for path in self.listed:
             if path.startswith(_KERNELS):
-                if match := _MODULE.fullmatch(path):
+                if match := _LISTED.fullmatch(path):
                     found.append((match["kernel"], match["place"], path))
                 elif match := next((match for pattern in _BOOT if (match := pattern.fullmatch(path))), None):
                     groups = match.groupdict()
@@ -124,7 +128,7 @@ class Contents:
     @property
     def has_image(self) -> bool:
         """Whether a boot image is listed."""
-        return any(_IMAGE.fullmatch(path) for path in self.listed)
+        return any(_IMAGE.fullmatch(path) or _PLAIN_IMAGE.fullmatch(path) for path in self.listed)
 
     @property
     def has_tree(self) -> bool:
@@ -146,6 +150,12 @@ class Contents:
         return sorted(self._modules.get(name, ()))
 
     @property
+    def unread_toa(self) -> list[str]:
+        """The paths of modules with TOA in their names that were not read, such as links."""
+        called = (paths for name, paths in self._modules.items() if _TOA_NAME.fullmatch(name))
+        return sorted(path for paths in called for path in paths if path not in self.modules)
+
+    @property
     def exported(self) -> tuple[str, str]:
         """A symbol that only a director's image exports, and its file; empty without one."""
         rows = ((name, path) for path, table in self.exports.items() for name in table if name.startswith(_BY_EXPORT))
@@ -163,7 +173,7 @@ def _of_boot(path: str) -> Wanted | None:
 
 
 def _of_modules(path: str) -> Wanted | None:
-    name = module_facts.normalized(path) if "ip_vs" in path or "ip-vs" in path or "toa" in path else ""
+    name = module_facts.normalized(path) if "ip_vs" in path or "ip-vs" in path or "toa" in path.lower() else ""
     if (name == "ip_vs" or _TOA_NAME.fullmatch(name)) and _MODULE.fullmatch(path):
         return Wanted(_MODULE_MOST)
     if path.startswith(_KERNELS):
@@ -174,14 +184,14 @@ def _of_modules(path: str) -> Wanted | None:
 
 
 def is_boot_file(path: str) -> bool:
-    """Return whether a path is that of a file in /boot which is evidence, and must be a regular one."""
-    return path.startswith("/boot/") and _of_boot(path) is not None
+    """Return whether a path is that of a file of /boot, or its copy, which is evidence and must be a regular one."""
+    return _of_boot(path) is not None
 
 
 def joined(parts: Iterable[Contents]) -> Contents:
     """Return the contents of several packages as of one."""
     parts = list(parts)
-    whole = Contents(frozenset().union(*(part.listed for part in parts)))
+    whole = Contents(frozenset().union(*(part.listed for part in parts)), next((part.arch for part in parts), ""))
     for part in parts:
         for name in ("configs", "config_texts", "banners", "exports", "mapped", "modules", "tools", "readers"):
             getattr(whole, name).update(getattr(part, name))

@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pipeline.formats import elf
 from pipeline.formats.elf_object import Object
 from pipeline.inspect import toa_code
 from pipeline.inspect.toa_code import OptionReading
 
+_ELF = b"\x7fELF"
 NETLINK_FAMILY = b"IPVS_FULLNAT\0"  # of the project's own modules, and of the tools that speak with them
 _FULLNAT = re.compile(rb"fullnat\w{0,64}", re.IGNORECASE)
 _WORD_BEFORE = re.compile(rb"[\w.]*\Z")
@@ -21,7 +23,7 @@ _TOA = re.compile(rb"\0(get_toa_data|syn_recv_sock_toa|getname_toa_ok|inet_getna
 _PARAMETER_SIZE, _NAME_AT, _ARGUMENT_AT = 40, 0, 32  # struct kernel_param: include/linux/moduleparam.h, 2.6.32 and 6.1
 _MODULE_NAME = re.compile(r"/([^/]+)\.ko(?:\.(?:gz|xz|zst|bz2|lzma))?$")
 _TAB_BITS = "conn_tab_bits"
-_TAB_BITS_RANGE = range(8, 28)  # net/netfilter/ipvs/Kconfig: 8 to 20, with FULLNAT to 22, and to 27 from 6.3 on
+TAB_BITS_RANGE = range(8, 28)  # net/netfilter/ipvs/Kconfig: 8 to 20, with FULLNAT to 22, and to 27 from 6.3 on
 
 
 class Interface(StrEnum):
@@ -34,7 +36,10 @@ class Interface(StrEnum):
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """The facts of one module. `fullnat` and `toa` are texts that prove them, empty where it has none."""
+    """The facts of one module. `fullnat` and `toa` are texts that prove them, empty where it has none.
+
+    `foreign`: it is for another machine than x86-64, and neither option nor table size is read out of its code.
+    """
 
     path: str
     kernel: str
@@ -44,6 +49,7 @@ class ModuleFacts:
     toa: str
     option: OptionReading
     tab_bits: int | None
+    foreign: bool
 
 
 def normalized(path: str) -> str:
@@ -55,7 +61,8 @@ def normalized(path: str) -> str:
 def read(data: bytes, path: str) -> ModuleFacts:
     """Read an uncompressed module. Raises `Refused` for one that is not whole."""
     module = Object(data, path)
-    info = _modinfo(module)
+    foreign = data.startswith(_ELF) and (not elf.is_elf(data) or module.machine != elf.X86_64)
+    info = data if foreign else _modinfo(module)
     name = normalized(path)
     fullnat = _fullnat(data) if name == "ip_vs" else b""
     toa = _TOA.search(data) if name != "ip_vs" else None
@@ -64,7 +71,9 @@ def read(data: bytes, path: str) -> ModuleFacts:
         interface = Interface.NETLINK if NETLINK_FAMILY in data else Interface.SOCKOPT
     sign = NETLINK_FAMILY[:-1] if interface is Interface.NETLINK else fullnat
     option = OptionReading((), ())
-    if interface is Interface.SOCKOPT:
+    if foreign:
+        pass
+    elif interface is Interface.SOCKOPT:
         option = toa_code.written_by_directors(module)
     elif interface is Interface.NETLINK:
         option = toa_code.default_of_sysctl(module)
@@ -78,7 +87,8 @@ def read(data: bytes, path: str) -> ModuleFacts:
         fullnat=sign.decode(),
         toa=toa[1].decode() if toa else "",
         option=option,
-        tab_bits=_tab_bits(module) if name == "ip_vs" else None,
+        tab_bits=_tab_bits(module) if name == "ip_vs" and not foreign else None,
+        foreign=foreign,
     )
 
 
@@ -111,5 +121,5 @@ def _tab_bits(module: Object) -> int | None:
         if name.rpartition(".")[2] == _TAB_BITS:
             value = module.bytes_at(module.target(table.number, at + _ARGUMENT_AT), 4)
             bits = int.from_bytes(value, "little")
-            return bits if len(value) == 4 and bits in _TAB_BITS_RANGE else None
+            return bits if len(value) == 4 and bits in TAB_BITS_RANGE else None
     return None
