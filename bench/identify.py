@@ -42,7 +42,7 @@ def measure(works: Mapping[str, Sequence[str | Path]]) -> dict[str, float]:
 def main(arguments: Sequence[str]) -> None:
     """Measure and print a table."""
     inv = [sys.executable, "-P", "-m", "pipeline"]
-    print(f"{'package':44} {'start':>6} {'/boot':>6} {'modules':>8} {'rpm2cpio':>9}  s, beyond the start    ratio")
+    print(f"{'package':44} {'start':>6} {'/boot':>6} {'modules':>8} {'rpm2cpio':>9}    ratio, beyond the start")
     for name in arguments:
         path = Path(name).resolve()
         found = measure(
@@ -53,14 +53,18 @@ def main(arguments: Sequence[str]) -> None:
                 "rpm2cpio": ["/bin/sh", "-c", 'exec rpm2cpio "$0" >/dev/null', path],
             }
         )
-        boot, modules = found["boot"] - found["start"], found["modules"]
+        start, boot, modules = found["start"], found["boot"] - found["start"], found["modules"] - found["start"]
+        ratio = modules / found["rpm2cpio"]
         print(
-            f"{path.name[:44]:44} {found['start']:6.2f} {boot:6.2f} {modules - found['start']:8.2f} "
-            f"{found['rpm2cpio']:9.2f}  aim for /boot {BOOT}  {modules / found['rpm2cpio']:5.2f} whole, "
-            f"{(modules - found['start']) / found['rpm2cpio']:.2f} beyond the start (aim {RATIO})"
+            f"{path.name[:44]:44} {start:6.2f} {boot:6.2f} {modules:8.2f} {found['rpm2cpio']:9.2f}  {ratio:5.2f}"
+            f"  /boot {_reached(boot, BOOT)}, modules {_reached(ratio, RATIO)}"
         )
     highest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    print(f"memory of the largest process: {highest} MiB (aim {MEMORY})")
+    print(f"memory of the largest process: {highest} MiB, {_reached(highest, MEMORY)}")
+
+
+def _reached(figure: float, aim: float) -> str:
+    return f"{'reached' if figure <= aim else 'MISSED'} (aim {aim:g})"
 
 
 if __name__ == "__main__":

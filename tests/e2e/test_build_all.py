@@ -76,6 +76,33 @@ def test_every_role_and_tool_is_in_a_signed_repository(built: Built) -> None:
     assert "NOT for production" in (built.latest / "README").read_text() or "development" in document.key.identity
 
 
+KINDS = {
+    "kernel": ("kernel", "stock", []),
+    "kernel-devel": ("neither kernel, modules nor tool", "no kernel", []),
+    "ipvsadm": ("director's tool", "director", []),
+    "keepalived": ("director's tool", "director", []),
+    "kmod-lvs-fullnat": ("modules for a kernel", "director", [200]),
+    "lvs-toa": ("TOA reader for stock kernels", "realserver", [200]),
+    "lvs-fnat-director": ("neither kernel, modules nor tool", "no kernel", []),
+}
+
+
+def test_each_package_is_what_it_is_by_its_content_and_the_pairs_work(built: Built) -> None:
+    packages = {rpm_header.read(path).name: path for name in SETS for path in (built.latest / name).glob("*.rpm")}
+    found = {}
+    for name in KINDS:
+        (row,) = built.inv("identify", packages[name], "--json").json["packages"]
+        assert row["problems"] == []
+        found[name] = (row["kind"], row["role"], [number for option in row["options"] for number in option["numbers"]])
+    assert found == KINDS
+    for pair in (("kernel", "kmod-lvs-fullnat"), ("kmod-lvs-fullnat", "lvs-toa"), ("ipvsadm", "kmod-lvs-fullnat")):
+        assert built.inv("identify", *(packages[name] for name in pair), "--json").json["pair"]["works"] is True
+    called_server = built.inv(
+        "identify", packages["kmod-lvs-fullnat"], "--expect", "realserver", expect=ExitCode.REFUSED
+    )
+    assert "the guide's mistake" in called_server.out
+
+
 def test_the_second_run_builds_nothing_asks_nobody_and_is_quick(built: Built) -> None:
     stand_ins = built.inv.without_programs(
         "bwrap", "mmdebstrap", "rpmbuild", "apt-get", "gpg", "rpmsign", "createrepo_c"
