@@ -1,6 +1,6 @@
-"""Make the page of an audit: one file that needs nothing else, for people who open it from a disk.
+"""Make the page of an audit: one file that needs nothing else, for people who open it from a disk, and its JSON.
 
-Arranges what the audit read; the template has the text. Everything in it was said by a snapshot, so by a stranger.
+Arranges what `page_data` gathered; the template has the text. Everything in it was said by a snapshot: by a stranger.
 """
 
 from __future__ import annotations
@@ -9,130 +9,93 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit import lab_results, page_links, statement
-from pipeline.audit.audit import Audit, Examined
+from pipeline.audit import page_data, page_links
+from pipeline.audit.audit import Examined
 from pipeline.audit.findings import Finding, Result
-from pipeline.audit.identity import Identity
+from pipeline.audit.lab_results import LabRun, LabScenario
+from pipeline.audit.page_data import Bill, PageData, Proof, Series, SeriesPatch, Step
 from pipeline.audit.page_links import Links
-from pipeline.audit.statement import Kind
-from pipeline.audit.statement_checks import Stated
-from pipeline.core import neutral, resources, templates
+from pipeline.core import documents, fs, neutral, resources, templates
 from pipeline.core.units import human_bytes
+from pipeline.lab.report.results import RunState, State
 
 TEMPLATE = "specs/report/audit.html.j2"
 SCRIPT = "specs/report/search.js"
 SIGNS = {Result.PASS: "✓", Result.WARN: "!", Result.FAIL: "✗"}  # a result is never colour alone
 _CLASSES = {Result.PASS: "passed", Result.WARN: "running", Result.FAIL: "failed"}  # of the style sheet
 _HEADLINES = {Result.PASS: "Passed", Result.WARN: "Passed, with warnings", Result.FAIL: "Failed"}
+_LAB_SIGNS = {State.PASSED: "✓", State.LEFT_OUT: "-"}
+_RUN_CLASSES = {RunState.PASSED: ("passed", "✓"), RunState.RUNNING: ("running", "!")}
+_MOST_NAMES = 3  # patches of a step that are shown by their names; of more, the series
 
 
-@dataclass(frozen=True)
-class Flow:
-    """From source to package: one step with what went in and what came out."""
-
-    id: str
-    step: str
-    sources: tuple[str, ...]
-    patches: tuple[str, ...]
-    steps: tuple[str, ...]
-    image: str
-    begun: str
-    packages: tuple[str, ...]
+def json_beside(page: Path) -> Path:
+    """Return the path of the JSON beside a page: `audit.json` beside `audit.html`."""
+    stem = page.name.removesuffix(".html")
+    return page.with_name(f"{stem}.json")
 
 
-@dataclass(frozen=True)
-class ShownPatch:
-    """A patch of a series: who pinned it, and each file with its hunks."""
+def write(page: Path, examined: Examined, reports: Path) -> Path:
+    """Write the page and the JSON of the same data beside it, both or neither; return the JSON's path.
 
-    name: str
-    sha256: str
-    origin: str
-    pinned: str
-    left_out: tuple[str, ...]
-    files: tuple[tuple[str, str, str], ...]  # status, path, hunks
-
-
-@dataclass(frozen=True)
-class ShownSeries:
-    """The patches of a role or a tool, and the rule that proved them."""
-
-    id: str
-    name: str
-    rule: str
-    patches: tuple[ShownPatch, ...]
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Evidence of a package's role: what it is about, its text, and where it was read."""
-
-    id: str
-    package: str
-    role: str
-    rows: tuple[tuple[str, str, str], ...]
-
-
-@dataclass(frozen=True)
-class Part:
-    """A row of the bill of materials."""
-
-    id: str
-    kind: str
-    name: str
-    version: str
-    sha256: str
-    note: str
+    `reports` has the lab's runs of the line, whether or not it is there.
+    """
+    data, beside = page_data.gather(examined, reports), json_beside(page)
+    fs.write_together({beside: documents.to_json(data), page: _render(data)})
+    return beside
 
 
 def render(examined: Examined, reports: Path) -> str:
     """Return the page; `reports` has the lab's runs of the line, whether or not it is there."""
-    audit, script = examined.audit, (resources.data_root() / SCRIPT).read_text()
-    counts = [(each, sum(row.result is each for row in audit.findings)) for each in reversed(Result)]
+    return _render(page_data.gather(examined, reports))
+
+
+def _render(data: PageData) -> str:
+    script, verdict = (resources.data_root() / SCRIPT).read_text(), data.facts.verdict
+    counts = [(each, sum(row.result is each for row in data.findings)) for each in reversed(Result)]
     links = Links()
     parts: Mapping[str, Any] = {
-        "flows": [asdict(flow) for flow in _flows(examined, links)],
-        "series": [asdict(series) for series in _series(examined.stated, links)],
-        "proofs": [asdict(proof) for proof in _proofs(examined.identities, links)],
-        "parts": [asdict(part) for part in _parts(examined, links)],
+        "flows": [_flow(step, links) for step in data.steps],
+        "series": [_series(series, links) for series in data.patches],
+        "proofs": [_proof(proof, links) for proof in data.roles],
+        "parts": list(_parts(data.bill, links)),
     }
     shown: Mapping[str, Any] = {
         **parts,
-        "audit": {"line": audit.line, "snapshot": audit.snapshot, "reason": _reason(audit.findings)},
-        "facts": _facts(audit, examined),
-        "groups": [(check, [_row(*each, links) for each in rows]) for check, rows in _by_check(audit.findings)],
-        "marks": {part: list(_marks(rows)) for part, rows in links.back(audit.findings).items()},
-        "runs": [asdict(run) for run in lab_results.of_snapshot(reports, audit.snapshot)],
+        "audit": {"line": data.facts.line, "snapshot": data.facts.snapshot, "reason": _reason(data.findings)},
+        "facts": _facts(data),
+        "groups": [(check, [_row(*each, links) for each in rows]) for check, rows in _by_check(data.findings)],
+        "marks": {part: list(_marks(rows)) for part, rows in links.back(data.findings).items()},
+        "runs": [_run(run) for run in data.lab],
     }
     return templates.render(
         TEMPLATE,
         **neutral.document(shown),
-        state=_CLASSES[audit.verdict],
-        sign=SIGNS[audit.verdict],
-        headline=_HEADLINES[audit.verdict],
+        state=_CLASSES[verdict],
+        sign=SIGNS[verdict],
+        headline=_HEADLINES[verdict],
         counts=[(SIGNS[each], number, str(each)) for each, number in counts if number],
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _facts(audit: Audit, examined: Examined) -> list[tuple[str, str, str]]:
+def _facts(data: PageData) -> list[tuple[str, str, str]]:
     """Return what is known of the whole: name, value, and the value's class in the style sheet."""
-    document = examined.audited.document if examined.audited else None
-    attestation = document.attestation if document else None
-    size = sum(row.size for row in document.packages.values()) if document else 0
+    facts, packages = data.facts, data.bill.packages
+    size = sum(row.size for row in packages)
     known = (
-        ("Line", audit.line, ""),
-        ("Snapshot", audit.snapshot, "mono"),
-        ("Packages", f"{len(document.packages)}, {human_bytes(size)}" if document else "", ""),
-        ("SHA-256 of SHA256SUMS", audit.sums, "mono"),
-        ("Policy", audit.policy or "none: what is accepted is what the snapshot says itself", ""),
-        ("SHA-256 of the policy", audit.policy_sha256, "mono"),
-        ("Release key", document.key.fingerprint if document else "", "mono"),
-        ("Attestation key", attestation.id if attestation else "", "mono"),
+        ("Line", facts.line, ""),
+        ("Snapshot", facts.snapshot, "mono"),
+        ("Packages", f"{len(packages)}, {human_bytes(size)}" if packages else "", ""),
+        ("SHA-256 of SHA256SUMS", facts.sums, "mono"),
+        ("Policy", facts.policy or "none: what is accepted is what the snapshot says itself", ""),
+        ("SHA-256 of the policy", facts.policy_sha256, "mono"),
+        ("Release key", facts.release_key, "mono"),
+        ("Attestation key", facts.attestation_key, "mono"),
     )
     return [row for row in known if row[1]]
 
@@ -169,75 +132,64 @@ def _by_check(findings: Sequence[Finding]) -> list[tuple[str, list[tuple[int, Fi
     return sorted(groups.items(), key=lambda item: -order.index(item[1][0][1].result))
 
 
-def _flows(examined: Examined, links: Links) -> Iterator[Flow]:
-    packages = examined.audited.document.packages if examined.audited else {}
-    for each in examined.stated.values():
-        names = [resource.name for resource in each.found(Kind.PATCH)]
-        series = {resource.facts(statement.PatchFacts).series for resource in each.found(Kind.PATCH)}
-        patches = names if len(names) <= 3 else [f"{len(names)} patches of {', '.join(sorted(series))}"]
-        images = [resource.name for resource in each.found(Kind.IMAGE)]
-        yield Flow(
-            links.add(page_links.STEP, each.file, page_links.FLOWS),
-            each.step,
-            tuple(resource.name for resource in each.found(Kind.SOURCE)),
-            tuple(patches),
-            tuple(resource.name for resource in each.found(Kind.STEP)),
-            ", ".join(images),
-            each.statement.predicate.runDetails.metadata.startedOn,
-            tuple(file for file, row in packages.items() if each.step in row.steps),
-        )
+def _flow(step: Step, links: Links) -> dict[str, Any]:
+    """Return a step with what went in and what came out; of many patches only the number."""
+    many = f"{len(step.patches)} patches of {', '.join(step.series)}"
+    patches = step.patches if len(step.patches) <= _MOST_NAMES else (many,)
+    return {**vars(step), "id": links.add(page_links.STEP, step.statement, page_links.FLOWS), "patches": patches}
 
 
-def _series(stated: Mapping[str, Stated], links: Links) -> Iterator[ShownSeries]:
-    found: dict[str, dict[int, statement.Resource]] = {}
-    for each in stated.values():
-        for resource in each.found(Kind.PATCH):
-            facts = resource.facts(statement.PatchFacts)
-            found.setdefault(facts.series, {})[facts.position] = resource
-    for name, patches in sorted(found.items()):
-        rows = [resource for _, resource in sorted(patches.items())]
-        made = links.add(page_links.SERIES, name, page_links.PATCHES)
-        yield ShownSeries(made, name, rows[0].facts(statement.PatchFacts).rule.by, tuple(map(_patch, rows)))
+def _series(series: Series, links: Links) -> dict[str, Any]:
+    made = links.add(page_links.SERIES, series.name, page_links.PATCHES)
+    return {"id": made, "name": series.name, "rule": series.rule.by, "patches": list(map(_patch, series.patches))}
 
 
-def _patch(resource: statement.Resource) -> ShownPatch:
-    facts = resource.facts(statement.PatchFacts)
+def _patch(patch: SeriesPatch) -> dict[str, Any]:
     files = []
-    for file in facts.files:
+    for file in patch.files:
         moved = [f"hunk {hunk.number} by {hunk.offset:+d} lines" for hunk in file.hunks if hunk.offset]
         hunks = f"{len(file.hunks)} hunk{'s' if len(file.hunks) != 1 else ''}"
         files.append((file.status, file.path, "; ".join([f"{hunks}, no fuzz", *moved])))
-    who = " ".join(filter(None, (facts.pin.by, facts.pin.at, facts.pin.commit)))
-    pinned = f"{facts.pin.file}: {who}" if who else facts.pin.file
-    left = tuple(f"{left.file}: {left.why}" for left in facts.left_out)
-    return ShownPatch(resource.name, resource.digest.get("sha256", ""), facts.origin, pinned, left, tuple(files))
+    who = " ".join(filter(None, (patch.pin.by, patch.pin.at, patch.pin.commit)))
+    pinned = f"{patch.pin.file}: {who}" if who else patch.pin.file
+    left = [f"{each.file}: {each.why}" for each in patch.left_out]
+    shown = {"name": patch.name, "sha256": patch.sha256, "origin": patch.origin}
+    return {**shown, "pinned": pinned, "left_out": left, "files": files}
 
 
-def _proofs(identities: Mapping[str, Identity], links: Links) -> Iterator[Proof]:
-    for file, identity in identities.items():
-        if identity.evidence:
-            rows = tuple((row.about, row.text, f"{row.where}, {row.how}") for row in identity.evidence)
-            yield Proof(links.add(page_links.PROOF, file, page_links.ROLES), file, str(identity.role), rows)
+def _proof(proof: Proof, links: Links) -> dict[str, Any]:
+    rows = [(row.about, row.text, f"{row.where}, {row.how}") for row in proof.evidence]
+    made = links.add(page_links.PROOF, proof.package, page_links.ROLES)
+    return {"id": made, "package": proof.package, "role": proof.role, "rows": rows}
 
 
-def _parts(examined: Examined, links: Links) -> Iterator[Part]:
-    """Yield sources, patches and packages, each once."""
-    rows: dict[tuple[str, str], tuple[str, str, str, str, str]] = {}
-    for each in examined.stated.values():
-        for resource in each.found(Kind.SOURCE):
-            facts = resource.facts(statement.SourceFacts)
-            digest = resource.digest.get("sha256", "")
-            row = ("source", resource.name, facts.version, digest, resource.downloadLocation)
-            rows.setdefault((resource.name, digest), row)
-        for resource in each.found(Kind.PATCH):
-            digest = resource.digest.get("sha256", "")
-            series = resource.facts(statement.PatchFacts).series
-            rows.setdefault((resource.name, digest), ("patch", resource.name, "", digest, f"of {series}"))
-    for row in sorted(rows.values(), key=lambda row: (row[0] != "source", row[1])):
-        kind = page_links.PART if row[0] == "source" else row[0]
-        yield Part(links.add(kind, row[1], page_links.BILL), *row)
-    document = examined.audited.document if examined.audited else None
-    for file, package in sorted(document.packages.items()) if document else ():
-        sets = [name for name, files in document.sets.items() if file in files] if document else []
-        made, size = links.add(page_links.PART, file, page_links.BILL), human_bytes(package.size)
-        yield Part(made, "package", file, size, package.sha256, f"in {', '.join(sets)}")
+def _parts(bill: Bill, links: Links) -> Iterator[dict[str, str]]:
+    """Yield the rows of the bill of materials: sources, patches, packages."""
+    rows = [("source", row.name, row.version, row.sha256, row.address) for row in bill.sources]
+    rows += [("patch", row.name, "", row.sha256, f"of {row.series}") for row in bill.patches]
+    packages = [(row, human_bytes(row.size), f"in {', '.join(row.sets)}") for row in bill.packages]
+    rows += [("package", row.name, size, row.sha256, sets) for row, size, sets in packages]
+    for kind, name, version, digest, note in rows:
+        made = links.add(kind if kind == "patch" else page_links.PART, name, page_links.BILL)
+        yield {"id": made, "kind": kind, "name": name, "version": version, "sha256": digest, "note": note}
+
+
+def _run(run: LabRun) -> dict[str, Any]:
+    state, sign = _RUN_CLASSES.get(run.state, ("failed", "✗"))
+    scenarios = list(map(_scenario, run.scenarios))
+    return {**vars(run), "state": state, "sign": sign, "word": str(run.state), "scenarios": scenarios}
+
+
+def _scenario(scenario: LabScenario) -> dict[str, Any]:
+    passed = sum(check.passed for check in scenario.checks)
+    words = {True: ("passed", "✓"), False: ("failed", "✗")}
+    checks = [dict(zip(("state", "sign"), words[row.passed], strict=True), **vars(row)) for row in scenario.checks]
+    return {
+        **vars(scenario),
+        "sign": _LAB_SIGNS.get(scenario.state, "✗"),
+        "state": scenario.state.replace(" ", "-"),
+        "word": str(scenario.state),
+        "seconds": f"{scenario.seconds:.0f} s" if scenario.seconds else "",
+        "passed": f"{passed} of {len(checks)} checks passed" if checks else "",
+        "checks": checks,
+    }

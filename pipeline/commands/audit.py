@@ -94,8 +94,8 @@ def _write_page(path: Path, examined: Examined, context: RunContext) -> None:
     document = examined.audited.document if examined.audited else None
     reports = context.settings.artifacts / "reports" / "lab" / (document.directory if document else "")
     with writing(path.parent):
-        write_atomic(path, page.render(examined, reports))
-    context.console.say(f"wrote {path}: the page of this audit, which needs no other file")
+        beside = page.write(path, examined, reports)
+    context.console.say(f"wrote {path}: the page of this audit, which needs no other file; {beside} has the same data")
 
 
 def _write_summary(path: Path, key: str, result: Audit, console: Console) -> None:

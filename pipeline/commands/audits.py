@@ -23,7 +23,7 @@ AUDITS = "audit"
         "snapshot": "a snapshot's directory or id, or the name of a line, which means its latest",
         "policy": "what is accepted: keys, lines, roles, sources, patches; docs/audit.md",
         "write-policy": "write a policy that accepts what this snapshot is, to go on from",
-        "html": "write one page for people: findings, drawing, patches, roles, bill of materials",
+        "html": "write one page for people and the same as JSON beside it: findings, patches, roles, materials, lab",
         "vsa": "write the result as a signed SLSA verification summary",
         "vsa-key": "the ECDSA P-256 key in PEM to sign it with",
     },

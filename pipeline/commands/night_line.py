@@ -22,7 +22,7 @@ from pipeline.commands.build_summary import BuildResult
 from pipeline.commands.lab import LabCommand
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
-from pipeline.core import faults, fingerprint, fs
+from pipeline.core import faults, fingerprint
 from pipeline.errors import PipelineError, Refused, UsageError
 from pipeline.nights import record
 from pipeline.nights.record import Failure, LineNight, Night, NightStep, Part, Phase, Recorder, Upstream, Verdict
@@ -158,14 +158,17 @@ class LineRun:
 
     def _audit(self) -> None:
         """Audit the snapshot, unless it passed before by the same rules and the same code."""
+        from pipeline.audit.page import json_beside
+
         with self._phase(Phase.AUDIT):
             code = fingerprint.digest("pipeline.audit.audit", "pipeline.audit.page")
             subject = hashlib.sha256(json.dumps([self.now.snapshot, self.rules.sha256, code]).encode()).hexdigest()
             name = f"audit-{self.now.directory}.html"
             if passed := self._passed_audit(subject):
                 night, part = passed
-                page = self._copy(record.place_of(self.recorder.place.parent, night) / part.page, name)
-                self.now = replace(self.now, audit=replace(part, page=page, reused=True))
+                before = record.place_of(self.recorder.place.parent, night) / part.page
+                self._copy(json_beside(before), json_beside(Path(name)).name)
+                self.now = replace(self.now, audit=replace(part, page=self._copy(before, name), reused=True))
                 return
             self._examine(subject, name)
 
@@ -175,7 +178,7 @@ class LineRun:
         from pipeline.audit.findings import Result
 
         examined = audit.examine(self._snapshot, self.rules, Standing.HELD)
-        fs.write_atomic(self.recorder.place / name, page.render(examined, self.lab.reports))
+        page.write(self.recorder.place / name, examined, self.lab.reports)
         verdict = examined.audit.verdict
         self.now = replace(self.now, audit=Part(_counted(examined), name, subject=subject))
         if verdict is Result.FAIL:

@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -208,8 +208,28 @@ def copy_verified(source: Path, target: Path, sha256: str) -> Path:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Replace the content of `path` by one rename."""
     with atomic(path) as stream:
-        # A path or an argument may hold bytes that are no UTF-8: they stay what they are.
-        stream.write(data.encode(errors="surrogateescape") if isinstance(data, str) else data)
+        stream.write(_bytes(data))
+
+
+def write_together(contents: Mapping[Path, bytes | str]) -> None:
+    """Replace the contents of files that belong together: all of them, or none where one cannot be written.
+
+    Each is whole on the disk before the first is renamed; the last of `contents` is renamed first. Raises `HostLacks`
+    for a directory where a file is to be.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, data in contents.items():
+            stream = stack.enter_context(atomic(path))
+            stream.write(_bytes(data))
+            stream.flush()
+            os.fsync(stream.fileno())
+            if path.is_dir():  # what a rename would fail at
+                raise HostLacks(f"{path.name}: a directory; expected a file, or nothing yet", where=str(path))
+
+
+def _bytes(data: bytes | str) -> bytes:
+    """Return the bytes of a file; a path or an argument in it may hold bytes that are no UTF-8: they stay."""
+    return data.encode(errors="surrogateescape") if isinstance(data, str) else data
 
 
 def replace_symlink(link: Path, target: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ def audited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def examine(self: LineRun, subject: str, name: str) -> None:
         (self.recorder.place / name).write_text("the audit's page")
+        (self.recorder.place / name).with_suffix(".json").write_text("its data")
         self.now = replace(self.now, audit=record.Part("1 pass", name, subject=subject))
         seen.append(self.now.snapshot)
 
@@ -107,6 +109,8 @@ def test_a_snapshot_that_fails_its_audit_is_held(scene: Scene) -> None:
     line = scene.night(no_smoke=True, baseurl="http://new.example")
     assert (line.verdict, line.released, scene.latest) == (Verdict.RED, False, before)
     assert line.failure and (line.failure.phase, line.failure.code) == (Phase.AUDIT, ExitCode.REFUSED)
+    data = json.loads((scene.place / line.audit.page).with_suffix(".json").read_text())
+    assert (data["facts"]["verdict"], data["facts"]["snapshot"]) == ("fail", line.snapshot)
     assert "<html" in (scene.place / line.audit.page).read_text() and line.smoke.text == "not played: --no-smoke"
 
 
@@ -114,6 +118,7 @@ def test_the_audit_of_the_same_snapshot_is_not_repeated_and_its_page_stays(scene
     first, second = scene.night(), scene.night()
     assert audited == [first.snapshot] and second.audit.reused and second.verdict is Verdict.GREEN
     assert (scene.place / second.audit.page).read_text() == "the audit's page"
+    assert (scene.place / second.audit.page).with_suffix(".json").read_text() == "its data"
     scene.night(baseurl="http://new.example")
     assert len(audited) == 2
 

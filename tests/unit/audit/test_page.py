@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.audit import page
-from pipeline.audit.audit import Audit, Examined
 from pipeline.audit.findings import Finding, Result
-from pipeline.audit.identity import Evidence, Identity, Kind, Role
-from pipeline.audit.snapshot_checks import Audited
-from pipeline.inspect.module_facts import Interface
-from pipeline.publish.snapshot_contents import Document, MadeBy, Row, Signer
+from pipeline.errors import HostLacks
 from tests.fixtures import labruns
+from tests.fixtures.audits import KERNEL, SNAPSHOT, STEP, examined
 
-SNAPSHOT = "a" * 32
 STRANGE = "\"'><script>alert(1)</script><img src=x onerror=alert(2)>\x1b[31m\u202e" + "A" * 2000
-KERNEL = "kernel-6.1.0-1.x86_64.rpm"
 
 
 class Page(HTMLParser):
@@ -42,23 +40,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data if self.elements[-1] not in ("style", "script") else ""
-
-
-def examined(*findings: Finding, packages: int = 1, evidence: str = "IPVS without FULLNAT") -> Examined:
-    """An audit with these findings, of a snapshot with a kernel and more packages."""
-    names = [KERNEL, *(f"more-{number}-1.noarch.rpm" for number in range(packages - 1))]
-    row = Row("kernel-0:6.1.0-1.x86_64", "b" * 64, (), (), "c" * 64, 1024, "d" * 64)
-    document = Document(
-        2, SNAPSHOT, "toy", "toy", "", False, "", "", Signer("own", "", "A" * 40, False), None, 0,
-        MadeBy("", "", ""), {"stock": tuple(names)}, dict.fromkeys(names, row),
-    )  # fmt: skip
-    identity = Identity(
-        KERNEL, "kernel", Kind.KERNEL, Role.STOCK, (), "6.1.0", Interface.NONE, (), None, (), "modules",
-        (Evidence("role", evidence, "/ip_vs.ko", "module's content"),), (), (),
-    )  # fmt: skip
-    verdict = max((row.result for row in findings), key=list(Result).index, default=Result.PASS)
-    result = Audit(SNAPSHOT, Path("/there"), "toy", "e" * 64, "", "", verdict, findings, {})
-    return Examined(result, Audited(Path("/there"), document, None), {}, {KERNEL: identity}, 0)
 
 
 def rows(text: str) -> dict[str, str]:
@@ -115,3 +96,60 @@ def test_the_labs_runs_are_shown_with_scenarios_and_checks_and_a_damaged_report_
     assert "report.json cannot be read" in text
     assert str(tmp_path / "other") not in text, "another snapshot's"
     assert "No run of this snapshot is known here." in Page(page.render(examined(), tmp_path / "none")).text
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """The texts in a document."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+
+
+def test_the_json_beside_the_page_has_what_the_page_shows(tmp_path: Path) -> None:
+    (tmp_path / "lab" / "run").mkdir(parents=True)
+    labruns.recorded(tmp_path / "lab" / "run", labruns.fullnat(), snapshot=SNAPSHOT)
+    finding = Finding("role", KERNEL, Result.FAIL, "another one")
+    beside = page.write(tmp_path / "audit.html", examined(finding, told=True), tmp_path / "lab")
+    assert beside == tmp_path / "audit.json"
+    found, shown = json.loads(beside.read_text()), Page((tmp_path / "audit.html").read_text())
+    assert set(found) == {
+        "format", "facts", "findings", "statements", "steps", "patches", "roles", "bill", "lab",
+    }  # fmt: skip
+    assert (found["facts"]["verdict"], found["facts"]["snapshot"]) == ("fail", SNAPSHOT)
+    [series] = found["patches"]
+    [file] = series["patches"][0]["files"]
+    assert file["hunks"] == [{"number": 1, "line": 3, "offset": 0}, {"number": 2, "line": 9, "offset": 3}]
+    assert "2 hunks, no fuzz; hunk 2 by +3 lines" in shown.text
+    assert found["steps"][0]["step"] == STEP and found["steps"][0]["packages"] == [KERNEL]
+    assert {row["size"] for row in found["bill"]["packages"]} == {1024}
+    billed = [{**row, "nevra": ""} for rows in found["bill"].values() for row in rows]
+    assert [text for text in leaves([found["findings"], found["roles"], billed]) if text not in shown.text] == []
+    for check in found["lab"][0]["scenarios"][0]["checks"]:
+        assert check["name"] in shown.text and check["found"] in shown.text
+
+
+def test_a_page_whose_json_cannot_be_written_is_not_written_either(tmp_path: Path) -> None:
+    (tmp_path / "audit.html").write_text("the one before")
+    (tmp_path / "audit.json").mkdir()
+    with pytest.raises(HostLacks, match=r"audit\.json: a directory; expected a file"):
+        page.write(tmp_path / "audit.html", examined(), tmp_path / "none")
+    assert (tmp_path / "audit.html").read_text() == "the one before"
+    assert {path.name for path in tmp_path.iterdir()} == {"audit.html", "audit.json"}
+
+
+def test_a_disk_that_is_full_leaves_page_and_json_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page.write(tmp_path / "audit.html", examined(), tmp_path / "none")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    synced: list[int] = []
+
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.core.fs.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        page.write(tmp_path / "audit.html", examined(told=True), tmp_path / "none")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
