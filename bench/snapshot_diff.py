@@ -1,7 +1,8 @@
 """Measure the comparison of two published snapshots: `python bench/snapshot_diff.py BEFORE AFTER [ARTIFACTS]`.
 
-BEFORE and AFTER are snapshots' directories; records of steps are looked for below ARTIFACTS. The yardstick beside it is
-`rpm -qpl` over the same packages, which reads each header once. Both take turns; a figure is the median of its runs.
+BEFORE and AFTER are snapshots' directories with their statements beside them; of one without any, records of steps are
+looked for below ARTIFACTS. The yardstick beside it is `rpm -qpl` over the same packages, which reads each header once.
+Both take turns; a figure is the median of its runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Find a published snapshot by what a person calls it, and the record of a step that made part of it.
+"""Find a published snapshot by what a person calls it, its signed statements, and the record of a step that made it.
 
-Changes nothing and verifies nothing: `./inv status --verify` does.
+Of a snapshot, only the signatures of its statements are verified: `./inv audit` does the rest. Changes nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.audit import statement_checks
+from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit.statement_checks import Stated
+from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import compiled_sources, inventory, step_record
 from pipeline.packaging.compiled_sources import CompiledSources
 from pipeline.packaging.step_record import Record
+from pipeline.publish import snapshot as snapshots
+from pipeline.publish import verify
 
 LATEST = "latest"
 _LEAST = 6  # characters of an id that is cut short
@@ -78,6 +84,26 @@ def find_snapshot(name: str, artifacts: Path) -> Path:
     why = f"published: {', '.join(one.id for one in known) or 'none'}"
     hint = _HINT if known else "`./inv build-all` publishes one; or give the directory of one"
     raise UsageError(f"{name!r}: not a snapshot; expected one, {got}", why=why, hint=hint)
+
+
+def audited(path: Path) -> Audited:
+    """Return a snapshot with its attestation key. Raises `Refused` for a missing key, or another than it names."""
+    document = verify.read_document(path)
+    if document.attestation is None:
+        raise Refused("the snapshot: no statements; expected an attestation key", where=str(path))
+    verify.check_attestation_key(path, document)
+    return Audited(path, document, read_limited(path / document.attestation.file, verify.MAX_DOCUMENT))
+
+
+def signed_steps(path: Path) -> dict[str, Stated] | None:
+    """Return the statements beside a snapshot by step; None where there are none at all.
+
+    Raises `Refused` for one that the key in the snapshot did not sign.
+    """
+    place = snapshots.attestations(path)
+    if verify.read_document(path).attestation is None or not place.is_dir() or not any(place.iterdir()):
+        return None
+    return statement_checks.read_all(audited(path))
 
 
 def stored_step(artifacts: Path, line: str, step: str, key: str) -> StoredStep | None:

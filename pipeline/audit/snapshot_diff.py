@@ -1,8 +1,9 @@
 """Compare two published snapshots: what they were made of, and what is in their packages.
 
-From the snapshots' own bytes: snapshot.json, RPM headers, the configuration in a kernel's package; and from the
-records of the steps where these are at hand. What cannot be known is named. A mark stands in paths and dependencies for
-the package's own version and its kernel's, so that another version alone changes no file's name.
+From the snapshots' own bytes: snapshot.json, RPM headers, the configuration in a kernel's package; and from the signed
+statements beside them. Of a snapshot without statements the records of the steps count, and it is said that nobody
+signed these. What cannot be known is named. A mark stands in paths and dependencies for the package's own version and
+its kernel's, so that another version alone changes no file's name.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit import evidence
-from pipeline.audit.evidence import StoredStep
-from pipeline.core import decoder, documents
+from pipeline.audit.statement import Kind
+from pipeline.audit.statement_checks import Stated
+from pipeline.core import decoder, documents, neutral
 from pipeline.errors import Refused
 from pipeline.formats import archive, kconfig, rpm_header
 from pipeline.formats.rpm_header import RpmFile, Tag
@@ -93,13 +95,17 @@ class StepChange:
 
 @dataclass(frozen=True)
 class SnapshotDiff:
-    """Everything that differs between two snapshots. `unknown` names what could not be compared, and why."""
+    """Everything that differs between two snapshots.
+
+    `unsigned` names what is by the word of records that nobody signed, `unknown` what could not be compared, and why.
+    """
 
     before: str
     after: str
     facts: tuple[Change, ...]
     packages: tuple[PackageChange, ...]
     steps: tuple[StepChange, ...]
+    unsigned: tuple[str, ...]
     unknown: tuple[str, ...]
 
     @property
@@ -109,28 +115,65 @@ class SnapshotDiff:
 
 
 def compare(before: Path, after: Path, artifacts: Path) -> SnapshotDiff:
-    """Compare the snapshots in two directories; records are looked for below `artifacts`. Raises `Refused`."""
-    one, other = _Side(before), _Side(after)
-    steps, unknown = list[StepChange](), list[str]()
+    """Compare the snapshots in two directories; of one without statements, by the steps' records below `artifacts`.
+
+    Raises `Refused` for a damaged snapshot, and for statements that the key in it did not sign.
+    """
+    one, other = _Side(before, artifacts), _Side(after, artifacts)
+    steps, unsigned, unknown = list[StepChange](), list[str](), list[str]()
     for step in sorted(one.steps.keys() | other.steps.keys()):
-        _compare_step(step, one, other, artifacts, steps, unknown)
+        _compare_step(step, one, other, steps, unsigned, unknown)
     packages = tuple(_packages(one, other, unknown))
-    return SnapshotDiff(
-        one.document.id, other.document.id, tuple(_facts(one, other)), packages, tuple(steps), tuple(unknown)
-    )
+    facts = tuple(_facts(one, other))
+    ids = one.document.id, other.document.id
+    return SnapshotDiff(*ids, facts, packages, tuple(steps), tuple(unsigned), tuple(unknown))
+
+
+@dataclass(frozen=True)
+class _MadeFrom:
+    """The parts of a step's key, and what it compiled; None where that is not known, or nothing."""
+
+    inputs: Mapping[str, str]
+    compiled: CompiledSources | None
 
 
 class _Side:
-    """One snapshot."""
+    """One snapshot, and where records of steps may lie."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.document = path, verify.read_document(path)
+    def __init__(self, path: Path, artifacts: Path) -> None:
+        self.path, self.document, self.artifacts = path, verify.read_document(path), artifacts
 
     @cached_property
     def steps(self) -> dict[str, str]:
         """The keys of the steps that made the packages, by step."""
         rows = self.document.packages.values()
         return {step: key for row in rows for step, key in zip(row.steps, row.keys, strict=False)}
+
+    @cached_property
+    def stated(self) -> dict[str, Stated] | None:
+        """The signed statements by step; None where there are none. Read only when a step's key differs."""
+        return evidence.signed_steps(self.path)
+
+    def made_from(self, step: str) -> _MadeFrom | None:
+        """Return what a step was made from, by its statement, or its record where there are no statements."""
+        key = self.steps[step]
+        if self.stated is None:
+            run = evidence.stored_step(self.artifacts, self.document.line, step, key)
+            return _MadeFrom(run.record.inputs, run.compiled()) if run else None
+        if step not in self.stated:
+            return None
+        each = self.stated[step]
+        stated = each.statement.predicate.buildDefinition.internalParameters.key
+        if stated != key:
+            raise self._damaged(f"{each.file}: about the key {stated}; expected {key}, which snapshot.json names")
+        try:
+            found = [documents.parse(CompiledSources, row.data) for row in each.found(Kind.COMPILED)]
+        except ValueError as error:
+            raise self._damaged(f"{each.file}: its compiled sources cannot be read: {error}") from None
+        return _MadeFrom(each.inputs, found[0] if found else None)
+
+    def _damaged(self, what: str) -> Refused:
+        return Refused(what, where=str(self.path), hint=neutral.command(["./inv", "audit", self.path]))
 
     @cached_property
     def kernels(self) -> dict[str, str]:
@@ -192,44 +235,41 @@ def _flat(value: Any, name: str = "") -> dict[str, str]:
 
 
 def _compare_step(
-    step: str, one: _Side, other: _Side, artifacts: Path, found: list[StepChange], unknown: list[str]
+    step: str, one: _Side, other: _Side, found: list[StepChange], unsigned: list[str], unknown: list[str]
 ) -> None:
     keys = one.steps.get(step), other.steps.get(step)
     if keys[0] == keys[1] or None in keys:  # the same inputs; a step of one side alone shows by its packages
         return
-    stored = [
-        evidence.stored_step(artifacts, side.document.line, step, key or "")
-        for side, key in zip((one, other), keys, strict=True)
-    ]
-    lacking = [key for key, run in zip(keys, stored, strict=True) if run is None]
-    if stored[0] is None or stored[1] is None:
-        unknown.append(f"sources, patches and parameters of {step}: no record of {', '.join(map(str, lacking))}")
+    made = one.made_from(step), other.made_from(step)
+    if made[0] is None or made[1] is None:
+        lacking: dict[str, list[str]] = {}
+        for side in (side for side, each in zip((one, other), made, strict=True) if each is None):
+            lacking.setdefault("record" if side.stated is None else "statement", []).append(side.steps[step])
+        texts = [f"no {what} of {', '.join(of)}" for what, of in lacking.items()]
+        unknown.append(f"sources, patches and parameters of {step}: {'; '.join(texts)}")
         return
-    inputs = changes(*(_inputs(run) for run in stored if run))
-    compiled = _compiled(step, stored[0], stored[1], unknown)
+    if without := [side.document.id for side in (one, other) if side.stated is None]:
+        unsigned.append(f"sources, patches and parameters of {step}: no statements beside {' and '.join(without)}")
+    inputs = changes(*(_inputs(each.inputs) for each in made if each))
+    before, after = (each.compiled for each in made if each)
+    compiled = []
+    if before is not None and after is not None:
+        compiled = changes(*(dict(_files(side)) for side in (before, after)))
+    elif before is not after:
+        unknown.append(f"compiled sources of {step}: not recorded for {keys[0] if before is None else keys[1]}")
     found.append(StepChange(step, tuple(inputs), tuple(compiled)))
 
 
-def _inputs(run: StoredStep) -> dict[str, str]:
+def _inputs(parts: Mapping[str, str]) -> dict[str, str]:
     """Return the parts of a step's key; those that are JSON by their leaves."""
     found: dict[str, str] = {}
-    for name, text in run.record.inputs.items():
+    for name, text in parts.items():
         try:
             value = documents.parse(object, text)
         except ValueError:
             value = text
         found |= _flat(value, name)
     return found
-
-
-def _compiled(step: str, one: StoredStep, other: StoredStep, unknown: list[str]) -> list[Change]:
-    before, after = one.compiled(), other.compiled()
-    if before is None and after is None:
-        return []
-    if before is None or after is None:
-        unknown.append(f"compiled sources of {step}: no record in {(one if before is None else other).place.name}")
-        return []
-    return changes(*(dict(_files(side)) for side in (before, after)))
 
 
 def _files(sources: CompiledSources) -> Iterator[tuple[str, str]]:

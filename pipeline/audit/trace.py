@@ -14,14 +14,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.audit import built_symbols, statement, statement_checks
-from pipeline.audit.snapshot_checks import Audited
+from pipeline.audit import built_symbols, evidence, statement, statement_checks
 from pipeline.audit.statement import Kind, Pin, Resource
 from pipeline.audit.statement_checks import Stated
 from pipeline.core import documents
 from pipeline.core.digests import together
-from pipeline.core.fs import read_limited
-from pipeline.errors import Refused, UsageError
+from pipeline.errors import UsageError
 from pipeline.formats import kconfig, rpm_header
 from pipeline.packaging.compiled_sources import CompiledSources
 from pipeline.patching.parser import Hunk, scan
@@ -75,7 +73,7 @@ def trace(path: Path, wanted: str, trees: Path) -> Trace:
     Raises `Refused` where its statements are missing or not signed by the key in the snapshot, `UsageError` for a thing
     that is in none of them.
     """
-    tracer = _Tracer(path, statement_checks.read_all(_audited(path)), trees)
+    tracer = _Tracer(path, statement_checks.read_all(evidence.audited(path)), trees)
     for kind, find in (
         (Subject.OPTION, tracer.option),
         (Subject.PATCH, tracer.patch),
@@ -93,14 +91,6 @@ def trace(path: Path, wanted: str, trees: Path) -> Trace:
         "or the map of a boot image or the table of a module has it, which a static function may be missing from",
         hint="./inv trace SNAPSHOT net/netfilter/ipvs/ip_vs_conn.c",
     )
-
-
-def _audited(path: Path) -> Audited:
-    document = verify.read_document(path)
-    if document.attestation is None:
-        raise Refused("the snapshot: no statements; expected an attestation key", where=str(path))
-    verify.check_attestation_key(path, document)
-    return Audited(path, document, read_limited(path / document.attestation.file, verify.MAX_DOCUMENT))
 
 
 class _Tracer:

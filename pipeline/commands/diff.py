@@ -30,11 +30,15 @@ def diff(context: RunContext, before: str, after: str) -> SnapshotDiff:
         console.table(headings, [_row(row) for row in found.packages])
     for row in found.packages:
         _say_package(console, row)
+    for text in found.unsigned:
+        console.say(f"not signed: {text}; read from records of this machine")
     for text in found.unknown:
         console.say(f"not known: {text}")
     if found.is_same:
         console.say("nothing differs")
-    console.say("compared as it lies there; `./inv status --verify` checks digests and signatures")
+    console.say(
+        "compared as it lies there, with the signatures of statements alone; `./inv audit SNAPSHOT` checks the rest"
+    )
     return found
 
 

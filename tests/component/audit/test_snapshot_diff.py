@@ -1,4 +1,4 @@
-"""Two snapshots made of real packages are compared by what is in them, and by the records of their steps."""
+"""Two snapshots made of real packages are compared by what is in them, and by signed statements, or else records."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any
 
 import pytest
 
-from pipeline.audit import snapshot_diff
+from pipeline.audit import dsse, snapshot_diff
 from pipeline.audit.snapshot_diff import Change
 from pipeline.errors import ExitCode
 from pipeline.packaging import compiled_sources, step_record
 from pipeline.packaging.compiled_sources import CompiledSources, SourceTree
 from pipeline.packaging.step_record import Phase, Record
-from pipeline.publish import signing
+from pipeline.publish import attestation_key, signing, snapshot
+from pipeline.publish.attestation_key import AttestationKey
+from pipeline.publish.layout import statement_name
 from pipeline.publish.snapshot_contents import BuiltPackage
+from tests.fixtures import madestatements
 from tests.fixtures.commandline import Inv
 from tests.fixtures.rpms import of_files, rpm, shared_keys
 from tests.fixtures.snapshots import publish, wanted
 
 KEYS = {187: "1" * 20, 190: "2" * 20}  # of the kernel's step
+STEP = "kernel:stock"
 CONFIG = b"CONFIG_A=y\nCONFIG_B=m\n"
 
 
@@ -35,8 +39,8 @@ def kernel(minor: int, config: bytes, module: bytes) -> BuiltPackage:
 class Published:
     """Two snapshots below one artifacts directory: the second has another kernel and ipvsadm, and keepalived."""
 
-    def __init__(self, place: Path) -> None:
-        self.inv = Inv(place)
+    def __init__(self, place: Path, key: AttestationKey | None = None) -> None:
+        self.inv, self.key = Inv(place), key
         self.artifacts = self.inv.artifacts
         old = [kernel(187, CONFIG, b"a"), BuiltPackage(rpm(), "ipvsadm")]
         tools = [BuiltPackage(rpm("ipvsadm", "Requires: bash", text="longer"), "ipvsadm")]
@@ -44,24 +48,46 @@ class Published:
         with signing.open_signer("", shared_keys()) as signer:
             self.old, self.new = (
                 publish(
-                    wanted(line="lts61", label="lts61", old_readers=False, sets={"director": built, "stock": built}),
+                    wanted(
+                        line="lts61",
+                        label="lts61",
+                        old_readers=False,
+                        sets={"director": built, "stock": built},
+                        attestation=key.public if key else None,
+                    ),
                     signer,
                     self.artifacts / "repo",
                 )
                 for built in (old, new)
             )
 
+    def state(self, minor: int, signer: AttestationKey | None = None, key: str = "", **inputs: str) -> Path:
+        """Lays a kernel's statement beside its snapshot, with the compiled files of `step`; return its file."""
+        made = madestatements.compiled(CompiledSources(1, STEP, 2, 0, {f"linux-6.1.{minor}": _tree(minor)}))
+        text = madestatements.statement(STEP, inputs, made, key=key or KEYS[minor]).text()
+        path = {187: self.old, 190: self.new}[minor].path
+        file = snapshot.attestations(path) / statement_name(STEP)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        signer = signer or self.key
+        assert signer is not None
+        file.write_bytes(dsse.sign(text, signer))
+        return file
+
     def step(self, minor: int, **inputs: str) -> None:
         """Keeps the record of a kernel's step, with one compiled file that bears the version, and one that is new."""
         place = self.artifacts / "steps/lts61/kernel-stock" / KEYS[minor]
         (place / "out").mkdir(parents=True)
-        tree = SourceTree({"a.c": "a" * 64, "b.c": f"{minor:064}"}, {}, ())
-        compiled_sources.write(place / "out", CompiledSources(1, "kernel:stock", 2, 0, {f"linux-6.1.{minor}": tree}))
-        record = Record("lts61", "kernel:stock", KEYS[minor], Phase.DONE, 1.0, 1, inputs=inputs)
+        sources = CompiledSources(1, STEP, 2, 0, {f"linux-6.1.{minor}": _tree(minor)})
+        compiled_sources.write(place / "out", sources)
+        record = Record("lts61", STEP, KEYS[minor], Phase.DONE, 1.0, 1, inputs=inputs)
         replace(record, made=step_record.scan(place, [])).write(place)
 
     def diff(self, *words: str | Path, **more: Any) -> Any:
         return self.inv("diff", *words, **more)
+
+
+def _tree(minor: int) -> SourceTree:
+    return SourceTree({"a.c": "a" * 64, "b.c": f"{minor:064}"}, {}, ())
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +138,67 @@ def test_sources_patches_and_compiled_files_come_from_the_records(found: snapsho
         Change("source", "s" * 64, "t" * 64),
     )
     assert step.compiled == (Change("b.c", f"{187:064}", f"{190:064}"),)
+
+
+def test_it_is_said_that_nobody_signed_the_records(published: Published, found: snapshot_diff.SnapshotDiff) -> None:
+    ids = f"{published.old.id} and {published.new.id}"
+    assert found.unsigned == (f"sources, patches and parameters of {STEP}: no statements beside {ids}",)
+    assert f"not signed: {found.unsigned[0]}; read from records" in published.diff(published.old.id, "latest").out
+
+
+@pytest.fixture
+def stated(tmp_path: Path) -> Published:
+    """Snapshots with signed statements, and records below the artifacts that say something else."""
+    found = Published(tmp_path / "stated", attestation_key.open_key("", tmp_path / "keys"))
+    for minor in KEYS:
+        found.step(minor, source="a forged record's", patches=str(minor))
+    found.state(187, source="s" * 64, patches=json.dumps({"a.patch": "1", "b.patch": "2"}))
+    found.state(190, source="t" * 64, patches=json.dumps({"a.patch": "3"}))
+    return found
+
+
+SOURCES = Change("source", "s" * 64, "t" * 64)
+
+
+@pytest.mark.parametrize("where", ["artifacts", "nothing"])
+def test_the_signed_statements_count_before_any_record_and_suffice(
+    stated: Published, tmp_path: Path, where: str
+) -> None:
+    found = snapshot_diff.compare(
+        stated.old.path, stated.new.path, {"artifacts": stated.artifacts}.get(where, tmp_path)
+    )
+    [step] = found.steps
+    patches = (Change("patches.a.patch", "1", "3"), Change("patches.b.patch", "2", None))
+    assert step.inputs == (*patches, SOURCES) and step.compiled == (Change("b.c", f"{187:064}", f"{190:064}"),)
+    assert found.unsigned == found.unknown == ()
+
+
+def test_a_snapshot_without_statements_counts_by_its_record_and_is_named(stated: Published) -> None:
+    for file in snapshot.attestations(stated.old.path).iterdir():
+        file.unlink()
+    found = snapshot_diff.compare(stated.old.path, stated.new.path, stated.artifacts)
+    assert found.unsigned == (f"sources, patches and parameters of {STEP}: no statements beside {stated.old.id}",)
+    assert Change("source", "a forged record's", "t" * 64) in found.steps[0].inputs
+
+
+def test_a_missing_statement_is_not_replaced_by_a_record(stated: Published) -> None:
+    file = snapshot.attestations(stated.old.path) / statement_name(STEP)
+    text = madestatements.statement("ipvsadm", {}).text()
+    assert stated.key is not None
+    file.with_name(statement_name("ipvsadm")).write_bytes(dsse.sign(text, stated.key))
+    file.unlink()
+    found = snapshot_diff.compare(stated.old.path, stated.new.path, stated.artifacts)
+    assert found.unknown == (f"sources, patches and parameters of {STEP}: no statement of {KEYS[187]}",)
+    assert found.steps == ()
+
+
+def test_a_statement_of_a_stranger_or_about_another_execution_is_refused(stated: Published, tmp_path: Path) -> None:
+    stated.state(190, attestation_key.open_key("", tmp_path / "strangers"), source="u" * 64)
+    ended = stated.diff(stated.old.id, "latest", expect=ExitCode.REFUSED)
+    assert "kernel-stock.intoto.json: signed with another key" in ended.err
+    stated.state(190, key="3" * 20, source="u" * 64)
+    ended = stated.diff(stated.old.id, "latest", expect=ExitCode.REFUSED)
+    assert f"about the key {'3' * 20}; expected {KEYS[190]}" in ended.err
 
 
 def test_the_trees_of_modules_keep_their_names_from_version_to_version() -> None:
