@@ -93,6 +93,23 @@ def test_without_a_source_it_is_a_cannot_of_its_own(published: Published) -> Non
     assert "popt_1.19.orig.tar.xz: no address delivered the file" in ended.err
 
 
+def test_what_another_input_keeps_from_being_rebuilt_ends_with_an_exit_code_of_its_own(
+    published: Published, tmp_path: Path
+) -> None:
+    """The line file that is named for the files beside it sets another option than the stated one."""
+    shop = published.shop
+    other = shutil.copytree(shop.toy.line_file.parent, tmp_path / "line") / shop.toy.line_file.name
+    other.write_text(other.read_text() + '\n[roles.stock.config]\nCONFIG_IP_VS_TAB_BITS = "13"\n')
+    words = ("reproduce", "toy", "--only", "kernel:stock", "--only", "ipvsadm", "--line-file", other)
+    ended = shop.inv(*words, "--json", expect=ExitCode.HOST)
+    assert (ExitCode.HOST, ended.json["verdict"]) == (7, "cannot")
+    rows = {row["package"].partition("-2")[0].partition("-1")[0]: row for row in ended.json["packages"]}
+    assert rows["ipvsadm"]["verdict"] == "identical", "what the change does not touch is compared all the same"
+    assert rows["kernel"]["verdict"] == "cannot" and rows["kernel"]["rebuilt"] == ""
+    assert "is another here" in rows["kernel"]["reasons"][0]
+    assert not (shop.inv.artifacts / "reports" / "reproduced" / published.build.document.id).exists()
+
+
 def test_a_snapshot_whose_audit_fails_is_not_rebuilt(published: Published, tmp_path: Path) -> None:
     shop = published.shop
     forged = Forged(shop.inv.artifacts / "repo" / "toy", shop.inv.artifacts / "keys", tmp_path)
