@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.audit import audit, evidence, policy
+from pipeline.audit import vsa as summary
 from pipeline.audit.audit import Audit, Examined, Standing
 from pipeline.audit.findings import Finding, Result
 from pipeline.commands.task import Outcome
@@ -21,11 +22,14 @@ def audit_snapshot(
 ) -> Outcome:
     """Audit a snapshot, print the findings, and write the requested files; the exit code is 4 when one failed.
 
-    Raises `UsageError` for a snapshot that is not there, and for a summary without a key or a key without a summary.
+    Raises `UsageError` for a snapshot that is not there, and for a summary without a key or policy, or a key without a
+    summary.
     """
     if bool(vsa) != bool(vsa_key):
         what = "--vsa: the file of the summary and the key to sign it with belong together; expected both or neither"
-        raise UsageError(what, hint="./inv audit SNAPSHOT --vsa FILE --vsa-key KEY.pem")
+        raise UsageError(what, hint="./inv audit SNAPSHOT --policy FILE --vsa FILE --vsa-key KEY.pem")
+    if vsa:
+        summary.check_policy(policy_file)
     rules = policy.load(Path(policy_file) if policy_file else None)
     path = evidence.find_snapshot(chosen, context.settings.artifacts)
     by_id = path.name.startswith(Path(chosen).name)
@@ -99,10 +103,9 @@ def _write_page(path: Path, examined: Examined, context: RunContext) -> None:
 
 
 def _write_summary(path: Path, key: str, result: Audit, console: Console) -> None:
-    from pipeline.audit import vsa
     from pipeline.publish import attestation_key
 
     opened = attestation_key.open_key(key, path.parent)
     with writing(path.parent):
-        write_atomic(path, vsa.sign(result, opened))
-    console.say(f"wrote {path}: the signed verification summary; it says {vsa.word(result)}")
+        write_atomic(path, summary.sign(result, opened))
+    console.say(f"wrote {path}: the signed verification summary; it says {summary.word(result)}")

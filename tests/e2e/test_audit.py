@@ -325,9 +325,10 @@ def test_a_failed_audit_ends_with_its_code_and_a_signed_summary(published: Publi
     run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key])
     copied = tmp_path / "toy"
     shutil.copytree(published.repo, copied, symlinks=True)
-    inv("audit", copied / "latest", "--vsa", tmp_path / "good.json", "--vsa-key", key)
+    words = ("audit", copied / "latest", "--policy", published.policy, "--vsa-key", key, "--vsa")
+    inv(*words, tmp_path / "good.json")
     shutil.rmtree(copied / "attestations")
-    done = inv("audit", copied / "latest", "--vsa", tmp_path / "bad.json", "--vsa-key", key, expect=ExitCode.REFUSED)
+    done = inv(*words, tmp_path / "bad.json", expect=ExitCode.REFUSED)
     assert "FAILED" in done.out
     public = run(["openssl", "pkey", "-in", key, "-pubout"]).out
     assert b'"PASSED"' in dsse.verify((tmp_path / "good.json").read_bytes(), public)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 from pipeline.audit import dsse
 from pipeline.publish import attestation_key
 from pipeline.publish.attestation_key import AttestationKey
-from tests.fixtures.statements import made_key, openssl_takes, sigstore_takes
+from tests.fixtures.statements import flip, made_key, openssl_takes, sigstore_takes
 
 PAYLOAD = json.dumps({"_type": "x", "predicateType": "https://slsa.dev/provenance/v1", "text": "ä"}).encode()
 
@@ -37,20 +36,12 @@ def test_three_verifiers_take_an_envelope(key: AttestationKey, public: Path, tmp
     assert sigstore_takes(envelope, public)
 
 
-def _flipped(part: str, document: dict[str, Any]) -> None:
-    """Changes one byte of the payload, or one of the signature that leaves it well-formed."""
-    holder, name = (document, "payload") if part == "payload" else (document["signatures"][0], "sig")
-    data = bytearray(base64.b64decode(holder[name]))
-    data[-8] ^= 1
-    holder[name] = base64.b64encode(data).decode()
-
-
 @pytest.mark.parametrize("part", ["payload", "signature"])
 def test_no_verifier_takes_an_envelope_in_which_one_byte_changed(
     key: AttestationKey, public: Path, tmp_path: Path, part: str
 ) -> None:
     document = json.loads(dsse.sign(PAYLOAD, key))
-    _flipped(part, document)
+    flip(document, part)
     envelope = tmp_path / "envelope.json"
     envelope.write_text(json.dumps(document))
     assert not openssl_takes(envelope, public, tmp_path)

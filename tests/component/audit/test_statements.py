@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
 from in_toto_attestation.predicates.provenance.v1 import provenance_pb2  # type: ignore[import-untyped]
+from in_toto_attestation.predicates.vsa.v1 import vsa_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1.statement import Statement as TheirStatement  # type: ignore[import-untyped]
 
-from pipeline.audit import dsse, statement
+from pipeline.audit import dsse, freshness, statement, vsa
+from pipeline.audit.findings import Finding, Result
 from pipeline.audit.statement import Kind
 from pipeline.core.decoder import Mismatch
 from pipeline.core.fs import sha256_of
 from pipeline.errors import Refused, UsageError
 from pipeline.formats import rpm_header
-from pipeline.publish import snapshot
+from pipeline.publish import attestation_key, snapshot
 from pipeline.publish.verify import verify_snapshot
 from tests.component.commands.test_build import MADE, Bench
+from tests.fixtures.audits import examined
 from tests.fixtures.snapshots import changed
-from tests.fixtures.statements import made_key, of_kind, openssl_takes, sigstore_takes, statement_of
+from tests.fixtures.statements import flip, made_key, of_kind, openssl_takes, sigstore_takes, statement_of
 
 NAMES = {f"{step.replace(':', '-')}.intoto.json" for step in (*MADE, "repository")}
 
@@ -74,6 +79,78 @@ def test_openssl_sigstore_and_the_in_toto_library_take_a_statement(bench: Bench,
     assert provenance.build_definition.build_type == statement.BUILD_TYPE
     ours = statement.parse(payload)
     assert ours.text() == payload, "what is read is all that there is"
+
+
+ACCEPTED = tuple(
+    Finding(check, "key", Result.PASS, "accepted by the policy") for check in ("release key", "attestation key")
+)
+
+
+def summary(place: Path, *findings: Finding) -> tuple[Path, Path]:
+    """The signed summary of an audit with these findings by a policy, and the public key."""
+    opened = attestation_key.open_key(str(made_key(place / "own.pem")), place)
+    audited = replace(examined(*findings, told=True).audit, policy="policy.toml", policy_sha256="9" * 64)
+    envelope, key = place / "vsa.json", place / "public.pem"
+    envelope.write_bytes(vsa.sign(audited, opened))
+    key.write_bytes(opened.public.pem)
+    return envelope, key
+
+
+# How each envelope that is no step's comes to be: the envelope and the public key, and the type of its predicate.
+OTHERS: dict[str, tuple[Callable[[Bench, Path], tuple[Path, Path]], str]] = {
+    "publication": (
+        lambda bench, _: (published(bench) / "repository.intoto.json", public(bench)),
+        statement.PREDICATE_TYPE,
+    ),
+    "freshness": (lambda bench, _: (freshness.path_in(bench.latest.parent), public(bench)), freshness.PREDICATE_TYPE),
+    "summary": (lambda _, place: summary(place, *ACCEPTED), vsa.PREDICATE_TYPE),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_other_peoples_tools_take_every_envelope_and_refuse_one_changed_byte(
+    bench: Bench, tmp_path: Path, what: str
+) -> None:
+    make, predicate_type = OTHERS[what]
+    envelope, key = make(bench, tmp_path)
+    assert openssl_takes(envelope, key, tmp_path)
+    assert sigstore_takes(envelope, key, predicate_type)
+    theirs = json_format.Parse(dsse.verify(envelope.read_bytes(), key.read_bytes()), statement_pb2.Statement())
+    TheirStatement.copy_from_pb(theirs).validate()
+    for part in ("payload", "signature"):
+        document = json.loads(envelope.read_text())
+        flip(document, part)
+        forged = tmp_path / f"{part}.json"
+        forged.write_text(json.dumps(document))
+        assert not openssl_takes(forged, key, tmp_path)
+        assert not sigstore_takes(forged, key, predicate_type)
+
+
+@pytest.mark.parametrize(
+    ("findings", "result", "level"),
+    [
+        (ACCEPTED, "PASSED", "SLSA_BUILD_LEVEL_1"),
+        ((*ACCEPTED, Finding("line", "toy", Result.WARN, "small")), "PASSED", "SLSA_BUILD_LEVEL_1"),
+        ((*ACCEPTED[:1], replace(ACCEPTED[1], result=Result.WARN)), "PASSED", "SLSA_BUILD_LEVEL_0"),
+        ((*ACCEPTED[1:], replace(ACCEPTED[0], result=Result.WARN)), "PASSED", "SLSA_BUILD_LEVEL_0"),
+        ((*ACCEPTED, Finding("package", "x.rpm", Result.FAIL, "changed")), "FAILED", "FAILED"),
+    ],
+)
+def test_the_in_toto_library_reads_what_a_summary_claims(
+    tmp_path: Path, findings: tuple[Finding, ...], result: str, level: str
+) -> None:
+    theirs = statement_of(summary(tmp_path, *findings)[0])["predicate"]
+    assert theirs.pop("verifiedLevels") == [level], "a list, as SLSA's text has it; the library's model has one text"
+    found = json_format.ParseDict(theirs, vsa_pb2.VerificationSummary())  # strict: an unknown field is an error
+    assert found.verification_result == result
+    assert found.policy.uri == f"urn:lvs-fullnat:policy:{'9' * 64}" and found.policy.digest["sha256"] == "9" * 64
+    assert [dict(row.digest) for row in found.input_attestations] == [{"sha256": "f" * 64}]
+
+
+def test_an_audit_without_a_policy_has_no_summary(tmp_path: Path) -> None:
+    opened = attestation_key.open_key(str(made_key(tmp_path / "own.pem")), tmp_path)
+    with pytest.raises(UsageError, match="a summary states the policy that decided"):
+        vsa.sign(examined(*ACCEPTED).audit, opened)
 
 
 def test_a_statement_names_each_package_whole_and_without_its_signatures(bench: Bench) -> None:

@@ -21,3 +21,10 @@ def test_every_mistake_of_a_policy_is_told_with_its_line(inv: Inv, tmp_path: Pat
     done = inv("audit", inv.home, "--policy", rules, expect=ExitCode.USAGE)
     for number in (3, 5, 7):
         assert f"policy.toml:{number}: " in done.err
+
+
+def test_a_summary_needs_the_policy_that_it_states(inv: Inv, tmp_path: Path) -> None:
+    words = ("audit", inv.home, "--vsa", tmp_path / "vsa.json", "--vsa-key", tmp_path / "key.pem")
+    done = inv(*words, expect=ExitCode.USAGE)
+    assert "--vsa: a summary states the policy that decided; expected --policy FILE" in done.err
+    assert not (tmp_path / "vsa.json").exists()
