@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request
+from playwright.sync_api import Browser
 
 from pipeline.lab.report import page as report
 from pipeline.lab.report.results import Report
-from tests.fixtures import labruns
-from tests.fixtures.browsers import chromium
+from tests.fixtures import browsers, labruns
+from tests.fixtures.browsers import CONTRAST_AA, Opened, chromium
 
 WIDTHS = [360, 768, 1280]  # pixels: a phone, a tablet, a desk
 
@@ -25,28 +24,8 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
-@dataclass
-class Opened:
-    """A page and what it asked for. Its own scripts are off; the test's run all the same."""
-
-    page: Page
-    asked: list[str] = field(default_factory=list)
-
-    def ask(self, script: str) -> Any:
-        """What a script of the test's finds in the page."""
-        return self.page.evaluate(script)
-
-
 def opened(browser: Browser, run: Report, where: Path, width: int = 360, **more: Any) -> Opened:
-    page = browser.new_page(viewport={"width": width, "height": 740}, java_script_enabled=False, **more)
-    shown = Opened(page)
-
-    def note(request: Request) -> None:
-        shown.asked.append(request.url)
-
-    page.on("request", note)
-    page.goto(report.write(run, where).as_uri())
-    return shown
+    return browsers.opened(browser, report.write(run, where), width, **more)
 
 
 def crowded() -> Report:
@@ -162,32 +141,12 @@ def test_a_mebibyte_of_console_is_laid_out_only_where_it_is_looked_at(browser: B
     assert len(heights) == 43 and heights[0] != 7000 and heights[1:].count(7000) >= 40
 
 
-# The least contrast of a text with what is behind it, and its element: WCAG 2.1, relative luminance.
-CONTRAST = """() => {
-    const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
-    const light = ([r, g, b]) => .2126 * linear(r / 255) + .7152 * linear(g / 255) + .0722 * linear(b / 255);
-    const rgb = text => text.match(/[\\d.]+/g).map(Number);
-    const behind = e => {
-        const own = rgb(getComputedStyle(e).backgroundColor);
-        return own.length === 3 || own[3] > 0 ? own : behind(e.parentElement);
-    };
-    const contrast = e => {
-        const style = getComputedStyle(e), ink = rgb(e.closest('svg') ? style.fill : style.color);
-        const [less, more] = [light(ink), light(behind(e))].sort((x, y) => x - y);
-        return [(more + .05) / (less + .05), e.outerHTML.slice(0, 90)];
-    };
-    const speaks = e => [...e.childNodes].some(node => node.nodeType === 3 && node.data.trim());
-    return [...document.querySelectorAll('body *')].filter(speaks).map(contrast).sort((x, y) => x[0] - y[0])[0];
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_text_stands_out_from_what_is_behind_it(browser: Browser, tmp_path: Path, scheme: str) -> None:
     shown = opened(browser, labruns.report(), tmp_path, color_scheme=scheme)
-    background = shown.ask("getComputedStyle(document.body).backgroundColor")
-    assert (background == "rgb(244, 245, 247)") is (scheme == "light")
-    least, element = shown.ask(CONTRAST)
-    assert least >= 4.5, element  # WCAG 2.1, level AA
+    assert shown.is_light is (scheme == "light")
+    least, element = shown.least_contrast
+    assert least >= CONTRAST_AA, element
 
 
 def test_headings_go_down_one_level_at_a_time_and_pictures_have_words(browser: Browser, tmp_path: Path) -> None:
