@@ -6,6 +6,7 @@ by an accepted key counts.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +20,7 @@ from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind
 from pipeline.audit.statement_checks import Stated
 from pipeline.config.line_model import RoleName
-from pipeline.core.fs import sha256_of
+from pipeline.core.fs import read_limited, sha256_of
 from pipeline.publish.verify import SUMS
 
 
@@ -67,12 +68,12 @@ def examine(path: Path, policy: PolicyFile, standing: Standing) -> Examined:
     audited = snapshot_checks.check(path, policy, findings)
     stated: dict[str, Stated] = {}
     identities: dict[str, Identity] = {}
-    sequence = 0
+    sequence, latest = 0, ""
     if audited is not None:
         stated = statement_checks.check(audited, policy, findings)
         identities = role_checks.check(audited, stated, policy, findings)
         if standing is not Standing.HELD:
-            sequence = _check_freshness(audited, policy, findings, latest=standing is Standing.LATEST)
+            sequence, latest = _check_freshness(audited, policy, findings, latest=standing is Standing.LATEST)
     result = Audit(
         snapshot=audited.document.id if audited else path.name,
         path=path,
@@ -82,26 +83,30 @@ def examine(path: Path, policy: PolicyFile, standing: Standing) -> Examined:
         policy_sha256=policy.sha256,
         verdict=findings.worst,
         findings=tuple(findings.rows),
-        statements={each.file: each.sha256 for each in stated.values()},
+        statements={each.file: each.sha256 for each in stated.values()} | ({freshness.FILE: latest} if latest else {}),
     )
     return Examined(result, audited, stated, identities, sequence)
 
 
-def _check_freshness(audited: Audited, policy: PolicyFile, findings: Findings, *, latest: bool) -> int:
-    """Check that the snapshot is the one last stated to be the latest, and that this has not expired."""
+def _check_freshness(audited: Audited, policy: PolicyFile, findings: Findings, *, latest: bool) -> tuple[int, str]:
+    """Check that the snapshot is the one last stated to be the latest, and that this has not expired.
+
+    Return the number and the SHA-256 of the verified envelope; 0 and an empty text without one.
+    """
     check, place = "freshness", audited.path.parent.parent
     if audited.pem is None:
-        return 0
+        return 0, ""
     with findings.failing(check, freshness.FILE):
         try:
-            stated, sums = freshness.read(freshness.path_in(place), audited.pem)
+            envelope = read_limited(freshness.path_in(place), freshness.MOST)
+            stated, sums = freshness.verified(envelope, audited.pem)
         except FileNotFoundError:
             findings.fail(
                 check,
                 freshness.FILE,
                 f"missing from {freshness.path_in(place).parent}: an older snapshot is as well signed",
             )
-            return 0
+            return 0, ""
         wanted, problem = policy.policy.freshness, ""
         is_it = (stated.snapshot, sums) == (audited.document.id, sha256_of(audited.path / SUMS))
         age = int(time.time()) - stated.issued
@@ -118,8 +123,8 @@ def _check_freshness(audited: Audited, policy: PolicyFile, findings: Findings, *
         else:
             good = f"number {stated.sequence}, issued {_day(stated.issued)}, valid until {_day(stated.expires)}"
             findings.require(check, audited.document.id, problem, good)
-        return stated.sequence
-    return 0
+        return stated.sequence, hashlib.sha256(envelope).hexdigest()
+    return 0, ""
 
 
 def _day(seconds: int) -> str:

@@ -14,7 +14,8 @@ from in_toto_attestation.predicates.vsa.v1 import vsa_pb2  # type: ignore[import
 from in_toto_attestation.v1 import statement_pb2  # type: ignore[import-untyped]
 from in_toto_attestation.v1.statement import Statement as TheirStatement  # type: ignore[import-untyped]
 
-from pipeline.audit import dsse, freshness, statement, vsa
+from pipeline.audit import audit, dsse, freshness, policy, statement, vsa
+from pipeline.audit.audit import Standing
 from pipeline.audit.findings import Finding, Result
 from pipeline.audit.statement import Kind
 from pipeline.core.decoder import Mismatch
@@ -145,6 +146,15 @@ def test_the_in_toto_library_reads_what_a_summary_claims(
     assert found.verification_result == result
     assert found.policy.uri == f"urn:lvs-fullnat:policy:{'9' * 64}" and found.policy.digest["sha256"] == "9" * 64
     assert [dict(row.digest) for row in found.input_attestations] == [{"sha256": "f" * 64}]
+
+
+@pytest.mark.parametrize("standing", Standing)
+def test_an_audit_names_every_envelope_that_it_relied_on(bench: Bench, standing: Standing) -> None:
+    """A summary lists all of them or none, by SLSA's text; of a held snapshot none says that it is the latest."""
+    latest = freshness.path_in(bench.latest.parent)
+    files = [*published(bench).iterdir(), *([] if standing is Standing.HELD else [latest])]
+    found = audit.examine(bench.latest, policy.load(None), standing).audit.statements
+    assert found == {file.name: sha256_of(file) for file in files}
 
 
 def test_an_audit_without_a_policy_has_no_summary(tmp_path: Path) -> None:
