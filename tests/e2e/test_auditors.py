@@ -92,3 +92,23 @@ def test_an_auditor_needs_no_network_no_privileges_no_git_and_no_place_to_write(
         assert done.status == 0, done.text + done.error_text
         assert holds(json.loads(done.text)), done.text
         assert list(alone.home.iterdir()) == []
+
+
+def test_the_json_beside_a_page_has_patches_hunk_by_hunk_roles_and_the_bill(mirrored: Mirrored, tmp_path: Path) -> None:
+    published, page = mirrored.published, tmp_path / "audit.html"
+    out = published.shop.inv("audit", "toy", "--policy", published.policy, "--html", page).out
+    assert f"{tmp_path / 'audit.json'} has the same data" in out
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert (found["facts"]["verdict"], found["facts"]["line"]) == ("pass", "toy")
+    [lvs] = next(row for row in found["patches"] if row["name"] == "director")["patches"]
+    text = published.shop.toy.patches["lvs"].read_bytes()
+    hunks = [hunk for file in lvs["files"] for hunk in file["hunks"]]
+    assert len(hunks) == text.count(b"\n@@ ") - 1, "one was left out"
+    assert all(hunk["offset"] == 0 for hunk in hunks) and lvs["left_out"][0]["file"] == ".config"
+    assert {row["role"] for row in found["roles"] if row["package"].startswith("kernel-2")} == {
+        "director", "realserver", "stock",
+    }  # fmt: skip
+    files = {path.name for path in (published.repo / "latest").glob("*/*.rpm")}
+    assert {row["name"] for row in found["bill"]["packages"]} == files
+    assert {row["name"] for row in found["bill"]["sources"]} >= {"Lvs-fullnat-synproxy.tar.gz"}
+    assert {row["step"] for row in found["steps"]} >= {"kernel:director", "ipvsadm", "repository"}
