@@ -168,7 +168,7 @@ class BuildCommand:
             if not tried and PUBLISH in graph.steps and self.runner.explain(graph)[PUBLISH][0] is State.RAN:
                 self.publishing.try_key()
             outcomes, comparison = self._run(graph)
-            summary = Summary(outcomes, PUBLISH, time.monotonic() - begun)
+            summary = self._summary(outcomes, begun)
             steps = self.context.settings.explain
             title = f"line {self.line.label}"
             summary.tell(self.context.console, title, self.command, steps=steps, held=self.hold)
@@ -196,13 +196,16 @@ class BuildCommand:
         graph = StepGraph([self.publishing.signing_step(path, found)])
         with self.runner.shared_lock():
             outcomes = self._run_plan(graph, self.runner)
-            summary = Summary(outcomes, PUBLISH, time.monotonic() - begun)
+            summary = self._summary(outcomes, begun)
             summary.tell(self.context.console, f"line {self.line.label}", self.command, steps=False)
             if error := failure(outcomes):
                 raise error
             if summary.snapshot:
                 self.make_latest(summary.snapshot.path)
             return BuildResult(self.line, summary)
+
+    def _summary(self, outcomes: Mapping[str, Outcome], begun: float) -> Summary:
+        return Summary(outcomes, PUBLISH, self.context.settings.artifacts / "repo", time.monotonic() - begun)
 
     def make_latest(self, snapshot: Path) -> None:
         """Make a snapshot of this line its latest: point the link to it, and state that."""

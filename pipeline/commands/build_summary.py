@@ -6,7 +6,7 @@ Reads the scheduler's results only. Must not know how anything is built.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -42,10 +42,14 @@ class Package:
 
 @dataclass
 class Summary:
-    """A finished run: its outcomes by step, and `seconds` it took. `publish` is the publishing step."""
+    """A finished run: its outcomes by step, and `seconds` it took.
+
+    `publish` is the publishing step, `repository` the directory in which that publishes.
+    """
 
     outcomes: Mapping[str, Outcome]
     publish: str
+    repository: Path
     seconds: float
 
     @cached_property
@@ -73,9 +77,16 @@ class Summary:
 
     @cached_property
     def snapshot(self) -> Published | None:
-        """The published snapshot; None without one."""
+        """The published snapshot; None without one.
+
+        By its place in this run's repository: the record of an earlier run may have that from another directory.
+        """
         outcome = self.outcomes.get(self.publish)
-        return outcome.record.facts.snapshot if outcome and outcome.record else None
+        found = outcome.record.facts.snapshot if outcome and outcome.record else None
+        if found is None:
+            return None
+        line = self.repository / found.latest.parent.name
+        return replace(found, path=line / found.path.parent.name / found.id, latest=line / found.latest.name)
 
     def to_json(self) -> dict[str, object]:
         """Return the document that `--json` prints."""

@@ -137,6 +137,21 @@ def test_a_held_snapshot_becomes_the_latest_only_when_a_run_makes_it_that(bench:
     assert held.snapshot.encode() in dsse.payload(stated.read_bytes())
 
 
+def test_a_published_snapshot_is_found_from_every_working_directory(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bench.artifacts = Path("artifacts")
+    first = bench.build_all()["snapshot"]
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    bench.artifacts = tmp_path / "artifacts"
+    again = bench.build_all()
+    assert again["steps"]["repository"]["state"] == "reused"
+    assert again["snapshot"]["path"] == str(tmp_path / first["path"])
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_every_package_is_told_with_digest_size_and_whether_it_was_reused(bench: Bench) -> None:
     said = bench.build_all()
     packages = {package["file"]: package for package in said["packages"]}

@@ -66,22 +66,27 @@ def test_the_summary_says_by_which_certificate_modules_are_signed(tmp_path: Path
         )
         for name, own in (("package:kmod-lvs-fullnat", inputs), ("ipvsadm", {}))
     }
-    out, summary = io.StringIO(), Summary(outcomes, "repository", 1.0)
+    out, summary = io.StringIO(), Summary(outcomes, "repository", Path("repo"), 1.0)
     summary.tell(Console(out=out), "line lts61", "", steps=False)
     assert "package:kmod-lvs-fullnat: modules signed by CN=Key own, SHA-256 1234\n" in out.getvalue()
     assert summary.to_json()["certificates"] == {"package:kmod-lvs-fullnat": "CN=Key own, SHA-256 1234"}
 
 
 def test_the_next_command_names_the_repo_file_of_every_set(tmp_path: Path) -> None:
+    place = tmp_path / "el6" / "snapshots" / "one"
+    place.mkdir(parents=True)
     for name in ("director", "realserver"):
-        (tmp_path / f"el6-{name}.repo").write_text("")
+        (place / f"el6-{name}.repo").write_text("")
+    recorded = Path("elsewhere/el6")
     known = Published(
-        "one", tmp_path, Path("/repo/el6/latest"), "0" * 40, development=False, baseurl="http://r.example"
+        *("one", recorded / "snapshots" / "one", recorded / "latest", "0" * 40),
+        development=False,
+        baseurl="http://r.example",
     )
     made = Record("el6", "repository", "key", Phase.DONE, 0.0, 1, facts=Facts(snapshot=known))
     outcome = Outcome("repository", "key", State.RAN, "never run before", 1.0, tmp_path, record=made)
     out = io.StringIO()
-    Summary({"repository": outcome}, "repository", 1.0).tell(Console(out=out), "line el6", "", steps=False)
+    Summary({"repository": outcome}, "repository", tmp_path, 1.0).tell(Console(out=out), "line el6", "", steps=False)
     said = out.getvalue()
-    assert "/repo/el6/latest/el6-director.repo" in said and "/repo/el6/latest/el6-realserver.repo" in said
+    assert all(f"{tmp_path}/el6/latest/el6-{name}.repo" in said for name in ("director", "realserver"))
     assert "stock" not in said

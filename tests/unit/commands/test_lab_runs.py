@@ -198,11 +198,11 @@ def built(published: Published | None) -> BuildResult:
     if published:
         record = Record("lts61", "repository", "r", Phase.DONE, 0.0, 1, facts=Facts(snapshot=published))
         outcomes["repository"] = Outcome("repository", "r", StepState.RAN, "", 1.0, Path("/r"), record=record)
-    return BuildResult(line_loader.load("lts61"), Summary(outcomes, "repository", 2.0))
+    return BuildResult(line_loader.load("lts61"), Summary(outcomes, "repository", Path("/repo"), 2.0))
 
 
 def snapshot(*, development: bool = False, baseurl: str = "http://r.example") -> Published:
-    return Published("a", Path("/repo/a"), Path("/repo/latest"), "F", development, baseurl)
+    return Published("a", Path("old/lts61/snapshots/a"), Path("old/lts61/latest"), "F", development, baseurl)
 
 
 PASSED = LabResult(Path("/page"), False, 6, ())
@@ -229,7 +229,11 @@ CLOSINGS: Mapping[str, tuple[Published | None, LabResult | None, tuple[str, ...]
     "whole": (
         snapshot(),
         PASSED,
-        ("snapshot  a, in /repo/a", "a signed repository for http://r.example", "cp /repo/latest/*.repo /etc/yum"),
+        (
+            "snapshot  a, in /repo/lts61/snapshots/a",
+            "a signed repository for http://r.example",
+            "cp /repo/lts61/latest/*.repo /etc/yum",
+        ),
     ),
 }
 
