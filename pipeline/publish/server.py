@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from pipeline.errors import HostLacks, UsageError
@@ -98,6 +99,8 @@ class Application:
         file = self.find(request.path)
         if file is None:
             raise NotFound
+        if request.range is None or request.range.units != "bytes" or len(request.range.ranges) != 1:
+            environ.pop("HTTP_RANGE", None)  # RFC 9110, 14.2: what a server does not know, or do, it ignores
         return send_file(file, environ, mimetype=content_type(request.path), conditional=True)
 
     def find(self, path: str) -> Path | None:
@@ -144,10 +147,26 @@ def _handler(log: Callable[[str], None]) -> type[Any]:
             """Return the server's name, without versions of programs."""
             return self.server_version
 
+        def parse_request(self) -> bool:
+            """Read a request's head; one whose address cannot be read is answered with 400."""
+            if not super().parse_request():
+                return False
+            try:
+                urlsplit(self.path)
+            except ValueError:
+                self.send_error(400)
+                return False
+            return True
+
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Log an answer."""
             with lock:
                 log(f"{self.address_string()} {getattr(self, 'requestline', '')} {code}")
+
+        def log_error(self, format: str, *args: Any) -> None:
+            """Log an error of a connection; that of a request is logged as its answer."""
+            if not format.startswith("code "):
+                super().log_error(format, *args)
 
         def log(self, type: str, message: str, *args: Any) -> None:
             """Log an error of a connection."""

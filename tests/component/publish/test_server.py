@@ -108,6 +108,22 @@ def test_a_range_that_is_not_there_or_of_an_older_file_is_not_given(served: Serv
     assert (whole.status, len(body(whole))) == (200, len(BODY))
 
 
+@pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "items=0-1", "bytes=abc", "bytes=5-1", "x", ""])
+def test_a_range_of_another_kind_is_ignored(served: Served, wanted: str) -> None:
+    answer = served(RPM, Range=wanted)
+    assert (answer.status, body(answer)) == (200, BODY)
+
+
+@pytest.mark.parametrize("address", ["http://[x/y", "/x y"])
+def test_a_request_that_cannot_be_read_is_answered_and_logged_on_one_line(served: Served, address: str) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as raw:
+        raw.sendall(f"GET {address} HTTP/1.1\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: raw.recv(4096), b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert len(served.log) == 1 and served.log[0].endswith(" 400")
+    assert served(RPM).status == 200
+
+
 def test_a_file_that_did_not_change_is_not_sent_again(served: Served) -> None:
     answer = served("/el6/mirrorlist-director")
     tag, when = answer.headers["ETag"], answer.headers["Last-Modified"]
