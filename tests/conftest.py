@@ -31,7 +31,11 @@ LONGEST_FIRST = (
     "unit/test_conventions.py",  # mypy
 )
 # Files that wait for another's build: run by the same worker, behind it, or a second worker would stand still.
-FOLLOWS = dict.fromkeys(("e2e/test_lab.py", "e2e/test_installing.py"), "e2e/test_build_all.py")
+FOLLOWS = {
+    "e2e/test_lab.py": "e2e/test_build_all.py",
+    "e2e/test_installing.py": "e2e/test_build_all.py",
+    "e2e/test_forged_statements.py": "e2e/test_audit.py",
+}
 KINDS = ("e2e", "component", "unit")
 
 

@@ -144,8 +144,9 @@ def accepted_content(examined: Examined) -> LinePolicy:
     numbers = {
         int(row.subject)
         for row in examined.audit.findings
-        if row.check == "option number" and row.subject.isdecimal() and row.result is Result.PASS
+        if row.check == "option number" and row.subject.isdecimal() and row.result is Result.PASS and int(row.subject)
     }
-    roles = tuple(RoleName(name) for name in examined.audited.document.sets) if examined.audited else ()
+    sets = examined.audited.document.sets if examined.audited else {}
+    roles = tuple(role for role in RoleName if role in sets)
     number = numbers.pop() if len(numbers) == 1 else None
     return LinePolicy.model_validate({"roles": roles, "option-number": number, "sources": sources, "patches": ordered})

@@ -29,6 +29,7 @@ PREDICATE_TYPE = "urn:lvs-fullnat:freshness:v1"  # docs/buildtype.md
 FILE = "latest.intoto.json"
 MOST = 1 << 16  # bytes of the statement
 DAY = 86_400  # seconds
+_LAST = 253_402_300_799  # the end of the year 9999, in seconds since 1970: no later time can be told
 RENEWED_AFTER = DAY  # seconds: a nightly run that changes nothing renews it, a second run within a day does not
 
 
@@ -76,7 +77,10 @@ class Statement:
         subject = decoder.decode(tuple[Subject, ...], document.get("subject"))
         if len(subject) != 1:
             raise Mismatch("one subject, SHA256SUMS", str(len(subject)), ("subject",))
-        return cls(subject, decoder.decode(Freshness, document.get("predicate")))
+        stated = decoder.decode(Freshness, document.get("predicate"))
+        if not 0 <= stated.issued <= stated.expires <= _LAST:
+            raise Mismatch("issued before it expires", f"{stated.issued} and {stated.expires}", ("predicate",))
+        return cls(subject, stated)
 
 
 def path_in(place: Path) -> Path:

@@ -239,7 +239,7 @@ class Materials:
         facts = statement.PatchFacts(
             series=place[0],
             position=place[1],
-            origin=item.origin if item and member else "a file of the project",
+            origin=item.origin if item and member else statement.OF_THE_PROJECT,
             path=place[2],
             patch_id=parsed.patch_id or "",
             applied_sha256=hashlib.sha256(item.data).hexdigest() if item else parsed.sha256,

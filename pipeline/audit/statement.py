@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeVar
+from functools import partial
+from typing import Any, Final, Literal, TypeVar, get_args, get_type_hints
 
 from pipeline.core import decoder, documents
 from pipeline.core.decoder import Mismatch
@@ -23,6 +25,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:lvs-fullnat:buildtype:v1"  # docs/buildtype.md
 BUILDER = "urn:lvs-fullnat:builder:local"
+OF_THE_PROJECT = "a file of the project"  # the origin of a patch that is no member of a source
 T = TypeVar("T")
 
 
@@ -60,6 +63,19 @@ class Kind(StrEnum):
     FACTS = "facts"
 
 
+BYPRODUCTS: Final = tuple(Kind)[tuple(Kind).index(Kind.LOG) :]
+MATERIALS: Final = tuple(kind for kind in Kind if kind not in BYPRODUCTS)
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or SHA-256
+# The digests of which a resource has one, where that is not SHA-256.
+_DIGEST_OF: Mapping[str, tuple[str, ...]] = {
+    Kind.RECIPE: ("gitCommit", "sha256"),
+    Kind.TREE: ("gitTree",),
+    Kind.DIFFERENCE: (),
+    Kind.FACTS: (),
+}
+_EMBEDDED = (Kind.LINE_FILE, Kind.LOCK_FILE, Kind.PATCH, Kind.IMAGE, Kind.EVIDENCE, Kind.COMPILED, Kind.CONFIGURATION)
+
+
 @dataclass(frozen=True)
 class Resource:
     """A resource descriptor of in-toto; `content` is in base64. What is empty is left out of the JSON."""
@@ -81,6 +97,24 @@ class Resource:
     def data(self) -> bytes:
         """The embedded content."""
         return base64.b64decode(self.content, validate=True)
+
+    def check(self, kinds: Iterable[str]) -> None:
+        """Check what a material or by-product of one of the `kinds` must say. Raises `Mismatch`.
+
+        `facts` and `data` of one that passes do not fail.
+        """
+        if self.kind not in kinds:
+            raise Mismatch(f"one of {', '.join(kinds)}", ascii(self.kind)[:60], ("annotations", "kind"))
+        _below("annotations", lambda: self.facts(_FACTS[self.kind]))
+        wanted = _DIGEST_OF.get(self.kind, ("sha256",))
+        if wanted and not any(_DIGEST.fullmatch(self.digest.get(name, "")) for name in wanted):
+            raise Mismatch(f"a digest {' or '.join(wanted)}", ascii(dict(self.digest))[:60], ("digest",))
+        try:
+            actual = hashlib.sha256(self.data).hexdigest()
+        except ValueError as error:
+            raise Mismatch("base64", str(error), ("content",)) from None
+        if (self.content or self.kind in _EMBEDDED) and self.digest.get("sha256") != actual:
+            raise Mismatch("what the digest beside it is of", f"bytes of SHA-256 {actual}", ("content",))
 
     def facts(self, kind: type[T]) -> T:
         """Return the annotations as the class that defines them. Raises `Mismatch`."""
@@ -220,16 +254,38 @@ class Statement:
     def from_json(cls, value: object) -> Statement:
         """Read what `to_json` returned. Raises `Mismatch`."""
         document = of_type(PREDICATE_TYPE, value)
-        subject = decoder.decode(tuple[Resource, ...], document.get("subject"))
-        return cls(subject, decoder.decode(Provenance, document.get("predicate")))
+        subject = _below("subject", lambda: decoder.decode(tuple[Resource, ...], document.get("subject")))
+        predicate = _below("predicate", lambda: decoder.decode(Provenance, document.get("predicate")))
+        definition, details = predicate.buildDefinition, predicate.runDetails
+        for place, resources, kinds, once in (
+            ("predicate.buildDefinition.resolvedDependencies", definition.resolvedDependencies, MATERIALS, Kind.RECIPE),
+            ("predicate.runDetails.byproducts", details.byproducts, BYPRODUCTS, Kind.FACTS),
+        ):
+            for resource in resources:
+                _below(f"{place}.{resource.name}", partial(resource.check, kinds))
+            found = sum(resource.kind == once for resource in resources)
+            if found != 1:
+                raise Mismatch(f"one of the kind {once}", str(found or "none"), (place,))
+        return cls(subject, predicate)
 
     def text(self) -> bytes:
         """Return the statement as the bytes that are signed."""
         return json.dumps(decoder.encode(self), sort_keys=True, separators=(",", ":")).encode()
 
 
+def _below(place: str, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except Mismatch as error:
+        raise error.below(place) from None
+
+
 def parse(payload: bytes) -> Statement:
-    """Read a statement out of a verified envelope's payload. Raises `ValueError`, for another shape `Mismatch`."""
+    """Read a statement out of a verified envelope's payload. Raises `ValueError`, for another shape `Mismatch`.
+
+    What every statement must have is checked here, the annotations of each kind too: nobody who reads one that was
+    returned has to. What a statement of this step must have besides is for the audit to say.
+    """
     return documents.parse(Statement, payload)
 
 
@@ -433,3 +489,10 @@ class RunFacts:
     cache_hits: int
     cache_misses: int
     kind: Literal["facts"] = "facts"
+
+
+_CLASSES = (RecipeFacts, LineFileFacts, SourceFacts, TreeFacts, PatchFacts, ImageFacts, StepFacts, PackageFacts)
+_CLASSES_OF_BYPRODUCTS = (ByproductFacts, ConfigurationFacts, DifferenceFacts, RunFacts)
+_FACTS: Mapping[str, type] = {
+    kind: each for each in (*_CLASSES, *_CLASSES_OF_BYPRODUCTS) for kind in get_args(get_type_hints(each)["kind"])
+}

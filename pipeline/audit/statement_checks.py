@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.audit import dsse, statement
+from pipeline.audit import dsse, embedded_files, statement
+from pipeline.audit.embedded_files import EmbeddedFiles
 from pipeline.audit.findings import Findings
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind, Resource, Statement
@@ -41,11 +41,12 @@ _CACHES: Mapping[CompilerCache, str] = {
 
 @dataclass(frozen=True)
 class Stated:
-    """A verified statement, and the digest of its envelope."""
+    """A verified statement, the digest of its envelope, and the files that it embeds."""
 
     step: str
     statement: Statement
     sha256: str
+    files: EmbeddedFiles
 
     @property
     def file(self) -> str:
@@ -68,19 +69,18 @@ def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str,
         return {}
     place = attestations(audited.path)
     stated = _verified(place, _Keys(audited.pem, policy.policy.keys.attestation), findings)
-    _check_all_there(audited, place, stated, findings)
-    for each in stated.values():
-        with findings.failing(_CHECK, each.file):
-            problems = [*_own_problems(each), *_problems_of_step(audited, each), *_link_problems(each, stated)]
-            for problem in problems:
-                findings.fail(_CHECK, each.file, problem)
-            if not problems:
-                findings.good(_CHECK, each.file, "signed; its key, inputs, materials and subjects agree")
-    _check_subjects(audited, stated, findings)
-    _check_recipe(stated, policy, findings)
-    _check_caches(stated, policy, findings)
-    _check_sources(stated, _of_line(audited, policy), findings)
-    _check_patches(stated, _of_line(audited, policy), findings)
+    accepted = _of_line(audited, policy)
+    checks: Mapping[str, Callable[[], None]] = {
+        _CHECK: lambda: _check_statements(audited, place, stated, findings),
+        "subject": lambda: _check_subjects(audited, stated, findings),
+        "recipe": lambda: _check_recipe(stated, policy, findings),
+        "compiler cache": lambda: _check_caches(stated, policy, findings),
+        "source": lambda: _check_sources(stated, accepted, findings),
+        "patches": lambda: _check_patches(stated, accepted, findings),
+    }
+    for name, check_it in checks.items():
+        with findings.failing(name, "all"):
+            check_it()
     return stated
 
 
@@ -142,30 +142,35 @@ def _verified(place: Path, keys: _Keys, findings: Findings) -> dict[str, Stated]
             step = read.predicate.buildDefinition.externalParameters.step
             if path.name != statement_name(step):
                 raise ValueError(f"it is about the step {step}; expected that in a file {statement_name(step)}")
-            found[step] = Stated(step, read, hashlib.sha256(data).hexdigest())
+            found[step] = Stated(step, read, hashlib.sha256(data).hexdigest(), embedded_files.of(read.predicate))
     return {step: found[step] for step in sorted(found, key=statement_name)}
 
 
-def _check_all_there(audited: Audited, place: Path, stated: Mapping[str, Stated], findings: Findings) -> None:
-    wanted = {PUBLISH, *(step for row in audited.document.packages.values() for step in row.steps)}
-    for step in sorted(wanted - stated.keys()):
+def _check_statements(audited: Audited, place: Path, stated: Mapping[str, Stated], findings: Findings) -> None:
+    """Check that each step has its statement, and each statement all that it must say, without a contradiction."""
+    makers = {step for row in audited.document.packages.values() for step in row.steps}
+    for step in sorted({PUBLISH, *makers} - stated.keys()):
         if not (place / statement_name(step)).exists():
             findings.fail(
                 _CHECK, statement_name(step), f"missing from {place}: how the step {step} was executed is unknown"
             )
-    for step in sorted(stated.keys() - wanted):
+    for step in sorted(stated.keys() - {PUBLISH, *makers}):
         findings.fail(_CHECK, statement_name(step), "surplus: no package of this snapshot is of this step")
+    for each in stated.values():
+        with findings.failing(_CHECK, each.file):
+            problems = [*_own_problems(each), *_problems_of_step(audited, each), *_link_problems(each, stated)]
+            for problem in problems:
+                findings.fail(_CHECK, each.file, problem)
+            if not problems:
+                findings.good(_CHECK, each.file, "signed; its key, inputs, materials and subjects agree")
 
 
 def _own_problems(stated: Stated) -> Iterator[str]:
-    """Yield what in a statement contradicts itself: its key, the embedded files, and dependencies left out."""
+    """Yield what in a statement contradicts itself: its key, and dependencies left out."""
     definition = stated.statement.predicate.buildDefinition
     actual = key_of(stated.inputs)
     if actual != definition.internalParameters.key:
         yield f"its inputs give the key {actual}; expected the stated {definition.internalParameters.key}"
-    for resource in (*definition.resolvedDependencies, *stated.statement.predicate.runDetails.byproducts):
-        if resource.content and resource.digest.get("sha256") != hashlib.sha256(resource.data).hexdigest():
-            yield f"{resource.name}: its content has not the digest beside it"
     for digest, why in sorted(_required(stated).items()):
         yield f"a dependency is missing: {digest}, {why}"
 
@@ -176,7 +181,7 @@ def _required(stated: Stated) -> dict[str, str]:
     patches = [resource.facts(statement.PatchFacts) for resource in stated.found(Kind.PATCH)]
     known |= {patch.applied_sha256 for patch in patches}
     known |= {left.sha256_after for patch in patches for left in patch.left_out}
-    declared = _declared(stated)
+    declared = stated.files.pins
     wanted = {}
     for name, value in stated.inputs.items():
         for digest in _DIGEST.findall(value):
@@ -189,28 +194,6 @@ def _required(stated: Stated) -> dict[str, str]:
     if (image := stated.inputs.get("image", "")) and image not in images:
         wanted[image] = "the builder image"
     return {digest: why for digest, why in wanted.items() if digest not in known}
-
-
-def _declared(stated: Stated) -> dict[str, str]:
-    """Return the digests that the embedded line files and lock files pin, each with what it is of."""
-    found = {}
-    for resource in (*stated.found(Kind.LINE_FILE), *stated.found(Kind.LOCK_FILE)):
-        document = tomllib.loads(resource.data.decode())
-        locked = resource.kind == Kind.LOCK_FILE
-        for name, table in _tables(document if locked else document.get("sources")):
-            found[str(table.get("sha256", ""))] = f"the source {name} by {resource.name}"
-        if not locked:
-            for name, table in _tables(document.get("patches")):
-                found[str(table.get("sha256", ""))] = f"the patch {name} by {resource.name}"
-            for name, table in _tables(document.get("tools")):
-                for patch in table.get("patches", ()):
-                    found[str(patch.get("sha256", ""))] = f"the patch {patch.get('file')} of {name} by {resource.name}"
-    return {digest: what for digest, what in found.items() if digest}
-
-
-def _tables(value: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(value, dict):
-        yield from ((name, table) for name, table in value.items() if isinstance(table, dict))
 
 
 def _problems_of_step(audited: Audited, stated: Stated) -> Iterator[str]:
@@ -300,46 +283,59 @@ def _check_caches(stated: Mapping[str, Stated], policy: PolicyFile, findings: Fi
 
 def _check_sources(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:
     """Check that each source is pinned by an embedded file or a signed index, and is the policy's."""
-    found = {
-        (resource.name, resource.digest.get("sha256", "")): (each, resource)
-        for each, resource in _all(stated, Kind.SOURCE)
-    }
-    for (name, digest), (each, resource) in sorted(found.items(), key=lambda item: item[0]):
-        facts = resource.facts(statement.SourceFacts)
-        pinned = _declared(each).get(digest) or ("a signed index of Debian" if facts.pin.indexes else "")
+    found: dict[tuple[str, str], list[tuple[Stated, Resource]]] = {}
+    for each, resource in _all(stated, Kind.SOURCE):
+        found.setdefault((resource.name, resource.digest["sha256"]), []).append((each, resource))
+    for (name, digest), rows in sorted(found.items()):
+        facts = [resource.facts(statement.SourceFacts) for _, resource in rows]
+        pins = [
+            each.files.pins.get(digest) or ("a signed index of Debian" if fact.pin.indexes else "")
+            for (each, _), fact in zip(rows, facts, strict=True)
+        ]
         if accepted.sources is not None and accepted.sources.get(name) != digest:
             known = accepted.sources.get(name)
             findings.fail("source", name, f"{digest}; the policy accepts {known or 'no source of this name'}")
         else:
-            reason = f"{digest}: {pinned}, {facts.how}"
-            findings.require("source", name, "" if pinned else f"{digest}: pinned by no embedded file", reason)
+            reason = f"{digest}: {pins[0]}, {facts[0].how}"
+            findings.require("source", name, "" if all(pins) else f"{digest}: pinned by no embedded file", reason)
     if accepted.sources is None and found:
         findings.warn("source", "all", "no policy names the accepted sources")
 
 
 def _check_patches(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:
-    """Check that each series is pinned by the embedded files, applied without fuzz, and is the policy's."""
-    series: dict[str, dict[int, tuple[Stated, Resource]]] = {}
+    """Check that each series is pinned by the embedded files, applied without fuzz, and is the policy's.
+
+    Several steps may have applied one: each has all of it.
+    """
+    series: dict[str, dict[str, list[Resource]]] = {}
     for each, resource in _all(stated, Kind.PATCH):
-        facts = resource.facts(statement.PatchFacts)
-        series.setdefault(facts.series, {})[facts.position] = each, resource
-    for name, patches in sorted(series.items()):
-        digests = tuple(resource.digest.get("sha256", "") for _, (_, resource) in sorted(patches.items()))
-        problems = [
-            f"{resource.name} has the digest {digest}, which no embedded file pins"
-            for digest, (_, (each, resource)) in zip(digests, sorted(patches.items()), strict=True)
-            if digest not in _declared(each)
-        ]
-        if accepted.patches is not None and accepted.patches.get(name, ()) != digests:
-            wanted = accepted.patches.get(name, ())
-            names = [resource.name for _, (_, resource) in sorted(patches.items())]
-            unknown = [f"{n} ({d})" for n, d in zip(names, digests, strict=True) if d not in wanted]
-            problems.append(f"the policy does not accept {', '.join(unknown) or 'this selection or order'}")
-        rule = next(iter(patches.values()))[1].facts(statement.PatchFacts).rule
-        proof = f"{len(patches)} patches; {rule.by}" if len(patches) > 1 else rule.by
-        findings.require("patches", name, "; ".join(problems), proof)
+        series.setdefault(resource.facts(statement.PatchFacts).series, {}).setdefault(each.step, []).append(resource)
+    for name, steps in sorted(series.items()):
+        problems: list[str] = []
+        for step, patches in steps.items():
+            patches.sort(key=lambda resource: resource.facts(statement.PatchFacts).position)
+            pins = stated[step].files.pins
+            problems += [
+                f"{resource.name} has the digest {digest}, which no embedded file pins"
+                for resource in patches
+                if (digest := resource.digest["sha256"]) not in pins
+            ]
+            if accepted.patches is not None:
+                problems += _not_accepted(patches, accepted.patches.get(name, ()))
+        first = next(iter(steps.values()))
+        rule = first[0].facts(statement.PatchFacts).rule
+        proof = f"{len(first)} patches; {rule.by}" if len(first) > 1 else rule.by
+        findings.require("patches", name, "; ".join(dict.fromkeys(problems)), proof)
     if accepted.patches is None and series:
         findings.warn("patches", "all", "no policy names the accepted patches")
+
+
+def _not_accepted(patches: Sequence[Resource], wanted: Sequence[str]) -> Iterator[str]:
+    """Yield how a series, in order, is not the policy's."""
+    digests = [resource.digest["sha256"] for resource in patches]
+    if digests != list(wanted):
+        unknown = [f"{resource.name} ({d})" for resource, d in zip(patches, digests, strict=True) if d not in wanted]
+        yield f"the policy does not accept {', '.join(unknown) or 'this selection or order'}"
 
 
 def _all(stated: Mapping[str, Stated], kind: Kind) -> Iterator[tuple[Stated, Resource]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures.dockerd import Dockerd
+from tests.fixtures.forged import Forged
+from tests.fixtures.published import Published
 from tests.fixtures.quickline import builder_images
 from tests.fixtures.workshop import Workshop
 
@@ -16,6 +18,19 @@ from tests.fixtures.workshop import Workshop
 def images() -> Path:
     """A directory of images with the builder image in it."""
     return builder_images()
+
+
+@pytest.fixture(scope="session")
+def published(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    """A published toy: the files of tests that take it run on one worker, by `tests.conftest.FOLLOWS`."""
+    with Published.opened(images, tmp_path_factory.mktemp("audit")) as found:
+        yield found
+
+
+@pytest.fixture
+def forged(published: Published, tmp_path: Path) -> Forged:
+    """A copy of the published toy to forge."""
+    return Forged(published.repo, published.keys, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -20,23 +20,12 @@ from pipeline.errors import ExitCode
 from pipeline.publish import verify
 from pipeline.publish.layout import HOST_KEYS, PUBLISH
 from tests.fixtures.browsers import chromium
-from tests.fixtures.forged import STRANGERS, Forged, edit_content, repacked
+from tests.fixtures.forged import STRANGERS, Forged, repacked
 from tests.fixtures.published import Published
 from tests.fixtures.snapshots import changed
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 STOCK = "kernel:stock"
-
-
-@pytest.fixture(scope="module")
-def published(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
-    with Published.opened(images, tmp_path_factory.mktemp("audit")) as found:
-        yield found
-
-
-@pytest.fixture
-def forged(published: Published, tmp_path: Path) -> Forged:
-    return Forged(published.repo, published.keys, tmp_path)
 
 
 def test_what_was_published_holds_by_a_policy_of_its_own(published: Published) -> None:
@@ -166,94 +155,6 @@ def test_a_snapshot_that_a_stranger_signed_whole_fails_by_the_policy(forged: For
     rules.write_text(other.replace(key, f'release = ["{"A" * 40}"]'))
     ((what, reason),) = forged.failures(rules).items()
     assert what.startswith("release key: ") and "does not accept" in reason
-
-
-def test_a_statement_in_the_place_of_another_is_named(forged: Forged) -> None:
-    shutil.copy(forged.envelope(STOCK), forged.envelope("kernel:director"))
-    failures = forged.failures()
-    assert "it is about the step kernel:stock" in failures["statement: kernel-director.intoto.json"]
-
-
-def test_a_statement_about_other_packages_is_named(forged: Forged) -> None:
-    with forged.statement(STOCK) as ours, forged.statement("ipvsadm") as others:
-        ours["subject"] = [{**mine, "digest": others["subject"][0]["digest"]} for mine in ours["subject"]]
-    failures = [what for what in forged.failures() if what.startswith("subject: kernel-")]
-    assert len(failures) == 4
-
-
-@pytest.mark.parametrize("kind", [Kind.SOURCE, Kind.IMAGE, Kind.PATCH, Kind.LINE_FILE])
-def test_a_dependency_that_was_dropped_is_named(forged: Forged, kind: Kind) -> None:
-    with forged.statement("kernel:director") as statement:
-        definition = statement["predicate"]["buildDefinition"]
-        found = [r for r in definition["resolvedDependencies"] if r["annotations"]["kind"] == kind]
-        definition["resolvedDependencies"].remove(found[0])
-    assert forged.failures(), kind
-
-
-def test_a_dropped_step_is_named(forged: Forged) -> None:
-    with forged.statement("keepalived") as statement:
-        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        rows[:] = [row for row in rows if row["annotations"]["kind"] != Kind.STEP]
-    assert "the step kernel:director" in forged.failures()["statement: keepalived.intoto.json"]
-
-
-def test_inputs_that_were_changed_give_another_key(forged: Forged) -> None:
-    with forged.statement(STOCK) as statement:
-        statement["predicate"]["buildDefinition"]["internalParameters"]["inputs"]["image"] = "0" * 16
-    assert "its inputs give the key" in forged.failures()["statement: kernel-stock.intoto.json"]
-
-
-def test_a_second_signature_by_an_unknown_key_is_refused(forged: Forged) -> None:
-    with forged.statement("ipvsadm", STRANGERS):
-        pass
-    with forged.signatures("ipvsadm") as strangers:
-        second = strangers[0]
-    with forged.statement("ipvsadm"):
-        pass
-    with forged.signatures("ipvsadm") as signatures:
-        signatures.append(second)
-    reason = forged.failures()["statement: ipvsadm.intoto.json"]
-    assert "signed with another key" in reason and second["keyid"] in reason
-
-
-def test_a_key_in_the_statement_itself_is_not_believed(forged: Forged) -> None:
-    with forged.statement("ipvsadm", STRANGERS):
-        pass
-    with forged.signatures("ipvsadm") as signatures:
-        signatures[0]["publicKey"] = forged.attestation(STRANGERS).public.pem.decode()
-    assert "publicKey" in forged.failures()["statement: ipvsadm.intoto.json"]
-
-
-def test_one_changed_byte_of_a_statement_is_found(forged: Forged) -> None:
-    data = forged.envelope("ipvsadm").read_text()
-    forged.envelope("ipvsadm").write_text(data.replace('"payload": "eyJ', '"payload": "eyI', 1))
-    assert "signature" in forged.failures()["statement: ipvsadm.intoto.json"]
-
-
-def test_a_statement_that_is_missing_or_surplus_is_named(forged: Forged) -> None:
-    forged.envelope("ipvsadm").rename(forged.envelope("ipvsadm").with_name("other.intoto.json"))
-    failures = forged.failures()
-    assert "missing" in failures["statement: ipvsadm.intoto.json"]
-    assert "expected that in a file" in failures["statement: other.intoto.json"]
-
-
-def test_a_lock_file_that_was_edited_after_the_build_is_found(forged: Forged) -> None:
-    with forged.statement(STOCK) as statement:
-        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        (lock,) = (row for row in rows if row["annotations"]["kind"] == Kind.LOCK_FILE)
-        (source,) = (row for row in rows if row["annotations"]["kind"] == Kind.SOURCE)
-        edit_content(lock, lambda data: data.replace(source["digest"]["sha256"].encode(), b"0" * 64))
-    failures = forged.failures()
-    assert "pinned by no embedded file" in failures[f"source: {source['name']}"]
-
-
-def test_another_patch_under_the_same_name_is_found(forged: Forged, published: Published) -> None:
-    with forged.statement("kernel:director") as statement:
-        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
-        (patch,) = (row for row in rows if row["annotations"]["kind"] == Kind.PATCH)
-        edit_content(patch, lambda data: data + b"\n")
-    assert "which no embedded file pins" in forged.failures()["patches: director"]
-    assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
 
 
 def test_a_configuration_changed_in_a_package_that_the_accepted_key_signed_is_named(forged: Forged) -> None:

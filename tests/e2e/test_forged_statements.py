@@ -1,0 +1,186 @@
+"""Statements that who has the attestation key forged and linked anew: each is found, named, and ends no audit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.audit import page
+from pipeline.audit.findings import Result
+from pipeline.audit.statement import Kind
+from pipeline.errors import ExitCode
+from pipeline.publish.layout import PUBLISH
+from tests.fixtures.forged import STRANGERS, Forged, edit_content
+from tests.fixtures.published import Published
+
+pytestmark = pytest.mark.timeout(1200, func_only=True)
+STOCK = "kernel:stock"
+STEPS = ("ipvsadm", "keepalived", "kernel:director", "kernel:realserver", STOCK, "role-packages", PUBLISH)
+
+
+def parts(statement: dict[str, Any]) -> list[list[dict[str, Any]]]:
+    """The materials and the by-products of a statement."""
+    predicate = statement["predicate"]
+    return [predicate["buildDefinition"]["resolvedDependencies"], predicate["runDetails"]["byproducts"]]
+
+
+def of_kind(statement: dict[str, Any], kind: Kind) -> dict[str, Any]:
+    """The first part of a kind."""
+    return next(row for rows in parts(statement) for row in rows if row["annotations"]["kind"] == kind)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_is_signed_and_linked_anew_with_nothing_changed_holds(
+    forged: Forged, published: Published, step: str
+) -> None:
+    before = forged.envelope(step).read_bytes()
+    with forged.statement(step):
+        pass
+    assert forged.envelope(step).read_bytes() != before
+    assert forged.failures(published.policy) == {}
+
+
+def _no_facts(statement: dict[str, Any]) -> None:
+    rows = parts(statement)[1]
+    rows[:] = [row for row in rows if row["annotations"]["kind"] != Kind.FACTS]
+
+
+def _content(text: bytes) -> Callable[[dict[str, Any]], None]:
+    return lambda statement: edit_content(of_kind(statement, Kind.LINE_FILE), lambda _: text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        (_no_facts, "expected one of the kind facts, got none"),
+        (lambda s: of_kind(s, Kind.RECIPE)["annotations"].update(dirty="x"), "expected true or false, got 'x'"),
+        (lambda s: parts(s)[0].append({"name": "x", "annotations": {"kind": "source"}}), "expected the keys version"),
+        (lambda s: parts(s)[0].append({"name": "x"}), "expected one of recipe"),
+        (
+            lambda s: parts(s)[1].append({"name": "x", "content": "eA==", "annotations": {"kind": "configuration"}}),
+            "expected the keys package",
+        ),
+        (_content(b"= = nonsense"), "toy.toml: expected TOML"),
+        (_content(b"sources = 1"), "toy.toml.sources: expected a table"),
+        (lambda s: of_kind(s, Kind.LINE_FILE).update(content="!!!"), "expected base64"),
+        (lambda s: of_kind(s, Kind.SOURCE).update(digest={"sha256": "x"}), "expected a digest sha256"),
+        (lambda s: s["predicate"]["runDetails"].update(byproducts=7), "byproducts: expected a list, got 7"),
+        (lambda s: s.update(subject={}), "subject: expected a list"),
+        (lambda s: s.pop("predicate"), "predicate: expected an object, got None"),
+    ],
+)
+def test_a_malformed_statement_is_a_finding_and_the_audit_goes_on(
+    forged: Forged, published: Published, damage: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    with forged.statement("ipvsadm") as statement:
+        damage(statement)
+    examined = forged.examined(published.policy)
+    rows = {(row.check, row.subject): row for row in examined.audit.findings}
+    row = rows["statement", "ipvsadm.intoto.json"]
+    assert row.result is Result.FAIL and expected in row.reason
+    assert {"subject", "source", "patches", "role", "configuration", "freshness"} <= {check for check, _ in rows}
+    assert "ipvsadm.intoto.json" in page.render(examined, forged.repo / "none")
+
+
+def test_a_malformed_statement_ends_the_command_with_the_code_of_a_refusal(
+    forged: Forged, published: Published
+) -> None:
+    with forged.statement("ipvsadm") as statement:
+        _no_facts(statement)
+    ended = published.shop.inv("audit", forged.repo / "latest", expect=ExitCode.REFUSED)
+    assert "fail: statement: ipvsadm.intoto.json: " in ended.out and "Traceback" not in ended.out + ended.err
+
+
+def test_a_patch_that_another_step_hides_behind_its_own_is_named(forged: Forged, published: Published) -> None:
+    with forged.statement("kernel:director") as statement:
+        patch = json.loads(json.dumps(of_kind(statement, Kind.PATCH)))
+    edit_content(patch, lambda data: data + b"\n")
+    with forged.statement("ipvsadm") as statement:
+        parts(statement)[0].append(patch)
+    assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
+
+
+def test_a_statement_in_the_place_of_another_is_named(forged: Forged) -> None:
+    shutil.copy(forged.envelope(STOCK), forged.envelope("kernel:director"))
+    failures = forged.failures()
+    assert "it is about the step kernel:stock" in failures["statement: kernel-director.intoto.json"]
+
+
+def test_a_statement_about_other_packages_is_named(forged: Forged) -> None:
+    with forged.statement(STOCK) as ours, forged.statement("ipvsadm") as others:
+        ours["subject"] = [{**mine, "digest": others["subject"][0]["digest"]} for mine in ours["subject"]]
+    failures = [what for what in forged.failures() if what.startswith("subject: kernel-")]
+    assert len(failures) == 4
+
+
+def test_a_dropped_step_is_named(forged: Forged) -> None:
+    with forged.statement("keepalived") as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        rows[:] = [row for row in rows if row["annotations"]["kind"] != Kind.STEP]
+    assert "the step kernel:director" in forged.failures()["statement: keepalived.intoto.json"]
+
+
+def test_inputs_that_were_changed_give_another_key(forged: Forged) -> None:
+    with forged.statement(STOCK) as statement:
+        statement["predicate"]["buildDefinition"]["internalParameters"]["inputs"]["image"] = "0" * 16
+    assert "its inputs give the key" in forged.failures()["statement: kernel-stock.intoto.json"]
+
+
+def test_a_second_signature_by_an_unknown_key_is_refused(forged: Forged) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    with forged.signatures("ipvsadm") as strangers:
+        second = strangers[0]
+    with forged.statement("ipvsadm"):
+        pass
+    with forged.signatures("ipvsadm") as signatures:
+        signatures.append(second)
+    reason = forged.failures()["statement: ipvsadm.intoto.json"]
+    assert "signed with another key" in reason and second["keyid"] in reason
+
+
+def test_a_key_in_the_statement_itself_is_not_believed(forged: Forged) -> None:
+    with forged.statement("ipvsadm", STRANGERS):
+        pass
+    with forged.signatures("ipvsadm") as signatures:
+        signatures[0]["publicKey"] = forged.attestation(STRANGERS).public.pem.decode()
+    assert "publicKey" in forged.failures()["statement: ipvsadm.intoto.json"]
+
+
+def test_one_changed_byte_of_a_statement_is_found(forged: Forged) -> None:
+    data = forged.envelope("ipvsadm").read_text()
+    forged.envelope("ipvsadm").write_text(data.replace('"payload": "eyJ', '"payload": "eyI', 1))
+    assert "signature" in forged.failures()["statement: ipvsadm.intoto.json"]
+
+
+def test_a_statement_that_is_missing_or_surplus_is_named(forged: Forged) -> None:
+    forged.envelope("ipvsadm").rename(forged.envelope("ipvsadm").with_name("other.intoto.json"))
+    failures = forged.failures()
+    assert "missing" in failures["statement: ipvsadm.intoto.json"]
+    assert "expected that in a file" in failures["statement: other.intoto.json"]
+    with forged.statement("other") as statement:
+        statement["predicate"]["buildDefinition"]["externalParameters"]["step"] = "other"
+    assert "surplus" in forged.failures()["statement: other.intoto.json"]
+
+
+def test_a_lock_file_that_was_edited_after_the_build_is_found(forged: Forged) -> None:
+    with forged.statement(STOCK) as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (lock,) = (row for row in rows if row["annotations"]["kind"] == Kind.LOCK_FILE)
+        (source,) = (row for row in rows if row["annotations"]["kind"] == Kind.SOURCE)
+        edit_content(lock, lambda data: data.replace(source["digest"]["sha256"].encode(), b"0" * 64))
+    failures = forged.failures()
+    assert "pinned by no embedded file" in failures[f"source: {source['name']}"]
+
+
+def test_another_patch_under_the_same_name_is_found(forged: Forged, published: Published) -> None:
+    with forged.statement("kernel:director") as statement:
+        rows = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        (patch,) = (row for row in rows if row["annotations"]["kind"] == Kind.PATCH)
+        edit_content(patch, lambda data: data + b"\n")
+    assert "which no embedded file pins" in forged.failures()["patches: director"]
+    assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
