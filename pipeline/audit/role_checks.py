@@ -112,19 +112,22 @@ def _check_options(
 
 def _check_configurations(read: Mapping[str, Contents], stated: Mapping[str, Stated], findings: Findings) -> None:
     """Compare the configuration inside each kernel package with the one its build step stated."""
+    known: dict[str, list[tuple[str, bytes]]] = {}
     for each in stated.values():
         for resource in each.found(statement.Kind.CONFIGURATION):
-            nevra = resource.facts(statement.ConfigurationFacts).package
-            contents = read.get(f"{nevra}.rpm")
-            if contents is None:
-                continue
-            inside = {path: text for path, text in contents.config_texts.items() if path.startswith("/boot/")}
-            problem = "; ".join(_differences(resource.data, text) for text in inside.values() if text != resource.data)
+            file = f"{resource.facts(statement.ConfigurationFacts).package}.rpm"
+            known.setdefault(file, []).append((each.file, resource.data))
+    for file, contents in read.items():
+        inside = {path: text for path, text in contents.config_texts.items() if path.startswith("/boot/")}
+        if inside and file not in known:
+            findings.fail("configuration", file, f"{', '.join(inside)}: no statement has this configuration")
+        for where, data in known.get(file, ()):
+            problem = "; ".join(_differences(data, text) for text in inside.values() if text != data)
             findings.require(
                 "configuration",
-                f"{nevra}.rpm",
+                file,
                 problem if inside else "no configuration in it",
-                f"{', '.join(inside)} is the one that {each.file} states",
+                f"{', '.join(inside)} is the one that {where} states",
             )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.audit import dsse, embedded_files, statement
+from pipeline.audit import dsse, embedded_files, expected_parts, statement
 from pipeline.audit.embedded_files import EmbeddedFiles
 from pipeline.audit.findings import Findings
 from pipeline.audit.snapshot_checks import Audited
@@ -156,9 +156,16 @@ def _check_statements(audited: Audited, place: Path, stated: Mapping[str, Stated
             )
     for step in sorted(stated.keys() - {PUBLISH, *makers}):
         findings.fail(_CHECK, statement_name(step), "surplus: no package of this snapshot is of this step")
+    others = {step: each.statement for step, each in stated.items()}
     for each in stated.values():
         with findings.failing(_CHECK, each.file):
-            problems = [*_own_problems(each), *_problems_of_step(audited, each), *_link_problems(each, stated)]
+            lacking = expected_parts.missing(each.statement, each.files, others, makers)
+            problems = [
+                *_own_problems(each),
+                *(f"a part is missing: {what}" for what in lacking),
+                *_problems_of_step(audited, each),
+                *_link_problems(each, stated),
+            ]
             for problem in problems:
                 findings.fail(_CHECK, each.file, problem)
             if not problems:

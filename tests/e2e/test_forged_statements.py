@@ -13,13 +13,31 @@ from pipeline.audit import page
 from pipeline.audit.findings import Result
 from pipeline.audit.statement import Kind
 from pipeline.errors import ExitCode
-from pipeline.publish.layout import PUBLISH
+from pipeline.publish.layout import PUBLISH, statement_name
 from tests.fixtures.forged import STRANGERS, Forged, edit_content
 from tests.fixtures.published import Published
 
 pytestmark = pytest.mark.timeout(1200, func_only=True)
 STOCK = "kernel:stock"
 STEPS = ("ipvsadm", "keepalived", "kernel:director", "kernel:realserver", STOCK, "role-packages", PUBLISH)
+# By kind: what the failure names when such a part was dropped.
+NAMED: dict[str, Callable[[dict[str, Any]], str]] = {
+    Kind.RECIPE: lambda row: "expected one of the kind recipe, got none",
+    Kind.LINE_FILE: lambda row: "the line file ",
+    Kind.LOCK_FILE: lambda row: "the lock file that pins the source kernel-srpm",
+    Kind.SOURCE: lambda row: str(row["digest"]["sha256"]),
+    Kind.TREE: lambda row: "series of " + row["name"].rpartition(" ")[2] if " of " in row["name"] else "pristine tree",
+    Kind.PATCH: lambda row: str(row["annotations"]["applied_sha256"]),
+    Kind.IMAGE: lambda row: "the builder image",
+    Kind.STEP: lambda row: f"the step {row['name']}",
+    Kind.PACKAGE: lambda row: f"the package {row['name']} of the step {row['annotations']['step']}",
+    Kind.DIFFERENCE: lambda row: f"its by-product {Kind.DIFFERENCE} of {row['annotations']['package']}",
+    Kind.FACTS: lambda row: "expected one of the kind facts, got none",
+    **{
+        kind: lambda row: f"its by-product {row['annotations']['kind']}"
+        for kind in (Kind.LOG, Kind.EVIDENCE, Kind.COMPILED, Kind.CONFIGURATION)
+    },
+}
 
 
 def parts(statement: dict[str, Any]) -> list[list[dict[str, Any]]]:
@@ -42,6 +60,34 @@ def test_what_is_signed_and_linked_anew_with_nothing_changed_holds(
         pass
     assert forged.envelope(step).read_bytes() != before
     assert forged.failures(published.policy) == {}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_each_part_that_was_dropped_is_named(forged: Forged, published: Published, step: str) -> None:
+    name, number = f"statement: {statement_name(step)}", 0
+    kept = {path: path.read_bytes() for path in forged.envelope(step).parent.iterdir()}
+    with forged.statement(step) as statement:
+        places = [(place, at) for place, rows in enumerate(parts(statement)) for at in range(len(rows))]
+    for place, at in places:
+        with forged.statement(step) as statement:
+            row = parts(statement)[place].pop(at)
+        reason = forged.failures(published.policy).get(name, "nothing")
+        assert NAMED[row["annotations"]["kind"]](row) in reason, (row["name"], reason)
+        for path, data in kept.items():
+            path.write_bytes(data)
+        number += 1
+    assert number >= 7 and not forged.failures(published.policy)
+
+
+def test_all_trees_dropped_with_the_configuration_are_named(forged: Forged, published: Published) -> None:
+    with forged.statement("kernel:director") as statement:
+        for rows in parts(statement):
+            rows[:] = [row for row in rows if row["annotations"]["kind"] not in (Kind.TREE, Kind.CONFIGURATION)]
+    failures = forged.failures(published.policy)
+    reason = failures["statement: kernel-director.intoto.json"]
+    assert "pristine tree" in reason and "series of director" in reason and "by-product configuration" in reason
+    (kernel,) = forged.latest.glob("director/kernel-2*.rpm")
+    assert "no statement has this configuration" in failures[f"configuration: {kernel.name}"]
 
 
 def _no_facts(statement: dict[str, Any]) -> None:
