@@ -5,7 +5,6 @@ Reads what is embedded in them, no checkout and no git.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.audit import dsse, embedded_files, expected_parts, statement
+from pipeline.audit import dsse, embedded_files, expected_parts, publication_checks, statement
 from pipeline.audit.embedded_files import EmbeddedFiles
 from pipeline.audit.findings import Findings
 from pipeline.audit.snapshot_checks import Audited
 from pipeline.audit.statement import Kind, Resource, Statement
 from pipeline.core import documents
-from pipeline.core.fs import read_limited, sha256_of
+from pipeline.core.fs import read_limited
 from pipeline.errors import Refused
 from pipeline.packaging.graph import key_of
 from pipeline.publish import attestation_key
 from pipeline.publish.layout import HOST_KEYS, PUBLISH, statement_name
 from pipeline.publish.snapshot import attestations
-from pipeline.publish.verify import SUMS
 
 if TYPE_CHECKING:
     from pipeline.audit.policy import CompilerCache, LinePolicy, PolicyFile
@@ -242,9 +240,7 @@ def _check_subjects(audited: Audited, stated: Mapping[str, Stated], findings: Fi
         if problems or found:
             findings.require("subject", file, "; ".join(problems), f"made by {', '.join(row.steps)}, by its statement")
     if PUBLISH in stated:
-        with contextlib.suppress(OSError):  # which is a failure already
-            problem = "" if _digests(stated[PUBLISH]).get(SUMS) == sha256_of(audited.path / SUMS) else "another list"
-            findings.require("subject", SUMS, problem, "the one that the publication's statement is about")
+        publication_checks.check(audited, _digests(stated[PUBLISH]), findings)
 
 
 def _digests(stated: Stated | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -148,6 +149,42 @@ def test_a_patch_that_another_step_hides_behind_its_own_is_named(forged: Forged,
     with forged.statement("ipvsadm") as statement:
         parts(statement)[0].append(patch)
     assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
+
+
+def test_bills_of_materials_are_those_of_the_publication(forged: Forged, published: Published) -> None:
+    bills = forged.repo / "sboms" / forged.latest.name
+    assert not forged.failures(published.policy)
+    whole, (package,) = bills / "snapshot.cdx.json", list(bills.glob("ipvsadm-*.spdx.json"))
+    data, digest = whole.read_bytes(), hashlib.sha256(b"{}").hexdigest()
+    whole.write_text("{}")
+    package.unlink()
+    (bills / "more.cdx.json").write_text("{}")
+    failures = forged.failures(published.policy)
+    assert list(failures) == [f"subject: sboms/{name}" for name in (package.name, whole.name, "more.cdx.json")]
+    assert f"got {digest}" in failures["subject: sboms/snapshot.cdx.json"]
+    assert "missing from" in failures[f"subject: sboms/{package.name}"]
+    assert "surplus" in failures["subject: sboms/more.cdx.json"]
+    whole.write_bytes(data)
+    shutil.rmtree(bills)
+    failures = forged.failures(published.policy)
+    assert set(failures) > {"subject: sboms/snapshot.cdx.json", "subject: sboms/snapshot.spdx.json"}
+    assert all(what.startswith("subject: sboms/") for what in failures)
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "snapshot.json", "sboms/snapshot.cdx.json"])
+def test_a_subject_that_the_publication_does_not_state_is_named(
+    forged: Forged, published: Published, name: str
+) -> None:
+    with forged.statement(PUBLISH) as statement:
+        statement["subject"] = [row for row in statement["subject"] if row["name"] != name]
+    assert forged.failures(published.policy)[f"subject: {name}"].startswith("the publication's statement is not about")
+
+
+@pytest.mark.parametrize("name", ["more.rpm", "sboms/../x", "sboms/more.json", ""])
+def test_a_subject_that_is_not_there_is_named(forged: Forged, published: Published, name: str) -> None:
+    with forged.statement(PUBLISH) as statement:
+        statement["subject"].append({"name": name, "digest": {"sha256": "0" * 64}})
+    assert list(forged.failures(published.policy)) == [f"subject: {name}"]
 
 
 def test_a_statement_in_the_place_of_another_is_named(forged: Forged) -> None:
