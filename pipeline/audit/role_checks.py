@@ -96,10 +96,12 @@ def _check_options(
     options = [(package.file, option) for package in packages for option in package.options]
     numbers = {number for _, option in options for number in option.numbers}
     unknown = [f"{file}: {option.how}" for file, option in options if not option.numbers]
-    if not options:
-        return
     accepted = lines.get(document.line, LinePolicy()).option_number
-    if unknown:
+    if accepted is not None and not options and {Role.DIRECTOR, Role.REALSERVER} & document.sets.keys():
+        unknown = ["no package writes or reads it"]
+    if unknown and accepted is not None:
+        findings.fail("option number", "unknown", f"{'; '.join(unknown)}; the policy accepts {accepted}")
+    elif unknown:
         findings.warn("option number", "unknown", "; ".join(unknown))
     if numbers:
         shown = ", ".join(map(str, sorted(numbers)))

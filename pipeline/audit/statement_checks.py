@@ -308,7 +308,7 @@ def _check_sources(stated: Mapping[str, Stated], accepted: LinePolicy, findings:
 def _check_patches(stated: Mapping[str, Stated], accepted: LinePolicy, findings: Findings) -> None:
     """Check that each series is pinned by the embedded files, applied without fuzz, and is the policy's.
 
-    Several steps may have applied one: each has all of it.
+    Several steps may have applied one: each has all of it. A series that only the policy names was applied by none.
     """
     series: dict[str, dict[str, list[Resource]]] = {}
     for each, resource in _all(stated, Kind.PATCH):
@@ -329,6 +329,9 @@ def _check_patches(stated: Mapping[str, Stated], accepted: LinePolicy, findings:
         rule = first[0].facts(statement.PatchFacts).rule
         proof = f"{len(first)} patches; {rule.by}" if len(first) > 1 else rule.by
         findings.require("patches", name, "; ".join(dict.fromkeys(problems)), proof)
+    for name, digests in sorted((accepted.patches or {}).items()):
+        if digests and name not in series:
+            findings.fail("patches", name, f"the policy has {len(digests)} of this series; no statement has any")
     if accepted.patches is None and series:
         findings.warn("patches", "all", "no policy names the accepted patches")
 

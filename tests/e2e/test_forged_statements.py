@@ -151,6 +151,13 @@ def test_a_patch_that_another_step_hides_behind_its_own_is_named(forged: Forged,
     assert "the policy does not accept lvs" in forged.failures(published.policy)["patches: director"]
 
 
+def test_a_series_that_the_policy_demands_and_no_statement_has_fails(forged: Forged, published: Published) -> None:
+    rules = forged.repo / "policy.toml"
+    rules.write_text(published.policy.read_text() + f'ipvsadm = ["{"1" * 64}"]\nkeepalived = []\n')
+    failures = forged.failures(rules)
+    assert list(failures) == ["patches: ipvsadm"] and "no statement has any" in failures["patches: ipvsadm"]
+
+
 def test_bills_of_materials_are_those_of_the_publication(forged: Forged, published: Published) -> None:
     bills = forged.repo / "sboms" / forged.latest.name
     assert not forged.failures(published.policy)
