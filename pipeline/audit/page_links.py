@@ -21,6 +21,7 @@ _PLACES = {
     "recipe": (STEP, FLOWS),
     "patches": (SERIES, PATCHES),
     "role": (PROOF, ROLES),
+    "interface": (PROOF, ROLES),
     "configuration": (PROOF, ROLES),
     "option number": (PROOF, ROLES),
 }

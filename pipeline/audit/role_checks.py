@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from pipeline.audit import identify, statement
+from pipeline.audit import identify, pairs, statement
 from pipeline.audit.findings import Findings, Result
 from pipeline.audit.identity import Identity, Kind, Role
 from pipeline.audit.policy import LinePolicy, PolicyFile
@@ -36,10 +36,19 @@ def check(
     _check_line(document, policy, findings)
     read = _read(places, findings)
     identities = {file: identity for file, (identity, _) in read.items()}
+    wholes: dict[str, Identity] = {}
     for name, files in document.sets.items():
-        _check_set(name, [identities[file] for file in files if file in identities], findings)
-    _check_options(identities.values(), policy.policy.lines or {}, document, findings)
-    _check_configurations({file: contents for file, (_, contents) in read.items()}, stated, findings)
+        with findings.failing(_ROLES, name):
+            packages = [identities[file] for file in files if file in identities]
+            made = _wholes(name, packages, places, findings)
+            wholes |= {whole.file: whole for whole in made}
+            _check_set(name, [*packages, *made], findings)
+    with findings.failing("option number", "all"):
+        # A part may lack the code that has the number, and is no failure for that.
+        known = [each for each in identities.values() if each.kind is not Kind.PARTIAL or _has_numbers(each)]
+        _check_options([*known, *wholes.values()], policy.policy.lines or {}, document, findings)
+    with findings.failing("configuration", "all"):
+        _check_configurations({file: contents for file, (_, contents) in read.items()}, stated, findings)
     return identities
 
 
@@ -73,6 +82,39 @@ def _read(places: Mapping[str, Path], findings: Findings) -> dict[str, tuple[Ide
     return found
 
 
+def _wholes(
+    name: str, packages: Collection[Identity], places: Mapping[str, Path], findings: Findings
+) -> list[Identity]:
+    """Return the kernels that parts in the set `name` make together; record those that make none.
+
+    A part of a kernel that is whole without it, such as more modules, must only not make another role.
+    """
+    whole_already = {package.kernel for package in packages if package.kind is Kind.KERNEL}
+    parts: dict[str, list[Identity]] = {}
+    for package in packages:
+        if package.kind is Kind.PARTIAL:
+            parts.setdefault(package.kernel, []).append(package)
+    found = []
+    for kernel, rows in parts.items():
+        joined = [] if kernel in whole_already else _joined([places[row.file] for row in rows])
+        found += [row for row in joined if row.kind is Kind.KERNEL]
+        for row in joined:
+            for problem in row.problems:
+                findings.fail(_ROLES, row.file, f"{problem.what}: {problem.why}")
+        for row in rows if kernel in whole_already else ():
+            for role in set(row.has) - {name}:
+                findings.fail(_ROLES, name, f"{row.file} is part of a {role} by content")
+        for row in (joined or rows) if kernel not in whole_already else ():
+            if row.kind is Kind.PARTIAL:
+                lacks = "; ".join(each.text for each in row.evidence if each.about == "kind")
+                findings.fail(_ROLES, row.file, f"a part of a kernel, and the set has no rest of it: {lacks}")
+    return found
+
+
+def _joined(paths: list[Path]) -> list[Identity]:
+    return list(identify.identify(paths, None, Depth.MODULES).whole)
+
+
 def _check_set(name: str, packages: Collection[Identity], findings: Findings) -> None:
     """Check that a role's set has what makes the role, and nothing that makes another one."""
     if name not in RoleName.__members__.values():
@@ -87,6 +129,21 @@ def _check_set(name: str, packages: Collection[Identity], findings: Findings) ->
     ]
     problem = "" if proofs else f"no package of the set is {wanted} by content"
     findings.require(_ROLES, name, problem, "; ".join(dict.fromkeys(proofs)))
+    if wanted is Role.DIRECTOR:
+        _check_interfaces([package for package in making if wanted in package.has], packages, findings)
+
+
+def _check_interfaces(directors: Collection[Identity], packages: Collection[Identity], findings: Findings) -> None:
+    """Check that each tool speaks the FULLNAT interface of what makes the set a director's: kernel or module set."""
+    for tool in (package for package in packages if package.kind is Kind.TOOL):
+        found = [pairs.pair_of(director, tool) for director in directors]
+        reasons = "; ".join(reason for pair in found for reason in pair.reasons)
+        bad = [pair for pair in found if not pair.works]
+        findings.require("interface", tool.file, reasons if bad else "", reasons)
+
+
+def _has_numbers(package: Identity) -> bool:
+    return any(option.numbers for option in package.options)
 
 
 def _check_options(
