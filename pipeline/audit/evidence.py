@@ -6,7 +6,7 @@ Of a snapshot, only the signatures of its statements are verified: `./inv audit`
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pipeline.core.fs import read_limited
 from pipeline.errors import Refused, UsageError
 from pipeline.packaging import compiled_sources, inventory, step_record
 from pipeline.packaging.compiled_sources import CompiledSources
+from pipeline.packaging.inventory import Snapshot
 from pipeline.packaging.step_record import Record
 from pipeline.publish import snapshot as snapshots
 from pipeline.publish import verify
@@ -68,10 +69,9 @@ def find_snapshot(name: str, artifacts: Path) -> Path:
     Raises `UsageError` for any other name.
     """
     known = inventory.snapshots(artifacts)
-    for snapshot in known:
-        if snapshot.is_latest and name in (snapshot.directory, f"{snapshot.directory}/{LATEST}"):
-            return snapshot.path
-    found = [one.path for one in known if one.id == name or (len(name) >= _LEAST and one.id.startswith(name))]
+    if latest := _latest(name, known):
+        return latest
+    found = _with_id(name, known)
     path = Path(name)
     if len(found) == 1:
         return found[0]
@@ -104,6 +104,26 @@ def signed_steps(path: Path) -> dict[str, Stated] | None:
     if verify.read_document(path).attestation is None or not place.is_dir() or not any(place.iterdir()):
         return None
     return statement_checks.read_all(audited(path))
+
+
+def is_id(name: str, artifacts: Path) -> bool:
+    """Return whether `find_snapshot` finds the snapshot by its id: whoever names one so means that one, latest or not.
+
+    A path says nothing of that, however it is written: `latest` and the directory that it leads to are one place.
+    """
+    known = inventory.snapshots(artifacts)
+    return not _latest(name, known) and len(_with_id(name, known)) == 1
+
+
+def _latest(name: str, known: Sequence[Snapshot]) -> Path | None:
+    for snapshot in known:
+        if snapshot.is_latest and name in (snapshot.directory, f"{snapshot.directory}/{LATEST}"):
+            return snapshot.path
+    return None
+
+
+def _with_id(name: str, known: Sequence[Snapshot]) -> list[Path]:
+    return [one.path for one in known if one.id == name or (len(name) >= _LEAST and one.id.startswith(name))]
 
 
 def stored_step(artifacts: Path, line: str, step: str, key: str) -> StoredStep | None:

@@ -32,7 +32,7 @@ def audit_snapshot(
         summary.check_policy(policy_file)
     rules = policy.load(Path(policy_file) if policy_file else None)
     path = evidence.find_snapshot(chosen, context.settings.artifacts)
-    by_id = path.name.startswith(Path(chosen).name)
+    by_id = evidence.is_id(chosen, context.settings.artifacts)
     examined = audit.examine(path, rules, Standing.PUBLISHED if by_id else Standing.LATEST)
     _print(context.console, examined.audit)
     if write_policy:
