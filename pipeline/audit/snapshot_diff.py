@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.audit import evidence
-from pipeline.audit.statement import Kind
 from pipeline.audit.statement_checks import Stated
 from pipeline.core import decoder, documents, neutral
 from pipeline.errors import Refused
@@ -165,15 +164,9 @@ class _Side:
         each = self.stated[step]
         stated = each.statement.predicate.buildDefinition.internalParameters.key
         if stated != key:
-            raise self._damaged(f"{each.file}: about the key {stated}; expected {key}, which snapshot.json names")
-        try:
-            found = [documents.parse(CompiledSources, row.data) for row in each.found(Kind.COMPILED)]
-        except ValueError as error:
-            raise self._damaged(f"{each.file}: its compiled sources cannot be read: {error}") from None
-        return _MadeFrom(each.inputs, found[0] if found else None)
-
-    def _damaged(self, what: str) -> Refused:
-        return Refused(what, where=str(self.path), hint=neutral.command(["./inv", "audit", self.path]))
+            what = f"{each.file}: about the key {stated}; expected {key}, which snapshot.json names"
+            raise Refused(what, where=str(self.path), hint=neutral.command(["./inv", "audit", self.path]))
+        return _MadeFrom(each.inputs, each.compiled)
 
     @cached_property
     def kernels(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from pipeline.audit.statement import Kind, Resource, Statement
 from pipeline.core import documents
 from pipeline.core.fs import read_limited
 from pipeline.errors import Refused
+from pipeline.packaging.compiled_sources import CompiledSources
 from pipeline.packaging.graph import key_of
 from pipeline.publish import attestation_key
 from pipeline.publish.layout import HOST_KEYS, PUBLISH, statement_name
@@ -59,6 +61,16 @@ class Stated:
     def inputs(self) -> Mapping[str, str]:
         """The inputs of the step's key."""
         return self.statement.predicate.buildDefinition.internalParameters.inputs
+
+    @cached_property
+    def compiled(self) -> CompiledSources | None:
+        """The files that the step compiled; None where it states none. Raises `Refused` for a damaged list."""
+        try:
+            found = [documents.parse(CompiledSources, resource.data) for resource in self.found(Kind.COMPILED)]
+        except ValueError as error:
+            what = f"{self.file}: its compiled sources cannot be read: {error}"
+            raise Refused(what, hint="`./inv audit SNAPSHOT` names everything that is wrong") from None
+        return found[0] if found else None
 
 
 def check(audited: Audited, policy: PolicyFile, findings: Findings) -> dict[str, Stated]:
@@ -157,6 +169,7 @@ def _check_statements(audited: Audited, place: Path, stated: Mapping[str, Stated
     others = {step: each.statement for step, each in stated.items()}
     for each in stated.values():
         with findings.failing(_CHECK, each.file):
+            _ = each.compiled  # it can be read
             lacking = expected_parts.missing(each.statement, each.files, others, makers)
             problems = [
                 *_own_problems(each),

@@ -17,11 +17,9 @@ from typing import Any
 from pipeline.audit import built_symbols, evidence, statement, statement_checks
 from pipeline.audit.statement import Kind, Pin, Resource
 from pipeline.audit.statement_checks import Stated
-from pipeline.core import documents
 from pipeline.core.digests import together
 from pipeline.errors import UsageError
 from pipeline.formats import kconfig, rpm_header
-from pipeline.packaging.compiled_sources import CompiledSources
 from pipeline.patching.parser import Hunk, scan
 from pipeline.publish import verify
 
@@ -307,9 +305,8 @@ def _tables(value: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _compiled(each: Stated) -> Iterator[Iterator[tuple[str, str]]]:
-    for resource in each.found(Kind.COMPILED):
-        for tree in documents.parse(CompiledSources, resource.data).trees.values():
-            yield iter(tree.files.items())
+    for tree in each.compiled.trees.values() if each.compiled else ():
+        yield iter(tree.files.items())
 
 
 def _touching(each: Stated, path: str) -> Iterator[tuple[Resource, statement.FileFacts]]:

@@ -142,6 +142,18 @@ def test_a_malformed_statement_ends_the_command_with_the_code_of_a_refusal(
     assert "fail: statement: ipvsadm.intoto.json: " in ended.out and "Traceback" not in ended.out + ended.err
 
 
+def test_compiled_sources_that_cannot_be_read_are_a_finding_and_end_a_trace(
+    forged: Forged, published: Published
+) -> None:
+    with forged.statement("kernel:director") as statement:
+        edit_content(of_kind(statement, Kind.COMPILED), lambda _: b"no list")
+    examined = forged.examined(published.policy)
+    reasons = [row.reason for row in examined.audit.findings if row.subject == "kernel-director.intoto.json"]
+    assert any("its compiled sources cannot be read" in reason for reason in reasons)
+    ended = published.shop.inv("trace", forged.latest, "net/netfilter/ipvs/ip_vs_core.c", expect=ExitCode.REFUSED)
+    assert "kernel-director.intoto.json: its compiled sources cannot be read" in ended.err
+
+
 def test_a_patch_that_another_step_hides_behind_its_own_is_named(forged: Forged, published: Published) -> None:
     with forged.statement("kernel:director") as statement:
         patch = json.loads(json.dumps(of_kind(statement, Kind.PATCH)))
