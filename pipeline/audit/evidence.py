@@ -1,6 +1,6 @@
 """Find a published snapshot by what a person calls it, its signed statements, and the record of a step that made it.
 
-Of a snapshot, only the signatures of its statements are verified: `./inv audit` does the rest. Changes nothing.
+Of a snapshot, only the signatures of its statements are verified: an audit does the rest. Changes nothing.
 """
 
 from __future__ import annotations
