@@ -20,8 +20,7 @@ from pipeline.audit import dsse
 from pipeline.audit.statement import of_type, with_types
 from pipeline.core import decoder, documents
 from pipeline.core.decoder import Mismatch
-from pipeline.core.fs import read_limited, sha256_of, write_atomic
-from pipeline.core.locks import locked
+from pipeline.core.fs import read_limited, sha256_of
 from pipeline.publish.attestation_key import AttestationKey
 from pipeline.publish.verify import SUMS
 
@@ -88,27 +87,24 @@ def path_in(place: Path) -> Path:
     return place / "attestations" / FILE
 
 
-def renew(place: Path, key_id: str, open_key: Callable[[], AttestationKey], days: int) -> Freshness | None:
-    """State that the snapshot which `latest` leads to is the latest, for `days` from now, with the key of id `key_id`.
+def renewed(path: Path, key_id: str, open_key: Callable[[], AttestationKey], days: int) -> dict[Path, bytes]:
+    """Return the statement that the snapshot `path` is the latest, for `days` from now, by its own path.
 
-    None where that was stated within a day. A sequence number is at least the time in seconds, so that it grows even
-    when the statement before was lost, and above that one's, so that it grows when a clock is set back.
+    Signed with the key of id `key_id`; empty where that was stated within a day. A sequence number is at least the time
+    in seconds, so that it grows even when the statement before was lost, and above that one's, so that it grows when a
+    clock is set back. For the holder of the lock of the line's directory, who writes it before `latest` moves.
     """
-    latest, now = (place / "latest").resolve(), int(time.time())
-    with locked(place / ".lock"):
-        sums = sha256_of(latest / SUMS)
-        if _is_current(path_in(place), key_id, (latest.name, sums), now, days):
-            return None
-        key = open_key()
-        try:
-            least = read(path_in(place), key.public.pem)[0].sequence + 1
-        except (OSError, ValueError):
-            least = 1
-        stated = Freshness(place.name, latest.name, max(least, now), now, now + days * DAY)
-        text = json.dumps(decoder.encode(Statement((Subject("SHA256SUMS", Digest(sums)),), stated)), sort_keys=True)
-        path_in(place).parent.mkdir(exist_ok=True)
-        write_atomic(path_in(place), dsse.sign(text.encode(), key))
-    return stated
+    place, now, sums = path.parent.parent, int(time.time()), sha256_of(path / SUMS)
+    if _is_current(path_in(place), key_id, (path.name, sums), now, days):
+        return {}
+    key = open_key()
+    try:
+        least = read(path_in(place), key.public.pem)[0].sequence + 1
+    except (OSError, ValueError):
+        least = 1
+    stated = Freshness(place.name, path.name, max(least, now), now, now + days * DAY)
+    text = json.dumps(decoder.encode(Statement((Subject("SHA256SUMS", Digest(sums)),), stated)), sort_keys=True)
+    return {path_in(place): dsse.sign(text.encode(), key)}
 
 
 def read(path: Path, pem: bytes) -> tuple[Freshness, str]:

@@ -104,8 +104,11 @@ class RunAttester:
             self._known = self._key.public
         return self._key
 
-    def state_latest(self, place: Path, days: int) -> None:
-        """State what a line's latest snapshot is, so that nobody can put an older one in its place."""
+    def latest_statement(self, path: Path, days: int) -> dict[Path, bytes]:
+        """Return the statement that the snapshot `path` is a line's latest, so that nobody can put an older one there.
+
+        By its path; empty where the one that lies there will do.
+        """
         from pipeline.audit import freshness
 
-        freshness.renew(place, self.key_id, self.open_key, days)
+        return freshness.renewed(path, self.key_id, self.open_key, days)

@@ -208,11 +208,11 @@ class BuildCommand:
         return Summary(outcomes, PUBLISH, self.context.settings.artifacts / "repo", time.monotonic() - begun)
 
     def make_latest(self, snapshot: Path) -> None:
-        """Make a snapshot of this line its latest: point the link to it, and state that."""
+        """Make a snapshot of this line its latest: state that, point mirrorlists and link to it; or change nothing."""
         from pipeline.publish import snapshot as snapshots
 
-        snapshots.move_latest(snapshot)
-        self.attester.state_latest(snapshot.parent.parent, self.context.settings.valid_days)
+        days = self.context.settings.valid_days
+        snapshots.move_latest(snapshot, lambda path: self.attester.latest_statement(path, days))
 
     def _check_names(self) -> None:
         """Raise `UsageError` for an unknown line, image or step before any request."""

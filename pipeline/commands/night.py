@@ -23,7 +23,8 @@ from pipeline.core.locks import locked
 from pipeline.core.units import human_seconds
 from pipeline.errors import Locked, PipelineError
 from pipeline.nights import index, junit, notification, record, retention
-from pipeline.nights.record import Night, Recorder, Verdict
+from pipeline.nights.record import LineNight, Night, Recorder, Verdict
+from pipeline.publish import mirrorlist
 
 
 def run(names: Sequence[str], policy: str, context: RunContext) -> Outcome:
@@ -102,7 +103,7 @@ class _Night:
         self.recorder.save(ended=True)
         faults.point("night.ended")
         page = index.write(self.nights)
-        console.say(outcome(self.recorder.night, page))
+        console.say(outcome(self.recorder.night, page, self.context.settings.artifacts / "repo"))
         return self.recorder.night
 
     def _collect(self, console: Console) -> None:
@@ -135,16 +136,24 @@ def _where_killed(night: Night) -> str:
     return ", ".join(found) or "between two lines"
 
 
-def outcome(night: Night, page: Path) -> str:
-    """Return the outcome of a night in one line."""
+def _readers(line: LineNight, repository: Path) -> str:
+    """Return what readers of a line that failed get, as `latest` and the mirrorlists are now."""
+    leads = mirrorlist.leads(repository / line.directory)
+    latest = leads.pop("latest", "")
+    stays = "latest stays" if latest == line.before else f"latest is {latest or 'gone'}"
+    astray = [f"{name} leads to {found or 'nothing'}" for name, found in leads.items() if found != latest]
+    return ", but ".join(filter(None, (stays, ", ".join(astray))))
+
+
+def outcome(night: Night, page: Path, repository: Path) -> str:
+    """Return the outcome of a night in one line; what readers get of a line that failed is read from `repository`."""
     parts = []
     for line in night.lines:
         changed = "changed" if line.changed else "unchanged"
         described = f"{changed}, {line.snapshot[:12]}" if line.snapshot else "no snapshot"
         if line.failure:
-            described = (
-                f"{line.failure.phase}{f' {line.failure.step}' if line.failure.step else ''} failed; latest stays"
-            )
+            step = f" {line.failure.step}" if line.failure.step else ""
+            described = f"{line.failure.phase}{step} failed; {_readers(line, repository)}"
         parts.append(f"{line.directory} {line.verdict} ({described}; smoke {line.smoke.text or 'not reached'})")
     text = f"night {night.number}, {night.date}: {night.verdict}: {'; '.join(parts)}"
     return f"{text}; {human_seconds(night.seconds)}; {page}"

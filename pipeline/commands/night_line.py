@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,8 +23,9 @@ from pipeline.commands.build_summary import BuildResult
 from pipeline.commands.lab import LabCommand
 from pipeline.config.context import RunContext
 from pipeline.config.line_model import Line
-from pipeline.core import faults, fingerprint
-from pipeline.errors import PipelineError, Refused, UsageError
+from pipeline.core import disk_space, faults, fingerprint, fs
+from pipeline.core.disk_space import is_there
+from pipeline.errors import HostLacks, Mistake, PipelineError, Refused, UsageError
 from pipeline.nights import record
 from pipeline.nights.record import Failure, LineNight, Night, NightStep, Part, Phase, Recorder, Upstream, Verdict
 from pipeline.packaging.scheduler import Outcome, State
@@ -51,7 +53,7 @@ class LineRun:
     def __post_init__(self) -> None:
         directory = directory_of(self.line.name, small=self.context.settings.kernel_config == "small")
         latest = self.context.settings.artifacts / "repo" / directory / "latest"
-        self.now = LineNight(self.line.name, directory, before=latest.resolve().name if latest.exists() else "")
+        self.now = LineNight(self.line.name, directory, before=latest.resolve().name if is_there(latest) else "")
 
     @cached_property
     def lab(self) -> LabCommand:
@@ -66,7 +68,11 @@ class LineRun:
         return self.lab.job
 
     def run(self) -> LineNight:
-        """Go through all phases until one fails, and record the outcome. Raises what is no `PipelineError`."""
+        """Go through all phases until one fails, and record the outcome.
+
+        An error that is none of ours ends this line alone: it is the host's, or a mistake of this program. Raises
+        `HostLacks` where nothing can be recorded, and what stops the whole night.
+        """
         self._save()
         try:
             self._look()
@@ -76,7 +82,23 @@ class LineRun:
             self._release()
         except PipelineError as error:
             self._fail(error)
+        except BrokenPipeError:  # nobody reads what this program says
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other lines have their night
+            self._fail(self._unforeseen(error))
         return self.now
+
+    def _unforeseen(self, error: Exception) -> PipelineError:
+        """Return the host's problem behind an error, or the mistake of this program, whose trace is kept."""
+        if found := disk_space.host_error(error, self.context.settings.artifacts):
+            return found
+        what = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            return HostLacks(f"the host: {what}; expected none", hint="dmesg")
+        file = self.recorder.place / f"mistake-{self.now.directory}.txt"
+        with disk_space.writing(file.parent):
+            fs.write_atomic(file, "".join(traceback.format_exception(error)))
+        return Mistake(f"a mistake in this program: {what}", where=str(file), hint="report it with that file")
 
     def _save(self, **changes: Any) -> None:
         self.now = replace(self.now, **changes)
@@ -199,14 +221,12 @@ class LineRun:
         return None
 
     def _release(self) -> None:
-        """Make the snapshot the latest, after the record says that all is green."""
-        silent = any(each.state is Upstream.UNREACHABLE for each in self.now.upstream)
+        """Make the snapshot the latest, which nothing but the phase tells until it is that."""
         with self._phase(Phase.RELEASE):
-            self._save(verdict=Verdict.UNREACHABLE if silent else Verdict.GREEN)
             faults.point("night.before-latest")
             self.job.make_latest(self._snapshot)
             faults.point("night.after-latest")
-        self._save(released=True)
+        self._save(verdict=self.now.passed, released=True)
 
     def _copy(self, page: Path, name: str) -> str:
         """Keep a page beside the record, since lab and old nights lose theirs; return its name, empty without one."""
@@ -237,7 +257,8 @@ class LineRun:
         self.context.console.warn(f"{self.now.directory}: {failure.phase} failed: {error}")
         steps = _steps(outcomes.values()) or self.now.steps
         verdict = Verdict.ALARM if alarm else Verdict.RED
-        self._save(verdict=verdict, failure=failure, steps=steps, released=False)
+        moved = record.is_moved(self.now, self.context.settings.artifacts)
+        self._save(verdict=verdict, failure=failure, steps=steps, released=moved)
 
 
 def _steps(outcomes: Sequence[Outcome] | Any) -> dict[str, NightStep]:

@@ -82,13 +82,8 @@ def atomic(path: Path, mode: int = 0o644, *, exclusive: bool = False) -> Iterato
     `exclusive`: raise `FileExistsError` where something is there, and leave it as it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name}."
-    for left in path.parent.glob(f"{glob.escape(prefix)}????????"):
-        with contextlib.suppress(OSError, HostLacks):  # in use, or not ours
-            handle = safe_open.file(left, os.O_RDONLY)
-            with _locked(left, handle, fcntl.LOCK_NB):
-                left.unlink()
-    handle, temporary = _held_temporary(path.parent, prefix)
+    remove_unfinished(path)
+    handle, temporary = _held_temporary(path.parent, f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
@@ -101,6 +96,53 @@ def atomic(path: Path, mode: int = 0o644, *, exclusive: bool = False) -> Iterato
                 temporary.replace(path)  # still locked: no other run takes it for a leftover
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed runs left of writing the file `path`."""
+    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.')}????????"):
+        with contextlib.suppress(OSError, HostLacks):  # in use, or not ours
+            handle = safe_open.file(left, os.O_RDONLY)
+            with _locked(left, handle, fcntl.LOCK_NB):
+                left.unlink()
+
+
+@contextlib.contextmanager
+def restored_on_error(path: Path) -> Iterator[None]:
+    """Put a small file back as it is now, or remove it where there is none, when the block raises.
+
+    The copy is whole on the disk before the block begins, so that a full disk does not keep it from coming back. Raises
+    `HostLacks` before that for what is no file.
+    """
+    try:
+        before = read_limited(path, CHUNK)
+    except FileNotFoundError:
+        before = None
+    except OSError as error:
+        raise HostLacks(f"{path.name}: cannot be replaced: {error.strerror}", where=str(path)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, copy = _held_temporary(path.parent, f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(before or b"")
+            stream.flush()
+            os.fsync(stream.fileno())
+            copy.chmod(0o644)
+            try:
+                yield
+            except BaseException:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    _put_back(path, copy, before)
+                raise
+    finally:
+        copy.unlink(missing_ok=True)
+
+
+def _put_back(path: Path, copy: Path, before: bytes | None) -> None:
+    if before is None:
+        path.unlink(missing_ok=True)
+    elif not path.is_file() or path.read_bytes() != before:
+        copy.replace(path)
 
 
 def _held_temporary(directory: Path, prefix: str) -> tuple[int, Path]:

@@ -22,6 +22,7 @@ from typing import Any
 from pipeline.core import documents, faults, fs, locks
 from pipeline.core.disk_space import writing
 from pipeline.errors import ExitCode
+from pipeline.publish import mirrorlist
 
 RECORD, JUNIT, INDEX, INDEX_JSON, LOCK = "night.json", "junit.xml", "index.html", "index.json", "lock"
 _DIGITS = 6  # of a directory's name
@@ -151,6 +152,12 @@ class LineNight:
         return tuple(name for name, step in self.steps.items() if step.state != "reused")
 
     @property
+    def passed(self) -> Verdict:
+        """The verdict when nothing of the line failed."""
+        silent = any(each.state is Upstream.UNREACHABLE for each in self.upstream)
+        return Verdict.UNREACHABLE if silent else Verdict.GREEN
+
+    @property
     def changed(self) -> bool:
         """Whether the night has another snapshot than was the latest."""
         return bool(self.snapshot) and self.snapshot != self.before
@@ -250,7 +257,7 @@ def current(nights: Path) -> list[Night]:
     is_running = locks.is_held(nights / LOCK)
     known = load(nights)
     gone = [each.number for each in known if not each.ended and not (is_running and each is known[-1])]
-    return [replace(each, lines=tuple(map(_killed, each.lines))) if each.number in gone else each for each in known]
+    return [_killed(each, nights.parent) if each.number in gone else each for each in known]
 
 
 def settle(nights: Path) -> list[Night]:
@@ -264,15 +271,28 @@ def settle(nights: Path) -> list[Night]:
     killed = []
     for night in load(nights):
         if not night.ended:
-            lines = tuple(_killed(line) for line in night.lines)
-            ended = replace(night, ended=True, lines=lines, why=night.why or "its process was gone before its end")
+            why = night.why or "its process was gone before its end"
+            ended = replace(_killed(night, nights.parent), ended=True, why=why)
             write(place_of(nights, night.number), ended)
             killed.append(ended)
     return killed
 
 
-def _killed(line: LineNight) -> LineNight:
-    return replace(line, verdict=Verdict.KILLED) if line.verdict is Verdict.RUNNING else line
+def is_moved(line: LineNight, artifacts: Path) -> bool:
+    """Return whether `latest`, as it is on the disk, leads to what the line released; False before that phase."""
+    latest = mirrorlist.leads(artifacts / "repo" / line.directory).get("latest", "")
+    return line.phase is Phase.RELEASE and line.changed and latest == line.snapshot
+
+
+def _killed(night: Night, artifacts: Path) -> Night:
+    """Return a night that came to no end: a line is green only where `latest` is what that line released."""
+    lines = []
+    for line in night.lines:
+        if line.verdict is Verdict.RUNNING or (line.verdict in RELEASABLE and not line.released):
+            moved = is_moved(line, artifacts)
+            line = replace(line, verdict=line.passed if moved else Verdict.KILLED, released=moved)
+        lines.append(line)
+    return replace(night, lines=tuple(lines))
 
 
 def next_number(nights: Path) -> int:

@@ -36,21 +36,41 @@ def add_key(place: Path, path: Path) -> None:
     _replace(place / snapshot_contents.KEYS / name, read_limited(path / name, openpgp.MOST).decode())
 
 
-def write(place: Path) -> None:
-    """Write the mirrorlists of a line's directory for its latest snapshot; nothing where they are right.
+def changes(place: Path, path: Path) -> dict[Path, str | None]:
+    """Return the mirrorlists of a line's directory that differ once the snapshot `path` is its latest, with their text.
 
-    For the holder of the directory's lock. The mirrorlist of a set that the latest snapshot lacks is removed: its
-    readers get an error instead of packages that nobody builds any more. Raises `Refused` for an unreadable snapshot.
+    None is for the mirrorlist of a set that the snapshot lacks, which is to be removed: its readers get an error
+    instead of packages that nobody builds any more. Raises `Refused` for an unreadable snapshot.
     """
-    path = (place / "latest").resolve()
     document = verify.read_document(path)
-    for name in document.sets:
-        file = place / f"{PREFIX}{name}"
-        faults.point("mirrorlist.before-rename")
-        _replace(file, text(document, name, [path.name, *_with_set(place, ids(file), name)]))
-    for stale in place.glob(f"{PREFIX}*"):
-        if stale.name.removeprefix(PREFIX) not in document.sets:
-            stale.unlink()
+    files = {place / f"{PREFIX}{name}": name for name in document.sets}
+    wanted: dict[Path, str | None] = {
+        file: text(document, name, [path.name, *_with_set(place, ids(file), name)]) for file, name in files.items()
+    }
+    stale = dict.fromkeys(file for file in sorted(place.glob(f"{PREFIX}*")) if file not in wanted)
+    return {file: new for file, new in {**wanted, **stale}.items() if new is None or not _has(file, new)}
+
+
+def change(file: Path, wanted: str | None) -> None:
+    """Replace a mirrorlist by one rename, or remove one; for the holder of the directory's lock."""
+    faults.point("mirrorlist.before-rename")
+    if wanted is None:
+        file.unlink()
+    else:
+        write_atomic(file, wanted)
+
+
+def leads(place: Path) -> dict[str, str]:
+    """Return the snapshot that readers of a line's directory are led to, by the name of `latest` and each mirrorlist.
+
+    Empty text is for what leads nowhere.
+    """
+    found = {}
+    with contextlib.suppress(OSError):
+        found["latest"] = (place / "latest").readlink().name
+    for file in sorted(place.glob(f"{PREFIX}*")):
+        found[file.name] = next(iter(ids(file)), "")
+    return found
 
 
 def text(document: Document, name: str, snapshots: Iterable[str]) -> str:
@@ -80,7 +100,11 @@ def _with_set(place: Path, known: Iterable[str], name: str) -> list[str]:
 
 def _replace(file: Path, wanted: str) -> None:
     """Write a file by one rename unless it is right."""
+    if not _has(file, wanted):
+        write_atomic(file, wanted)
+
+
+def _has(file: Path, wanted: str) -> bool:
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        if read_limited(file, openpgp.MOST).decode() == wanted:
-            return
-    write_atomic(file, wanted)
+        return read_limited(file, openpgp.MOST).decode() == wanted
+    return False

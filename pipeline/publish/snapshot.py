@@ -13,20 +13,22 @@ content.
 
 A published snapshot never changes. `latest` does: readers resolve it once, since files of two snapshots do not
 belong together. Making a snapshot and making it the latest are two things: one that must pass tests first is held, and
-readers do not see it. A killed run leaves `latest` unchanged; the next run removes the leftovers.
+readers do not see it. `latest` is the last that is renamed: a killed run leaves it unchanged, and the next run removes
+the leftovers; a run that fails leaves mirrorlists, statement and `latest` as they were.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.core import faults, fingerprint, neutral
 from pipeline.core.disk_space import FULL, removed_error, writing
-from pipeline.core.fs import scratch, sha256_of, write_atomic
+from pipeline.core.fs import restored_on_error, scratch, sha256_of, write_atomic
 from pipeline.core.locks import locked
 from pipeline.errors import Refused, UsageError
 from pipeline.publish import el6_compat, mirrorlist, repodata, snapshot_contents
@@ -85,16 +87,28 @@ def make_snapshot(contents: Contents, signer: Signer, root: Path) -> Snapshot:
     )
 
 
-def move_latest(path: Path) -> None:
-    """Point `latest` and the mirrorlists to the snapshot `path`. Raises `HostLacks` where it was removed meanwhile."""
+def move_latest(path: Path, statement: Callable[[Path], Mapping[Path, bytes]] = lambda _: {}) -> None:
+    """Point the mirrorlists and at last `latest` to the snapshot `path`: all of them, or none where one cannot be.
+
+    `statement` gets the path, and returns the content of the files that state which snapshot is the latest; they are
+    written before `latest` moves. Raises `HostLacks` where the snapshot was removed meanwhile.
+    """
     place = path.parent.parent
     with writing(place), locked(place / ".lock"):
         _remove_leftovers(place)
         if not (path / SUMS).is_file():
             raise removed_error(path)
         mirrorlist.add_key(place, path)
-        _replace_link(place / "latest", path)
-        mirrorlist.write(place)
+        lists, stated = mirrorlist.changes(place, path), statement(path)
+        with contextlib.ExitStack() as restored:
+            for file in (*lists, *stated):
+                restored.enter_context(restored_on_error(file))
+            restored.enter_context(_link_restored_on_error(place / "latest"))
+            for file, text in lists.items():
+                mirrorlist.change(file, text)
+            for file, content in stated.items():
+                write_atomic(file, content)
+            _replace_link(place / "latest", path)
 
 
 def attestations(path: Path) -> Path:
@@ -253,8 +267,30 @@ def _replace_link(link: Path, path: Path) -> None:
     _fsync(link.parent)
 
 
+@contextlib.contextmanager
+def _link_restored_on_error(link: Path) -> Iterator[None]:
+    """Put a link back as it is now, or remove it where there is none, when the block raises; that needs no space."""
+    copy, before = link.with_name(f".{link.name}-before"), link.readlink() if link.is_symlink() else None
+    if before is not None:
+        copy.symlink_to(before)
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            if before is None:
+                link.unlink(missing_ok=True)
+            elif link.readlink() != before:
+                copy.replace(link)
+        raise
+    finally:
+        copy.unlink(missing_ok=True)
+
+
 def _remove_leftovers(place: Path) -> None:
     """Remove the remains of killed runs, for the holder of the lock."""
-    (place / ".latest-new").unlink(missing_ok=True)
+    for name in (".latest-new", ".latest-before"):
+        (place / name).unlink(missing_ok=True)
+    for left in (*place.glob(f".{mirrorlist.PREFIX}*"), *(place / "attestations").glob(".latest.*")):
+        left.unlink(missing_ok=True)
     with scratch(place, _WORK_PREFIX):
         pass  # it removes the others

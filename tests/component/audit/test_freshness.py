@@ -33,7 +33,12 @@ class Line:
     def renew(self, seconds: int = 0, days: int = 30) -> freshness.Freshness | None:
         """What is stated so many seconds from now."""
         self.clock.setattr("pipeline.audit.freshness.time.time", lambda: float(self.now + seconds))
-        return freshness.renew(self.place, self.key.public.id, lambda: self.key, days)
+        latest = (self.place / "latest").resolve()
+        written = freshness.renewed(latest, self.key.public.id, lambda: self.key, days)
+        for path, statement in written.items():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(statement)
+        return self.stated() if written else None
 
     def stated(self) -> freshness.Freshness:
         return freshness.read(freshness.path_in(self.place), self.key.public.pem)[0]

@@ -13,12 +13,14 @@ import pytest
 from pipeline.audit import policy
 from pipeline.commands.closing_summary import LabResult
 from pipeline.commands.lab import LabCommand
+from pipeline.commands.night import outcome
 from pipeline.commands.night_line import LineRun
 from pipeline.config.context import RunContext
 from pipeline.core.console import Console
 from pipeline.errors import ExitCode
 from pipeline.nights import record
 from pipeline.nights.record import Failure, LineNight, Night, Phase, Recorder, Verdict
+from pipeline.publish import mirrorlist
 from tests.component.commands.test_build import Bench, ToyJob
 
 
@@ -148,3 +150,68 @@ def test_what_is_no_error_of_ours_leaves_a_record_that_runs(
     assert scene.latest == latest
     (night,) = record.load(record.root(scene.bench.artifacts))
     assert not night.ended and record.settle(record.root(scene.bench.artifacts))[0].ended
+    assert record.load(record.root(scene.bench.artifacts))[0].lines[0].verdict is Verdict.KILLED
+
+
+def test_a_night_that_is_killed_once_latest_moved_is_recorded_as_the_release_that_it_is(
+    scene: Scene, audited: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(name: str) -> None:
+        if name == "night.after-latest":
+            raise KeyboardInterrupt
+
+    nights = record.root(scene.bench.artifacts)
+    monkeypatch.setattr("pipeline.core.faults.point", stop)
+    with pytest.raises(KeyboardInterrupt):
+        scene.night(baseurl="http://new.example")
+    (line,) = record.load(nights)[0].lines
+    assert (line.verdict, line.released) == (Verdict.RUNNING, False), "what is not done yet is not recorded as done"
+    for (settled,) in (record.current(nights)[0].lines, record.settle(nights)[0].lines):
+        assert (settled.verdict, settled.released, settled.snapshot) == (Verdict.GREEN, True, scene.latest)
+
+
+def test_a_release_that_fails_half_way_is_red_and_latest_stays_with_all_mirrorlists(
+    scene: Scene, audited: list[str]
+) -> None:
+    place = scene.bench.latest.parent
+    before, (first, *_, last) = mirrorlist.leads(place), sorted(place.glob("mirrorlist-*"))
+    kept = last.read_bytes()
+    last.unlink()
+    last.mkdir()
+    line = scene.night(baseurl="http://new.example")
+    assert (line.verdict, line.released, line.before) == (Verdict.RED, False, scene.latest)
+    assert line.failure and (line.failure.phase, line.failure.code) == (Phase.RELEASE, ExitCode.HOST)
+    assert "directory" in line.failure.error and mirrorlist.leads(place) == {**before, last.name: ""}
+    told = outcome(scene.nights[-1], Path("page"), place.parent)
+    assert f"release failed; latest stays, but {last.name} leads to nothing" in told
+    last.rmdir()
+    last.write_bytes(kept)
+    assert "release failed; latest stays; smoke" in outcome(scene.nights[-1], Path("page"), place.parent)
+    assert scene.night(baseurl="http://new.example").released
+    assert set(mirrorlist.leads(place).values()) == {scene.latest} != {before["latest"]} and first.is_file()
+
+
+def test_a_night_tells_what_latest_is_and_not_what_it_should_be(
+    scene: Scene, audited: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_afterwards(name: str) -> None:
+        if name == "night.after-latest":
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("pipeline.core.faults.point", fail_afterwards)
+    line = scene.night(baseurl="http://new.example")
+    assert (line.verdict, line.released, line.snapshot) == (Verdict.RED, True, scene.latest)
+    told = outcome(scene.nights[-1], Path("page"), scene.bench.latest.parent.parent)
+    assert f"release failed; latest is {scene.latest}; smoke" in told
+
+
+def test_a_mistake_of_this_program_reddens_the_line_and_its_trace_is_kept(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(self: LineRun) -> None:
+        raise KeyError("nothing of this name")
+
+    monkeypatch.setattr(LineRun, "_audit", mistaken)
+    line = scene.night()
+    assert line.verdict is Verdict.RED and line.failure and line.failure.code == ExitCode.BUG
+    assert "KeyError" in line.failure.error and "in mistaken" in Path(line.failure.where).read_text()

@@ -44,7 +44,8 @@ def test_it_has_an_end(signer: Signer, root: Path) -> None:
     for name in many:
         (place / "snapshots" / name / "director").mkdir(parents=True)
     (place / "mirrorlist-director").write_text("".join(f"{BASE}/{name}/director/\n" for name in many))
-    mirrorlist.write(place)
+    for file, text in mirrorlist.changes(place, made.path).items():
+        mirrorlist.change(file, text)
     found = mirrorlist.ids(place / "mirrorlist-director")
     assert found == [made.id, *many][: mirrorlist.MOST]
 
@@ -78,8 +79,11 @@ def test_a_kill_leaves_a_list_of_whole_snapshots_and_the_next_run_repairs_it(
     argv = publishing(root, rpm(text="two"))
     with process.start(argv, env=inv.environment(FNAT_TRACE_KILL=point)) as child:
         assert child.wait(60) == -signal.SIGKILL
-    assert lines(root) == [f"{BASE}/{old.id}/director/"]
-    verify_snapshot(old.path, signer.key.fingerprint)
+    assert old.latest.resolve() == old.path, "`latest` is the last that is renamed"
+    first, *others = mirrorlist.ids(root / "el6" / "mirrorlist-director")
+    assert [first, *others][-1] == old.id and len(others) == (point == "latest.before-rename")
+    for name in (first, *others):
+        verify_snapshot(root / "el6" / "snapshots" / name, signer.key.fingerprint)
     new = process.run(argv, env=inv.environment()).text.strip()
     assert lines(root) == [f"{BASE}/{new}/director/", f"{BASE}/{old.id}/director/"]
 
