@@ -30,10 +30,12 @@ from pipeline.publish import mirrorlist
 def run(names: Sequence[str], policy: str, context: RunContext) -> Outcome:
     """Run a night of these lines, and return its record with its exit code.
 
-    Raises `Locked` while another night goes on, `UsageError` for unknown lines and an unreadable policy.
+    Raises `Locked` while another night goes on, `UsageError` for unknown lines, an unreadable policy, and nobody who
+    could be notified.
     """
     from pipeline.audit import policy as policies
 
+    notification.check(context.settings)
     chosen = _lines(names, context)
     rules = policies.load(Path(policy) if policy else None)
     nights = record.root(context.settings.artifacts)
@@ -120,12 +122,13 @@ class _Night:
 
     def _notify(self, known: Sequence[Night]) -> str:
         """Notify where that is due; return what came of it, which never changes the night's outcome."""
-        settings, console = self.context.settings, self.context.console
-        if not notification.is_due(settings, self.before, self.recorder.night):
-            return ""
-        sent = notification.send(
-            settings, notification.document(self.recorder.night, known, self.nights / record.INDEX)
-        )
+        settings, console, night = self.context.settings, self.context.console, self.recorder.night
+        try:
+            if not notification.is_due(settings, self.before, night):
+                return ""
+            sent = notification.send(settings, notification.document(night, known, self.nights / record.INDEX))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the night has its outcome; its text may hold a secret
+            sent = f"notification: failed: {type(error).__name__}"
         if notification.failed(sent):
             console.warn(f"the notification failed: {sent}")
         return sent

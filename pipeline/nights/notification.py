@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import json
+import queue
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pipeline import __version__
 from pipeline.config.settings import Settings
 from pipeline.core import process
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, UsageError
 from pipeline.nights import record
 from pipeline.nights.record import LineNight, Night
 
 _PROGRAM = 60.0  # seconds for the program
-_CONNECT, _ANSWER = 5.0, 15.0  # seconds for the address
+_CONNECT, _ANSWER = 5.0, 15.0  # seconds for the address, for each time that anything comes from there
+_WHOLE = 30.0  # seconds for all of one attempt, however slowly its answer dribbles
 _ATTEMPTS = 3
 _LATER = {408, 425, 429, *range(500, 600)}  # RFC 9110 section 15.5: these may get better
+
+
+def check(settings: Settings) -> None:
+    """Raise `UsageError` for a program or an address that none can be; an address is not repeated."""
+    try:
+        words = shlex.split(settings.notify_command)
+    except ValueError as error:
+        raise _wrong(
+            "notify-command", f"a program with its options, got {settings.notify_command!r}: {error}"
+        ) from None
+    if settings.notify_command and not (words and words[0].strip()):
+        raise _wrong("notify-command", f"a program with its options, got {settings.notify_command!r}")
+    try:
+        address = urlsplit(settings.notify_url)
+        is_address = address.scheme in ("http", "https") and bool(address.hostname) and (address.port or 1) > 0
+    except ValueError:
+        is_address = False
+    if settings.notify_url and not is_address:
+        raise _wrong("notify-url", "an address for http or https, got another text")
+
+
+def _wrong(name: str, expected: str) -> UsageError:
+    why = "a night would end without anyone being told of it"
+    return UsageError(f"--{name}: cannot be used; expected {expected}", why=why, hint="./inv nightly --help")
 
 
 def is_due(settings: Settings, before: Sequence[Night], night: Night) -> bool:
@@ -94,7 +122,21 @@ def _pauses() -> Iterable[float]:
 
 
 def _attempt(url: str, text: str) -> tuple[str, bool]:
-    """Return the problem of one request, which names no part of the address, and whether another may succeed."""
+    """Return the problem of one request, which names no part of the address, and whether another may succeed.
+
+    The request has a thread of its own, which does not outlive this program: limits of a connection begin anew with
+    every byte, and those of a look-up of names are the system's.
+    """
+    answers: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_request(url, text)), daemon=True).start()
+    try:
+        return answers.get(timeout=_WHOLE)
+    except queue.Empty:
+        return f"no whole answer within {_WHOLE:g} s", True
+
+
+def _request(url: str, text: str) -> tuple[str, bool]:
+    """Make one request as `_attempt`, without an end of its own; redirects are not followed, wherever they lead."""
     import requests
 
     headers = {"Content-Type": "application/json", "User-Agent": f"lvs-fullnat-pipeline/{__version__}"}
@@ -109,6 +151,8 @@ def _attempt(url: str, text: str) -> tuple[str, bool]:
         return "no connection", True
     except (OSError, ValueError):  # addresses hold tokens, and the texts of these errors hold addresses
         return "not an address for http or https", False
+    except Exception as error:  # noqa: BLE001 - in a thread of its own: whoever waits must be told
+        return type(error).__name__, False
     with answer:
         if 200 <= answer.status_code < 300:
             return "", False

@@ -17,8 +17,8 @@ from pipeline.commands.night_line import LineRun
 from pipeline.config.context import RunContext
 from pipeline.config.settings import load
 from pipeline.core.console import Console
-from pipeline.errors import ExitCode
-from pipeline.nights import record
+from pipeline.errors import ExitCode, UsageError
+from pipeline.nights import notification, record
 from pipeline.nights.record import Night, Verdict
 from tests.component.commands.test_night_line import Lab, audited
 
@@ -99,3 +99,26 @@ def test_whatever_breaks_a_line_ends_that_line_alone(
     assert (code, [line.verdict for line in ended.lines]) == (expected, [Verdict.RED, Verdict.GREEN])
     failure = ended.lines[0].failure
     assert failure is not None and str(error.args[-1]) in failure.error and ended.ended
+
+
+@pytest.mark.parametrize("part", ["send", "document", "is_due"])
+def test_whatever_a_notification_raises_changes_no_outcome(
+    whole: Whole, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise IndexError("a secret")
+
+    monkeypatch.setattr(notification, part, failing)
+    code, ended = whole.night(notify_command="true", notify_when="always")
+    assert (code, ended.verdict, ended.notified) == (
+        ExitCode.OK, Verdict.GREEN, "notification: failed: IndexError",
+    )  # fmt: skip
+    assert "the notification failed" in whole.said and "secret" not in whole.said
+
+
+@pytest.mark.parametrize("settings", [{"notify_command": "   "}, {"notify_url": "nonsense"}])
+def test_nobody_who_could_be_notified_ends_a_night_before_it_begins(whole: Whole, settings: dict[str, str]) -> None:
+    known = record.load(record.root(whole.artifacts))
+    with pytest.raises(UsageError):
+        whole.night(baseurl="http://new.example", **settings)
+    assert record.load(record.root(whole.artifacts)) == known

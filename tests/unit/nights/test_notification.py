@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.config.settings import load
+from pipeline.errors import UsageError
 from pipeline.nights import notification
 from pipeline.nights.record import Verdict
 from tests.unit.nights.test_record import line, night
@@ -93,6 +96,48 @@ def test_no_failure_repeats_an_address_which_may_hold_a_secret() -> None:
     for url in ("http://127.0.0.1:9/secret", "nonsense secret", "http://[secret"):
         outcome = notification.send(load({"notify_url": url}, {}), "text", lambda _: None)
         assert notification.failed(outcome) and "secret" not in outcome
+
+
+class Dribbling(Hook):
+    """An address whose answer never ends: a byte of its header now and then."""
+
+    def do_POST(self) -> None:
+        """Dribbles."""
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"H")
+                time.sleep(0.1)
+
+
+def test_an_answer_that_dribbles_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notification, "_WHOLE", 0.5)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dribbling) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = load({"notify_url": f"http://127.0.0.1:{server.server_port}/secret"}, {})
+        begun = time.monotonic()
+        sent = notification.send(settings, "text", lambda _: None)
+        assert sent == "address: failed: no whole answer within 0.5 s" and time.monotonic() - begun < 10
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("notify_command", value) for value in ("   ", "''", "an 'open quote", "\t", "' ' x")),
+        *(("notify_url", value) for value in ("   ", "nonsense secret", "file:///secret", "http://", "http://[secret")),
+        *(("notify_url", value) for value in ("ftp://host/secret", "http://host:secret/", "/secret")),
+    ],
+)
+def test_nobody_who_could_be_notified_is_a_mistake_of_usage_before_the_night(name: str, value: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        notification.check(load({name: value}, {}))
+    assert name.replace("_", "-") in refused.value.what and "secret" not in str(refused.value)
+
+
+def test_a_program_and_an_address_that_can_be_are_taken() -> None:
+    notification.check(load({}, {}))
+    notification.check(load({"notify_command": "mail -s 'a night'", "notify_url": "https://host:8443/hook?x"}, {}))
 
 
 def test_nothing_is_sent_where_nobody_is_named() -> None:
