@@ -377,7 +377,7 @@ def store(context: RunContext, action: str) -> Cleaned | Outcome:
     from pipeline.sources import store_maintenance
 
     if action == "gc":
-        kept = retention.kept(context.settings.artifacts).sources
+        kept = retention.sources(context.settings.artifacts)
         return store_maintenance.gc(context.settings, context.console, kept)
     found = store_maintenance.verify(context.settings, context.console)
     return Outcome(found, ExitCode.REFUSED if found.damaged else ExitCode.OK)

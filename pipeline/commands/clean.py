@@ -20,7 +20,7 @@ from pipeline.core.locks import locked
 from pipeline.core.suggestion import unknown
 from pipeline.core.units import human_bytes
 from pipeline.errors import ExitCode, HostLacks, PipelineError
-from pipeline.nights import retention
+from pipeline.nights import record, retention
 from pipeline.nights.retention import Kept
 from pipeline.packaging import inventory
 from pipeline.packaging.inventory import Run, RunState
@@ -114,6 +114,8 @@ def clean(words: Sequence[str], line: str, context: RunContext) -> tuple[Listing
     if line and line not in (known := _lines(context.settings.artifacts)):
         raise unknown("line", line, known, hint="./inv status")
     items = list(_items(context, line))
+    for each in record.unreadable(record.root(context.settings.artifacts)):
+        context.console.warn(str(each))
     if not words:
         return _describe(items, context.console), ExitCode.OK
     removed, left = remove([item for item in items if ALL in words or set(item.words) & set(words)])
@@ -217,7 +219,7 @@ def _of_step(step: Path, kept: Kept) -> Iterator[Item]:
         if run not in finished:
             yield _item(run.path, ("failed",), (own, step / SHELL_LOCK))
         else:
-            needed = run is _newest(finished) or (run.line, run.key) in kept.steps
+            needed = run is _newest(finished) or kept.has_step(run.line, run.key)
             words = ("steps",) if needed else ("old", "steps")
             yield _item(run.path, words, (step.parent / LOCK, own))
 
@@ -240,7 +242,7 @@ def _snapshots(artifacts: Path, line: str, kept: Kept) -> Iterator[Item]:
         by_directory.setdefault(snapshot.directory, []).append(snapshot)
     for directory, found in by_directory.items():
         if line in ("", directory, directory.removesuffix("-small")):
-            older = [one for one in found[:-SNAPSHOTS_KEPT] if (one.directory, one.id) not in kept.snapshots]
+            older = [one for one in found[:-SNAPSHOTS_KEPT] if not kept.has_snapshot(one.directory, one.id)]
             for old in (snapshot for snapshot in older if not snapshot.is_latest):
                 remove = partial(remove_snapshot, old.path, wait=False)
                 yield Item(str(old.path), ("old",), trees.usage(old.path), (), remove)

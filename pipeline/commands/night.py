@@ -75,6 +75,8 @@ class _Night:
             context.console.warn(
                 f"night {night.number} was killed: {_where_killed(night)}; its finished steps are used"
             )
+        for damaged in record.unreadable(nights):
+            context.console.warn(str(damaged))
         self.before = record.load(nights)
         number = record.next_number(nights)
         begun = Night(number, time.time(), os.getpid(), command_line.as_typed(sys.argv[1:]))
@@ -96,7 +98,10 @@ class _Night:
     def end(self) -> Night:
         """Collect what no recorded night needs, notify, record the end, and write the pages; print the outcome."""
         console, place = self.context.console, self.recorder.place
-        self._collect(console)
+        try:
+            self._collect(console)
+        except (OSError, PipelineError) as error:  # what is not removed today goes with the next night
+            console.warn(f"what no night needs was not removed: {error}")
         night = self.recorder.night
         known = [*self.before, night]
         self.recorder.save(notified=self._notify(known))

@@ -16,7 +16,7 @@ from pipeline.lab import run_record
 from pipeline.lab.report.results import RunState
 from pipeline.lab.run_record import FoundRun
 from pipeline.nights import record
-from pipeline.nights.record import Phase, Verdict
+from pipeline.nights.record import Phase, Unreadable, Verdict
 from pipeline.packaging import inventory, step_record
 from pipeline.packaging.inventory import BuilderImage, Run, Snapshot
 from pipeline.recipes.base import CERTIFICATE
@@ -84,6 +84,7 @@ class Status:
     latest: Mapping[str, Latest]
     lab: Mapping[str, LabRun]
     nights: Mapping[str, LastNight]
+    unreadable_nights: tuple[Unreadable, ...]
     images: tuple[BuilderImage, ...]
     bytes: Mapping[str, int]
 
@@ -104,10 +105,11 @@ def tell(context: RunContext) -> Status:
     sizes = {name: usage(artifacts / name) for name in PLACES if (artifacts / name).is_dir()}
     played, nights = run_record.newest(artifacts), last_nights(record.root(artifacts))
     certificates = {f"{run.line} {run.step}": found for run in last if (found := _certificate(run))}
-    _say(console, artifacts, last, certificates, latest, played, nights, images, sizes)
+    damaged = tuple(record.unreadable(record.root(artifacts)))
+    _say(console, artifacts, last, certificates, latest, played, nights, damaged, images, sizes)
     newest = {found.directory: Latest(found.id, found.path, found.published) for found in latest}
     lab = {name: _lab_run(found) for name, found in played.items()}
-    return Status(artifacts, tuple(last), certificates, newest, lab, nights, tuple(images), sizes)
+    return Status(artifacts, tuple(last), certificates, newest, lab, nights, damaged, tuple(images), sizes)
 
 
 def last_nights(nights: Path) -> dict[str, LastNight]:
@@ -152,10 +154,11 @@ def _say(
     latest: Sequence[Snapshot],
     played: Mapping[str, FoundRun],
     nights: Mapping[str, LastNight],
+    damaged: Sequence[Unreadable],
     images: Sequence[BuilderImage],
     sizes: dict[str, int],
 ) -> None:
-    if not sizes and not played and not nights:
+    if not sizes and not played and not nights and not damaged:
         console.say(f"nothing has been made in {artifacts} yet; next: ./inv build-all, or ./inv fetch LINE")
         return
     rows = [(run.line, run.step, _state(run), local_time(run.begun), _took(run.seconds)) for run in last]
@@ -177,6 +180,8 @@ def _say(
         console.say(text + earlier)
     for name, night in nights.items():
         console.say(f"{name}: {night}")
+    for each in damaged:
+        console.say(str(each))
     for image in images:
         state = "current" if image.current else "superseded"
         console.say(f"image {image.name} {image.key}: {state}, {image.packages} packages")

@@ -16,7 +16,7 @@ from pipeline.core import decoder, faults, fs, neutral, templates
 from pipeline.core.disk_space import writing
 from pipeline.core.units import human_bytes, human_seconds
 from pipeline.nights import record
-from pipeline.nights.record import LineNight, Night, Upstream, Verdict
+from pipeline.nights.record import LineNight, Night, Unreadable, Upstream, Verdict
 
 TEMPLATE = "specs/report/nights.html.j2"
 # Of each verdict the sign, the class in the style sheet and the headline: a verdict is never colour alone.
@@ -77,11 +77,12 @@ class Row:
 
 def write(nights: Path) -> Path:
     """Write both pages, each by one rename; return that for people. Raises `HostLacks`."""
-    known = record.load(nights)
+    known, damaged = record.load(nights), record.unreadable(nights)
+    entries = {**_entries(known), "unreadable": [{"night": each.number, "problem": each.problem} for each in damaged]}
     with writing(nights):
-        fs.write_atomic(nights / record.INDEX_JSON, json.dumps(_entries(known), indent=1) + "\n")
+        fs.write_atomic(nights / record.INDEX_JSON, json.dumps(entries, indent=1) + "\n")
         faults.point("nights.index")
-        fs.write_atomic(nights / record.INDEX, render(known))
+        fs.write_atomic(nights / record.INDEX, render(known, damaged))
     return nights / record.INDEX
 
 
@@ -109,8 +110,8 @@ def _entries(known: Sequence[Night]) -> dict[str, Any]:
     }
 
 
-def render(known: Sequence[Night]) -> str:
-    """Return the page of all nights."""
+def render(known: Sequence[Night], damaged: Sequence[Unreadable] = ()) -> str:
+    """Return the page of all nights, and of those whose records are damaged."""
     last = known[-1] if known else None
     verdict = last.verdict if last else Verdict.RUNNING
     sign, state, headline = SHOWN[verdict]
@@ -119,6 +120,7 @@ def render(known: Sequence[Night]) -> str:
         "last": {"number": last.number, "date": last.date, "took": human_seconds(last.seconds)} if last else {},
         "notified": last.notified if last else "",
         "count": len(known),
+        "unreadable": [str(each) for each in damaged],
         "lines": [_line(known, directory) for directory in directories],
     }
     return templates.render(TEMPLATE, **neutral.document(shown), sign=sign, state=state, headline=headline)

@@ -19,7 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import documents, faults, fs, locks
+from pipeline.core import documents, faults, fs, locks, neutral
 from pipeline.core.disk_space import writing
 from pipeline.errors import ExitCode
 from pipeline.publish import mirrorlist
@@ -198,6 +198,21 @@ class Night:
         return next((line for line in self.lines if line.directory == directory), None)
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """A night whose record cannot be read, so that nobody knows what it refers to: the file and the problem."""
+
+    number: int
+    file: Path
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"night {self.number}: its record cannot be read: {self.problem}: {self.file}; nothing that it may refer to"
+            f" is removed while it is there; next: rm -r {neutral.word(self.file.parent)}, after a look at it"
+        )
+
+
 @dataclass
 class Recorder:
     """The record of the night that goes on in the directory `place`."""
@@ -243,13 +258,29 @@ def places(nights: Path) -> list[tuple[int, Path]]:
 
 def load(nights: Path) -> list[Night]:
     """Return the nights whose records can be read, the newest last; change nothing."""
-    return list(_readable(nights))
+    return [each for each in _records(nights) if isinstance(each, Night)]
 
 
-def _readable(nights: Path) -> Iterator[Night]:
-    for _, place in places(nights):
-        with contextlib.suppress(OSError, ValueError):
+def unreadable(nights: Path) -> list[Unreadable]:
+    """Return the nights whose records cannot be read, the newest last; change nothing."""
+    return [each for each in _records(nights) if isinstance(each, Unreadable)]
+
+
+def _records(nights: Path) -> Iterator[Night | Unreadable]:
+    for number, place in places(nights):
+        try:
             yield documents.unseal(Night, fs.read_limited(place / RECORD, documents.MOST))
+        except (OSError, ValueError) as error:
+            problem = (error.strerror if isinstance(error, OSError) else None) or str(error).partition("\n")[0]
+            if _has_begun(place):
+                yield Unreadable(number, place / RECORD, problem)
+
+
+def _has_begun(place: Path) -> bool:
+    """Return whether a night ever recorded anything there; hidden files are what was not written to its end."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(not path.name.startswith(".") for path in place.iterdir())
+    return False
 
 
 def current(nights: Path) -> list[Night]:
@@ -263,10 +294,11 @@ def current(nights: Path) -> list[Night]:
 def settle(nights: Path) -> list[Night]:
     """Record nights that did not come to their end as killed, for the holder of the lock; return those.
 
-    The directory of a night that could not even record its begin, such as on a full disk, is removed.
+    The directory of a night that could not even record its begin, such as on a full disk, is removed; one whose record
+    cannot be read stays.
     """
     for _, place in places(nights):
-        if not (place / RECORD).exists():
+        if not _has_begun(place):
             fs.remove(place)
     killed = []
     for night in load(nights):

@@ -86,6 +86,12 @@ def test_the_last_night_of_each_line_is_told_with_its_outcome_and_page(inv: Inv)
         in said
     )
     assert f"lts612: night 3 killed in smoke, begun {local_time(99.0)}" in said, "nobody holds the lock"
+    damaged = record.place_of(nights, 4) / record.RECORD
+    damaged.parent.mkdir()
+    damaged.write_text("")
+    (told,) = (row for row in inv("status").out.splitlines() if row.startswith("night 4: its record cannot be read"))
+    assert "artifacts/nights/000004/night.json" in told
+    assert [row["number"] for row in inv("status", "--json").json["unreadable_nights"]] == [4]
     (nights / record.INDEX).write_text("")
     with locked(nights / record.LOCK):
         found = inv("status", "--json").json["nights"]

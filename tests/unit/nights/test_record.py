@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import ExitCode
-from pipeline.nights import record, retention
+from pipeline.core import fs
+from pipeline.errors import ExitCode, Refused
+from pipeline.nights import index, record, retention
 from pipeline.nights.record import Failure, LineNight, Night, NightStep, Phase, Verdict
 
 DAY = 86_400
@@ -118,7 +122,46 @@ def test_the_last_nights_are_kept_and_beyond_them_each_line_s_last_release(night
     assert record.next_number(nights) == 5
 
 
-def test_a_record_that_cannot_be_read_is_pruned_by_its_number(nights: Path) -> None:
-    written(nights, night(1), night(2), night(3))
-    (record.place_of(nights, 1) / record.RECORD).write_text("nothing")
-    assert retention.prune(nights, 2) == [1]
+def _fifo(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _gone(path: Path) -> None:
+    path.rename(path.with_name(record.JUNIT))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-40]),
+    "fifo": _fifo,
+    "changed": lambda path: path.write_text(path.read_text().replace("green", "red")),
+    "gone": _gone,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_record_that_cannot_be_read_is_named_and_all_that_it_may_refer_to_stays(
+    nights: Path, tmp_path: Path, damage: str
+) -> None:
+    written(nights, *(night(number, line(Verdict.GREEN, f"s{number}", released=True)) for number in (1, 2, 3)))
+    path = record.place_of(nights, 2) / record.RECORD
+    DAMAGES[damage](path)
+    (named,) = record.unreadable(nights)
+    assert (named.number, named.file) == (2, path) and f"rm -r {path.parent}" in str(named)
+    assert record.settle(nights) == [] and retention.prune(nights, 1) == [1] and record.unreadable(nights) == [named]
+    kept = retention.kept(tmp_path)
+    assert kept.has_snapshot("lts61", "s2") and kept.has_step("lts61", "key of s2")
+    with pytest.raises(Refused, match="night 2: its record cannot be read"):
+        retention.sources(tmp_path)
+    assert index.write(nights).read_text().count("night 2: its record cannot be read") == 1
+    assert json.loads((nights / record.INDEX_JSON).read_text())["unreadable"][0]["night"] == 2
+    fs.remove(path.parent)
+    assert retention.sources(tmp_path) == {"source of s3"} and not retention.kept(tmp_path).has_snapshot("lts61", "s2")
+
+
+def test_a_night_that_could_not_record_its_begin_is_no_damaged_one(nights: Path) -> None:
+    place = record.place_of(nights, 1)
+    place.mkdir(parents=True)
+    (place / f".{record.RECORD}.12345678").write_text("{")
+    assert record.unreadable(nights) == [] and record.settle(nights) == [] and not place.exists()
