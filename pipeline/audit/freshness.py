@@ -29,7 +29,8 @@ FILE = "latest.intoto.json"
 MOST = 1 << 16  # bytes of the statement
 DAY = 86_400  # seconds
 _LAST = 253_402_300_799  # the end of the year 9999, in seconds since 1970: no later time can be told
-RENEWED_AFTER = DAY  # seconds: a nightly run that changes nothing renews it, a second run within a day does not
+RENEWED_AFTER = DAY  # seconds at most: a second run within a day does not renew it, unless it is valid for few days
+RENEWED_PART = 4  # it is renewed once this part of its time is over, so that a night that is late finds it valid
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def path_in(place: Path) -> Path:
 def renewed(path: Path, key_id: str, open_key: Callable[[], AttestationKey], days: int) -> dict[Path, bytes]:
     """Return the statement that the snapshot `path` is the latest, for `days` from now, by its own path.
 
-    Signed with the key of id `key_id`; empty where that was stated within a day. A sequence number is at least the time
+    Signed with the key of id `key_id`; empty where that was stated lately. A sequence number is at least the time
     in seconds, so that it grows even when the statement before was lost, and above that one's, so that it grows when a
     clock is set back. For the holder of the lock of the line's directory, who writes it before `latest` moves.
     """
@@ -128,7 +129,7 @@ def _is_current(path: Path, key_id: str, latest: tuple[str, str], now: int, days
     except (OSError, ValueError):
         return False
     same = (ids, stated.snapshot, digest, stated.expires - stated.issued) == ([key_id], *latest, days * DAY)
-    return same and 0 <= now - stated.issued < RENEWED_AFTER
+    return same and 0 <= now - stated.issued < min(RENEWED_AFTER, days * DAY // RENEWED_PART)
 
 
 def _parsed(payload: bytes) -> tuple[Freshness, str]:

@@ -185,7 +185,8 @@ class Settings:
     valid_days: Annotated[
         int,
         Row(
-            "days for which a published snapshot is stated to be the latest; each build-all states it anew, once a day",
+            "days for which a published snapshot is stated to be the latest; each build-all states it anew, once a day"
+            " or after a quarter of them",
             least=1,
             group="keys and repository",
         ),

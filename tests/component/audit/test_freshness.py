@@ -60,6 +60,24 @@ def test_it_is_stated_once_a_day_and_again_when_the_snapshot_or_the_days_change(
     assert moved is not None and moved.snapshot == SECOND == line.stated().snapshot
 
 
+@pytest.mark.parametrize("days", [2, 3, 4, 7, 30])
+@pytest.mark.parametrize("late", [-1800, 0, 1800])
+def test_nights_once_a_day_never_let_a_statement_expire(line: Line, days: int, late: int) -> None:
+    now = 0
+    line.renew(now, days=days)
+    for night in range(8):
+        now += freshness.DAY + late * (-1) ** night
+        left = line.stated().expires - (line.now + now)
+        assert left >= freshness.DAY // 2, f"night {night} finds {left} s left"
+        line.renew(now, days=days)
+
+
+def test_a_statement_for_one_day_is_renewed_after_six_hours(line: Line) -> None:
+    line.renew(days=1)
+    assert line.renew(6 * 3600 - 1, days=1) is None
+    assert line.renew(6 * 3600, days=1) is not None
+
+
 @pytest.mark.parametrize("seconds", [-400 * freshness.DAY, 0, 2 * freshness.DAY])
 def test_its_number_grows_whatever_the_clock_does(line: Line, seconds: int) -> None:
     first = line.renew()
