@@ -117,6 +117,7 @@ class Buildbot:
         given = {
             "made_by": made_by,
             "checkout": str(resources.data_root()),
+            "shortest": cluster_file.SHORTEST_SECRET,
             "master": f"{'tls' if cluster.tls else 'tcp'}:{_quoted(host)}:{port}",
         }
         made = {name: templates.render(f"ci/buildbot/{template}", **given) for name, template in _FILES.items()}
@@ -130,7 +131,7 @@ class Buildbot:
         return [
             "./inv cluster install",
             f"mkdir -p -m 700 {secrets}",
-            f"for name in {names}; do (umask 077; openssl rand -hex 24 > {secrets}/$name); done",
+            f"for name in {names}; do {_make_secret(f'{secrets}/$name')}; done",
             f".venv-buildbot/bin/buildbot upgrade-master {place}",
             f"TZ=UTC .venv-buildbot/bin/twistd --nodaemon --python {place}/buildbot.tac",
         ]
@@ -141,6 +142,11 @@ def _cluster(request: Request) -> ClusterFile:
         what = "--cluster: not given; expected the file that describes master and workers"
         raise UsageError(what, hint="docs/many-machines.md has an example")
     return cluster_file.load(Path(request.options[CLUSTER]))
+
+
+def _make_secret(file: str) -> str:
+    """Return the commands that make a secret where there is none; what a full disk cut off is never called `file`."""
+    return f"test -s {file} || (umask 077; openssl rand -hex 24 > {file}.new && mv {file}.new {file})"
 
 
 def _quoted(host: str) -> str:

@@ -23,9 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.ci import buildbot_venv, own_files
-from pipeline.core import process
-from pipeline.core.fs import read_limited, write_atomic
-from pipeline.errors import HostLacks
+from pipeline.ci.cluster_file import SHORTEST_SECRET
+from pipeline.core import neutral, process
+from pipeline.core.disk_space import writing
+from pipeline.core.fs import atomic, read_limited, write_atomic
+from pipeline.errors import HostLacks, Refused
 from pipeline.publish import attestation_key
 
 MASTER = "master"
@@ -76,8 +78,8 @@ class Cluster:
         self.place.chmod(0o700)
         for name in (f"worker-{each + 1}" for each in range(number)):
             self._prepare_worker(name)
-            self._secret(name)
-        self._secret("operator")
+            self._make_secret(name)
+        self._make_secret("operator")
         listen, page = (f"127.0.0.1:{port}" for port in _free_ports(2))
         rows = [f'listen = "{listen}"', f'page = "{page}"', f"watch = {float(watch)!r}"]
         for name in self.workers[:number]:
@@ -96,15 +98,26 @@ class Cluster:
         pem = attestation_key.open_key("", place / "keys").public.pem
         write_atomic(self.keys / f"{name}.pem", pem)
 
-    def _secret(self, name: str) -> None:
+    def _make_secret(self, name: str) -> None:
         file = self.master / "secrets" / name
-        if not file.exists():
-            file.touch(0o600)
-            file.write_text(secrets.token_hex(24))
+        if file.exists():
+            self.secret(name)
+            return
+        with writing(file.parent), atomic(file, 0o600) as stream:
+            stream.write(secrets.token_hex(24).encode())
 
     def secret(self, name: str) -> str:
-        """Return the password of a worker or of the operator."""
-        return read_limited(self.master / "secrets" / name, _LONGEST).decode().strip()
+        """Return the password of a worker or of the operator. Raises `Refused` for one that could be guessed."""
+        file = self.master / "secrets" / name
+        try:
+            found = read_limited(file, _LONGEST).decode(errors="replace").strip()
+        except FileNotFoundError:
+            raise Refused(f"the secret of {name}: missing", where=str(file), hint="./inv cluster down") from None
+        if len(found) < SHORTEST_SECRET:
+            what = f"the secret of {name}: {len(found)} characters; expected {SHORTEST_SECRET} or more"
+            why = "whoever guesses it is taken for its owner"
+            raise Refused(what, where=str(file), why=why, hint=neutral.command(["rm", file]))
+        return found
 
     def write(self, files: Mapping[str, str], hint: str) -> None:
         """Write the rendered files: the master's, and each worker's program."""

@@ -14,6 +14,7 @@ from pipeline.errors import FileProblems, Problem, UsageError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Capability = Literal["bubblewrap", "docker", "kvm", "sign"]
+SHORTEST_SECRET = 32  # characters: 128 bits in hexadecimal
 _LARGEST = 1 << 20  # bytes
 _HINT = "docs/many-machines.md has an example"
 

@@ -188,7 +188,7 @@ def test_what_waits_for_a_builder_that_is_gone_is_cancelled(running: Running) ->
         step_of(data, "ipvsadm").update(builder="gone", workers=["absent"], shown="nothing")
         data["lines"][0]["levels"] = []
 
-    (running.cluster.master / "secrets" / "absent").write_text("nobody knows")
+    (running.cluster.master / "secrets" / "absent").write_text("nobody knows" * 3)
     reconfigure(running, have_absent)
     wait_for(lambda: "gone" in str(running.page.get("builders")))
     wait_for(lambda: is_forced(running, "gone"))
