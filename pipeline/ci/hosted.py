@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.ci import nights
+from pipeline.ci import nights, places
 from pipeline.ci.kinds import Request
 from pipeline.config.settings import TABLE, default_artifacts
 from pipeline.core import neutral, resources, templates
@@ -80,13 +80,20 @@ def _lines(request: Request) -> Sequence[RunLine]:
         raise UsageError(f"--artifacts: {artifacts}; expected none here", why=why, hint="./inv --help ci")
     found = []
     for words in nights.commands(request):
-        if foreign := next((word for word in words if word.startswith("/")), None):
+        if foreign := next(_foreign(request, words), None):
             what = f"{foreign}: a place of this host; expected one in the checkout, or a URL"
             raise UsageError(what, hint="./inv --help ci")
         if "${{" in (line := neutral.command(["./inv", *words])):
             raise UsageError(f"{line}: expected no expression of the service", hint="./inv --help ci")
         found.append(RunLine(f"Run {words[0]} of {', '.join(_named(request, words))}", line))
     return found
+
+
+def _foreign(request: Request, words: Sequence[str]) -> Iterator[Path]:
+    """Yield the places outside of the checkout that the words of a command name."""
+    for row, path in places.named(request.settings):
+        if row.option in words and (path.is_absolute() or ".." in path.parts):
+            yield path
 
 
 def _named(request: Request, words: Sequence[str]) -> Sequence[str]:

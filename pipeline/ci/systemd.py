@@ -7,15 +7,15 @@ import pwd
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.ci import nights
+from pipeline.ci import nights, places
 from pipeline.ci.kinds import Request
-from pipeline.config.settings import ROWS, TABLE, Settings, default_artifacts
-from pipeline.core import neutral, resources, rsync, templates
+from pipeline.config.settings import TABLE, default_artifacts
+from pipeline.core import neutral, resources, templates
 from pipeline.errors import UsageError
 
 UNIT = "lvs-fullnat-nightly"
@@ -23,7 +23,6 @@ _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # what ProtectHome= 
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # what PrivateTmp= replaces
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")  # useradd(8)
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-_FINGERPRINT = re.compile(r"(0x)?[0-9A-Fa-f ]{8,}!?")
 
 
 @dataclass(frozen=True)
@@ -63,11 +62,9 @@ class _Host:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.checkout = Path(request.options.get("checkout") or resources.data_root()).absolute()
-        self.settings = _absolute(request.settings)
+        self.settings = places.absolute(request.settings)
         if request.settings.artifacts == default_artifacts(os.environ):
             self.settings = replace(self.settings, artifacts=self.checkout / TABLE["artifacts"].default)
-        for store in self._store():
-            self.settings = replace(self.settings, shared_store=str(store))
         self.user = request.options.get("user") or pwd.getpwuid(os.geteuid()).pw_name
         self._check_user()
         self._check_key()
@@ -89,8 +86,7 @@ class _Host:
 
     def _store(self) -> list[Path]:
         """Return the directory of the shared store; nothing where that is on another host."""
-        store = self.settings.shared_store
-        return [Path(store).expanduser().absolute()] if store and not _is_elsewhere(store) else []
+        return [path for row, path in places.named(self.settings) if row.name == "shared-store"]
 
     def _filled_cache(self) -> list[Path]:
         """Return the compiler caches that this host fills for others; nothing where it only reads them."""
@@ -118,13 +114,19 @@ class _Host:
 
     def _check_key(self) -> None:
         key = self.settings.gpg_key
-        if _FINGERPRINT.fullmatch(key):
+        if places.FINGERPRINT.fullmatch(key):
             why = "the service sees no home directory, and so no keyring of a person"
             what = f"--gpg-key: {key}; expected the file of an exported key"
             raise UsageError(what, why=why, hint=f"gpg --export-secret-keys --armor {neutral.word(key)} > FILE")
 
     def _check_places(self) -> None:
         """Raise `UsageError` for a place that the service's user cannot enter, or that the service does not see."""
+        for row, path in places.named(self.settings):
+            if not path.is_absolute():  # of a command, which is not written anew
+                given = getattr(self.settings, row.attribute)
+                what = f"{row.option}: {given}; expected the program's whole path, or the name of one of PATH"
+                why = "the service has another working directory"
+                raise UsageError(what, why=why, hint=neutral.command(["realpath", path.absolute()]))
         for path in (*self._read_places(), self.settings.artifacts):
             if _is_below(path, _PRIVATE):
                 why = "the service has directories of its own there, which are empty"
@@ -138,44 +140,9 @@ class _Host:
 
     def _read_places(self) -> list[Path]:
         """Return what the service reads: the checkout, its Python, and files that settings name."""
-        named = [Path(text) for text in _path_texts(self.settings)]
+        named = [path for _, path in places.named(self.settings)]
         python = [Path(sys.base_prefix)] if self.checkout == resources.data_root() else []
         return list(dict.fromkeys([self.checkout, *python, *named]))
-
-
-def _path_texts(settings: Settings) -> Iterator[str]:
-    """Yield every value that names a path, the artifacts apart."""
-    for row in ROWS:
-        value = getattr(settings, row.attribute)
-        if row.name != "artifacts":
-            yield from (str(each) for each in (value if row.kind == "list" else (value,)) if _is_path(each))
-
-
-def _is_path(value: object) -> bool:
-    """Return whether the value of a setting is a path, also where it could be a URL or a directory of another host."""
-    return isinstance(value, Path) or (isinstance(value, str) and "/" in value and not _is_elsewhere(value))
-
-
-def _is_elsewhere(value: str) -> bool:
-    return "://" in value or rsync.is_remote(value)
-
-
-def _absolute(settings: Settings) -> Settings:
-    """Return the settings with whole paths: a service has another working directory."""
-    changes: dict[str, Any] = {}
-    for row in ROWS:
-        value = getattr(settings, row.attribute)
-        if isinstance(value, tuple):
-            changes[row.attribute] = tuple(_whole(each) for each in value)
-        else:
-            changes[row.attribute] = _whole(value)
-    return replace(settings, **changes)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.absolute()
-    return str(Path(value).absolute()) if _is_path(value) else value
 
 
 def _is_below(path: Path, tops: Sequence[Path]) -> bool:

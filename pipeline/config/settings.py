@@ -21,6 +21,9 @@ from pipeline.core.suggestion import did_you_mean
 from pipeline.errors import FileProblems, Problem, UsageError
 
 Kind = Literal["flag", "text", "whole", "seconds", "path", "list"]
+# How a text names a path of this host: as a URL of file:, as that or without any URL, unless rsync takes it for another
+# host's, unless it is `development` or a fingerprint, or as the program that a command begins with.
+PathRule = Literal["url", "mirror", "store", "key", "program"]
 SETTINGS_FILE = "inv.toml"
 HOME = "INV_HOME"  # the variable in which the launcher says where its checkout is
 
@@ -44,6 +47,7 @@ class Row:
     value: str = ""  # how help names the value, where the kind does not say it
     shown: str = ""  # how help names a default that depends on the host
     group: str = ""  # of help; of the row before where empty
+    path: PathRule | None = None  # how a text names a path, where it may; a value of the kind `path` always does
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,15 @@ class Settings:
     mirror: Annotated[
         tuple[str, ...],
         Row(
-            "directory or URL to try before a source's own addresses; may be repeated", value="DIR|URL", group="sources"
+            "directory or URL to try before a source's own addresses; may be repeated",
+            value="DIR|URL",
+            group="sources",
+            path="mirror",
         ),
     ] = ()
-    debian_mirror: Annotated[str, Row("Debian archive to read; default: the one the host's apt uses", value="URL")] = ""
+    debian_mirror: Annotated[
+        str, Row("Debian archive to read; default: the one the host's apt uses", value="URL", path="url")
+    ] = ""
     offline: Annotated[bool, Row("make no request at all; fail when something is not in the store or a mirror")] = False
     refresh: Annotated[bool, Row("ask the signed Debian index again even where an answer is recorded")] = False
     jobs: Annotated[int, Row("downloads at a time", least=1)] = 4
@@ -163,6 +172,7 @@ class Settings:
             "`development` for the development key; default: the key that signed last, first the development key",
             value="KEY",
             group="keys and repository",
+            path="key",
         ),
     ] = ""
     module_key: Annotated[
@@ -180,6 +190,7 @@ class Settings:
             "key to sign statements about steps with: the file of an ECDSA P-256 key in PEM; `development` for the "
             "development key; default: the key of the last publication, first the development key",
             value="FILE",
+            path="key",
         ),
     ] = ""
     valid_days: Annotated[
@@ -205,6 +216,7 @@ class Settings:
             "directory, HOST:DIR or rsync://HOST/MODULE for rsync, or http(s)://…, from which they are taken alone",
             value="STORE",
             group="many machines",
+            path="store",
         ),
     ] = ""
     shared_keys: Annotated[
@@ -250,7 +262,12 @@ class Settings:
     update: Annotated[bool, Row("build a newer version that Debian's index has, instead of reporting it alone")] = False
     smoke_always: Annotated[bool, Row("play the lab although it passed with the same snapshot before")] = False
     notify_command: Annotated[
-        str, Row("program with its options, run without a shell, that gets the outcome as JSON", value="COMMAND")
+        str,
+        Row(
+            "program with its options, run without a shell, that gets the outcome as JSON",
+            value="COMMAND",
+            path="program",
+        ),
     ] = ""
     notify_url: Annotated[str, Row("address that the outcome is posted to as JSON", value="URL")] = ""
     notify_when: Annotated[

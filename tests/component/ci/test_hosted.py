@@ -103,6 +103,9 @@ def test_sources_and_compiler_caches_are_kept_and_no_key_is(kind: str) -> None:
     [
         ({"artifacts": Path("/srv/x")}, "--artifacts: /srv/x; expected none here"),
         ({"module_key": Path("/root/module.key")}, "/root/module.key: a place of this host"),
+        ({"gpg_key": "../release.asc"}, "../release.asc: a place of this host"),
+        ({"mirror": ("https://example.com/x", "file:///srv/m")}, "/srv/m: a place of this host"),
+        ({"notify_command": "/opt/notify --to ops"}, "/opt/notify: a place of this host"),
         ({"baseurl": "https://x/${{ secrets.X }}"}, "expected no expression of the service"),
         ({"options": {"runner": "a: b"}}, "expected a runner's label"),
     ],

@@ -74,6 +74,45 @@ def test_a_shared_store_on_this_host_may_be_written_and_one_elsewhere_is_named_a
         assert f"--shared-store {store}" in "".join(text)
 
 
+@pytest.mark.parametrize("text", ["mail -s nights/lts61 ops@example.com", "notify --url https://example.com/a b:/c"])
+@pytest.mark.parametrize("directory", ["/", "/tmp"])
+def test_the_program_to_notify_stays_as_it_was_given(
+    text: str, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    assert f'--notify-command "{text}"' in "".join(service(notify_command=text))
+
+
+def test_what_a_setting_names_is_a_path_where_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/srv")
+    [command] = [row for row in service(
+        centos_base="docker.io/library/centos@sha256:00",
+        baseurl="repo.example.com/lvs",
+        gpg_key="release.asc",
+        attestation_key="keys/attestation.pem",
+        mirror=("files", "file:///srv/more", "https://example.com/x"),
+    ) if row.startswith("ExecStart=")]  # fmt: skip
+    for words in (
+        "--centos-base docker.io/library/centos@sha256:00",
+        "--baseurl repo.example.com/lvs",
+        "--gpg-key /srv/release.asc",
+        "--attestation-key /srv/keys/attestation.pem",
+        "--mirror /srv/files --mirror file:///srv/more --mirror https://example.com/x",
+    ):
+        assert words in command
+    assert "--gpg-key development" in "".join(service(gpg_key="development"))
+
+
+def test_the_service_sees_the_program_to_notify_and_a_mirror_that_is_a_file_url() -> None:
+    text = service(notify_command="/home/ada/tell --to ops", mirror=("file:///home/debs",))
+    assert {"BindReadOnlyPaths=/home/ada/tell", "BindReadOnlyPaths=/home/debs"} <= set(text)
+    with pytest.raises(UsageError, match="/tmp/tell: expected a place outside"):
+        service(notify_command="/tmp/tell --to ops")
+    with pytest.raises(UsageError, match=r"--notify-command: \./tell --to ops; expected") as refused:
+        service(notify_command="./tell --to ops")
+    assert refused.value.hint == f"realpath {Path.cwd()}/tell"
+
+
 def test_compiler_caches_are_written_by_the_host_that_fills_them_alone() -> None:
     remote = Path("/srv/ccache")
     assert "ReadWritePaths=/srv/ccache" in service(ccache_remote=remote, ccache_writer=True)
