@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from pipeline.ci import cluster_file
+from pipeline.ci import cluster_file, systemd
 from pipeline.ci.cluster_file import ClusterFile, WorkerTable
 from pipeline.ci.kinds import Request
 from pipeline.config import next_command
 from pipeline.config.line_model import Line
-from pipeline.core import documents, neutral, resources, templates
+from pipeline.core import documents, neutral, templates
 from pipeline.errors import UsageError
 from pipeline.packaging.graph import Step, StepGraph
 
@@ -32,6 +32,7 @@ _FILES = {
     "fnat-master.service": "master.service.j2",
     "fnat-worker@.service": "worker.service.j2",
 }
+_MASTER, _WORKER = "/var/lib/fnat-master", "/var/lib/fnat-worker"  # where their units have them
 # A command dies with its worker, also where that is killed: its own children die with it.
 _GUARD = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
 _GRACE = 60.0  # seconds of silence beside those that a build may have
@@ -114,13 +115,20 @@ class Buildbot:
         cluster = _cluster(request)
         made_by = request.made_by("buildbot")
         host, port = cluster_file.endpoint(cluster.listen, "listen", Path())
+        first = next(iter(cluster.workers.values())).checkout
         given = {
             "made_by": made_by,
-            "checkout": str(resources.data_root()),
+            "upgrade": _program(cluster.checkout or first, "buildbot", "upgrade-master", "--quiet", _MASTER),
+            "start_master": _twistd(cluster.checkout or first, _MASTER),
+            "start_worker": _twistd(first, _WORKER),
             "shortest": cluster_file.SHORTEST_SECRET,
             "master": f"{'tls' if cluster.tls else 'tcp'}:{_quoted(host)}:{port}",
         }
         made = {name: templates.render(f"ci/buildbot/{template}", **given) for name, template in _FILES.items()}
+        for name, worker in cluster.workers.items():
+            if worker.checkout != first:
+                file, start = f"fnat-worker@{name}.service.d/checkout.conf", _twistd(worker.checkout, _WORKER)
+                made[file] = templates.render("ci/buildbot/worker.conf.j2", made_by=made_by, name=file, start=start)
         return {**made, DATA: documents.to_json(_data(cluster, request))}
 
     def commands(self, request: Request, output: Path) -> Sequence[str]:
@@ -147,6 +155,16 @@ def _cluster(request: Request) -> ClusterFile:
 def _make_secret(file: str) -> str:
     """Return the commands that make a secret where there is none; what a full disk cut off is never called `file`."""
     return f"test -s {file} || (umask 077; openssl rand -hex 24 > {file}.new && mv {file}.new {file})"
+
+
+def _twistd(checkout: str, directory: str) -> str:
+    """Return the line of a unit that runs the program of a master or a worker."""
+    return _program(checkout, "twistd", "--nodaemon", "--pidfile=", "--python", f"{directory}/buildbot.tac")
+
+
+def _program(checkout: str, name: str, *words: str) -> str:
+    """Return the line of a unit that runs one of Buildbot's programs, of the environment in a host's checkout."""
+    return systemd.command_line([Path(checkout, ".venv-buildbot/bin", name), *words])
 
 
 def _quoted(host: str) -> str:

@@ -16,6 +16,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Capability = Literal["bubblewrap", "docker", "kvm", "sign"]
 SHORTEST_SECRET = 32  # characters: 128 bits in hexadecimal
 _LARGEST = 1 << 20  # bytes
+_PLACE = re.compile(r"/[^\x00-\x1f\x7f]*")
 _HINT = "docs/many-machines.md has an example"
 
 
@@ -44,11 +45,15 @@ class WorkerTable(_Table):
 
 
 class ClusterFile(_Table):
-    """A cluster. `watch`: seconds within which a worker that does not answer is given up. `keep_days`: of logs."""
+    """A cluster. `watch`: seconds within which a worker that does not answer is given up. `keep_days`: of logs.
+
+    `checkout`: the master's; empty for that of the first worker.
+    """
 
     listen: str = "127.0.0.1:9989"
     page: str = "127.0.0.1:8010"
     page_url: str = ""
+    checkout: str = ""
     operator: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] = "operator"
     watch: Annotated[float, Field(ge=0.5)] = 50.0
     attempts: Annotated[int, Field(ge=1)] = 3
@@ -74,11 +79,15 @@ def load(path: Path) -> ClusterFile:
 
 
 def _check(found: ClusterFile, path: Path) -> None:
-    """Raise `UsageError` for names that are no file names, and for an open port without TLS."""
+    """Raise `UsageError` for names that are no file names, places that are none, and an open port without TLS."""
     for name in found.workers:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name == found.operator:
             what = f"workers.{name}: expected small letters, digits and hyphens, and not the operator's name"
             raise UsageError(what, where=str(path), hint=_HINT)
+    places = {f"workers.{name}.checkout": worker.checkout for name, worker in found.workers.items()}
+    for key, value in {**places, **({"checkout": found.checkout} if found.checkout else {})}.items():
+        if not _PLACE.fullmatch(value):
+            raise UsageError(f"{key}: {value!r}; expected a whole path", where=str(path), hint=_HINT)
     for key, value in (("listen", found.listen), ("page", found.page)):
         host, _ = endpoint(value, key, path)
         if host not in LOOPBACK and found.tls is None:

@@ -78,10 +78,10 @@ class _Host:
         return {
             "user": self.user,
             "checkout": str(self.checkout).replace("%", "%%"),
-            "commands": [_command([self.checkout / "inv", *words]) for words in nights.commands(request)],
-            "written": [_word(path) for path in written],
-            "written_hidden": [_word(path) for path in written if _is_below(path, _HOMES)],
-            "hidden": [_word(path) for path in hidden],
+            "commands": [command_line([self.checkout / "inv", *words]) for words in nights.commands(request)],
+            "written": [word(path) for path in written],
+            "written_hidden": [word(path) for path in written if _is_below(path, _HOMES)],
+            "hidden": [word(path) for path in hidden],
         }
 
     def _store(self) -> list[Path]:
@@ -159,7 +159,7 @@ def _may_enter(directory: Path, user: str) -> bool:
     return status.st_uid == own or bool(status.st_mode & stat.S_IXOTH)
 
 
-def _word(raw: str | os.PathLike[str]) -> str:
+def word(raw: str | os.PathLike[str]) -> str:
     """Return one word of a unit file, as systemd.syntax(7) quotes it."""
     text = os.fspath(raw).replace("%", "%%")
     if _PLAIN.fullmatch(text):
@@ -167,6 +167,6 @@ def _word(raw: str | os.PathLike[str]) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _command(words: Sequence[str | os.PathLike[str]]) -> str:
+def command_line(words: Sequence[str | os.PathLike[str]]) -> str:
     """Return a command line of a unit file: systemd.service(5) replaces variables in it."""
-    return " ".join(_word(os.fspath(word).replace("$", "$$")) for word in words)
+    return " ".join(word(os.fspath(each).replace("$", "$$")) for each in words)

@@ -144,6 +144,33 @@ def test_a_worker_s_name_is_a_file_name_of_its_own(tmp_path: Path, name: str) ->
         data(tmp_path, f'[workers."{name}"]\n{WORKER}')
 
 
+def starts(text: str) -> list[str]:
+    return [row for row in text.splitlines() if row.startswith("ExecStart")]
+
+
+def test_the_units_name_the_checkouts_of_the_file_and_not_the_one_that_renders(tmp_path: Path) -> None:
+    twistd = ".venv-buildbot/bin/twistd --nodaemon --pidfile= --python"
+    files = Buildbot().files(request(tmp_path, f"[workers.one]\n{WORKER}{SIGNER}"))
+    assert starts(files["fnat-worker@.service"]) == [f"ExecStart=/opt/fnat/{twistd} /var/lib/fnat-worker/buildbot.tac"]
+    assert starts(files["fnat-worker@signer.service.d/checkout.conf"]) == [
+        "ExecStart=",
+        f"ExecStart=/srv/fnat/{twistd} /var/lib/fnat-worker/buildbot.tac",
+    ]
+    assert "fnat-worker@one.service.d/checkout.conf" not in files
+    master = starts(files["fnat-master.service"])
+    assert master[0].startswith("ExecStartPre=/opt/fnat/.venv-buildbot/bin/buildbot upgrade-master")
+    assert master[1] == f"ExecStart=/opt/fnat/{twistd} /var/lib/fnat-master/buildbot.tac"
+    own = Buildbot().files(request(tmp_path, f'checkout = "/opt/the master"\n[workers.one]\n{WORKER}'))
+    assert starts(own["fnat-master.service"])[1].startswith('ExecStart="/opt/the master/.venv-buildbot/bin/twistd" ')
+    assert str(Path.cwd()) not in "".join(starts("\n".join(files.values())))
+
+
+@pytest.mark.parametrize("place", ["fnat", "", "~/fnat", "/opt/a\\nb"])
+def test_a_checkout_is_a_whole_path(tmp_path: Path, place: str) -> None:
+    with pytest.raises(UsageError, match=r"workers\.one\.checkout: .* expected a whole path"):
+        data(tmp_path, f"[workers.one]\n{WORKER}".replace("/opt/fnat", place))
+
+
 @pytest.mark.parametrize("value", ["9989", "127.0.0.1:", "127.0.0.1:99999", "a b:1", "127.0.0.1:80;id"])
 def test_an_address_is_host_and_port(tmp_path: Path, value: str) -> None:
     with pytest.raises(UsageError, match="expected HOST:PORT"):
