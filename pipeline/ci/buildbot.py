@@ -23,7 +23,7 @@ CLUSTER = "cluster"  # the option that names the operator's file
 DATA = "cluster.json"
 SECRETS = "secrets"
 NIGHT = "night of"  # before a line's name: the builder of its nights
-COORDINATOR = "coordinator"  # a worker in the master that runs no command: its builds only trigger others, in order
+COORDINATOR = cluster_file.COORDINATOR
 _FILES = {
     "master.cfg": "master.cfg.j2",
     "fnat_master.py": "fnat_master.py.j2",

@@ -16,6 +16,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Capability = Literal["bubblewrap", "docker", "kvm", "sign"]
 SHORTEST_SECRET = 32  # characters: 128 bits in hexadecimal
 _LARGEST = 1 << 20  # bytes
+COORDINATOR = "coordinator"  # a worker in the master that runs no command: its builds only trigger others, in order
 _PLACE = re.compile(r"/[^\x00-\x1f\x7f]*")
 _HINT = "docs/many-machines.md has an example"
 
@@ -84,6 +85,9 @@ def _check(found: ClusterFile, path: Path) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", name) or name == found.operator:
             what = f"workers.{name}: expected small letters, digits and hyphens, and not the operator's name"
             raise UsageError(what, where=str(path), hint=_HINT)
+        if name == COORDINATOR:
+            what = f"workers.{name}: expected another name, got that of the master's own worker"
+            raise UsageError(what, where=str(path), why="the master would not start", hint=_HINT)
     places = {f"workers.{name}.checkout": worker.checkout for name, worker in found.workers.items()}
     for key, value in {**places, **({"checkout": found.checkout} if found.checkout else {})}.items():
         if not _PLACE.fullmatch(value):

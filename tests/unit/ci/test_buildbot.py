@@ -171,6 +171,12 @@ def test_a_checkout_is_a_whole_path(tmp_path: Path, place: str) -> None:
         data(tmp_path, f"[workers.one]\n{WORKER}".replace("/opt/fnat", place))
 
 
+def test_no_worker_has_the_name_of_the_master_s_own(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"workers\.coordinator: expected another name"):
+        data(tmp_path, f"[workers.coordinator]\n{WORKER}")
+    assert data(tmp_path, f"[workers.master]\n{WORKER}")["coordinator"] == "coordinator"
+
+
 @pytest.mark.parametrize("value", ["9989", "127.0.0.1:", "127.0.0.1:99999", "a b:1", "127.0.0.1:80;id"])
 def test_an_address_is_host_and_port(tmp_path: Path, value: str) -> None:
     with pytest.raises(UsageError, match="expected HOST:PORT"):
