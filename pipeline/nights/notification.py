@@ -46,7 +46,7 @@ def check(settings: Settings) -> None:
 
 def _wrong(name: str, expected: str) -> UsageError:
     why = "a night would end without anyone being told of it"
-    return UsageError(f"--{name}: cannot be used; expected {expected}", why=why, hint="./inv nightly --help")
+    return UsageError(f"--{name}: cannot be used; expected {expected}", why=why, hint="./inv --help nightly")
 
 
 def is_due(settings: Settings, before: Sequence[Night], night: Night) -> bool:
