@@ -37,8 +37,10 @@ class ClusterState:
 class MasterPage:
     """The page at an address, such as http://127.0.0.1:8010/."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, start: str = "./inv cluster up") -> None:
+        """Take the address, and the command that starts the master."""
         self.address = address.rstrip("/")
+        self.start = start
 
     def get(self, path: str, **query: str) -> list[dict[str, Any]]:
         """Return a collection of the REST interface. Raises `HostLacks` where nothing answers."""
@@ -50,7 +52,7 @@ class MasterPage:
             found = answer.json()
         except (requests.RequestException, ValueError) as error:
             what = f"the master at {self.address}: no answer"
-            raise HostLacks(what, why=str(error), hint="./inv cluster up") from None
+            raise HostLacks(what, why=str(error), hint=self.start) from None
         rows: list[dict[str, Any]] = found[path.rpartition("/")[2]]
         return rows
 

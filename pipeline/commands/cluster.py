@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +10,20 @@ from typing import TYPE_CHECKING
 
 from pipeline.commands.ci import NIGHTS, REPEATED
 from pipeline.commands.task import verb
+from pipeline.config import next_command
 from pipeline.config.context import RunContext
+from pipeline.config.settings import TABLE
 from pipeline.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
+    from pipeline.ci.buildbot import ClusterData
     from pipeline.ci.cluster import Cluster
     from pipeline.ci.master_page import ClusterState, MasterPage
     from pipeline.commands.build import BuildCommand
 
 ACTIONS = ("install", "up", "night", "status", "down")
 _MOST = 64  # workers
+WORKERS, WATCH = 2, 50  # where none are given
 
 
 @verb(
@@ -33,8 +38,8 @@ _MOST = 64  # workers
     help={
         "action": "install (Buildbot's environment), up, night (start one now), status, or down",
         "line": "up, night: a line to build; may be repeated [up: that of the settings, night: those of the cluster]",
-        "workers": "up: how many workers to start [2]",
-        "watch": "up: seconds within which a worker that stopped is noticed [50]",
+        "workers": f"up: how many workers to start [{WORKERS}]",
+        "watch": f"up: seconds within which a worker that stopped is noticed [{WATCH}]",
     },
 )
 def cluster(
@@ -50,10 +55,13 @@ def cluster(
         made = buildbot_venv.install()
         context.console.say(f"{buildbot_venv.path()}: {'made' if made else 'unchanged'}")
     elif action == "up":
-        numbers = _number(workers or "2", "--workers", 1, _MOST), _number(watch or "50", "--watch", 0.5, 3600)
+        numbers = (
+            _number(workers or str(WORKERS), "--workers", 1, _MOST),
+            _number(watch or str(WATCH), "--watch", 0.5, 3600),
+        )
         _up(context, found, line or [], *numbers)
     elif action == "night":
-        page = _page(found)
+        page = _page(context, found, line or [])
         for night in _nights(found, line or []):
             page.force(night, "operator", found.secret("operator"))
             context.console.say(f"started: {night}; {page.address}")
@@ -101,7 +109,7 @@ def _up(context: RunContext, found: Cluster, lines: list[str], workers: float, w
     data = read_data(found.master)
     names = [each.name for each in data.workers]
     found.start(names, f"tcp:{data.listen}")
-    page = _page(found)
+    page = _page(context, found, lines)
     wait_for("the master", lambda: _answers(page), found.master / "twistd.log")
     wait_for("its workers", lambda: {*names, COORDINATOR} <= {*page.connected()}, found.place / "workers")
     context.console.say(f"up: {page.address}, {len(names)} workers, {MASTER} in {found.master}")
@@ -151,13 +159,34 @@ def _answers(page: MasterPage) -> bool:
     return True
 
 
-def _page(found: Cluster) -> MasterPage:
+def _page(context: RunContext, found: Cluster, lines: list[str]) -> MasterPage:
+    """Return the master's page. Raises `UsageError` where there is no cluster, which `lines` were to be of."""
     from pipeline.ci.buildbot import DATA, read_data
     from pipeline.ci.master_page import MasterPage
 
     if not (found.master / DATA).exists():
-        raise UsageError("the cluster: there is none; expected one", where=str(found.place), hint="./inv cluster up")
-    return MasterPage(read_data(found.master).page_url)
+        settings = context.settings
+        is_known = lines or settings.line_file or settings.line != TABLE["line"].default
+        named = lines or ([] if settings.line_file else [settings.line])
+        hint = next_command.command("cluster", ["up", *named], []) if is_known else "./inv lines"
+        what = "the cluster: there is none; expected one, which `./inv cluster up` makes of lines"
+        raise UsageError(what, where=str(found.place), hint=hint)
+    data = read_data(found.master)
+    return MasterPage(data.page_url, _start(data))
+
+
+def _start(data: ClusterData) -> str:
+    """Return the command that starts a cluster as it was: its lines, the settings of its builds, its workers."""
+    first = data.lines[0].steps[0].command
+    repeated = list(first[first.index("build-all") + 1 :])
+    if "--line" in repeated:
+        at = repeated.index("--line")
+        del repeated[at : at + 2]
+    names = [] if "--line-file" in repeated else [line.name for line in data.lines]
+    watch = f"{data.watch_every + data.watch_answer:g}"
+    own = ["--workers", str(len(data.workers))] if len(data.workers) != WORKERS else []
+    own += ["--watch", watch] if watch != str(WATCH) else []
+    return next_command.command("cluster", ["up", *names, *own], repeated)
 
 
 def _state(context: RunContext, found: Cluster) -> ClusterState:
@@ -167,8 +196,10 @@ def _state(context: RunContext, found: Cluster) -> ClusterState:
     running = {name: found.keeper(name) for name in (MASTER, *found.workers)}
     if running[MASTER] is None:
         context.console.say("the master does not run")
+        with contextlib.suppress(PipelineError):  # there is no cluster, or what it was is not known any more
+            context.console.say(f"next: {_page(context, found, []).start}")
         return ClusterState("", running)
-    page = _page(found)
+    page = _page(context, found, [])
     if not _answers(page):
         context.console.say(f"the master does not answer (yet): {page.address}")
         return ClusterState(page.address, running)
