@@ -21,6 +21,7 @@ from pipeline.errors import UsageError
 UNIT = "lvs-fullnat-nightly"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # what ProtectHome= hides
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # what PrivateTmp= replaces
+_ARTIFACTS = Path("/var/lib/lvs-fullnat/artifacts")  # where docs/operating.md has them
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")  # useradd(8)
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
@@ -45,7 +46,7 @@ class Systemd:
         files = [output / f"{UNIT}.service", output / f"{UNIT}.timer"]
         settings = replace(request, settings=host.settings)
         images = [[str(host.checkout / "inv"), *settings.words("image", name)] for name in request.names]
-        found = [host.as_user(["mkdir", "-p", host.settings.artifacts]), *map(host.as_user, images)]
+        found = [host.directory(host.settings.artifacts), *map(host.as_user, images)]
         found += [
             ["systemd-analyze", "verify", *files],
             host.as_root(["install", "-m", "644", *files, "/etc/systemd/system/"]),
@@ -99,6 +100,13 @@ class _Host:
             return words
         return ["runuser", "-u", self.user, "--", *words] if os.geteuid() == 0 else ["sudo", "-u", self.user, *words]
 
+    def directory(self, path: Path) -> Sequence[str | os.PathLike[str]]:
+        """Return the command that makes a directory of the service's user, which may not write to the one above."""
+        above = next((each for each in (path, *path.parents) if each.exists()), path)
+        if self.user == pwd.getpwuid(os.geteuid()).pw_name and os.access(above, os.W_OK):
+            return ["mkdir", "-p", path]
+        return self.as_root(["install", "-d", "-o", self.user, path])
+
     def as_root(self, words: Sequence[str | os.PathLike[str]]) -> Sequence[str | os.PathLike[str]]:
         """Return a command that only root may type."""
         return words if os.geteuid() == 0 else ["sudo", *words]
@@ -131,12 +139,19 @@ class _Host:
             if _is_below(path, _PRIVATE):
                 why = "the service has directories of its own there, which are empty"
                 what = f"{path}: expected a place outside of /tmp and /var/tmp"
-                raise UsageError(what, why=why, hint=f"cp -a {neutral.word(path)} /opt")
+                raise UsageError(what, why=why, hint=self._elsewhere(path))
         there = [each for each in self.checkout.parents if each.is_dir()]
         closed = next((each for each in there if not _may_enter(each, self.user)), None)
         if closed is not None:
             what = f"{self.checkout}: expected a checkout that {self.user} can read, got one below {closed}"
             raise UsageError(what, hint=f"cp -a {neutral.word(self.checkout)} /opt")
+
+    def _elsewhere(self, path: Path) -> str:
+        """Return the next command for a place that the service does not see; the artifacts need not be there yet."""
+        if path != self.settings.artifacts:
+            return f"cp -a {neutral.word(path)} /opt"
+        settings = replace(self.request.settings, artifacts=_ARTIFACTS)
+        return replace(self.request, settings=settings).made_by("systemd")
 
     def _read_places(self) -> list[Path]:
         """Return what the service reads: the checkout, its Python, and files that settings name."""

@@ -167,6 +167,13 @@ def test_what_the_service_could_not_use_is_refused(given: Mapping[str, Any], wha
         Systemd().files(request(**given))
 
 
+def test_artifacts_that_the_service_would_not_see_go_to_the_documented_place() -> None:
+    with pytest.raises(UsageError, match="/tmp/x: expected a place outside") as refused:
+        Systemd().files(request(artifacts=Path("/tmp/x")))
+    place, options = "--artifacts /var/lib/lvs-fullnat/artifacts", f"--checkout {CHECKOUT}"
+    assert refused.value.hint == f"./inv ci systemd lts61 --at 03:17 --user builder {options} {place}"
+
+
 def test_a_checkout_that_the_user_cannot_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(systemd, "_PRIVATE", ())
     (tmp_path / "closed").mkdir(mode=0o700)
@@ -182,4 +189,5 @@ def test_the_commands_name_the_files_and_the_image_that_the_service_cannot_make(
         f"image {name} --artifacts {CHECKOUT}/artifacts" for name in ("lts61", "el6")
     ]
     assert any(f"'out dir/{SERVICE}' 'out dir/{TIMER}' /etc/systemd/system/" in each for each in commands)
+    assert commands[0].removeprefix("sudo ") == f"install -d -o builder {CHECKOUT}/artifacts", "what is above is root's"
     assert commands[-1] == f"systemctl list-timers {TIMER}"
