@@ -335,3 +335,19 @@ def test_no_shell_is_opened_in_what_another_run_left(
     with pytest.raises(Refused) as refused:
         shell.shell(line_loader.load("lts61"), "ipvsadm", bench.job().context, bench.job().options)
     assert problem in refused.value.what
+
+
+def test_artifacts_that_were_carried_to_another_place_are_published_for_it_and_not_built_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """What docs/operating.md says of a move to another host."""
+    there = bench.build_all()
+    moved = Bench(tmp_path / "another host")
+    moved.artifacts.mkdir(parents=True, exist_ok=True)
+    process.run(["rsync", "-a", "--delete", f"{bench.artifacts}/", f"{moved.artifacts}/"])
+    told = moved.build_all(dry_run=True)["steps"]
+    would_run = {name: step["why"] for name, step in told.items() if step["would"] == "ran"}
+    assert list(would_run) == [PUBLISH] and would_run[PUBLISH].startswith("its output was published for ")
+    here = moved.build_all()
+    assert here["snapshot"]["id"] == there["snapshot"]["id"]
+    assert set(states(moved.build_all()).values()) == {"reused"}
