@@ -141,7 +141,7 @@ class Buildbot:
             f"mkdir -p -m 700 {secrets}",
             f"for name in {names}; do {_make_secret(f'{secrets}/$name')}; done",
             f".venv-buildbot/bin/buildbot upgrade-master {place}",
-            f"TZ=UTC .venv-buildbot/bin/twistd --nodaemon --python {place}/buildbot.tac",
+            f"TZ=UTC .venv-buildbot/bin/twistd --nodaemon --pidfile= --python {place}/buildbot.tac",
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from pipeline.packaging.graph import Step, StepGraph
 
 pytestmark = pytest.mark.timeout(900)  # Buildbot's packages may have to be installed
 NAMES = ("one", "operator")
-CLUSTER = '[workers.one]\ncapabilities = ["bubblewrap"]\nmemory = 16384\ncheckout = "/opt/fnat"\n'
+ADDRESSES = 'listen = "127.0.0.1:0"\npage = "127.0.0.1:0"\n'
+CLUSTER = f'{ADDRESSES}[workers.one]\ncapabilities = ["bubblewrap"]\nmemory = 16384\ncheckout = "/opt/fnat"\n'
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,27 @@ def test_the_printed_commands_leave_whole_secrets_or_none(request_: Request, mas
     found = [file.read_text() for file in files]
     make_secrets(request_, master)
     assert [file.read_text() for file in files] == found, "what workers know already stays"
+
+
+def test_the_printed_commands_start_a_master_that_leaves_nothing_in_the_checkout(
+    programs: Path, request_: Request, master: Path, tmp_path: Path
+) -> None:
+    make_secrets(request_, master)
+    upgrade, start = Buildbot().commands(request_, master)[-2:]
+    place = tmp_path / "checkout"
+    place.mkdir()
+    (place / ".venv-buildbot").symlink_to(programs.parent)
+    subprocess.run(["sh", "-ec", upgrade], cwd=place, check=True)
+    log = master / "twistd.log"
+    with subprocess.Popen(["sh", "-c", f"exec env {start}"], cwd=place) as running:
+        try:
+            until = time.monotonic() + 60
+            while not (log.exists() and "BuildMaster is running" in log.read_text()):
+                assert running.poll() is None and time.monotonic() < until, log.read_text()
+                time.sleep(0.2)
+            assert [path.name for path in place.iterdir()] == [".venv-buildbot"]
+        finally:
+            running.terminate()
 
 
 def test_a_worker_without_a_whole_secret_says_so_and_ends(programs: Path, master: Path, tmp_path: Path) -> None:
