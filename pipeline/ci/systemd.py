@@ -21,7 +21,7 @@ from pipeline.errors import UsageError
 UNIT = "lvs-fullnat-nightly"
 _HOMES = (Path("/home"), Path("/root"), Path("/run/user"))  # what ProtectHome= hides
 _PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # what PrivateTmp= replaces
-_ARTIFACTS = Path("/var/lib/lvs-fullnat/artifacts")  # where docs/operating.md has them
+_ARTIFACTS, _CHECKOUT = Path("/var/lib/lvs-fullnat/artifacts"), "/opt/lvs-fullnat"  # where docs/operating.md has them
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,30}")  # useradd(8)
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
 
@@ -147,11 +147,14 @@ class _Host:
             raise UsageError(what, hint=f"cp -a {neutral.word(self.checkout)} /opt")
 
     def _elsewhere(self, path: Path) -> str:
-        """Return the next command for a place that the service does not see; the artifacts need not be there yet."""
-        if path != self.settings.artifacts:
-            return f"cp -a {neutral.word(path)} /opt"
-        settings = replace(self.request.settings, artifacts=_ARTIFACTS)
-        return replace(self.request, settings=settings).made_by("systemd")
+        """Return the next command for a place that the service does not see; what is to be made is not there yet."""
+        if path == self.settings.artifacts:
+            settings = replace(self.request.settings, artifacts=_ARTIFACTS)
+            return replace(self.request, settings=settings).made_by("systemd")
+        if path == self.checkout and not path.exists():
+            options = {**self.request.options, "checkout": _CHECKOUT}
+            return replace(self.request, options=options).made_by("systemd")
+        return f"cp -a {neutral.word(path)} /opt"
 
     def _read_places(self) -> list[Path]:
         """Return what the service reads: the checkout, its Python, and files that settings name."""

@@ -167,7 +167,14 @@ def test_what_the_service_could_not_use_is_refused(given: Mapping[str, Any], wha
         Systemd().files(request(**given))
 
 
-def test_artifacts_that_the_service_would_not_see_go_to_the_documented_place() -> None:
+def test_places_to_make_that_the_service_would_not_see_become_the_documented_ones(tmp_path: Path) -> None:
+    for checkout, command in (
+        (tmp_path / "none", f"./inv ci systemd lts61 --at 03:17 --user builder --checkout {CHECKOUT}"),
+        (tmp_path, f"cp -a {tmp_path} /opt"),
+    ):
+        with pytest.raises(UsageError, match="expected a place outside") as hidden:
+            Systemd().files(request(checkout=str(checkout)))
+        assert hidden.value.hint == command
     with pytest.raises(UsageError, match="/tmp/x: expected a place outside") as refused:
         Systemd().files(request(artifacts=Path("/tmp/x")))
     place, options = "--artifacts /var/lib/lvs-fullnat/artifacts", f"--checkout {CHECKOUT}"
