@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 
 import tasks  # noqa: F401 - its verbs are what commands are made of
-from pipeline.ci import buildbot_venv, own_files
-from pipeline.ci.buildbot import Buildbot
+from pipeline.ci import buildbot_venv, cluster, own_files
+from pipeline.ci.buildbot import Buildbot, read_data
 from pipeline.ci.kinds import Request, TimeOfDay
 from pipeline.config import line_loader
 from pipeline.config.settings import Settings
 from pipeline.core import process
 from pipeline.packaging.graph import Step, StepGraph
+from tests.fixtures.browsers import chromium
 
 pytestmark = pytest.mark.timeout(900)  # Buildbot's packages may have to be installed
 NAMES = ("one", "operator")
-ADDRESSES = 'listen = "127.0.0.1:0"\npage = "127.0.0.1:0"\n'
-CLUSTER = f'{ADDRESSES}[workers.one]\ncapabilities = ["bubblewrap"]\nmemory = 16384\ncheckout = "/opt/fnat"\n'
+CLUSTER = '[workers.one]\ncapabilities = ["bubblewrap"]\nmemory = 16384\ncheckout = "/opt/fnat"\n'
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def programs() -> Path:
 
 @pytest.fixture
 def request_(tmp_path: Path) -> Request:
-    (tmp_path / "cluster.toml").write_text(CLUSTER)
+    listen, page = cluster._free_ports(2)
+    (tmp_path / "cluster.toml").write_text(f'listen = "127.0.0.1:{listen}"\npage = "127.0.0.1:{page}"\n{CLUSTER}')
     line = line_loader.load("lts61")
     options = {"cluster": str(tmp_path / "cluster.toml")}
     return Request((line,), Settings(), TimeOfDay(3, 17), options, lambda _: StepGraph([Step("a", lambda _: None)]))
@@ -90,7 +91,7 @@ def test_the_printed_commands_leave_whole_secrets_or_none(request_: Request, mas
     assert [file.read_text() for file in files] == found, "what workers know already stays"
 
 
-def test_the_printed_commands_start_a_master_that_leaves_nothing_in_the_checkout(
+def test_the_printed_commands_start_a_master_with_its_page_that_leaves_nothing_in_the_checkout(
     programs: Path, request_: Request, master: Path, tmp_path: Path
 ) -> None:
     make_secrets(request_, master)
@@ -107,6 +108,16 @@ def test_the_printed_commands_start_a_master_that_leaves_nothing_in_the_checkout
                 assert running.poll() is None and time.monotonic() < until, log.read_text()
                 time.sleep(0.2)
             assert [path.name for path in place.iterdir()] == [".venv-buildbot"]
+            address = read_data(master).page_url
+            with chromium() as browser:
+                page = browser.new_page()
+                asked = list[str]()
+                page.on("request", lambda request: asked.append(request.url))
+                page.goto(f"{address}#/builders", timeout=60_000)
+                page.get_by_text("lts61 a").first.wait_for(timeout=60_000)
+                page.get_by_text("night of lts61").first.wait_for(timeout=60_000)
+            foreign = [url for url in asked if not url.startswith((address, address.replace("http", "ws"), "data:"))]
+            assert foreign == [], "the page asks nobody but its master"
         finally:
             running.terminate()
 
