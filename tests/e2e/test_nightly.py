@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from pipeline.core.locks import locked
 from pipeline.errors import ExitCode
 from pipeline.nights import record
 from pipeline.nights.record import Phase, Upstream, Verdict
+from pipeline.publish import mirrorlist
 from tests.fixtures.badnights import BadNights, on_small_disk
-from tests.fixtures.nights import NAME, Nights
+from tests.fixtures.nights import NAME, Nights, filled
 
 pytestmark = pytest.mark.timeout(1200)
 BAD_NIGHTS, SEED = 8, 15
@@ -120,6 +122,25 @@ def test_what_a_kept_night_needs_is_neither_cleaned_nor_collected(nights: Nights
     place = nights.artifacts / "repo" / NAME / "snapshots"
     assert kept <= {path.name for path in place.iterdir()}
     assert all(nights.store().has(digest) for digest in sources)
+
+
+def test_a_disk_that_is_full_during_the_release_leaves_everything_at_the_snapshot_before(nights: Nights) -> None:
+    nights.night("--update")
+    with on_small_disk(nights) as on_disk:
+        place, before = on_disk.artifacts / "repo" / NAME, on_disk.latest
+        leads = mirrorlist.leads(place)
+        on_disk.update("3.0.90")
+        inv = on_disk.shop.inv
+        argv = [*inv.before, *filled("night.before-latest", *on_disk.words("--update"))]
+        ended = subprocess.run(argv, env=inv.environment(), cwd=inv.cwd, capture_output=True, text=True, check=False)
+        assert ended.returncode == ExitCode.HOST and "no disk space is left" in ended.stderr, ended.stderr
+        (on_disk.artifacts / "ballast").unlink()
+        assert mirrorlist.leads(place) == leads and set(leads.values()) == {before}
+        failed = record.current(record.root(on_disk.artifacts))[-1].lines[0]
+        assert failed.verdict is Verdict.KILLED, "its failure could not be recorded, and it is not green"
+        assert (failed.phase, failed.released) == (Phase.RELEASE, False) and failed.snapshot != before
+        on_disk.night("--update")
+        assert set(mirrorlist.leads(place).values()) == {on_disk.latest} == {failed.snapshot}
 
 
 def test_bad_nights_lose_nothing_release_nothing_red_and_fill_no_disk(nights: Nights) -> None:

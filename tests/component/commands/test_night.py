@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 from junitparser import JUnitXml
 
+from pipeline.audit import dsse, freshness
 from pipeline.commands import night
 from pipeline.commands.night_line import LineRun
 from pipeline.config.context import RunContext
@@ -122,3 +125,29 @@ def test_nobody_who_could_be_notified_ends_a_night_before_it_begins(whole: Whole
     with pytest.raises(UsageError):
         whole.night(baseurl="http://new.example", **settings)
     assert record.load(record.root(whole.artifacts)) == known
+
+
+@pytest.mark.parametrize("change", [1_806_195_600, 1_824_944_400], ids=["spring", "autumn"])
+def test_a_change_of_summer_time_in_the_midst_of_a_night_confuses_nothing(
+    whole: Whole, change: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    try:
+        clock = itertools.count(change - 300, 20)  # seconds: how often a night looks at its clock is its own affair
+        assert time.localtime(change - 1).tm_isdst != time.localtime(change).tm_isdst
+        monkeypatch.setattr(time, "time", lambda: float(next(clock)))
+        code, ended = whole.night(baseurl="http://new.example")
+        second = whole.night(baseurl="http://new.example")[1]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert (code, ended.verdict) == (ExitCode.OK, Verdict.GREEN) and all(line.released for line in ended.lines)
+    assert ended.begun < change < second.begun and (ended.date[-9:-6], second.number) == ("00:", 3)
+    assert 0 <= ended.seconds < 600 and all(0 <= took < 600 for line in ended.lines for took in line.seconds.values())
+    for line in LINES:
+        stated = dsse.payload((whole.artifacts / "repo" / line / "attestations" / freshness.FILE).read_bytes())
+        facts = json.loads(stated)["predicate"]
+        assert facts["expires"] - facts["issued"] == 30 * freshness.DAY
+    entries = json.loads((record.root(whole.artifacts) / record.INDEX_JSON).read_text())["nights"]
+    assert [entry["night"] for entry in entries] == [3, 2, 1]
