@@ -27,6 +27,7 @@ def publish(context: RunContext, to: str, keep: str) -> Uploaded:
         raise UsageError(what, where=str(place / "latest"), hint="./inv build-all")
     programs.ensure({"publish"}, console)
     target = Target(to)
+    upload.check_target(target, place.name)
     _check_newer(place, target)
     console.note(f"verifying and copying {(place / 'latest').resolve().name} to {to}")
     with writing(target.directory or settings.artifacts):
@@ -34,6 +35,8 @@ def publish(context: RunContext, to: str, keep: str) -> Uploaded:
     console.say(
         f"{place.name}: {done.snapshot} is the latest at {to}; {len(done.kept)} kept, {len(done.removed)} removed"
     )
+    if done.foreign:
+        console.warn(f"{to}: no snapshots of ours, and left there: {', '.join(done.foreign)}")
     return done
 
 

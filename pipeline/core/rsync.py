@@ -49,13 +49,23 @@ class Target:
 
     def names(self, below: str = "") -> list[str] | None:
         """Return the names in a directory of the target; None where it is missing."""
-        done = self._run(["--list-only", "--no-h", "--", f"{self._path(below)}/"], accept=(0, 23))
+        found = self.entries(below)
+        return None if found is None else list(found)
+
+    def entries(self, below: str = "", rules: Sequence[str] = ()) -> dict[str, str] | None:
+        """Return the kind of each name in a directory of the target, as `ls -l` shows it; None where it is missing.
+
+        With filter `rules` also of what lies deeper, by its path: they say what. No link is followed.
+        """
+        filters = [word for rule in rules for word in ("--filter", rule)]
+        deeper = ["--recursive", *filters] if rules else []
+        done = self._run(["--list-only", "--no-h", *deeper, "--", f"{self._path(below)}/"], accept=(0, 23))
         if done.status and _MISSING in done.error_text:
             return None
         if done.status:
             raise self._failure(ProgramFailed(f"rsync failed with exit status {done.status}", done.argv, done))
         rows = (line.split(maxsplit=4) for line in done.text.splitlines())
-        return [row[4].partition(" -> ")[0] for row in rows if len(row) == 5 and row[4] != "."]
+        return {row[4].partition(" -> ")[0]: row[0][0] for row in rows if len(row) == 5 and row[4] != "."}
 
     def read(self, file: str, most: int) -> bytes | None:
         """Return the content of a file of the target, None where it is missing. Raises as `fetch`."""
@@ -79,8 +89,8 @@ class Target:
             raise Refused(f"{file}: expected a regular file of at most {most} bytes", where=self.name)
         return True
 
-    def link(self, file: str) -> str | None:
-        """Return what a symbolic link of the target says; None where there is no link."""
+    def link(self, file: str = "") -> str | None:
+        """Return what a symbolic link of the target, or the target as one, says; None where there is no link."""
         with temporary.scratch("rsync-") as place:
             copy = place / "copy"
             self._run(["--links", "--max-size=0", "--", self._path(file), str(copy)], accept=(0, 23, _VANISHED), most=0)

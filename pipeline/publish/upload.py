@@ -34,8 +34,14 @@ KEPT = 5  # snapshots on a target
 # then downloads for up to an hour.
 KEPT_FOR = 2 * snapshot_contents.METADATA_EXPIRE + 3600
 _BESIDE = ("attestations", "sboms")
+_STATEMENT = re.escape(Path(LATEST_STATEMENT).name)
 _MOST = 1 << 20  # bytes of publications.json
-Id = Annotated[str, re.compile(rf"[0-9a-f]{{{snapshot_contents.ID_DIGITS}}}")]
+_ID = re.compile(rf"[0-9a-f]{{{snapshot_contents.ID_DIGITS}}}")
+Id = Annotated[str, _ID]
+# The statement; rsync's names for it before the rename, and for the directory where that waits.
+_OWN_FILE = re.compile(rf"{_STATEMENT}|\.{_STATEMENT}\.[A-Za-z0-9]{{6}}|\.~tmp~")
+_FILE, _DIRECTORY, _LINK = "-", "d", "l"
+_KINDS = {_FILE: "a file", _DIRECTORY: "a directory", _LINK: "a symbolic link"}
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,33 @@ class Publications:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """A publication to a target: the snapshots there, the latest first, and those that were removed."""
+    """A publication to a target: the snapshots there, the latest first, and those that were removed.
+
+    `foreign` are the paths of what lies among them and is not ours: it was left.
+    """
 
     line: str
     target: str
     snapshot: str
     kept: tuple[str, ...]
     removed: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
 
 
-def check_target(target: Target) -> None:
-    """Raise `UsageError` for a target that is neither empty nor missing, and not marked as ours."""
-    names = target.names()
+def check_target(target: Target, line: str) -> None:
+    """Raise `UsageError` for a target that is not ours, that is no directory, or where links are in the way.
+
+    A target that is empty or missing becomes ours. rsync replaces a link by a directory wherever it copies one, and a
+    server of its own protocol follows none: what the owner moved to another disk would be published to no longer.
+    """
+    rules = [f"- /{line}/*/*/*", f"+ /{line}/**", "- /*/*"]
+    there = target.entries("", rules)
+    if there is None:
+        if led := target.link():
+            what = f"the target: a link to {led}, where nothing is; expected a directory, or nothing at all"
+            raise UsageError(what, where=target.name, hint="./inv publish --to an-existing-directory")
+        return
+    names = [name for name in there if "/" not in name]
     if names and MARKER not in names:
         shown = ", ".join(sorted(names)[:3])
         raise UsageError(
@@ -77,18 +98,43 @@ def check_target(target: Target) -> None:
             why="a publication removes old snapshots, and must not remove anything else",
             hint="./inv publish --to an-empty-directory",
         )
+    for path, kind in there.items():
+        expected = _kind_of_ours(path.split("/")[1:]) if path.split("/")[0] == line else ""
+        if expected and kind != expected:
+            raise UsageError(
+                f"{path} on the target: {_KINDS.get(kind, 'a special file')}; expected {_KINDS[expected]}",
+                where=target.name,
+                why="a publication would put its own in its place, and what it leads to or holds would be lost",
+                hint="move it away, and have another disk mounted there (`mount --bind`) where it led to one",
+            )
+
+
+def _kind_of_ours(names: list[str]) -> str:
+    """Return the kind of what a publication writes by a path below a line's directory; empty where it writes none."""
+    match names:
+        case [] | ["snapshots" | "keys" | "attestations" | "sboms"]:
+            return _DIRECTORY
+        case ["snapshots" | "attestations" | "sboms", name] if _ID.fullmatch(name):
+            return _DIRECTORY
+        case ["latest"]:
+            return _LINK
+        case [name] if name == FILE or name.startswith(mirrorlist.PREFIX):
+            return _FILE
+        case ["attestations", name] if name == Path(LATEST_STATEMENT).name:
+            return _FILE
+    return ""
 
 
 def upload(place: Path, fingerprint: str, target: Target, keep: int) -> Uploaded:
     """Publish the latest snapshot of a line's directory to `target`; keep the last `keep` snapshots there.
 
     `fingerprint` is that of the key that must have signed it. Raises `Refused` for a damaged snapshot, and as
-    `Target` does.
+    `check_target` and `Target` do.
     """
     with locked(place / ".upload.lock"), locked(place / ".lock", shared=True):
         path = (place / "latest").resolve()
         document = verify_snapshot(path, fingerprint)
-        check_target(target)
+        check_target(target, place.name)
         before = _publications(target, place.name)
         _mark(target, place.name)
         faults.point("upload.marked")
@@ -99,9 +145,9 @@ def upload(place: Path, fingerprint: str, target: Target, keep: int) -> Uploaded
         now = _with(before, document)
         kept = _kept(now, keep)
         _switch(place, document, target, Publications(1, tuple(row for row in now if row.id in kept)))
-        removed = _remove_others(target, place.name, kept)
+        removed, foreign = _remove_others(target, place.name, kept)
         faults.point("upload.removed")
-    return Uploaded(document.line, target.name, path.name, kept, removed)
+    return Uploaded(document.line, target.name, path.name, kept, removed, foreign)
 
 
 def _publications(target: Target, line: str) -> tuple[Publication, ...]:
@@ -163,17 +209,22 @@ def _switch(place: Path, document: Document, target: Target, publications: Publi
     faults.point("upload.switched")
 
 
-def _remove_others(target: Target, line: str, kept: tuple[str, ...]) -> tuple[str, ...]:
-    """Remove the snapshots that are not kept, and what a killed run left; return their names."""
-    there = {name: set(target.names(f"{line}/{name}") or ()) for name in ("snapshots", *_BESIDE)}
-    beside = {Path(LATEST_STATEMENT).name}
-    old = sorted({name for names in there.values() for name in names} - set(kept) - beside)
+def _remove_others(target: Target, line: str, kept: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Remove the snapshots that are not kept, and what a killed run left; return their names, and what is not ours."""
+    there = {name: target.entries(f"{line}/{name}") or {} for name in ("snapshots", *_BESIDE)}
+    found = {(name, one): _is_ours(one, kind) for name, names in there.items() for one, kind in names.items()}
+    statement = tuple(LATEST_STATEMENT.split("/"))
+    old = [path for path, ours in found.items() if ours and path[1] not in kept and path != statement]
     if old:
         with temporary.scratch("upload-") as staged:
-            for name in there:
-                if there[name]:
-                    (staged / name).mkdir()
-            rules = [f"- /{name}/{one}" for name in there for one in (*kept, *beside)]
-            rules += [rule for name in there for rule in (f"+ /{name}/", f"+ /{name}/**")]
-            target.mirror(staged, line, [*rules, "- *"])
-    return tuple(old)
+            for name in dict.fromkeys(name for name, _ in old):
+                (staged / name).mkdir()
+            rules = [rule for name, one in old for rule in (f"+ /{name}/", f"+ /{name}/{one}", f"+ /{name}/{one}/**")]
+            target.mirror(staged, line, [*dict.fromkeys(rules), "- *"])
+    foreign = sorted(f"{line}/{name}/{one}" for (name, one), ours in found.items() if not ours)
+    return tuple(sorted({one for _, one in old})), tuple(foreign)
+
+
+def _is_ours(name: str, kind: str) -> bool:
+    """Return whether a publication, or one that was killed, made what has a name in the directories of snapshots."""
+    return bool(_ID.fullmatch(name) and kind == _DIRECTORY) or bool(_OWN_FILE.fullmatch(name))

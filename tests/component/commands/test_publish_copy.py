@@ -28,8 +28,11 @@ class Publisher(Bench):
     def publish(self, keep: str = "", line: str = "lts61") -> Uploaded:
         given = load({"artifacts": str(self.artifacts), "line": line}, {})
         self.out = io.StringIO()
-        console = Console(quiet=True, out=self.out)
-        return publish_copy.publish(RunContext(given, console), str(self.target), keep)
+        console = Console(quiet=True, out=self.out, err=self.out)
+        try:
+            return publish_copy.publish(RunContext(given, console), str(self.target), keep)
+        finally:
+            self.said = self.out.getvalue()
 
     @property
     def stated(self) -> Path:
@@ -48,6 +51,22 @@ def test_the_signed_word_which_snapshot_is_the_latest_goes_with_it(publisher: Pu
     there = freshness.path_in(publisher.target / "lts61")
     assert there.read_bytes() == publisher.stated.read_bytes()
     assert f"{done.snapshot} is the latest at {publisher.target}; 1 kept, 0 removed" in publisher.out.getvalue()
+
+
+def test_what_was_left_on_the_target_is_said(publisher: Publisher) -> None:
+    publisher.publish()
+    (publisher.target / "lts61/snapshots/photos").mkdir()
+    publisher.publish()
+    assert "no snapshots of ours, and left there: lts61/snapshots/photos" in publisher.said
+
+
+def test_a_linked_line_is_refused_before_its_statement_is_read(publisher: Publisher, tmp_path: Path) -> None:
+    publisher.publish()
+    (publisher.target / "lts61").rename(tmp_path / "disk")
+    (publisher.target / "lts61").symlink_to(tmp_path / "disk")
+    with pytest.raises(UsageError, match="lts61 on the target: a symbolic link; expected a directory"):
+        publisher.publish()
+    assert (publisher.target / "lts61").is_symlink()
 
 
 def test_nothing_takes_the_place_of_what_has_a_higher_number(publisher: Publisher) -> None:

@@ -54,6 +54,14 @@ def led_to(target: Path, made: Snapshot) -> str:
     return first
 
 
+def remote_shell(place: Path) -> Path:
+    """A shell in the place of ssh that reaches repo.example.com, which is this host."""
+    shell = place / "shell"
+    shell.write_text('#!/bin/sh\n[ "$1" = repo.example.com ] || exit 255\nshift\nexec sh -c "$*"\n')
+    shell.chmod(0o755)
+    return shell
+
+
 def two(signer: Signer, root: Path) -> Snapshot:
     return publish(wanted(rpm(text="two")), signer, root)
 
@@ -107,6 +115,27 @@ def test_a_kill_in_mid_copy_leaves_nothing_that_stays(signer: Signer, root: Path
     verify_snapshot(target / "el6" / "snapshots" / made.id, made.fingerprint)
 
 
+@pytest.mark.parametrize("served", ["directory", "server"])
+def test_what_is_not_ours_stays_among_the_snapshots_and_is_named(
+    signer: Signer, root: Path, tmp_path: Path, served: str
+) -> None:
+    made, target = publish(wanted(), signer, root), tmp_path / "target"
+    uploaded(made, target)
+    place, old = target / "el6", "f" * 32
+    foreign = ["attestations/notes/day", "attestations/report.txt", "snapshots/README", f"snapshots/{old}.keep/a"]
+    left = [f"attestations/{old}/a", "attestations/.latest.intoto.json.Ab12Cd", f"snapshots/{old}/a"]
+    for name in [*foreign, *left]:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text("x")
+    with daemon(tmp_path, target) as url:
+        done = uploaded(made, target if served == "directory" else url)
+    assert [name for name in foreign if (place / name).read_text() != "x"] == []
+    assert [name for name in left if (place / name).exists()] == []
+    assert done.removed == (".latest.intoto.json.Ab12Cd", old)
+    expected = ["attestations/notes", "attestations/report.txt", "snapshots/README", f"snapshots/{old}.keep"]
+    assert list(done.foreign) == [f"el6/{name}" for name in expected]
+
+
 def test_snapshots_stay_while_clients_may_use_them(
     signer: Signer, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +168,61 @@ def test_a_target_that_is_not_ours_is_refused_and_left_alone(
     with pytest.raises(UsageError, match=r"the target: not ours; .*got photo"):
         uploaded(made, target)
     assert len(list(target.iterdir())) == 1
+
+
+@pytest.mark.parametrize("served", ["directory", "server"])
+@pytest.mark.parametrize("linked", ["el6", "el6/snapshots", "el6/keys", "el6/attestations", "el6/snapshots/ID"])
+def test_a_link_of_the_targets_owner_is_refused_before_anything_changes(
+    signer: Signer, root: Path, tmp_path: Path, linked: str, served: str
+) -> None:
+    """What was moved to a bigger disk, and a link left in its place."""
+    old, target = publish(wanted(), signer, root), tmp_path / "target"
+    attestations(old.path).mkdir(parents=True)
+    uploaded(old, target)
+    place, disk = target / linked.replace("ID", old.id), tmp_path / "disk"
+    place.rename(disk)
+    place.symlink_to(disk)
+    before = {path: path.lstat() for path in [*target.rglob("*"), *disk.rglob("*")]}
+    new = two(signer, root)
+    with daemon(tmp_path, target) as url, pytest.raises(UsageError, match=r"on the target: a symbolic link; expected"):
+        uploaded(new, target if served == "directory" else url)
+    after = {path: path.lstat() for path in [*target.rglob("*"), *disk.rglob("*")]}
+    assert [(path, each.st_ino, each.st_mtime_ns) for path, each in after.items()] == [
+        (path, each.st_ino, each.st_mtime_ns) for path, each in before.items()
+    ]
+    place.unlink()
+    disk.rename(place)
+    assert uploaded(new, target).kept == (new.id, old.id)
+    fs.remove(root / "el6" / "attestations")
+
+
+@pytest.mark.parametrize("name", ["latest", "mirrorlist-director", "publications.json"])
+def test_a_directory_in_the_place_of_a_file_of_ours_is_not_removed(
+    signer: Signer, root: Path, tmp_path: Path, name: str
+) -> None:
+    made, target = publish(wanted(), signer, root), tmp_path / "target"
+    uploaded(made, target)
+    (target / "el6" / name).unlink()
+    (target / "el6" / name).mkdir()
+    (target / "el6" / name / "photo").write_text("x")
+    with pytest.raises(UsageError, match=f"el6/{name} on the target: a directory; expected a "):
+        uploaded(made, target)
+    assert (target / "el6" / name / "photo").is_file()
+
+
+@pytest.mark.parametrize("shell", [False, True])
+def test_a_link_that_leads_nowhere_is_called_that(
+    signer: Signer, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: bool
+) -> None:
+    made, target = publish(wanted(), signer, root), tmp_path / "target"
+    target.symlink_to(tmp_path / "disk")
+    if shell:
+        monkeypatch.setenv("RSYNC_RSH", str(remote_shell(tmp_path)))
+    with pytest.raises(UsageError, match=r"the target: a link to .*/disk, where nothing is; expected a directory"):
+        uploaded(made, f"repo.example.com:{target}" if shell else target)
+    (tmp_path / "disk").mkdir()
+    uploaded(made, target)
+    assert led_to(tmp_path / "disk", made) == made.id and target.is_symlink()
 
 
 def test_a_damaged_snapshot_goes_nowhere_and_damage_on_the_target_is_repaired(
@@ -176,10 +260,7 @@ def test_an_rsync_server_is_published_to_as_a_directory_is(signer: Signer, root:
 def test_a_host_is_reached_by_its_shell_whatever_its_directory_is_called(
     signer: Signer, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shell = tmp_path / "shell"
-    shell.write_text('#!/bin/sh\n[ "$1" = repo.example.com ] || exit 255\nshift\nexec sh -c "$*"\n')
-    shell.chmod(0o755)
-    monkeypatch.setenv("RSYNC_RSH", str(shell))
+    monkeypatch.setenv("RSYNC_RSH", str(remote_shell(tmp_path)))
     made, target = publish(wanted(), signer, root), tmp_path / "a dir; touch x"
     uploaded(made, f"repo.example.com:{target}")
     assert led_to(target, made) == made.id and not Path("x").exists()
