@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.audit import freshness, role_checks, snapshot_checks, statement, statement_checks
+from pipeline.audit import freshness, release_key, role_checks, snapshot_checks, statement, statement_checks
 from pipeline.audit.findings import Finding, Findings, Result
 from pipeline.audit.identity import Identity
 from pipeline.audit.policy import LinePolicy, PolicyFile
@@ -70,6 +70,7 @@ def examine(path: Path, policy: PolicyFile, standing: Standing) -> Examined:
     identities: dict[str, Identity] = {}
     sequence, latest = 0, ""
     if audited is not None:
+        release_key.check(audited, findings)
         stated = statement_checks.check(audited, policy, findings)
         identities = role_checks.check(audited, stated, policy, findings)
         if standing is not Standing.HELD:

@@ -121,6 +121,11 @@ def verified(envelope: bytes, pem: bytes) -> tuple[Freshness, str]:
     return _parsed(dsse.verify(envelope, pem))
 
 
+def unverified(envelope: bytes) -> Freshness:
+    """Return what an envelope states, whoever signed it: for a refusal alone. Raises `ValueError`."""
+    return _parsed(dsse.payload(envelope))[0]
+
+
 def _is_current(path: Path, key_id: str, latest: tuple[str, str], now: int, days: int) -> bool:
     """Tell whether there is nothing to state. The signature is not verified: nobody relies on the answer."""
     try:

@@ -180,11 +180,14 @@ class LineRun:
 
     def _audit(self) -> None:
         """Audit the snapshot, unless it passed before by the same rules and the same code."""
+        from pipeline.audit import release_key
         from pipeline.audit.page import json_beside
 
         with self._phase(Phase.AUDIT):
             code = fingerprint.digest("pipeline.audit.audit", "pipeline.audit.page")
-            subject = hashlib.sha256(json.dumps([self.now.snapshot, self.rules.sha256, code]).encode()).hexdigest()
+            expired = release_key.problem_of(self._snapshot)  # what passed before fails from that day on
+            compared = [self.now.snapshot, self.rules.sha256, code, expired]
+            subject = hashlib.sha256(json.dumps(compared).encode()).hexdigest()
             name = f"audit-{self.now.directory}.html"
             if passed := self._passed_audit(subject):
                 night, part = passed

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.audit import freshness
+from pipeline.commands import publish_checks
 from pipeline.config import line_loader
 from pipeline.config.context import RunContext
 from pipeline.core.disk_space import writing
 from pipeline.core.rsync import Target
 from pipeline.errors import Refused, UsageError
 from pipeline.host import programs
-from pipeline.publish import keys, signers, upload, verify
+from pipeline.publish import keys, signers, upload
 from pipeline.publish.layout import directory_of
 from pipeline.publish.upload import Uploaded
 
 
-def publish(context: RunContext, to: str, keep: str) -> Uploaded:
-    """Publish to a target. Raises as `upload.upload`, and `Refused` for a target that has a newer publication."""
+def publish(context: RunContext, to: str, keep: str, replaces: str) -> Uploaded:
+    """Publish to a target. Raises as `upload.upload` and `publish_checks.check`."""
     settings, console = context.settings, context.console
     kept = _number(keep) if keep else upload.KEPT
     line = line_loader.load(settings.line or None, settings.line_file)
@@ -28,10 +28,11 @@ def publish(context: RunContext, to: str, keep: str) -> Uploaded:
     programs.ensure({"publish"}, console)
     target = Target(to)
     upload.check_target(target, place.name)
-    _check_newer(place, target)
+    fingerprint = _signer(context, place)
+    publish_checks.check(place, fingerprint, target, replaces)
     console.note(f"verifying and copying {(place / 'latest').resolve().name} to {to}")
     with writing(target.directory or settings.artifacts):
-        done = upload.upload(place, _signer(context, place), target, kept)
+        done = upload.upload(place, fingerprint, target, kept)
     console.say(
         f"{place.name}: {done.snapshot} is the latest at {to}; {len(done.kept)} kept, {len(done.removed)} removed"
     )
@@ -60,36 +61,3 @@ def _signer(context: RunContext, place: Path) -> str:
         why="the key that lies beside a snapshot proves nothing",
         hint="./inv publish --to DIR --gpg-key FINGERPRINT",
     )
-
-
-def _check_newer(place: Path, target: Target) -> None:
-    """Raise `Refused` unless the snapshot is stated to be the latest, by a number no less than the target's."""
-    document = verify.read_document((place / "latest").resolve())
-    if document.attestation is None:
-        return
-    pem = document.attestation.pem.encode()
-    try:
-        stated = freshness.read(freshness.path_in(place), pem)[0]
-    except (OSError, ValueError) as error:
-        raise _not_stated(place, document.id, str(error)) from None
-    if stated.snapshot != document.id:
-        raise _not_stated(place, document.id, stated.snapshot)
-    there = target.read(f"{place.name}/{upload.LATEST_STATEMENT}", freshness.MOST)
-    if there is None:
-        return
-    try:
-        number = freshness.verified(there, pem)[0].sequence
-    except ValueError:
-        return  # another key's: a rollover, which the audit reports
-    if number > stated.sequence:
-        raise Refused(
-            f"the target: has a newer publication, number {number}; expected none after {stated.sequence}",
-            where=target.name,
-            why="another host published there, or these artifacts are old ones",
-            hint="`./inv build-all` states anew what is the latest here",
-        )
-
-
-def _not_stated(place: Path, identity: str, got: str) -> Refused:
-    what = f"the statement of the latest snapshot: expected one about {identity}, got {got}"
-    return Refused(what, where=str(freshness.path_in(place)), hint="./inv build-all")

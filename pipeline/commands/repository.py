@@ -19,17 +19,18 @@ REPOSITORY = "repository"
     group=REPOSITORY,
     example="publish --to repo.example.com:/srv/lvs",
     words=("line",),
-    values={"to": "TARGET", "keep": "NUMBER"},
+    values={"to": "TARGET", "keep": "NUMBER", "replaces": "ID"},
     help={
         "to": "a directory, HOST:DIRECTORY for rsync over ssh, or rsync://HOST/MODULE; empty or published to before",
         "keep": "snapshots to keep there; younger ones that clients may still read stay too [5]",
+        "replaces": "the latest snapshot there, where its statement cannot be verified here; docs/publishing.md",
     },
 )
-def publish(context: RunContext, to: str, keep: str = "") -> Uploaded:
+def publish(context: RunContext, to: str, keep: str = "", replaces: str = "") -> Uploaded:
     """Copy the latest snapshot, verified, to where clients read it, and lead them to it when all of it is there."""
     from pipeline.commands import publish_copy
 
-    return publish_copy.publish(context, to, keep)
+    return publish_copy.publish(context, to, keep, replaces)
 
 
 @verb(

@@ -105,7 +105,7 @@ def check_target(target: Target, line: str) -> None:
                 f"{path} on the target: {_KINDS.get(kind, 'a special file')}; expected {_KINDS[expected]}",
                 where=target.name,
                 why="a publication would put its own in its place, and what it leads to or holds would be lost",
-                hint="move it away, and have another disk mounted there (`mount --bind`) where it led to one",
+                hint="move it away, and have another disk mounted there (`mount -o bind`) where it led to one",
             )
 
 
@@ -135,7 +135,7 @@ def upload(place: Path, fingerprint: str, target: Target, keep: int) -> Uploaded
         path = (place / "latest").resolve()
         document = verify_snapshot(path, fingerprint)
         check_target(target, place.name)
-        before = _publications(target, place.name)
+        before = publications(target, place.name)
         _mark(target, place.name)
         faults.point("upload.marked")
         target.copy_exactly(place, f"snapshots/{path.name}", place.name)
@@ -150,7 +150,8 @@ def upload(place: Path, fingerprint: str, target: Target, keep: int) -> Uploaded
     return Uploaded(document.line, target.name, path.name, kept, removed, foreign)
 
 
-def _publications(target: Target, line: str) -> tuple[Publication, ...]:
+def publications(target: Target, line: str) -> tuple[Publication, ...]:
+    """Return the publications of a line to a target, the oldest first. Raises `Refused` for a damaged list."""
     data = target.read(f"{line}/{FILE}", _MOST)
     if data is None:
         return ()

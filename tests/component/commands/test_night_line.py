@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pipeline.nights import record
 from pipeline.nights.record import Failure, LineNight, Night, Phase, Recorder, Verdict
 from pipeline.publish import mirrorlist
 from tests.component.commands.test_build import Bench, ToyJob
+from tests.fixtures.rpms import person
 
 
 class Lab(LabCommand):
@@ -123,6 +125,17 @@ def test_the_audit_of_the_same_snapshot_is_not_repeated_and_its_page_stays(scene
     assert (scene.place / second.audit.page).with_suffix(".json").read_text() == "its data"
     scene.night(baseurl="http://new.example")
     assert len(audited) == 2
+
+
+def test_an_audit_that_passed_counts_until_the_release_key_expires(
+    scene: Scene, audited: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = str(person("short-lived", expires="2d").secret)
+    scene.night(gpg_key=key)
+    assert scene.night(gpg_key=key).audit.reused and len(audited) == 1
+    later = time.time() + 3 * 86_400
+    monkeypatch.setattr("pipeline.audit.release_key.time.time", lambda: later)
+    assert not scene.night(gpg_key=key).audit.reused and len(audited) == 2
 
 
 def test_the_first_failed_step_is_told_with_its_error(scene: Scene, audited: list[str]) -> None:
