@@ -139,9 +139,11 @@ class _Described:
 
 
 def _check_choices(made: Verb, given: Mapping[str, object]) -> None:
-    """Raise `UsageError` for words that the verb does not know."""
+    """Raise `UsageError` for words that the verb does not know, and for a required one that is empty."""
     for name, value in given.items():
         parameter = made.parameters[name.replace("_", "-")]
+        if parameter.required and value == "":  # of `invoke VERB`; `./inv` has refused it
+            raise made.empty(parameter.name)
         words = [str(word) for word in (value if isinstance(value, list | tuple) else (value,))]
         if parameter.choices and value and (wrong := [word for word in words if word not in parameter.choices]):
             raise unknown(f"{parameter.value} of {made.name}", wrong, parameter.choices, hint=made.help_command)

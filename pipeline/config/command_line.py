@@ -58,6 +58,13 @@ class Parameter:
         """The value that an error expects."""
         return f"one of {', '.join(self.choices)}" if self.choices else self.value
 
+    def is_empty(self, given: object) -> bool:
+        """Return whether a value that was given says nothing, where it must: an empty path is the current directory.
+
+        An empty setting, and an empty line, which is one too, is the default in the place of what a file says.
+        """
+        return not self.setting and self.name != LINE and "" in (given if isinstance(given, list) else [given])
+
     def empty(self) -> Any:
         """Return the value of an option that is not given."""
         return {Kind.FLAG: False, Kind.TEXT: ""}.get(self.kind, [])
@@ -94,6 +101,12 @@ class Verb:
     def help_command(self) -> str:
         """The command that explains the verb."""
         return f"./inv --help {self.name}"
+
+    def empty(self, name: str) -> UsageError:
+        """Return the refusal of an empty value."""
+        parameter = self.parameters[name]
+        what = f"option {parameter.option} of {self.name}: empty; expected {parameter.expected}"
+        return UsageError(what, why="it may be a variable of a shell that is not set", hint=self.help_command)
 
 
 @dataclass
@@ -166,6 +179,9 @@ class _Reader:
                 self.words.append((at, token))
             self.left.popleft()
         self._assign(call)
+        for name, value in call.values.items():
+            if call.verb.parameters[name].is_empty(value):
+                raise call.verb.empty(name)
         return call
 
     def _is_complete(self, call: Call) -> bool:

@@ -400,7 +400,7 @@ def _checked(row: Setting, value: Any, origin: str) -> Any:
         "text": _text_allowed,
         "whole": lambda r, v: _number(r, int(str(v))),
         "seconds": lambda r, v: _number(r, float(str(v))),
-        "path": lambda _, v: Path(_text(v)).expanduser(),
+        "path": lambda _, v: Path(_named(v)).expanduser(),
         "list": lambda _, v: tuple(v.split()) if isinstance(v, str) else tuple(_text(item) for item in v),
     }
     try:
@@ -411,6 +411,13 @@ def _checked(row: Setting, value: Any, origin: str) -> Any:
         wanted = {"flag": "true or false", "text": texts, "path": "a path", "list": "a list of texts"}
         meant = did_you_mean(value, row.choices) if isinstance(value, str) else ""
         raise UsageError(f"{origin}: {value!r}; expected {wanted.get(row.kind, number)}{meant}", hint=_HINT) from None
+
+
+def _named(value: Any) -> str:
+    """Return the text of a path. Raises `ValueError` for an empty one, which would be the current directory."""
+    if value == "":
+        raise ValueError(value)
+    return _text(value)
 
 
 def _text(value: Any) -> str:

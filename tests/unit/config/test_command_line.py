@@ -8,7 +8,7 @@ import pytest
 from invoke.collection import Collection
 
 import tasks
-from pipeline.config.command_line import parse
+from pipeline.config.command_line import Kind, parse
 from pipeline.core import resources
 from pipeline.errors import UsageError
 
@@ -165,3 +165,32 @@ def test_a_new_line_needs_no_code_to_be_a_word(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(resources, "line_names", lambda: ["mine"])
     assert read("build mine kernel") == [("build", {"line": "mine", "name": ["kernel"]})]
     assert read("build lts61 kernel") == [("build", {"name": ["lts61", "kernel"]})]
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("publish --to ''", "option --to of publish: empty; expected TARGET"),
+        ("publish --to=", "option --to of publish: empty; expected TARGET"),
+        ("publish ''", "option --to of publish: empty; expected TARGET"),
+        ("mirror export ''", "option --directory of mirror: empty; expected DIR"),
+        ("audit latest --html ''", "option --html of audit: empty; expected FILE"),
+        ("patches --diff A ''", "option --diff of patches: empty; expected OLD NEW"),
+        ("sign ''", "option --unsigned of sign: empty; expected UNSIGNED"),
+        ("diff latest ''", "option --after of diff: empty; expected SNAPSHOT"),
+    ],
+)
+def test_an_empty_value_is_not_taken_for_the_current_directory(typed: str, said: str) -> None:
+    assert refused(typed).what == said
+
+
+def test_no_verb_takes_an_empty_place() -> None:
+    own = [(verb, each) for verb in VERBS.values() for each in verb.parameters.values() if not each.setting]
+    given = [(verb, each) for verb, each in own if each.name != "line" and each.kind in (Kind.TEXT, Kind.LIST)]
+    assert len(given) > 20
+    for verb, each in given:
+        needed = [
+            name for name in verb.words if name != each.name and (verb.parameters[name].required or name == verb.many)
+        ]
+        typed = " ".join([verb.name, f"{each.option}=", *(f"--{name}=x" for name in needed)])
+        assert refused(typed).what.startswith(f"option {each.option} of {verb.name}: empty")

@@ -157,6 +157,15 @@ def test_a_bad_value_is_told_with_where_it_came_from_and_what_it_must_be(name: s
         assert caught.value.what == f"{said}: {bad!r}; expected {wanted}"
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if row.kind == "path"], ids=lambda row: row.name)
+def test_an_empty_path_is_not_the_current_directory(row: Setting) -> None:
+    with pytest.raises(UsageError, match=f"{row.option}: ''; expected a path"):
+        load({row.attribute: ""}, {})
+    Path("inv.toml").write_text(f'{row.name} = ""\n')
+    with pytest.raises(FileProblems, match=f"{row.name}: ''; expected a path"):
+        load({}, {})
+
+
 def test_every_mistake_of_the_file_is_told_with_its_line_at_once() -> None:
     Path("inv.toml").write_text('# mine\njosb = 3\nretries = 0\n\noffline = "maybe"\n"mirrors" = ["x"]\nmirror = 3\n')
     with pytest.raises(FileProblems) as caught:
