@@ -51,7 +51,7 @@ DOCUMENTS: dict[str, dict[str, str]] = {
     "store verify": {"": "damaged"},
     "store gc": {"": "removed bytes kept"},
     "status": {
-        "": "artifacts steps certificates latest lab nights images bytes",
+        "": "artifacts steps certificates latest lab nights unreadable_nights images bytes",
         "steps.0": "line step state begun seconds pid path next",
         "latest.el6": "id path published",
         "lab.el6": "state snapshot begun seconds states page",
