@@ -252,7 +252,7 @@ def test_the_text_tells_each_kind_of_difference(published: Published) -> None:
     [
         ("nothing", "'nothing': not a snapshot; expected one, got no id, path or latest"),
         (".", "no snapshot; expected a directory with snapshot.json"),
-        ("", "not a snapshot"),
+        ("", "empty; expected SNAPSHOT"),
         ("el6/latest", "not a snapshot"),
     ],
 )

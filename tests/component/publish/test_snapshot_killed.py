@@ -67,7 +67,7 @@ def test_a_snapshot_is_complete_beside_its_place_and_moved_there_by_one_rename(
 
     monkeypatch.setattr(faults, "point", point)
     publish(wanted(), signer, root)
-    points = ["snapshot.before-rename", "snapshot.after-rename", "latest.before-rename", "mirrorlist.before-rename"]
+    points = ["snapshot.before-rename", "snapshot.after-rename", "mirrorlist.before-rename", "latest.before-rename"]
     assert list(seen) == points
     assert len({number for numbers in seen.values() for number in numbers}) == 1
 
